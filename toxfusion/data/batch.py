@@ -1,0 +1,99 @@
+"""Ragged bags of tiles and the batch that every model, objective and module takes. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RaggedTiles:
+    """Bags of tiles of several samples, end to end, without padding.
+
+    Attributes:
+        features: float [T, D], tile features of all bags of the batch.
+        coordinates: float32 [T, 2], (x, y) of each tile's top-left corner in micrometres.
+        offsets: int64 [B + 1]; bag b is rows offsets[b]:offsets[b + 1]; a bag may be empty.
+    """
+
+    features: Tensor
+    coordinates: Tensor
+    offsets: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], tiles in each bag."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def n_bags(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def bag_index(self) -> Tensor:
+        """int64 [T], the bag each tile belongs to."""
+        return torch.repeat_interleave(
+            torch.arange(self.n_bags, device=self.offsets.device), self.lengths, output_size=len(self.features)
+        )
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Cut a [T, ...] tensor into B tensors, one for each bag."""
+        return torch.split(rows, self.lengths.tolist())
+
+    def with_features(self, features: Tensor) -> RaggedTiles:
+        return replace(self, features=features)
+
+    def select(self, keep: Tensor) -> RaggedTiles:
+        """Keep the tiles where ``keep`` (bool [T]) is true; bags may become empty."""
+        kept = torch.zeros(self.n_bags, dtype=torch.int64, device=keep.device)
+        kept.index_add_(0, self.bag_index, keep.to(torch.int64))
+        offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
+        return RaggedTiles(self.features[keep], self.coordinates[keep], offsets)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step, both modalities.
+
+    Attributes:
+        sample_ids: B names.
+        tiles: bags of the B samples (empty where has_slide is false).
+        expression: float32 [B, G], standardised; zeros where has_expression is false.
+        has_slide, has_expression: bool [B].
+        compound, group, animal: int64 [B], codes that are the same in every batch of a study.
+        is_control: bool [B], vehicle controls.
+        labels: name -> float32 [B] or [B, L]; NaN where there is no label.
+        step: the position in training that made this batch (0 in evaluation).
+    """
+
+    sample_ids: list[str]
+    tiles: RaggedTiles
+    expression: Tensor
+    has_slide: Tensor
+    has_expression: Tensor
+    compound: Tensor
+    group: Tensor
+    animal: Tensor
+    is_control: Tensor
+    labels: dict[str, Tensor]
+    step: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, dict):
+                return {k: move(v) for k, v in value.items()}
+            if isinstance(value, RaggedTiles):
+                return RaggedTiles(move(value.features), move(value.coordinates), move(value.offsets))
+            return value
+
+        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})

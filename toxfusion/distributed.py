@@ -1,0 +1,80 @@
+"""Gathering over ranks with gradient, and rank-zero work. One process is the case of one rank; no Lightning here.
+
+Convention: a loss is computed on every rank so that the *mean over ranks* equals the loss of one process on the joined
+batch. DDP averages parameter gradients over ranks, and the backward of ``gather_rows`` sums the gradients that all ranks
+send to a row, so the averaged gradient equals the one-process gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn import functional as dist_nn
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_rank_zero() -> bool:
+    return rank() == 0
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks, in order of rank, with gradient for floating tensors.
+
+    Args:
+        rows: [B_r, ...]; B_r may differ between ranks.
+
+    Returns:
+        [sum B_r, ...] on every rank; ``rows`` itself when there is one rank.
+    """
+    n = world_size()
+    if n == 1:
+        return rows
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(n)]
+    dist.all_gather(counts, count)
+    sizes = [int(c) for c in counts]
+    longest = max(sizes)
+    as_bool = rows.dtype == torch.bool
+    send = rows.to(torch.uint8) if as_bool else rows
+    if len(send) < longest:
+        send = torch.cat([send, send.new_zeros(longest - len(send), *send.shape[1:])])
+    if send.is_floating_point():
+        parts = list(dist_nn.all_gather(send.contiguous()))
+    else:
+        parts = [torch.zeros_like(send) for _ in range(n)]
+        dist.all_gather(parts, send.contiguous())
+    joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    return joined.to(torch.bool) if as_bool else joined
+
+
+def first_row(rows: Tensor) -> int:
+    """Where this rank's rows start in ``gather_rows(rows)``."""
+    n = world_size()
+    if n == 1:
+        return 0
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(n)]
+    dist.all_gather(counts, count)
+    return int(sum(int(c) for c in counts[: rank()]))
+
+
+def global_mean(total: Tensor, count: Tensor) -> Tensor:
+    """Local sum over the global count, scaled so that its mean over ranks is the global mean.
+
+    Args:
+        total: scalar with gradient, the sum over this rank's entries.
+        count: scalar, the number of entries of this rank; 0 on all ranks gives 0.
+    """
+    n = world_size()
+    everywhere = count.detach().clone().to(torch.float64)
+    if n > 1:
+        dist.all_reduce(everywhere)
+    return total * (n / everywhere.clamp(min=1.0)).to(total.dtype)
