@@ -1,0 +1,364 @@
+"""One fold of a study as batches: what is fitted on its training samples, and the loaders of each stage.
+
+``FoldData`` joins slides and expression of a study into batches; ``StudyDataModule`` serves one stage of training with
+loaders that know their position. Nothing here is fitted on validation or test samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from toxfusion.data.audit import Audit
+from toxfusion.data.bag_store import BagStore
+from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.sampling import Sampler, choose_tiles
+from toxfusion.data.splits import Split
+from toxfusion.data.study import Study
+from toxfusion.data.tasks import Tasks
+from toxfusion.distributed import rank, world_size
+
+SLIDE_GAP_UM = 1e6
+"""Coordinates of a sample's second, third ... slide are shifted by this, so that tiles of two slides are never neighbours."""
+
+
+class LeakError(ValueError):
+    """Something that was fitted has seen what it is now tested on."""
+
+
+@dataclass(frozen=True)
+class TileScaler:
+    """Standardises tile features by training tiles, against vehicle controls of the same experiment if asked.
+
+    Attributes:
+        mean, scale: float32 [D]; scale is the standard deviation over training tiles, at least 1e-4.
+        reference: "none", or "matched_controls": subtract the mean control tile of the sample's control_group first.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    reference: str
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "mean": torch.from_numpy(self.mean),
+            "scale": torch.from_numpy(self.scale),
+            "reference": self.reference,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> TileScaler:
+        return cls(state["mean"].numpy(), state["scale"].numpy(), state["reference"])
+
+
+def _bag_means(study: Study, store: BagStore, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Mean tile of each sample that has tiles, float64 [D]."""
+    means = {}
+    for sample in sample_ids:
+        rows = [np.asarray(store.rows(s), np.float32) for s in study.slides_of(sample) if s in store]
+        if rows and sum(map(len, rows)):
+            means[sample] = np.concatenate(rows).mean(0, dtype=np.float64)
+    return means
+
+
+def control_tile_means(study: Study, store: BagStore) -> dict[str, np.ndarray]:
+    """Mean control tile of each control_group that has control slides, float64 [D]."""
+    controls = study.obs.index[study.obs["is_control"].astype(bool)]
+    means = _bag_means(study, store, list(controls))
+    groups = study.obs.loc[list(means), "control_group"]
+    return {
+        str(name): np.mean([means[s] for s in members.index], axis=0)
+        for name, members in groups.groupby(groups, observed=True)
+    }
+
+
+def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], reference: str) -> TileScaler:
+    """Mean and deviation over all tiles of training samples.
+
+    Raises:
+        ValueError: no training sample has a tile in the store, or the reference is unknown.
+    """
+    if reference not in ("none", "matched_controls"):
+        raise ValueError(f"data.tile_reference: {reference!r} is neither 'none' nor 'matched_controls'")
+    controls = control_tile_means(study, store) if reference == "matched_controls" else {}
+    total = square = None
+    count = 0
+    for sample in sample_ids:
+        offset = controls.get(str(study.obs.at[sample, "control_group"]))
+        for slide in study.slides_of(sample):
+            if slide not in store:
+                continue
+            rows = np.asarray(store.rows(slide), np.float64)
+            if offset is not None:
+                rows = rows - offset
+            total = rows.sum(0) if total is None else total + rows.sum(0)
+            square = (rows**2).sum(0) if square is None else square + (rows**2).sum(0)
+            count += len(rows)
+    if total is None or square is None or count == 0:
+        raise ValueError(f"no training sample has tiles in the feature store {store.root}; run extract first")
+    mean = total / count
+    scale = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+    return TileScaler(mean.astype(np.float32), np.maximum(scale, 1e-4).astype(np.float32), reference)
+
+
+class FoldData:
+    """A study, a split and what was fitted on its training part; makes batches of any of its samples.
+
+    Args:
+        study: the study.
+        split: its training, validation and test samples.
+        tasks: labels to serve.
+        store: tile features, or None when slides are not used.
+        expression: the fitted transform, or None when expression is not used.
+        scaler: the fitted tile scaler; needed with a store.
+        seed: of the run; tiles of a bag depend on it.
+
+    Raises:
+        LeakError: the tile encoder was trained on test compounds and the split is not declared transductive.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        split: Split,
+        tasks: Tasks,
+        *,
+        store: BagStore | None,
+        expression: ExpressionTransform | None,
+        scaler: TileScaler | None,
+        seed: int,
+    ) -> None:
+        if (store is None) != (scaler is None):
+            raise ValueError("a feature store and its fitted scaler go together")
+        self.study, self.split, self.tasks = study, split, tasks
+        self.store, self.expression, self.scaler, self.seed = store, expression, scaler, seed
+        obs = study.obs
+        self.sample_ids = [str(s) for s in obs.index]
+        self._row = {s: i for i, s in enumerate(self.sample_ids)}
+        self._codes = {
+            name: torch.from_numpy(pd.factorize(obs[name].astype(str))[0].astype(np.int64))
+            for name in ("compound", "group_id", "animal_id")
+        }
+        self.compound_names = list(pd.factorize(obs["compound"].astype(str))[1])
+        self._control = torch.from_numpy(obs["is_control"].to_numpy(dtype=bool).copy())
+        self._labels = {k: torch.from_numpy(v) for k, v in tasks.labels(study, self.sample_ids).items()}
+        self._expression = self._read_expression()
+        self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
+        self._tile_reference = (
+            control_tile_means(study, store) if store is not None and scaler.reference == "matched_controls" else {}
+        )
+        self._check_encoder()
+
+    @property
+    def n_genes(self) -> int:
+        return 0 if self._expression is None else self._expression.shape[1]
+
+    @property
+    def tile_dim(self) -> int:
+        return 0 if self.store is None else int(self.store.spec.row_shape[0])
+
+    @property
+    def labels(self) -> dict[str, torch.Tensor]:
+        """Labels of all samples of the study, in the order of ``sample_ids``."""
+        return self._labels
+
+    def row(self, sample_id: str) -> int:
+        return self._row[sample_id]
+
+    def has_slide(self, sample_id: str) -> bool:
+        return bool(self._slides[sample_id])
+
+    def has_expression(self, sample_id: str) -> bool:
+        return self._expression is not None and not bool(torch.isnan(self._expression[self._row[sample_id], 0]))
+
+    def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
+        """Samples with at least one modality that is in use; the others go to the audit."""
+        kept = []
+        for sample in sample_ids:
+            if self.has_slide(sample) or self.has_expression(sample):
+                kept.append(sample)
+            elif audit is not None:
+                audit.drop("train", "sample", sample, "neither slide tiles nor expression for the modality in use")
+        return kept
+
+    def batch(
+        self, sample_ids: Sequence[str], *, stage: str, step: int = 0, tiles_per_bag: int | None = None
+    ) -> Batch:
+        """Both modalities of some samples.
+
+        Args:
+            stage: "pretrain", "finetune" ...; with ``step`` and the seed it decides which tiles are drawn.
+            tiles_per_bag: at most so many tiles of a sample; None for all of them.
+        """
+        rows = torch.tensor([self._row[s] for s in sample_ids], dtype=torch.int64)
+        tiles = self._tiles(sample_ids, stage, step, tiles_per_bag)
+        if self._expression is None:
+            expression = torch.zeros(len(rows), 0)
+            has_expression = torch.zeros(len(rows), dtype=torch.bool)
+        else:
+            raw = self._expression[rows]
+            has_expression = ~torch.isnan(raw[:, 0])
+            expression = torch.where(has_expression[:, None], raw, torch.zeros(()))
+        return Batch(
+            sample_ids=list(sample_ids),
+            tiles=tiles,
+            expression=expression,
+            has_slide=tiles.lengths > 0,
+            has_expression=has_expression,
+            compound=self._codes["compound"][rows],
+            group=self._codes["group_id"][rows],
+            animal=self._codes["animal_id"][rows],
+            is_control=self._control[rows],
+            labels={k: v[rows] for k, v in self._labels.items()},
+            step=step,
+        )
+
+    def _read_expression(self) -> torch.Tensor | None:
+        if self.expression is None:
+            return None
+        values = np.full((len(self.sample_ids), len(self.expression.gene_ids)), np.nan, np.float32)
+        present = np.flatnonzero(self.study.has_expression)
+        values[present] = self.expression.transform(self.study, [self.sample_ids[i] for i in present])
+        return torch.from_numpy(values)
+
+    def _slides_with_tiles(self, sample_id: str) -> list[str]:
+        store = self.store
+        if store is None:
+            return []
+        return [s for s in self.study.slides_of(sample_id) if s in store and store.n_rows(s) > 0]
+
+    def _tiles(self, sample_ids: Sequence[str], stage: str, step: int, at_most: int | None) -> RaggedTiles:
+        features, coordinates, lengths = [], [], []
+        for sample in sample_ids:
+            rows, where = self._bag(sample, stage, step, at_most)
+            features.append(rows)
+            coordinates.append(where)
+            lengths.append(len(rows))
+        offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)
+        return RaggedTiles(
+            torch.from_numpy(np.concatenate(features)), torch.from_numpy(np.concatenate(coordinates)), offsets
+        )
+
+    def _bag(self, sample: str, stage: str, step: int, at_most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        slides = self._slides[sample]
+        if not slides or self.store is None or self.scaler is None:
+            return np.zeros((0, self.tile_dim), np.float32), np.zeros((0, 2), np.float32)
+        counts = [self.store.n_rows(s) for s in slides]
+        chosen = choose_tiles(sum(counts), at_most, self.seed, stage, step, sample)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        rows, where = [], []
+        for k, slide in enumerate(slides):
+            local = chosen[(chosen >= starts[k]) & (chosen < starts[k + 1])] - starts[k]
+            rows.append(np.asarray(self.store.rows(slide, local), np.float32))
+            um = self.store.coordinates(slide)[local] * self.store.mpp0(slide)
+            where.append((um + [k * SLIDE_GAP_UM, 0.0]).astype(np.float32))
+        offset = self.scaler.mean
+        reference = self._tile_reference.get(str(self.study.obs.at[sample, "control_group"]))
+        if reference is not None:
+            offset = offset + reference.astype(np.float32)
+        return (np.concatenate(rows) - offset) / self.scaler.scale, np.concatenate(where)
+
+    def _check_encoder(self) -> None:
+        if self.store is None or self.split.manifest.get("transductive", False):
+            return
+        seen = set(map(str, self.store.spec.provenance.get("trained_on", [])))
+        tested = set(self.study.obs.loc[list(self.split.test), "compound"].astype(str))
+        leaked = sorted(seen & tested)
+        if leaked:
+            raise LeakError(
+                f"{self.store.root}: the tile encoder of these features was trained on {len(leaked)} test compound(s) of "
+                f"fold {self.split.fold}: {leaked[:5]}; train it on this fold's training compounds "
+                "(tile_features=contrastive does so) or use a published encoder"
+            )
+
+
+class _Steps(IterableDataset[Batch]):
+    """Batches from the current step to the end of the epoch."""
+
+    def __init__(self, module: StudyDataModule) -> None:
+        self.module = module
+
+    def __iter__(self) -> Iterator[Batch]:
+        m = self.module
+        step = m.position()
+        end = (step // m.steps_per_epoch + 1) * m.steps_per_epoch
+        for s in range(step, end):
+            chosen = m.sampler.batch(s, rank(), world_size())
+            yield m.fold.batch(chosen, stage=m.stage, step=s, tiles_per_bag=m.tiles_per_bag)
+
+
+class _Chunks(Dataset[Batch]):
+    """Fixed batches of samples, all tiles, for validation and prediction; each rank has its own, none twice."""
+
+    def __init__(self, fold: FoldData, sample_ids: Sequence[str], batch_size: int) -> None:
+        mine = list(sample_ids)[rank() :: world_size()]
+        self.fold = fold
+        self.chunks = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.fold.batch(self.chunks[index], stage="evaluate")
+
+
+class StudyDataModule(L.LightningDataModule):
+    """Loaders of one stage.
+
+    Args:
+        fold: the data.
+        stage: names the stage; draws depend on it.
+        sampler: chooses the samples of a training step.
+        tiles_per_bag: tiles drawn from a bag in training; None for all.
+        eval_batch_size: samples of a validation batch.
+        valid: validation samples.
+    """
+
+    def __init__(
+        self,
+        fold: FoldData,
+        *,
+        stage: str,
+        sampler: Sampler,
+        tiles_per_bag: int | None,
+        eval_batch_size: int,
+        valid: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.fold, self.stage, self.sampler = fold, stage, sampler
+        self.tiles_per_bag, self.eval_batch_size, self.valid = tiles_per_bag, eval_batch_size, list(valid)
+        self.position: Callable[[], int] = self._trainer_step
+
+    def setup(self, stage: str) -> None:
+        """Assert that no unit straddles the parts of the split."""
+        self.fold.split.check(self.fold.study)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.sampler.steps_per_epoch // world_size())
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(_Steps(self), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.loader(self.valid)
+
+    def loader(self, sample_ids: Sequence[str]) -> DataLoader[Batch]:
+        """All tiles of the given samples, in order, once."""
+        return DataLoader(_Chunks(self.fold, sample_ids, self.eval_batch_size), batch_size=None)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def _trainer_step(self) -> int:
+        if self.trainer is None:
+            raise RuntimeError("the data module is not attached to a trainer")
+        return int(self.trainer.global_step) * int(self.trainer.accumulate_grad_batches)
