@@ -211,7 +211,7 @@ def _map(path: Path, dtype: str, row_shape: tuple[int, ...]) -> npt.NDArray[Any]
 class BagStore:
     """Bags of rows of one kind, by slide. Readers need no lock; open with `create` or `open`.
 
-    Where two writers stored the same slide, the bag of the first writer in sorted order counts; `verify` tells.
+    Where two writers stored the same slide, the bag of the first writer in sorted order counts: `verify`.
     """
 
     def __init__(self, root: Path, spec: StoreSpec) -> None:
@@ -495,8 +495,9 @@ def _checked_rows(slide_id: str, block: npt.NDArray[Any], spec: StoreSpec) -> np
         )
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(block, dtype=spec.dtype)
-    finite = np.isfinite(cast).reshape(len(cast), -1)
+    finite = np.isfinite(cast)
     if not finite.all():
+        finite = finite.reshape(len(cast), -1)
         row, column = np.argwhere(~finite)[0]
         value = block.reshape(len(block), -1)[row, column]
         raise StoreError(
