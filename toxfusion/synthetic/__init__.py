@@ -1,0 +1,1 @@
+"""The virtual rat-liver study: slides and expression with known truth."""
