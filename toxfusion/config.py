@@ -1,0 +1,330 @@
+"""From the command line to one plain dictionary: composing, checking, and building what a node names.
+
+Hydra and OmegaConf stay in this file; nothing below an entry point sees a DictConfig. Nothing heavy is
+imported at module level, so that an entry point answers ``--help`` at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Config = dict[str, Any]
+MainFunction = Callable[[Config], "float | None"]
+
+PACKAGE = __name__.partition(".")[0]
+NODE_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
+NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+class ConfigError(ValueError):
+    """The command line or a configuration file asks for something that does not exist."""
+
+
+def config_dir() -> Path:
+    """The folder of configuration files: toxfusion/conf of an installed wheel, else conf/ of the checkout.
+
+    Raises ConfigError where neither is there.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "paths" / "default.yaml").is_file():
+            return folder
+    raise ConfigError(f"no configuration files beside {package} or in it; install the package again")
+
+
+def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None]]:
+    """Make ``main(config)`` a command line over ``conf/<config_name>.yaml``.
+
+    The decorated function takes the arguments (``sys.argv[1:]`` where None is given), composes them with
+    Hydra and calls ``main`` with a resolved plain dictionary, once a job. What it returns is the metric that
+    a sweeper optimises. A ConfigError, and any other exception class of this package, ends the process
+    with one line on stderr and exit status 2; set HYDRA_FULL_ERROR=1 for the traceback.
+    """
+
+    def decorate(function: MainFunction) -> Callable[..., None]:
+        @functools.wraps(function)
+        def main(arguments: Sequence[str] | None = None) -> None:
+            given = list(sys.argv[1:] if arguments is None else arguments)
+            try:
+                if "--help" in given or "-h" in given:
+                    from toxfusion.command_help import help_text
+
+                    print(help_text(config_name, inspect.getdoc(function) or "", _folders(given)))
+                else:
+                    _run(config_name, Job(function), given)
+            except Exception as error:
+                if not is_message(error) or os.environ.get(FULL_ERROR) == "1":
+                    raise
+                _refuse(error)
+
+        return main
+
+    return decorate
+
+
+def compose(config_name: str, overrides: Sequence[str] = ()) -> Config:
+    """The resolved dictionary that ``python -m toxfusion.<config_name> <overrides>`` would get.
+
+    Raises ConfigError as the command line would, for unknown keys and options among others.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import open_dict
+
+    hydra = _hydra(config_name, None, None)
+    try:
+        composed = hydra.compose_config(config_name, [*overrides, "hydra.mode=RUN"], RunMode.RUN)
+        with open_dict(composed):
+            composed.hydra.runtime.output_dir = None
+        HydraConfig.instance().set_config(composed)
+        with open_dict(composed):
+            del composed["hydra"]
+        return resolve(composed)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def resolve(composed: DictConfig) -> Config:
+    """Plain dictionaries, lists and scalars, with every interpolation resolved.
+
+    Raises ConfigError for a value that is still ``???`` and for an interpolation that leads nowhere.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value: give it as {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError("the configuration is not a mapping of names to values")
+    return {str(key): value for key, value in plain.items()}
+
+
+def check_targets(config: Any, path: str = "") -> None:
+    """Check the keys of every node that has a ``_target_`` against the signature of what it names.
+
+    Imports the modules of the targets, and builds nothing. Raises ConfigError for a target that does not
+    exist and for a key that its callable does not take.
+    """
+    for where, node in _nodes(config, path):
+        target = _located(str(node["_target_"]), where)
+        parameters = inspect.signature(target).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            continue
+        known = {name for name, parameter in parameters.items() if parameter.kind not in NOT_BY_NAME}
+        for key in node.keys() - NODE_KEYS - known:
+            raise ConfigError(f"unknown key '{_join(where, key)}': {node['_target_']} {_near(key, known)}")
+
+
+def build(node: Config, **extra: Any) -> Any:
+    """Build what a plain node with a ``_target_`` names, nested nodes first.
+
+    ``extra`` goes to the callable as it is, and wins over a key of the node; a node with
+    ``_partial_: true`` gives a ``functools.partial``. Raises ConfigError for a node without a target.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    if "_target_" not in node:
+        raise ConfigError(f"nothing to build: no _target_ among {sorted(node)}")
+    try:
+        constructor = instantiate({**node, "_partial_": True}, _convert_="all")
+    except InstantiationException as error:
+        if error.__cause__ is not None and is_message(error.__cause__):
+            raise error.__cause__ from error
+        raise
+    return functools.partial(constructor, **extra) if node.get("_partial_") else constructor(**extra)
+
+
+def variant_name(overrides: Sequence[str], unnamed: Sequence[str] = ()) -> str:
+    """The part of a run folder's name that tells what the command line changed; '' where it changed nothing.
+
+    ``overrides`` are ``key=value`` texts, in any order; those of a key in ``unnamed``, or below one, are left
+    out. The name is '_' and ``key-value`` joined by '_', with letters, digits, '.', '_' and '-' only, at most
+    100 characters; a digest of the overrides ends it where that loses something.
+    """
+    named = sorted(
+        line
+        for text in overrides
+        if (line := re.sub(r"^~", "no-", text.lstrip("+")))
+        and not _is_below(line.removeprefix("no-").partition("=")[0].partition("@")[0], unnamed)
+    )
+    if not named:
+        return ""
+    plain = "_".join(line.replace("=", "-", 1) for line in named)
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
+    if safe != plain or len(safe) > 99:
+        safe = f"{safe[:90]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+    return f"_{safe}"
+
+
+def is_message(error: BaseException) -> bool:
+    """Whether an exception speaks to the user: its class is one of this package's."""
+    return type(error).__module__.partition(".")[0] == PACKAGE
+
+
+class Job:
+    """What Hydra calls for each composed configuration; can be pickled, for launchers that send it away."""
+
+    def __init__(self, function: MainFunction) -> None:
+        self.function = function
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        try:
+            config = resolve(composed)
+            check_targets(config)
+            return self.function(config)
+        except Exception as error:
+            # In a sweep Hydra collects the failed jobs itself.
+            single = HydraConfig.get().mode == RunMode.RUN
+            if not single or not is_message(error) or os.environ.get(FULL_ERROR) == "1":
+                raise
+            _refuse(error)
+
+
+def _refuse(error: BaseException) -> NoReturn:
+    print(f"error: {_one_line(error)}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _is_below(key: str, unnamed: Sequence[str]) -> bool:
+    return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in unnamed)
+
+
+def _one_line(error: BaseException) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()
+
+
+def _folders(arguments: Sequence[str]) -> list[Path]:
+    """Where configuration files are looked for: --config-dir of the command line, then our own."""
+    folders = [config_dir()]
+    for position, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            value = value or "".join(arguments[position + 1 : position + 2])
+            folders.insert(0, _existing_folder(value))
+    return folders
+
+
+def _existing_folder(value: str) -> Path:
+    folder = Path(value).resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {value}: no such folder")
+    return folder
+
+
+def _hydra(task_name: str, config_path: str | None, extra_folder: str | None) -> Any:
+    """A Hydra whose loader refuses what our files do not hold."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from toxfusion.config_loader import CheckedLoader
+
+    version.setbase("1.3")
+    OmegaConf.register_new_resolver("variant", variant_name, replace=True)
+    folder = _existing_folder(config_path) if config_path else config_dir()
+    search_path = create_config_search_path(str(folder))
+    if extra_folder:
+        own = _existing_folder(extra_folder)
+        search_path.prepend("command-line", f"file://{own}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    hydra = Hydra(task_name=task_name, config_loader=CheckedLoader(search_path))
+    GlobalHydra.instance().initialize(hydra)
+    return hydra
+
+
+def _run(config_name: str, job: Job, arguments: list[str]) -> None:
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.global_hydra import GlobalHydra
+
+    parser = get_args_parser()
+    given = parser.parse_intermixed_args(arguments)
+    name = given.config_name or config_name
+    overrides = list(given.overrides)
+    hydra = _hydra(config_name, given.config_path, given.config_dir)
+    try:
+        if given.cfg:
+            hydra.show_cfg(name, overrides, given.cfg, package=given.package, resolve=given.resolve)
+        elif given.info:
+            hydra.show_info(given.info, config_name=name, overrides=overrides)
+        elif given.hydra_help:
+            hydra.hydra_help(config_name=name, args_parser=parser, args=given)
+        elif given.shell_completion:
+            hydra.shell_completion(config_name=name, overrides=overrides)
+        elif given.multirun:
+            hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"])
+        else:
+            hydra.run(name, job, [*overrides, "hydra.mode=RUN"])
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _nodes(config: Any, path: str) -> Iterator[tuple[str, Config]]:
+    """Every mapping with a ``_target_``, with its dotted path."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield path, config
+        for key, value in config.items():
+            yield from _nodes(value, _join(path, str(key)))
+    elif isinstance(config, list):
+        for position, value in enumerate(config):
+            yield from _nodes(value, f"{path}[{position}]")
+
+
+def _located(target: str, where: str) -> Callable[..., Any]:
+    """The callable with a dotted name. Raises ConfigError when there is none."""
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:length])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise ConfigError(
+                f"{_join(where, '_target_')}: {target} needs the package {error.name}, which is not installed"
+            ) from error
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        if callable(found):
+            return found
+        break
+    raise ConfigError(f"{_join(where, '_target_')}: there is no callable '{target}'")
+
+
+def _near(name: str, known: set[str] | Sequence[str]) -> str:
+    """Words that say which known names come near to a wrong one."""
+    ordered = sorted(known)
+    close = difflib.get_close_matches(name, ordered, n=3, cutoff=0.6)
+    return f"takes {', '.join(ordered) or 'no keys'}" + (
+        f"; did you mean {' or '.join(close)}?" if close else ""
+    )
