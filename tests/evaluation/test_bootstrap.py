@@ -1,0 +1,223 @@
+"""The cluster bootstrap: exact statistics in every draw, agreement with scipy, coverage, paired
+differences.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from toxfusion.evaluation import bootstrap, metrics
+
+
+def _clustered(seed: int, n_clusters: int = 12, each: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    cluster = np.repeat(np.arange(n_clusters), each)
+    label = rng.integers(0, 2, len(cluster)).astype(float)
+    score = np.round(rng.normal(size=len(cluster)) + label + rng.normal(size=n_clusters)[cluster], 1)
+    return label, score, cluster
+
+
+def _drawn_rows(weights: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    return np.concatenate(
+        [np.flatnonzero(cluster == c) for c, w in enumerate(weights) for _ in range(int(w))]
+    )
+
+
+def test_every_statistic_equals_the_metric_on_the_drawn_rows() -> None:
+    label, score, cluster = _clustered(0)
+    called, grade = (score > 0.5).astype(float), np.clip(np.round(score) + 1, 0, 4)
+    true_grade = np.clip(label * 2 + (cluster % 3 == 0), 0, 4)
+    resampling = bootstrap.resample(cluster, draws=20, seed=1)
+    codes = resampling.codes(cluster)
+    balanced, matthews = bootstrap.confusion_statistics(label, called, codes, 12)
+    cases = [
+        (bootstrap.auroc_statistic(label, score, codes, 12), sk.roc_auc_score, label, score),
+        (bootstrap.auprc_statistic(label, score, codes, 12), sk.average_precision_score, label, score),
+        (balanced, sk.balanced_accuracy_score, label, called),
+        (matthews, sk.matthews_corrcoef, label, called),
+        (
+            bootstrap.kappa_statistic(true_grade, grade, codes, 12),
+            lambda a, b: metrics.quadratic_kappa(a, b).value,
+            true_grade,
+            grade,
+        ),
+        (
+            bootstrap.mean_statistic((label - score) ** 2, codes, 12),
+            lambda a, b: ((a - b) ** 2).mean(),
+            label,
+            score,
+        ),
+    ]
+    for statistic, metric, truth, given in cases:
+        values = statistic(resampling.weights)
+        for weights, value in zip(resampling.weights, values, strict=True):
+            rows = _drawn_rows(weights, codes)
+            assert value == pytest.approx(metric(truth[rows], given[rows]))
+
+
+def test_within_strata_auroc_is_the_pair_weighted_mean() -> None:
+    label, score, cluster = _clustered(2)
+    stratum = np.arange(len(label)) % 3
+    statistic = bootstrap.auroc_statistic(label, score, cluster, 12, stratum)
+    total, pairs = 0.0, 0
+    for k in range(3):
+        y, s = label[stratum == k], score[stratum == k]
+        n = int(y.sum() * (1 - y).sum())
+        total, pairs = total + n * float(sk.roc_auc_score(y, s)), pairs + n
+    assert statistic(np.ones((1, 12)))[0] == pytest.approx(total / pairs)
+
+
+def test_a_score_that_only_knows_the_stratum_is_at_chance_within_strata() -> None:
+    stratum = np.repeat([0, 1], 40)
+    label = np.tile([0, 0, 0, 1], 20)
+    label[40:] = 1 - label[40:]
+    codes = np.arange(80) % 8
+    inside = bootstrap.auroc_statistic(label, stratum, codes, 8, stratum)(np.ones((1, 8)))[0]
+    across = bootstrap.auroc_statistic(label, stratum, codes, 8)(np.ones((1, 8)))[0]
+    assert inside == pytest.approx(0.5)
+    assert across == pytest.approx(0.75)
+
+
+def test_compound_level_draws_keep_both_classes() -> None:
+    label = np.array([1.0] * 3 + [0.0] * 9)
+    names = np.array([f"c{i}" for i in range(12)])
+    found = bootstrap.resample(names, strata=label, draws=500)
+    assert (found.weights[:, found.codes(names[:3])].sum(axis=1) == 3).all()
+    assert (found.weights.sum(axis=1) == 12).all()
+    free = bootstrap.resample(names, draws=500)
+    statistic = bootstrap.auroc_statistic(label, np.arange(12.0), free.codes(names), 12)
+    names_sorted = np.array(free.clusters)
+    positive = np.isin(names_sorted, names[:3])
+    expected = int(
+        ((free.weights[:, positive].sum(axis=1) == 0) | (free.weights[:, ~positive].sum(axis=1) == 0)).sum()
+    )
+    assert expected > 0
+    assert bootstrap.interval(statistic, free).undefined_draws == expected
+
+
+def test_a_compound_of_two_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="'a'"):
+        bootstrap.resample(["a", "a", "b"], strata=[0, 1, 1])
+
+
+def test_draws_do_not_depend_on_the_order_of_rows() -> None:
+    names = np.array(["b", "a", "c", "a"])
+    first, second = bootstrap.resample(names, seed=3), bootstrap.resample(names[::-1], seed=3)
+    assert first.clusters == second.clusters
+    np.testing.assert_array_equal(first.weights, second.weights)
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_interval_agrees_with_scipy_where_units_are_independent(method: str) -> None:
+    values = np.random.default_rng(5).exponential(size=60)
+    resampling = bootstrap.resample(np.arange(60), draws=20000, seed=0)
+    statistic = bootstrap.mean_statistic(values, resampling.codes(np.arange(60)), 60)
+    ours = bootstrap.interval(statistic, resampling, method=method)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20000, method=method, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.low, abs=0.012)
+    assert ours.high == pytest.approx(theirs.high, abs=0.012)
+
+
+def test_clusters_widen_the_interval() -> None:
+    rng = np.random.default_rng(4)
+    cluster = np.repeat(np.arange(20), 10)
+    effect = rng.normal(size=20)
+    label = (effect[cluster] > 0).astype(float)
+    score = rng.normal(size=20)[cluster] + label
+    by_cluster, by_row = bootstrap.resample(cluster), bootstrap.resample(np.arange(200))
+    wide = bootstrap.interval(
+        bootstrap.auroc_statistic(label, score, by_cluster.codes(cluster), 20), by_cluster
+    )
+    narrow = bootstrap.interval(
+        bootstrap.auroc_statistic(label, score, by_row.codes(np.arange(200)), 200), by_row
+    )
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_coverage_of_the_compound_level_interval() -> None:
+    true = stats.norm.cdf(1 / np.sqrt(2))
+    label = np.repeat([0.0, 1.0], 30)
+    covered = 0
+    for seed in range(200):
+        score = np.random.default_rng(seed).normal(size=60) + label
+        resampling = bootstrap.resample(np.arange(60), strata=label, draws=400, seed=seed)
+        found = bootstrap.interval(
+            bootstrap.auroc_statistic(label, score, resampling.codes(np.arange(60)), 60), resampling
+        )
+        covered += found.low <= true <= found.high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_identical_methods_differ_by_exactly_nothing() -> None:
+    label, score, cluster = _clustered(6)
+    resampling = bootstrap.resample(cluster)
+    statistic = bootstrap.auroc_statistic(label, score, resampling.codes(cluster), 12)
+    found = bootstrap.paired_difference(statistic, statistic, resampling)
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_a_better_method_has_a_small_p_and_a_positive_interval() -> None:
+    rng = np.random.default_rng(7)
+    label = np.repeat([0.0, 1.0], 40)
+    good, noise = label + 0.4 * rng.normal(size=80), rng.normal(size=80)
+    resampling = bootstrap.resample(np.arange(80), strata=label)
+    codes = resampling.codes(np.arange(80))
+    first, second = (bootstrap.auroc_statistic(label, s, codes, 80) for s in (good, noise))
+    found = bootstrap.paired_difference(first, second, resampling)
+    back = bootstrap.paired_difference(second, first, resampling)
+    assert found.low > 0.2
+    assert found.p < 0.01
+    assert (back.value, back.low, back.p) == (-found.value, pytest.approx(-found.high), found.p)
+
+
+def test_permuted_labels_are_at_chance() -> None:
+    rng = np.random.default_rng(8)
+    inside = 0
+    for _ in range(20):
+        label = rng.permutation(np.repeat([0.0, 1.0], 25))
+        score = np.arange(50.0)
+        resampling = bootstrap.resample(np.arange(50), strata=label, draws=500)
+        codes = resampling.codes(np.arange(50))
+        found = bootstrap.interval(bootstrap.auroc_statistic(label, score, codes, 50), resampling)
+        inside += found.low <= 0.5 <= found.high
+    assert inside >= 17
+
+
+def test_macro_leaves_out_what_a_draw_cannot_define() -> None:
+    label, score, cluster = _clustered(9)
+    never = np.zeros_like(label)
+    defined = bootstrap.auroc_statistic(label, score, cluster, 12)
+    hollow = bootstrap.auroc_statistic(never, score, cluster, 12)
+    weights = bootstrap.resample(cluster, draws=50).weights
+    np.testing.assert_allclose(bootstrap.mean_of([defined, hollow])(weights), defined(weights))
+    assert np.isnan(bootstrap.mean_of([hollow])(weights)).all()
+
+
+def test_oracle_share_by_hand() -> None:
+    share = bootstrap.oracle_share_statistic(
+        lambda w: np.array([0.6, 0.6, 0.6]), lambda w: np.array([0.7, 0.5, 0.4])
+    )
+    np.testing.assert_allclose(share(np.ones((3, 1))), [0.5, np.nan, np.nan])
+
+
+def test_holm_by_hand() -> None:
+    np.testing.assert_allclose(
+        bootstrap.holm([0.04, 0.01, np.nan, 0.03, 0.9]), [0.09, 0.04, np.nan, 0.09, 0.9]
+    )
+    assert len(bootstrap.holm([])) == 0
+
+
+def test_two_thousand_draws_of_a_whole_study() -> None:
+    label, score, cluster = _clustered(10, n_clusters=150, each=20)
+    resampling = bootstrap.resample(cluster)
+    assert resampling.weights.shape == (2000, 150)
+    found = bootstrap.interval(
+        bootstrap.auroc_statistic(label, score, resampling.codes(cluster), 150), resampling
+    )
+    assert found.low < metrics.auroc(label, score).value < found.high

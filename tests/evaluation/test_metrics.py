@@ -1,0 +1,102 @@
+"""Point metrics against hand-worked values and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from toxfusion.evaluation import metrics
+
+LABEL = np.array([0, 0, 1, 1, 0, 1])
+SCORE = np.array([0.1, 0.4, 0.35, 0.8, 0.35, 0.9])
+
+
+def test_auroc_by_hand() -> None:
+    # 9 pairs; 0.35 beats 0.1, ties with 0.35 (one half), loses to 0.4; 0.8 and 0.9 win all three.
+    assert metrics.auroc(LABEL, SCORE).value == pytest.approx((1.5 + 3 + 3) / 9)
+
+
+def test_auroc_and_auprc_agree_with_scikit_learn_under_ties() -> None:
+    rng = np.random.default_rng(0)
+    label, score = rng.integers(0, 2, 300), np.round(rng.random(300), 1)
+    assert metrics.auroc(label, score).value == pytest.approx(sk.roc_auc_score(label, score))
+    assert metrics.auprc(label, score).value == pytest.approx(sk.average_precision_score(label, score))
+
+
+def test_unlabelled_rows_do_not_count() -> None:
+    label = np.append(LABEL, [np.nan, np.nan]).astype(float)
+    score = np.append(SCORE, [0.99, 0.01])
+    assert metrics.auroc(label, score) == metrics.auroc(LABEL, SCORE)
+    assert metrics.prevalence(label).value == 0.5
+
+
+@pytest.mark.parametrize("label", [np.ones(4), np.zeros(4), np.full(4, np.nan)])
+def test_one_class_is_nan_with_a_reason(label: np.ndarray) -> None:
+    for found in (
+        metrics.auroc(label, SCORE[:4]),
+        metrics.auprc(label, SCORE[:4]),
+        metrics.matthews(label, SCORE[:4] > 0.3),
+        metrics.choose_threshold(label, SCORE[:4]),
+        metrics.sensitivity_at_specificity(label, SCORE[:4], 0.9),
+    ):
+        assert not found.defined
+        assert "labelled unit" in found.reason
+
+
+def test_nan_score_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        metrics.auroc(LABEL, np.where(LABEL == 1, np.nan, 0.5))
+
+
+def test_threshold_separates_by_hand() -> None:
+    label, score = np.array([0, 0, 0, 1, 1]), np.array([0.1, 0.2, 0.6, 0.5, 0.9])
+    # Cuts at 0.35 (2/3 + 1) and 0.75 (1 + 1/2): the first is better.
+    assert metrics.choose_threshold(label, score).value == pytest.approx(0.35)
+
+
+def test_calls_by_hand() -> None:
+    label, called = np.array([1, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 1])
+    assert metrics.balanced_accuracy(label, called).value == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert metrics.matthews(label, called).value == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
+
+
+def test_sensitivity_at_specificity_by_hand() -> None:
+    negatives = np.arange(20) / 20
+    label = np.concatenate([np.zeros(20), np.ones(4)])
+    score = np.concatenate([negatives, [0.86, 0.91, 0.97, 0.2]])
+    assert metrics.sensitivity_at_specificity(label, score, 0.95).value == pytest.approx(0.5)
+    assert metrics.sensitivity_at_specificity(label, score, 0.90).value == pytest.approx(0.75)
+
+
+def test_brier_by_hand() -> None:
+    assert metrics.brier(np.array([1, 0]), np.array([0.7, 0.4])).value == pytest.approx((0.09 + 0.16) / 2)
+
+
+def test_ece_by_hand() -> None:
+    # Two bins of two: scores 0.1, 0.3 with labels 0, 1 and 0.6, 0.8 with labels 1, 1.
+    label, score = np.array([0, 1, 1, 1]), np.array([0.1, 0.3, 0.6, 0.8])
+    expected = 0.5 * abs(0.5 - 0.2) + 0.5 * abs(1.0 - 0.7)
+    assert metrics.expected_calibration_error(label, score, n_bins=2).value == pytest.approx(expected)
+
+
+def test_ece_does_not_depend_on_the_order_of_ties() -> None:
+    label, score = np.array([0, 1] * 20), np.full(40, 0.5)
+    assert metrics.expected_calibration_error(label, score).value == pytest.approx(0)
+    assert metrics.expected_calibration_error(np.sort(label), score).value == pytest.approx(0)
+
+
+def test_quadratic_kappa_by_hand_and_at_its_limits() -> None:
+    grade, called = np.array([0, 0, 4, 4]), np.array([0, 4, 4, 4])
+    # Observed 16/4; expected by chance (1/4 * 1/2 + 3/4 * 1/2) * 16 = 8: kappa = 1 - 4/8.
+    assert metrics.quadratic_kappa(grade, called).value == pytest.approx(0.5)
+    assert metrics.quadratic_kappa(grade, grade).value == pytest.approx(1)
+    assert not metrics.quadratic_kappa(np.zeros(3), np.zeros(3)).defined
+    assert metrics.as_grade(np.array([0.49, 0.5, 2.5, 4.0])).tolist() == [0, 1, 3, 4]
+
+
+def test_macro_says_how_many_entered() -> None:
+    found = metrics.macro([metrics.Measure(0.6), metrics.Measure(0.8), metrics.undefined("no positives")])
+    assert found.value == pytest.approx(0.7)
+    assert found.reason == "mean of 2 of 3"
+    assert not metrics.macro([metrics.undefined("no positives")]).defined

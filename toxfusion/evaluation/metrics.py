@@ -1,0 +1,196 @@
+"""Point metrics of labels and scores; what cannot be computed is NaN with a reason. Intervals live in
+``bootstrap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sk
+
+ECE_BINS = 15
+N_GRADES = 5
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric's value; NaN has its reason beside it."""
+
+    value: float
+    reason: str = ""
+
+    @property
+    def defined(self) -> bool:
+        return not np.isnan(self.value)
+
+
+def undefined(reason: str) -> Measure:
+    return Measure(float("nan"), reason)
+
+
+def labelled(label: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The rows that have a label, of each array; float64.
+
+    Raises:
+        ValueError: arrays of different lengths, or a value of ``others`` that is not finite.
+    """
+    label = np.asarray(label, dtype=np.float64)
+    arrays = [np.asarray(a, dtype=np.float64) for a in others]
+    for array in arrays:
+        if array.shape != label.shape:
+            raise ValueError(
+                f"labels have shape {label.shape} and scores {array.shape}; give one score a label."
+            )
+        if not np.isfinite(array).all():
+            raise ValueError("a score is NaN or Inf; every unit needs a finite score.")
+    keep = ~np.isnan(label)
+    return (label[keep], *(a[keep] for a in arrays))
+
+
+def one_class_reason(label: np.ndarray) -> str:
+    """Why a two-class metric of these labels is undefined; "" when it is defined."""
+    if len(label) == 0:
+        return "no labelled unit"
+    if label.min() == label.max():
+        return f"all {len(label)} labelled units are {'positive' if label[0] == 1 else 'negative'}"
+    return ""
+
+
+def auroc(label: np.ndarray, score: np.ndarray) -> Measure:
+    """Area under the ROC curve from mid-ranks, so that a tie counts one half (Hanley & McNeil 1982).
+
+    Args:
+        label: [n], 1, 0 or NaN (left out).
+        score: [n], higher for 1.
+    """
+    y, s = labelled(label, score)
+    if reason := one_class_reason(y):
+        return undefined(reason)
+    n_positive = y.sum()
+    rank_sum = stats.rankdata(s)[y == 1].sum()
+    value = (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * (len(y) - n_positive))
+    return Measure(float(value))
+
+
+def auprc(label: np.ndarray, score: np.ndarray) -> Measure:
+    """Average precision; chance is the prevalence."""
+    y, s = labelled(label, score)
+    if reason := one_class_reason(y):
+        return undefined(reason)
+    return Measure(float(sk.average_precision_score(y, s)))
+
+
+def prevalence(label: np.ndarray) -> Measure:
+    """Share of positives among the labelled."""
+    (y,) = labelled(label)
+    return Measure(float(y.mean())) if len(y) else undefined("no labelled unit")
+
+
+def choose_threshold(label: np.ndarray, score: np.ndarray) -> Measure:
+    """The threshold of highest balanced accuracy, to be chosen on the validation part only.
+
+    Thresholds lie half-way between neighbouring scores; of several best ones, the middle one is taken. A
+    unit is called positive where score >= threshold.
+    """
+    y, s = labelled(label, score)
+    if reason := one_class_reason(y):
+        return undefined(f"no threshold from validation: {reason}")
+    unique = np.unique(s)
+    candidates = np.concatenate([[unique[0]], (unique[:-1] + unique[1:]) / 2])
+    positive, negative = np.sort(s[y == 1]), np.sort(s[y == 0])
+    sensitivity = 1 - np.searchsorted(positive, candidates, side="left") / len(positive)
+    specificity = np.searchsorted(negative, candidates, side="left") / len(negative)
+    total = sensitivity + specificity
+    best = np.flatnonzero(np.isclose(total, total.max()))
+    return Measure(float(candidates[best[len(best) // 2]]))
+
+
+def balanced_accuracy(label: np.ndarray, called: np.ndarray) -> Measure:
+    """Mean of sensitivity and specificity.
+
+    Args:
+        called: [n], 1 where the unit is called positive, else 0.
+    """
+    y, c = labelled(label, called)
+    if reason := one_class_reason(y):
+        return undefined(reason)
+    return Measure(float((c[y == 1].mean() + 1 - c[y == 0].mean()) / 2))
+
+
+def matthews(label: np.ndarray, called: np.ndarray) -> Measure:
+    """Matthews correlation coefficient; 0 by convention where every unit is called the same."""
+    y, c = labelled(label, called)
+    if reason := one_class_reason(y):
+        return undefined(reason)
+    return Measure(float(sk.matthews_corrcoef(y, c)))
+
+
+def sensitivity_at_specificity(label: np.ndarray, score: np.ndarray, specificity: float) -> Measure:
+    """Highest sensitivity of any threshold whose specificity is at least ``specificity``."""
+    y, s = labelled(label, score)
+    if reason := one_class_reason(y):
+        return undefined(reason)
+    false_positive_rate, sensitivity, _ = sk.roc_curve(y, s, drop_intermediate=False)
+    return Measure(float(sensitivity[false_positive_rate <= 1 - specificity + 1e-12].max()))
+
+
+def brier(label: np.ndarray, score: np.ndarray) -> Measure:
+    """Mean squared error of the probability (Brier 1950)."""
+    y, s = labelled(label, score)
+    return Measure(float(((y - s) ** 2).mean())) if len(y) else undefined("no labelled unit")
+
+
+def equal_mass_bins(score: np.ndarray, n_bins: int) -> np.ndarray:
+    """int [n], the bin of each score; bins hold equal numbers except that tied scores share one bin."""
+    middle = (stats.rankdata(score) - 0.5) / max(len(score), 1)
+    return np.minimum((middle * n_bins).astype(int), n_bins - 1)
+
+
+def expected_calibration_error(label: np.ndarray, score: np.ndarray, n_bins: int = ECE_BINS) -> Measure:
+    """Mean over equal-mass bins, weighted by size, of |observed share - mean score| (Naeini et al. 2015)."""
+    y, s = labelled(label, score)
+    if len(y) == 0:
+        return undefined("no labelled unit")
+    bins = equal_mass_bins(s, n_bins)
+    gap = np.abs(np.bincount(bins, weights=y - s, minlength=n_bins))
+    return Measure(float(gap.sum() / len(y)))
+
+
+def as_grade(expected: np.ndarray) -> np.ndarray:
+    """Expected grades rounded to whole grades 0..4 (halves up)."""
+    return np.clip(np.floor(np.asarray(expected, dtype=np.float64) + 0.5), 0, N_GRADES - 1)
+
+
+def quadratic_kappa(grade: np.ndarray, called: np.ndarray) -> Measure:
+    """Cohen's kappa with quadratic weights over grades 0..4 (Cohen 1968).
+
+    Args:
+        grade: [n], true grade or NaN.
+        called: [n], whole grades.
+    """
+    y, c = labelled(grade, called)
+    if len(y) == 0:
+        return undefined("no labelled unit")
+    if np.array_equal(np.unique(y), np.unique(c)) and len(np.unique(y)) == 1:
+        return undefined(f"every unit has grade {y[0]:.0f} and is called {c[0]:.0f}")
+    grades = np.arange(N_GRADES)
+    return Measure(
+        float(sk.cohen_kappa_score(y.astype(int), c.astype(int), labels=grades, weights="quadratic"))
+    )
+
+
+def mean_absolute_error(label: np.ndarray, score: np.ndarray) -> Measure:
+    """Mean |label - score|, in the unit of the label."""
+    y, s = labelled(label, score)
+    return Measure(float(np.abs(y - s).mean())) if len(y) else undefined("no labelled unit")
+
+
+def macro(measures: Sequence[Measure]) -> Measure:
+    """Mean of the defined measures; the reason says how many of how many entered."""
+    values = [m.value for m in measures if m.defined]
+    if not values:
+        return undefined(f"none of {len(measures)} is defined")
+    return Measure(float(np.mean(values)), f"mean of {len(values)} of {len(measures)}")
