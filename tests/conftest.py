@@ -99,6 +99,12 @@ def tiny_tables(seed: int = 0) -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def study_tables() -> dict[str, Any]:
+    """The arguments of ``write_study`` for the small study, to change and write."""
+    return tiny_tables()
+
+
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The small study on disk, shared by all tests: read only (``own_tiny_study`` may be changed)."""

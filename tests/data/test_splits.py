@@ -1,0 +1,287 @@
+"""Splits: no unit straddles parts, folds cover every unit once and share classes, parts are repeatable."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toxfusion.data.splits import (
+    CompoundKFold,
+    DoseExtrapolation,
+    GroupKFold,
+    Holdout,
+    Predefined,
+    Split,
+    SplitError,
+    TimeForward,
+    TransductiveLeaveGroupOut,
+    read_manifest,
+    split_units,
+    write_manifest,
+)
+from toxfusion.data.study import Study, write_study
+
+SCHEMES = [
+    CompoundKFold(n_folds=3),
+    Holdout(test_fraction=0.3),
+    GroupKFold(column="study", n_folds=3),
+    TimeForward(n_folds=3),
+    DoseExtrapolation(n_folds=3),
+    TransductiveLeaveGroupOut(),
+    TimeForward(unseen_compounds=False),
+    DoseExtrapolation(unseen_compounds=False),
+]
+
+
+def cohort(n_positive: int, n_negative: int, sizes: list[int]) -> Study:
+    """A study of obs alone: compounds with their own controls, ``sizes`` treated animals each in turn."""
+    rows = []
+    for i in range(n_positive + n_negative):
+        for animal in range(sizes[i % len(sizes)] + 1):
+            rows.append(
+                {
+                    "sample_id": f"c{i:03d}.{animal}",
+                    "compound": f"c{i:03d}",
+                    "control_group": f"g{i:03d}",
+                    "group_id": f"c{i:03d}.{animal > 0}",
+                    "is_control": animal == 0,
+                    "dili": float(i < n_positive),
+                }
+            )
+    obs = pd.DataFrame(rows).set_index("sample_id")
+    none = pd.DataFrame(index=obs.index)
+    return Study(
+        root=Path(), name="cohort", species="", virtual=True, obs=obs, var=pd.DataFrame(),
+        expression=np.zeros((len(obs), 0), np.float32), findings=none, spontaneous=None, chemistry=None,
+        slides=pd.DataFrame({"sample_id": []}),
+    )  # fmt: skip
+
+
+def compounds_of(study: Study, ids: list[str]) -> set[str]:
+    return set(study.obs.loc[ids, "compound"])
+
+
+def test_units_join_compounds_that_share_controls(tiny_study: Study) -> None:
+    units = split_units(tiny_study.obs)
+    by_compound = units.groupby(tiny_study.obs["compound"]).unique()
+    assert all(len(u) == 1 for u in by_compound)
+    assert by_compound["alphamide"][0] == by_compound["betazole"][0] == "alphamide"
+    assert units.nunique() == 5
+
+
+def test_units_are_transitive_and_blank_control_groups_join_nothing() -> None:
+    obs = pd.DataFrame(
+        {"compound": list("abcde"), "control_group": ["g", "g", "", "", "h"]},
+        index=[f"s{i}" for i in range(5)],
+    )
+    assert split_units(obs).tolist() == ["a", "a", "c", "d", "e"]
+    # b is a parent of c, c of e: with the shared control of a and b all four meet.
+    assert split_units(obs, analogues={"c": "b", "e": "c"}).tolist() == ["a", "a", "a", "d", "a"]
+
+
+@pytest.mark.parametrize(
+    "scheme", SCHEMES, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'unseen_compounds', '')}"
+)
+def test_every_scheme_is_disjoint_checked_and_repeatable(tiny_study: Study, scheme: Any) -> None:
+    split = scheme(tiny_study)
+    split.check(tiny_study)
+    parts = [split.train, split.valid, split.test]
+    assert all(set(a).isdisjoint(b) for a, b in combinations(parts, 2))
+    assert split == scheme(tiny_study)
+    if not split.manifest["transductive"]:
+        named = [compounds_of(tiny_study, p) for p in parts]
+        assert all(a.isdisjoint(b) for a, b in combinations(named, 2))
+    else:
+        assert "ransductive" in split.manifest["scheme"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    positive=st.integers(3, 14),
+    negative=st.integers(3, 14),
+    n_folds=st.integers(2, 5),
+    seed=st.integers(0, 5),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+)
+def test_folds_cover_each_unit_once_and_share_classes_evenly(
+    positive: int, negative: int, n_folds: int, seed: int, sizes: list[int]
+) -> None:
+    study = cohort(positive, negative, sizes)
+    splits = [CompoundKFold(n_folds, fold, 0.2, seed)(study) for fold in range(n_folds)]
+    tested = [s for split in splits for s in split.test]
+    assert sorted(tested) == sorted(study.sample_ids)
+    for key in ("positive", "negative"):
+        counts = [split.manifest["parts"]["test"]["dili"][key] for split in splits]
+        assert max(counts) - min(counts) <= 1
+    for split in splits:
+        assert sorted(split.train + split.valid + split.test) == sorted(study.sample_ids)
+        valid, train = (split.manifest["parts"][p]["dili"] for p in ("valid", "train"))
+        for key in ("positive", "negative"):
+            n = valid[key] + train[key]
+            assert valid[key] == (0 if n < 2 else min(n - 1, max(1, round(0.2 * n))))
+
+
+def test_folds_do_not_depend_on_the_order_of_samples_but_on_the_seed() -> None:
+    study = cohort(10, 10, [2, 3])
+    turned = replace(study, obs=study.obs.iloc[::-1])
+    one, two = CompoundKFold(seed=3)(study), CompoundKFold(seed=3)(turned)
+    assert set(one.test) == set(two.test)
+    assert set(one.valid) == set(two.valid)
+    assert set(CompoundKFold(seed=4)(study).test) != set(one.test)
+
+
+def test_a_compound_on_both_sides_is_named(tiny_study: Study) -> None:
+    split = CompoundKFold(n_folds=3)(tiny_study)
+    moved = split.test[0]
+    compound = tiny_study.obs.at[moved, "compound"]
+    wrong = replace(split, test=split.test[1:], train=[*split.train, moved])
+    with pytest.raises(SplitError, match=compound):
+        wrong.check(tiny_study)
+
+
+def test_compounds_with_shared_controls_on_both_sides_are_named(tiny_study: Study) -> None:
+    obs = tiny_study.obs
+    a = obs.index[(obs["compound"] == "alphamide")].tolist()
+    b = obs.index[(obs["compound"] == "betazole")].tolist()
+    with pytest.raises(SplitError, match=r"alphamide.*betazole"):
+        Split(a, [], b, 0).check(tiny_study)
+
+
+def test_analogues_stay_together_and_are_checked_again_from_the_manifest(
+    tiny_study: Study, tmp_path: Path
+) -> None:
+    table = tmp_path / "analogues.csv"
+    table.write_text("compound,parent\nepsilol,zetastat\n")
+    for fold in range(3):
+        split = CompoundKFold(n_folds=3, fold=fold, analogues=str(table))(tiny_study)
+        test = compounds_of(tiny_study, split.test)
+        assert ("epsilol" in test) == ("zetastat" in test)
+    obs = tiny_study.obs
+    apart = Split(
+        obs.index[obs["compound"] == "epsilol"].tolist(),
+        [],
+        obs.index[obs["compound"] == "zetastat"].tolist(),
+        0,
+        split.manifest,
+    )
+    with pytest.raises(SplitError, match=r"epsilol.*zetastat"):
+        apart.check(tiny_study)
+
+
+def test_unknown_and_doubled_samples_are_refused(tiny_study: Study) -> None:
+    first = tiny_study.sample_ids[0]
+    with pytest.raises(SplitError, match="nobody"):
+        Split(["nobody"], [], [first], 0).check(tiny_study)
+    with pytest.raises(SplitError, match=first):
+        Split([first], [first], [], 0).check(tiny_study)
+
+
+def test_group_folds_keep_groups_and_compounds(tiny_study: Study) -> None:
+    obs = tiny_study.obs
+    for fold in range(2):
+        split = GroupKFold(column="mechanism", n_folds=2, fold=fold, keep_compounds=False)(tiny_study)
+        assert obs.loc[split.test, "mechanism"].nunique() == 1
+        assert split.manifest["transductive"]
+    # alphamide (oxidative) shares its controls with betazole (none): mechanism and compounds make one unit.
+    with pytest.raises(SplitError, match="1 units"):
+        GroupKFold(column="mechanism", n_folds=2)(tiny_study)
+    with pytest.raises(SplitError, match="'strain'"):
+        GroupKFold(column="strain", n_folds=2)(tiny_study)
+
+
+def test_time_forward_tests_later_times_of_unseen_compounds(tiny_study: Study) -> None:
+    obs = tiny_study.obs
+    split = TimeForward(train_until_h=24, test_from_h=96, n_folds=3)(tiny_study)
+    assert obs.loc[split.train + split.valid, "time_h"].max() == 24
+    assert obs.loc[split.test, "time_h"].min() == 96
+    assert split.manifest["left_out"] == len(obs) - len(split.train + split.valid + split.test) > 0
+    seen = TimeForward(unseen_compounds=False)(tiny_study)
+    assert set(seen.test) == set(obs.index[obs["time_h"] == 96])
+
+
+def test_dose_extrapolation_trains_below_the_tested_level(tiny_study: Study) -> None:
+    obs = tiny_study.obs
+    split = DoseExtrapolation(test_level="high", n_folds=3)(tiny_study)
+    assert set(obs.loc[split.test, "dose_level"]) == {"high"}
+    assert set(obs.loc[split.train, "dose_level"]) == {"control", "low"}
+    with pytest.raises(SplitError, match="top"):
+        DoseExtrapolation(test_level="top")(tiny_study)
+
+
+def test_leave_group_out_tests_each_treated_group_once_and_trains_on_controls(tiny_study: Study) -> None:
+    obs = tiny_study.obs
+    treated = sorted(set(obs.loc[~obs["is_control"], "group_id"]))
+    tested: list[str] = []
+    for fold in range(len(treated)):
+        split = TransductiveLeaveGroupOut(fold=fold)(tiny_study)
+        assert set(obs.index[obs["is_control"]]) <= set(split.train)
+        tested += split.test
+    assert sorted(tested) == sorted(obs.index[~obs["is_control"]])
+    with pytest.raises(SplitError, match=f"0 to {len(treated) - 1}"):
+        TransductiveLeaveGroupOut(fold=len(treated))(tiny_study)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_predefined_parts_are_read_and_refused_when_a_compound_straddles(
+    tiny_study: Study, tmp_path: Path, suffix: str
+) -> None:
+    obs = tiny_study.obs
+    part = obs["compound"].map(
+        {"gammacin": "train", "deltaprofen": "train", "epsilol": "test", "zetastat": "valid"}
+    )
+    table = pd.DataFrame({"sample_id": obs.index, "fold": 1, "part": part.to_numpy()}).dropna()
+    path = tmp_path / f"parts{suffix}"
+
+    def save(rows: pd.DataFrame) -> None:
+        rows.to_parquet(path) if suffix == ".parquet" else rows.to_csv(path, index=False)
+
+    save(table)
+    split = Predefined(str(path), fold=1)(tiny_study)
+    assert compounds_of(tiny_study, split.test) == {"epsilol"}
+    assert split.manifest["left_out"] == int(part.isna().sum())
+    with pytest.raises(SplitError, match=r"value 2"):
+        Predefined(str(path), fold=2)(tiny_study)
+    table.iloc[0, 2] = "test"
+    save(table)
+    with pytest.raises(SplitError, match="gammacin"):
+        Predefined(str(path), fold=1)(tiny_study)
+    table.iloc[0, 2] = "exam"
+    save(table)
+    with pytest.raises(SplitError, match="'exam'"):
+        Predefined(str(path), fold=1)(tiny_study)
+
+
+def test_more_folds_than_units_or_a_fold_that_is_not_there(tiny_study: Study) -> None:
+    with pytest.raises(SplitError, match="6 folds of 5 units"):
+        CompoundKFold(n_folds=6)(tiny_study)
+    with pytest.raises(SplitError, match="0 to 2"):
+        CompoundKFold(n_folds=3, fold=3)(tiny_study)
+
+
+def test_manifest_round_trip(tiny_study: Study, tmp_path: Path) -> None:
+    split = CompoundKFold(n_folds=3)(tiny_study)
+    write_manifest(split, tmp_path / "split.json")
+    assert read_manifest(tmp_path / "split.json") == split
+    test = split.manifest["parts"]["test"]
+    assert sum(test["dili"].values()) == test["n_compounds"] == len(compounds_of(tiny_study, split.test))
+    (tmp_path / "split.json").write_text("{")
+    with pytest.raises(SplitError, match=r"split\.json"):
+        read_manifest(tmp_path / "split.json")
+
+
+def test_unlabelled_compounds_are_dealt_as_a_class_of_their_own(
+    tmp_path: Path, study_tables: dict[str, Any]
+) -> None:
+    study_tables["obs"]["dili"] = np.nan
+    study = write_study(tmp_path / "study", **study_tables)
+    split = CompoundKFold(n_folds=5)(study)
+    assert split.manifest["parts"]["test"]["dili"]["unlabelled"] >= 1
+    assert split.valid
