@@ -1,0 +1,499 @@
+"""Opening a slide with the first library that can, and reading regions of it at a wanted resolution.
+
+Here: back ends (OpenSlide, tifffile, PIL, and tiatoolbox for what these cannot open) and micrometres per pixel.
+Not here: which regions are worth reading (tissue.py, grid.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+import threading
+import xml.etree.ElementTree as ElementTree
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import openslide
+import tifffile
+from PIL import Image
+
+if TYPE_CHECKING:
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+Pixels = npt.NDArray[np.uint8]
+
+MPP_RANGE = (0.05, 4.0)
+MPP_ANISOTROPY = 0.05
+PLAIN_IMAGE_PIXELS = 600_000_000
+_WHITE = 255
+_UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "inch": 25_400.0}
+#: What decoders raise on a damaged file; anything else is a fault of ours and must be seen.
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    EOFError,
+    struct.error,
+    openslide.OpenSlideError,
+    tifffile.TiffFileError,
+    Image.DecompressionBombError,
+)
+
+Image.MAX_IMAGE_PIXELS = PLAIN_IMAGE_PIXELS
+
+
+class SlideError(Exception):
+    """A slide does not become tiles; the message says why."""
+
+
+class SlideUnreadable(SlideError):
+    """No back end can open the file, or a part of it cannot be decoded."""
+
+
+class SlideUnsuitable(SlideError):
+    """The file can be read, but is not to be used: no mpp, too coarse, no colour, no tissue."""
+
+
+class LevelSource(Protocol):
+    """What a back end offers.
+
+    Attributes:
+        dimensions: (width, height) of level 0 in pixels.
+        mpp: (x, y) micrometres per level-0 pixel by the file's metadata, None when it has none.
+        downsamples: for each level, finest first, level-0 pixels per pixel of the level.
+    """
+
+    dimensions: tuple[int, int]
+    mpp: tuple[float, float] | None
+    downsamples: tuple[float, ...]
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """uint8 RGB [height, width, 3] of a level; (x, y) in level-0 pixels; white outside of the slide."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An open slide whose resolution is known.
+
+    Attributes:
+        path: the file.
+        source: the back end.
+        backend: its name.
+        mpp: micrometres per level-0 pixel.
+        remarks: why earlier back ends did not open it, one text each; empty when the first did.
+    """
+
+    path: Path
+    source: LevelSource
+    backend: str
+    mpp: float
+    remarks: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.source.close()
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """(width, height) of level 0 in pixels."""
+        return self.source.dimensions
+
+    @property
+    def downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level, finest level first."""
+        return self.source.downsamples
+
+    def level_for(self, mpp: float) -> int:
+        """The coarsest level that is not coarser than `mpp` (by more than 1 %), else level 0."""
+        fit = [i for i, factor in enumerate(self.downsamples) if factor * self.mpp <= mpp * 1.01]
+        return max(fit, key=lambda i: self.downsamples[i], default=0)
+
+    def read_region(self, x: int, y: int, width: int, height: int, mpp: float) -> Pixels:
+        """Read a rectangle at a wanted resolution.
+
+        Args:
+            x, y: top-left corner in level-0 pixels.
+            width, height: size of the result in pixels of `mpp`.
+            mpp: micrometres per pixel of the result.
+
+        Returns:
+            uint8 RGB [height, width, 3]; white outside of the slide.
+
+        Raises:
+            SlideUnreadable: the file is damaged there.
+        """
+        level = self.level_for(mpp)
+        factor = mpp / (self.mpp * self.downsamples[level])
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        try:
+            pixels = self.source.read_level(level, x, y, *size)
+        except _DECODER_ERRORS as error:
+            raise SlideUnreadable(
+                f"{self.path.name}: {self.backend} cannot read {size[0]} x {size[1]} px of level {level} at "
+                f"({x}, {y}): {_told(error)}; the file is damaged or cut short"
+            ) from error
+        if size == (width, height):
+            return pixels
+        smaller = size[0] >= width and size[1] >= height
+        method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(pixels, (width, height), interpolation=method), dtype=np.uint8)
+
+    def overview(self, mpp: float) -> Pixels:
+        """The whole slide at `mpp`, uint8 RGB; read in blocks, so that a slide without a pyramid fits in memory."""
+        scale = mpp / self.mpp
+        width, height = (max(1, math.ceil(side / scale)) for side in self.dimensions)
+        block = max(64, int(4096 / (scale / self.downsamples[self.level_for(mpp)])))
+        picture = np.full((height, width, 3), _WHITE, np.uint8)
+        for top in range(0, height, block):
+            for left in range(0, width, block):
+                h, w = min(block, height - top), min(block, width - left)
+                part = self.read_region(round(left * scale), round(top * scale), w, h, mpp)
+                picture[top : top + h, left : left + w] = part
+        return picture
+
+
+class OpenSlideSource:
+    """Slides that OpenSlide knows: SVS, NDPI, MRXS, SCN, BIF, Philips, DICOM, generic tiled TIFF."""
+
+    def __init__(self, path: Path) -> None:
+        self._slide = openslide.OpenSlide(path)
+        self.dimensions = self._slide.dimensions
+        self.downsamples = tuple(float(d) for d in self._slide.level_downsamples)
+        properties = self._slide.properties
+        self.mpp = _pair(
+            properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+        ) or _resolution_mpp(
+            properties.get("tiff.XResolution"),
+            properties.get("tiff.YResolution"),
+            properties.get("tiff.ResolutionUnit"),
+        )
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        rgba = np.asarray(self._slide.read_region((x, y), level, (width, height)))
+        return _on_white(rgba)
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+class TiffSource:
+    """TIFF and OME-TIFF in tiles or strips, by tifffile; only the segments a region needs are decoded."""
+
+    _CACHED_SEGMENTS = 128
+
+    def __init__(self, path: Path) -> None:
+        self._file = tifffile.TiffFile(path)
+        try:
+            self._read_layout()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_layout(self) -> None:
+        series = self._file.series[0]
+        levels = sorted((_page(level) for level in series.levels), key=lambda page: -page.imagewidth)
+        first = levels[0]
+        colour = first.samplesperpixel in (3, 4) and first.dtype == np.uint8 and first.imagedepth == 1
+        if not colour:
+            raise SlideUnsuitable(
+                f"the image is {first.dtype} with {first.samplesperpixel} samples a pixel, not 8-bit RGB"
+            )
+        self._levels = levels
+        self.dimensions = first.imagewidth, first.imagelength
+        self.downsamples = tuple(first.imagewidth / page.imagewidth for page in levels)
+        self.mpp = _ome_mpp(self._file.ome_metadata) if self._file.is_ome else None
+        if self.mpp is None and "XResolution" in first.tags and "ResolutionUnit" in first.tags:
+            x, y = (_ratio(first.tags[name].value) for name in ("XResolution", "YResolution"))
+            unit = {2: "inch", 3: "cm"}.get(int(first.tags["ResolutionUnit"].value))
+            self.mpp = _resolution_mpp(x, y, unit)
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[int, int], tuple[Pixels, tuple[int, ...]] | None] = OrderedDict()
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        page, factor = self._levels[level], self.downsamples[level]
+        left, top = round(x / factor), round(y / factor)
+        out = np.full((height, width, page.samplesperpixel), _WHITE, np.uint8)
+        x0, y0 = max(left, 0), max(top, 0)
+        x1, y1 = min(left + width, page.imagewidth), min(top + height, page.imagelength)
+        if x1 > x0 and y1 > y0:
+            for index in _segments(page, x0, y0, x1, y1):
+                if (decoded := self._segment(level, index)) is not None:
+                    _paste(out, *decoded, left, top)
+        return out[..., :3] if page.samplesperpixel == 3 else _on_white(out)
+
+    def _segment(self, level: int, index: int) -> tuple[Pixels, tuple[int, ...]] | None:
+        """Decoded pixels [h, w, samples] of a segment and its (sample, y, x); None for a sparse one."""
+        page = self._levels[level]
+        with self._lock:
+            if (level, index) in self._cache:
+                self._cache.move_to_end((level, index))
+                return self._cache[level, index]
+            handle = self._file.filehandle
+            handle.seek(page.dataoffsets[index])
+            content = handle.read(page.databytecounts[index])
+        if len(content) < page.databytecounts[index]:
+            raise ValueError(f"segment {index} is cut short")
+        data, position, shape = page.decode(content or None, index, jpegtables=page.jpegtables)
+        found = None
+        if data is not None:
+            found = data[0, : shape[1], : shape[2]], (position[0], position[2], position[3])
+        with self._lock:
+            self._cache[level, index] = found
+            while len(self._cache) > self._CACHED_SEGMENTS:
+                self._cache.popitem(last=False)
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ImageSource:
+    """A plain picture (PNG, JPEG, stripped TIFF ...) by PIL, held in memory. It has no mpp of its own."""
+
+    def __init__(self, path: Path) -> None:
+        with Image.open(path) as picture:
+            if picture.mode not in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
+                raise SlideUnsuitable(f"the image is of mode {picture.mode}, not 8-bit RGB")
+            self._picture = picture
+            self.dimensions = picture.size
+            self._pixels = _on_white(np.asarray(picture.convert("RGBA")))
+        self.mpp = None
+        self.downsamples = (1.0,)
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        w, h = self.dimensions
+        out = np.full((height, width, 3), _WHITE, np.uint8)
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + width, w), min(y + height, h)
+        if x1 > x0 and y1 > y0:
+            out[y0 - y : y1 - y, x0 - x : x1 - x] = self._pixels[y0:y1, x0:x1]
+        return out
+
+    def close(self) -> None:
+        self._pixels = np.empty((0, 0, 3), np.uint8)
+
+
+class TiatoolboxSource:
+    """What only tiatoolbox has a reader for: DICOM that OpenSlide refuses, JP2, OME-Zarr. Slow to import."""
+
+    SUFFIXES = (".dcm", ".dicom", ".jp2", ".zarr")
+
+    def __init__(self, path: Path) -> None:
+        from tiatoolbox.wsicore.wsireader import WSIReader
+
+        self._reader: WSIReader = WSIReader.open(path)
+        info = self._reader.info
+        self.dimensions = int(info.slide_dimensions[0]), int(info.slide_dimensions[1])
+        self.downsamples = tuple(float(d) for d in info.level_downsamples)
+        self.mpp = None if info.mpp is None else (float(info.mpp[0]), float(info.mpp[1]))
+        self._lock = threading.Lock()
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        with self._lock:
+            pixels = self._reader.read_rect((x, y), (width, height), resolution=level, units="level")
+        return np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+_BACKENDS: tuple[tuple[str, Callable[[Path], LevelSource]], ...] = (
+    ("OpenSlide", OpenSlideSource),
+    ("tifffile", TiffSource),
+    ("PIL", ImageSource),
+    ("tiatoolbox", TiatoolboxSource),
+)
+
+
+def open_slide(path: Path | str, *, mpp_override: float | None = None) -> Slide:
+    """Open a slide with the first back end that can.
+
+    Args:
+        path: the file.
+        mpp_override: micrometres per level-0 pixel, which overrides the metadata.
+
+    Raises:
+        SlideUnreadable: no file, an empty one, or one that no back end opens; the reason of each is given.
+        SlideUnsuitable: not 8-bit colour, or no resolution that can be believed.
+    """
+    path = Path(path)
+    source, backend, remarks = _open_source(path)
+    try:
+        return Slide(path, source, backend, _believed_mpp(path, source.mpp, mpp_override), tuple(remarks))
+    except SlideUnsuitable:
+        source.close()
+        raise
+
+
+def _open_source(path: Path) -> tuple[LevelSource, str, list[str]]:
+    if not path.exists():
+        raise SlideUnreadable(f"{path}: no such file; correct `path` in slides.parquet, or mount the disk")
+    if path.is_dir() and path.suffix != ".zarr":
+        raise SlideUnreadable(f"{path}: is a folder; give the slide file itself")
+    if path.is_file() and path.stat().st_size == 0:
+        raise SlideUnreadable(f"{path}: the file is empty; copy it again")
+    remarks: list[str] = []
+    for name, backend in _BACKENDS:
+        if backend is TiatoolboxSource and path.suffix.lower() not in TiatoolboxSource.SUFFIXES:
+            continue
+        try:
+            return backend(path), name, remarks
+        except SlideUnsuitable as error:
+            raise SlideUnsuitable(f"{path.name}: {error}") from error
+        except _DECODER_ERRORS as error:
+            remarks.append(f"{name}: {_told(error)}")
+    raise SlideUnreadable(f"{path.name}: no reader opens it ({'; '.join(remarks)}); is it damaged, or no image?")
+
+
+def _believed_mpp(path: Path, found: tuple[float, float] | None, override: float | None) -> float:
+    if override is not None and not math.isnan(override):
+        mpp, origin = float(override), "mpp_override in slides.parquet"
+    elif found is None:
+        raise SlideUnsuitable(
+            f"{path.name}: the file does not say how many micrometres a pixel is; "
+            "set `mpp_override` in slides.parquet (or mpp_override=... on the command line)"
+        )
+    else:
+        x, y = found
+        if abs(x - y) > MPP_ANISOTROPY * max(x, y):
+            raise SlideUnsuitable(f"{path.name}: its pixels are not square ({x:.4g} x {y:.4g} um)")
+        mpp, origin = (x + y) / 2, "the file's metadata"
+    if mpp > MPP_RANGE[1] and origin != "mpp_override in slides.parquet":
+        raise SlideUnsuitable(
+            f"{path.name}: {mpp:.4g} um/px by {origin} is coarser than {MPP_RANGE[1]:g} um/px, too coarse for any "
+            "target mpp; if the metadata are wrong, set `mpp_override` in slides.parquet"
+        )
+    if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+        raise SlideUnsuitable(
+            f"{path.name}: {mpp:.4g} um/px by {origin} is outside {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}; "
+            "correct `mpp_override` in slides.parquet"
+        )
+    return mpp
+
+
+def _told(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _on_white(pixels: Pixels) -> Pixels:
+    """RGBA [h, w, 4] on a white ground, as RGB [h, w, 3]."""
+    alpha = pixels[..., 3:]
+    if (alpha == 255).all():
+        return np.ascontiguousarray(pixels[..., :3])
+    weight = alpha.astype(np.uint16)
+    mixed = pixels[..., :3] * weight + _WHITE * (255 - weight)
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def _number(text: object) -> float | None:
+    """A positive finite number, None for anything else."""
+    try:
+        value = float(str(text).strip().replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _pair(x: object, y: object) -> tuple[float, float] | None:
+    """Two numbers; where only one is known, the pixels are taken to be square."""
+    found_x, found_y = _number(x), _number(y)
+    if found_x is None and found_y is None:
+        return None
+    return found_x or found_y or 0.0, found_y or found_x or 0.0
+
+
+def _ratio(value: Any) -> float | None:
+    numerator, denominator = value
+    return numerator / denominator if denominator else None
+
+
+def _resolution_mpp(x: object, y: object, unit: str | None) -> tuple[float, float] | None:
+    """Micrometres per pixel from pixels per inch or centimetre; None outside the range of microscopes.
+
+    Image programs write 72 or 300 dots per inch into every TIFF: such a value is no measurement.
+    """
+    per_unit = _pair(x, y)
+    unit = {"centimeter": "cm"}.get(unit or "", unit)
+    if per_unit is None or unit not in ("cm", "inch"):
+        return None
+    mpp = _UM_PER_UNIT[unit] / per_unit[0], _UM_PER_UNIT[unit] / per_unit[1]
+    return mpp if max(mpp) < 30 else None
+
+
+def _ome_mpp(metadata: str | None) -> tuple[float, float] | None:
+    """PhysicalSizeX and Y of the first image of an OME-XML block, in micrometres."""
+    if not metadata:
+        return None
+    try:
+        root = ElementTree.fromstring(metadata)
+    except ElementTree.ParseError:
+        return None
+    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+    if pixels is None:
+        return None
+    sizes = []
+    for axis in "XY":
+        size = _number(pixels.get(f"PhysicalSize{axis}"))
+        factor = _UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        sizes.append(None if size is None or factor is None else size * factor)
+    return _pair(*sizes)
+
+
+def _page(level: Any) -> tifffile.TiffPage:
+    """The page that holds a level of a series whose levels are one page each."""
+    page = level.pages[0]
+    return page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+
+
+def _segments(page: tifffile.TiffPage, x0: int, y0: int, x1: int, y1: int) -> list[int]:
+    """Indices of the tiles or strips (of every sample plane) that hold a part of a rectangle of a page."""
+    width = page.tilewidth if page.is_tiled else page.imagewidth
+    height = page.tilelength if page.is_tiled else page.rowsperstrip
+    across, down = math.ceil(page.imagewidth / width), math.ceil(page.imagelength / height)
+    planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+    return [
+        (plane * down + row) * across + column
+        for plane in range(planes)
+        for row in range(y0 // height, math.ceil(y1 / height))
+        for column in range(x0 // width, math.ceil(x1 / width))
+    ]
+
+
+def _paste(out: Pixels, segment: Pixels, position: tuple[int, ...], left: int, top: int) -> None:
+    """Copy the part of a segment at (sample, y, x) that falls into `out`, whose corner is (left, top)."""
+    sample, y, x = position
+    y0, x0 = max(y, top), max(x, left)
+    y1 = min(y + segment.shape[0], top + out.shape[0])
+    x1 = min(x + segment.shape[1], left + out.shape[1])
+    if y1 <= y0 or x1 <= x0:
+        return
+    part = segment[y0 - y : y1 - y, x0 - x : x1 - x]
+    target = out[y0 - top : y1 - top, x0 - left : x1 - left]
+    if segment.shape[2] == out.shape[2]:
+        target[...] = part
+    else:
+        target[..., sample] = part[..., 0]
+
+
+@functools.cache
+def backend_names() -> tuple[str, ...]:
+    """Names of the back ends in the order in which they are tried."""
+    return tuple(name for name, _ in _BACKENDS)
