@@ -1,0 +1,139 @@
+"""Scoring of a whole run: pooled, thresholds from validation, oracle share, nulls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from toxfusion.evaluation import metrics, scoring
+from toxfusion.evaluation.predictions import PredictionsError
+
+
+def _value(scores: pd.DataFrame, task: str, metric: str, column: str = "value") -> float:
+    found = scores[(scores["task"] == task) & (scores["metric"] == metric)]
+    assert len(found) == 1
+    return found[column].iloc[0]
+
+
+def _folds(make_table, **settings) -> list[pd.DataFrame]:
+    return [make_table(fold=f, n_folds=3, **settings) for f in range(3)]
+
+
+def test_pooled_scores_of_every_task(make_table) -> None:
+    tables = _folds(make_table)
+    scores = scoring.score_run(tables, draws=200)
+    joined = pd.concat(tables).query("part == 'test'")
+    dili, necrosis = joined.query("task == 'dili'"), joined.query("task == 'lesion:necrosis'")
+    assert _value(scores, "dili", "auroc") == pytest.approx(metrics.auroc(dili["label"], dili["score"]).value)
+    lesion = metrics.auroc(necrosis["label"], necrosis["score"]).value
+    assert _value(scores, "lesion:necrosis", "auroc") == pytest.approx(lesion)
+    assert _value(scores, "lesions", "auroc") == pytest.approx(lesion)
+    assert _value(scores, "dili", "auroc", "n") == _value(scores, "dili", "auroc", "n_compounds") == 24
+    assert _value(scores, "injury", "auroc", "n") == 120
+    assert _value(scores, "severity", "quadratic_kappa") > 0.2
+    assert _value(scores, "lesions", "auroc", "reason").startswith("mean of 2 of 2")
+    for task in ("dili", "injury", "lesions"):
+        for metric in ("auroc", "auprc", "balanced_accuracy", "mcc"):
+            value, low, high = (_value(scores, task, metric, c) for c in ("value", "low", "high"))
+            assert low < value < high
+
+
+def test_thresholds_come_from_the_validation_part_of_the_fold(make_table) -> None:
+    table = make_table(fold=0, n_folds=3)
+    valid = table.query("task == 'injury' and part == 'valid'")
+    expected = metrics.choose_threshold(valid["label"], valid["score"]).value
+    tested = scoring.out_of_fold([table]).query("task == 'injury'")
+    assert (tested["threshold"] == expected).all()
+    np.testing.assert_array_equal(tested["called"], tested["score"] >= expected)
+
+
+def test_without_validation_the_ranking_stays_and_calls_say_why_not(make_table) -> None:
+    scores = scoring.score_run(make_table(), draws=50)
+    assert np.isfinite(_value(scores, "dili", "auroc"))
+    assert np.isnan(_value(scores, "dili", "mcc"))
+    assert "validation" in _value(scores, "dili", "mcc", "reason")
+
+
+def test_lesions_of_one_class_stay_out_of_the_macro_and_are_counted(make_table) -> None:
+    table = make_table()
+    table.loc[table["task"] == "lesion:hypertrophy", "label"] = 0.0
+    scores = scoring.score_run(table, draws=50)
+    assert np.isnan(_value(scores, "lesion:hypertrophy", "auroc"))
+    assert "negative" in _value(scores, "lesion:hypertrophy", "auroc", "reason")
+    assert _value(scores, "lesions", "auroc") == _value(scores, "lesion:necrosis", "auroc")
+    assert _value(scores, "lesions", "auroc", "reason").startswith("mean of 1 of 2")
+
+
+def test_a_compound_has_no_dose_stratum(make_table) -> None:
+    scores = scoring.score_run(make_table(), draws=50)
+    assert "doses" in _value(scores, "dili", "auroc_within_strata", "reason")
+    assert np.isfinite(_value(scores, "injury", "auroc_within_strata"))
+
+
+def test_dose_and_time_alone_are_at_chance_within_strata(make_table) -> None:
+    table = make_table()
+    table["score"] = np.where(
+        table["task"] == "severity", table["score"], 0.1 * (table["dose_level"] == "high")
+    )
+    scores = scoring.score_run(table, draws=50)
+    assert _value(scores, "injury", "auroc_within_strata") == pytest.approx(0.5)
+
+
+def test_oracle_share(make_table, tmp_path: Path) -> None:
+    table = make_table()
+    oracle = table[["task", "level", "unit_id", "label", "score"]].copy()
+    oracle.assign(view="both").to_parquet(tmp_path / "oracles.parquet")
+    scores = scoring.score_run(table, tmp_path, draws=50)
+    assert _value(scores, "dili", "oracle_share_both") == pytest.approx(1)
+    assert _value(scores, "lesions", "auroc_minus_oracle_both") == 0
+    perfect = oracle.assign(view="both", score=oracle["label"])
+    perfect.to_parquet(tmp_path / "oracles.parquet")
+    scores = scoring.score_run(table, tmp_path, draws=50)
+    expected = (_value(scores, "dili", "auroc") - 0.5) / 0.5
+    assert _value(scores, "dili", "oracle_share_both") == pytest.approx(expected)
+
+
+def test_broken_oracles_are_refused(make_table, tmp_path: Path) -> None:
+    table = make_table()[["task", "level", "unit_id", "label", "score"]]
+    table.to_parquet(tmp_path / "oracles.parquet")
+    with pytest.raises(PredictionsError, match="view"):
+        scoring.read_oracles(tmp_path)
+    assert scoring.read_oracles(tmp_path / "elsewhere") is None
+
+
+def test_permuted_labels_are_at_chance(make_table) -> None:
+    table = make_table(n_compounds=60)
+    rng = np.random.default_rng(1)
+    outside = {"dili": 0, "injury": 0, "lesion:necrosis": 0}
+    for _ in range(20):
+        for task in outside:
+            rows = table["task"] == task
+            table.loc[rows, "label"] = rng.permutation(table.loc[rows, "label"])
+        scores = scoring.score_run(table[table["task"].isin(outside)], draws=200)
+        for task in outside:
+            low, high = (_value(scores, task, "auroc", side) for side in ("low", "high"))
+            outside[task] += not low <= 0.5 <= high
+    assert max(outside.values()) <= 4, outside
+
+
+def test_same_seed_same_numbers(make_table) -> None:
+    tables = _folds(make_table)
+    pd.testing.assert_frame_equal(
+        scoring.score_run(tables, draws=50), scoring.score_run(tables[::-1], draws=50)
+    )
+
+
+def test_a_run_that_was_not_tested_is_refused(make_table) -> None:
+    valid = make_table(n_folds=3).query("part == 'valid'")
+    with pytest.raises(PredictionsError, match="test"):
+        scoring.score_run(valid)
+
+
+def test_metrics_json_holds_plain_types(make_table) -> None:
+    nested = scoring.as_dict(scoring.score_run(make_table(), draws=20))
+    assert json.loads(json.dumps(nested, allow_nan=False))["dili"]["mcc"]["value"] is None
+    assert nested["dili"]["auroc"]["n"] == 24

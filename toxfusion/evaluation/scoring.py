@@ -1,0 +1,407 @@
+"""From a predictions table to metrics with intervals, task by task, beside the oracle of a virtual study.
+
+Thresholds and temperatures come from the validation rows of the same fold; test rows are only scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toxfusion.evaluation import bootstrap, calibration, metrics
+from toxfusion.evaluation.bootstrap import DRAWS, IntervalMethod, Resampling, Statistic
+from toxfusion.evaluation.metrics import Measure
+from toxfusion.evaluation.predictions import (
+    PredictionsError,
+    average_seeds,
+    is_binary,
+    is_lesion,
+    pool,
+)
+
+LESIONS = "lesions"
+HEADLINES = ("dili", "injury", LESIONS, "severity")
+ORACLE_FILE = "oracles.parquet"
+ORACLE_COLUMNS = ("task", "level", "unit_id", "view", "label", "score")
+VIEWS = ("both", "slide", "expression")
+LEAK_AUROC = 0.90
+_NO_STRATA = "units span several doses or times, so that there is no stratum to stay in"
+
+
+def out_of_fold(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Pooled test predictions with what the validation part of each fold decides.
+
+    Args:
+        tables: predictions of one method, one or several folds and seeds.
+
+    Returns:
+        ``predictions.pool`` of the test part, with columns ``called`` (1, 0; NaN without a threshold),
+        ``scaled`` (temperature-scaled probability; NaN without a temperature), ``threshold``,
+        ``temperature``, and ``undecided``, the reason of a NaN.
+
+    Raises:
+        PredictionsError: as ``predictions.pool``; no test row at all.
+    """
+    tested = pool(tables)
+    if tested.empty:
+        raise PredictionsError("no test rows: the run has not scored its test part yet; run its test stage.")
+    joined = pd.concat(list(tables), ignore_index=True)
+    valid = average_seeds(joined[joined["part"] == "valid"])
+    decided = [
+        _decide(rows, valid[(valid["task"] == task) & (valid["fold"] == fold)])
+        for (task, fold), rows in tested.groupby(["task", "fold"], sort=True)
+    ]
+    return pd.concat(decided, ignore_index=True)
+
+
+def _decide(rows: pd.DataFrame, valid: pd.DataFrame) -> pd.DataFrame:
+    task, fold = rows["task"].iloc[0], rows["fold"].iloc[0]
+    score = rows["score"].to_numpy()
+    if not is_binary(task):
+        nothing = float("nan")
+        return rows.assign(called=metrics.as_grade(score), scaled=nothing, threshold=nothing,
+        temperature=nothing,
+                           undecided="")  # fmt: skip
+    label, scored = valid["label"].to_numpy(), valid["score"].to_numpy()
+    threshold = metrics.choose_threshold(label, scored)
+    temperature = calibration.fit_temperature(label, scored)
+    called = np.where(threshold.defined, score >= threshold.value, np.nan)
+    scaled = (
+        calibration.scale(score, temperature.value) if temperature.defined else np.full(len(score), np.nan)
+    )
+    undecided = "" if threshold.defined else f"fold {fold}: {threshold.reason}"
+    return rows.assign(
+        called=called,
+        scaled=scaled,
+        threshold=threshold.value,
+        temperature=temperature.value,
+        undecided=undecided,
+    )
+
+
+def headline_rows(tested: pd.DataFrame, headline: str) -> pd.DataFrame:
+    """The labelled rows of ``dili``, ``injury``, ``severity``, one ``lesion:<term>``, or all ``lesions``."""
+    of_task = (
+        tested["task"].map(is_lesion).astype(bool) if headline == LESIONS else tested["task"] == headline
+    )
+    return tested[of_task & tested["label"].notna()]
+
+
+def resampling_of(rows: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Resampling:
+    """Draws of compounds for these rows; within each class where the label is the compound's own."""
+    own = (
+        rows["level"].eq("compound").all()
+        and rows["task"].map(is_binary).all()
+        and rows["task"].nunique() == 1
+    )
+    return bootstrap.resample(
+        rows["compound"].to_numpy(), strata=rows["label"].to_numpy() if own else None, draws=draws, seed=seed
+    )
+
+
+def strata_of(rows: pd.DataFrame) -> np.ndarray | None:
+    """str [n], the dose x time stratum of each unit; None where units span several doses or times."""
+    if (rows["dose_level"] == "").any() or rows["time_h"].isna().any():
+        return None
+    return (rows["dose_level"] + " " + rows["time_h"].astype(str)).to_numpy(dtype=str)
+
+
+RowStatistic = Callable[[pd.DataFrame, np.ndarray, int], Statistic]
+
+
+def _auroc(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.auroc_statistic(rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n)
+
+
+def _auroc_within(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.auroc_statistic(
+        rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n, strata_of(rows)
+    )
+
+
+def _auprc(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.auprc_statistic(rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n)
+
+
+def _balanced(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.confusion_statistics(rows["label"].to_numpy(), rows["called"].to_numpy(), codes, n)[0]
+
+
+def _matthews(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.confusion_statistics(rows["label"].to_numpy(), rows["called"].to_numpy(), codes, n)[1]
+
+
+def _brier(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.mean_statistic(((rows["label"] - rows["score"]) ** 2).to_numpy(), codes, n)
+
+
+def _kappa(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.kappa_statistic(rows["label"].to_numpy(), rows["called"].to_numpy(), codes, n)
+
+
+def _absolute_error(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.mean_statistic((rows["label"] - rows["score"]).abs().to_numpy(), codes, n)
+
+
+_CALLED: dict[str, RowStatistic] = {"balanced_accuracy": _balanced, "mcc": _matthews}
+_RANKED: dict[str, RowStatistic] = {"auroc": _auroc, "auprc": _auprc, "brier": _brier}
+_GRADED: dict[str, RowStatistic] = {"quadratic_kappa": _kappa, "mean_absolute_error": _absolute_error}
+
+
+def headline_metric(headline: str) -> str:
+    """The metric a headline is compared by: quadratic kappa for severity, AUROC for the rest."""
+    return "quadratic_kappa" if headline == "severity" else "auroc"
+
+
+def headline_statistic(
+    rows: pd.DataFrame, resampling: Resampling, *, within_strata: bool = False
+) -> Statistic:
+    """The statistic of ``headline_metric`` for ``headline_rows``; macro where the rows are of several
+    lesions.
+
+    Args:
+        rows: labelled rows of one headline.
+        within_strata: AUROC inside dose x time strata only.
+    """
+    if rows["task"].eq("severity").all():
+        return _over_tasks(rows, resampling, _kappa)
+    return _over_tasks(rows, resampling, _auroc_within if within_strata else _auroc)
+
+
+def _over_tasks(rows: pd.DataFrame, resampling: Resampling, make: RowStatistic) -> Statistic:
+    n = len(resampling.clusters)
+    of_task = [
+        make(part, resampling.codes(part["compound"].to_numpy()), n) for _, part in rows.groupby("task")
+    ]
+    return of_task[0] if len(of_task) == 1 else bootstrap.mean_of(of_task)
+
+
+def read_oracles(truth: Path) -> pd.DataFrame | None:
+    """The oracle scores of a virtual study, ``truth/oracles.parquet``; None where there is no such file.
+
+    Raises:
+        PredictionsError: a column is missing, or a unit is scored twice in one view.
+    """
+    path = Path(truth) / ORACLE_FILE
+    if not path.is_file():
+        return None
+    table = pd.read_parquet(path)
+    missing = [c for c in ORACLE_COLUMNS if c not in table.columns]
+    if missing:
+        raise PredictionsError(f"{path}: columns {missing} are missing; oracles have {list(ORACLE_COLUMNS)}.")
+    table = table.astype({"task": str, "view": str, "unit_id": str})
+    twice = table.duplicated(["task", "view", "unit_id"])
+    if twice.any():
+        first = table[twice].iloc[0]
+        raise PredictionsError(
+            f"{path}: unit {first['unit_id']!r} of {first['task']!r}, {first['view']!r}, is twice."
+        )
+    return table
+
+
+def with_oracle(rows: pd.DataFrame, oracles: pd.DataFrame, view: str) -> pd.DataFrame:
+    """The rows that have an oracle score of this view, the score in column ``oracle``."""
+    of_view = oracles.loc[oracles["view"] == view, ["task", "unit_id", "score"]].rename(
+        columns={"score": "oracle"}
+    )
+    return rows.merge(of_view[of_view["oracle"].notna()], on=["task", "unit_id"], how="inner")
+
+
+def score_run(
+    predictions: pd.DataFrame | Sequence[pd.DataFrame],
+    truth: Path | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    method: IntervalMethod = "percentile",
+) -> pd.DataFrame:
+    """Metrics of one method over every task of its predictions.
+
+    Args:
+        predictions: one table, or those of several folds and seeds, which are pooled and averaged first.
+        truth: the folder ``truth/`` of a virtual study, for the oracle rows.
+        draws, seed, method: of the bootstrap over compounds.
+
+    Returns:
+        One row per task and metric: task (``dili``, ``injury``, ``lesion:<term>``, ``lesions`` = macro over
+            those with
+        both classes, ``severity``), metric, value, low, high (95 %), n (units), n_compounds, prevalence,
+        draws, undefined_draws, reason (why NaN, or what to know).
+
+    Raises:
+        PredictionsError: as ``out_of_fold``.
+    """
+    tables = [predictions] if isinstance(predictions, pd.DataFrame) else list(predictions)
+    tested = out_of_fold(tables)
+    oracles = read_oracles(truth) if truth is not None else None
+    records: list[dict[str, Any]] = []
+    for task in sorted(tested["task"].unique()):
+        records += _task_records(task, headline_rows(tested, task), oracles, draws, seed, method)
+    lesions = headline_rows(tested, LESIONS)
+    if not lesions.empty:
+        records += _macro_records(lesions, oracles, draws, seed, method)
+    return pd.DataFrame(records)
+
+
+def _base(task: str, rows: pd.DataFrame) -> dict[str, Any]:
+    binary = rows["task"].map(is_binary).astype(bool).all() and len(rows) > 0
+    share = float(rows["label"].mean()) if binary else float("nan")
+    return {"task": task, "n": len(rows), "n_compounds": rows["compound"].nunique(), "prevalence": share}
+
+
+def _point_record(base: dict[str, Any], metric: str, measure: Measure) -> dict[str, Any]:
+    nothing = float("nan")
+    return {**base, "metric": metric, "value": measure.value, "low": nothing, "high": nothing,
+            "draws": 0, "undefined_draws": 0, "reason": measure.reason}  # fmt: skip
+
+
+def _interval_record(
+    base: dict[str, Any],
+    metric: str,
+    statistic: Statistic,
+    resampling: Resampling,
+    method: IntervalMethod,
+    reason: str,
+) -> dict[str, Any]:
+    found = bootstrap.interval(statistic, resampling, method=method)
+    note = reason
+    if math.isnan(found.value) and not note:
+        note = "undefined on these units"
+    return {**base, "metric": metric, "value": found.value, "low": found.low, "high": found.high,
+            "draws": found.draws, "undefined_draws": found.undefined_draws, "reason": note}  # fmt: skip
+
+
+def _task_records(
+    task: str, rows: pd.DataFrame, oracles: pd.DataFrame | None, draws: int, seed: int, method: IntervalMethod
+) -> list[dict[str, Any]]:
+    base = _base(task, rows)
+    if rows.empty:
+        return [_point_record(base, headline_metric(task), metrics.undefined("no labelled test unit"))]
+    resampling = resampling_of(rows, draws=draws, seed=seed)
+    codes, n = resampling.codes(rows["compound"].to_numpy()), len(resampling.clusters)
+
+    def record(metric: str, make: RowStatistic, reason: str = "") -> dict[str, Any]:
+        return _interval_record(base, metric, make(rows, codes, n), resampling, method, reason)
+
+    if not is_binary(task):
+        return [record(metric, make) for metric, make in _GRADED.items()]
+    label = rows["label"].to_numpy()
+    one_class = metrics.one_class_reason(label)
+    found = [record(metric, make, "" if metric == "brier" else one_class) for metric, make in _RANKED.items()]
+    found.append(_within_record(base, rows, resampling, method, one_class))
+    undecided = "; ".join(sorted(set(rows["undecided"]) - {""}))
+    for metric, make in _CALLED.items():
+        if undecided:
+            found.append(_point_record(base, metric, metrics.undefined(undecided)))
+        else:
+            found.append(record(metric, make, one_class))
+    found += [_point_record(base, metric, measure) for metric, measure in _points(rows).items()]
+    return found + _oracle_records(base, rows, oracles, draws, seed, method)
+
+
+def _within_record(
+    base: dict[str, Any], rows: pd.DataFrame, resampling: Resampling, method: IntervalMethod, reason: str
+) -> dict[str, Any]:
+    metric = "auroc_within_strata"
+    if strata_of(rows) is None:
+        return _point_record(base, metric, metrics.undefined(_NO_STRATA))
+    statistic = headline_statistic(rows, resampling, within_strata=True)
+    return _interval_record(base, metric, statistic, resampling, method, reason)
+
+
+def _points(rows: pd.DataFrame) -> dict[str, Measure]:
+    label, score, scaled = (rows[c].to_numpy() for c in ("label", "score", "scaled"))
+    points = {
+        "sensitivity_at_90_specificity": metrics.sensitivity_at_specificity(label, score, 0.90),
+        "sensitivity_at_95_specificity": metrics.sensitivity_at_specificity(label, score, 0.95),
+        "ece": metrics.expected_calibration_error(label, score),
+        "calibration_slope": calibration.slope(label, score),
+        "calibration_intercept": calibration.intercept(label, score),
+    }
+    if np.isnan(scaled).any():
+        missing = metrics.undefined("no temperature from the validation part of every fold")
+        return {**points, "brier_scaled": missing, "ece_scaled": missing}
+    scaled_points = {
+        "brier_scaled": metrics.brier(label, scaled),
+        "ece_scaled": metrics.expected_calibration_error(label, scaled),
+    }
+    return {**points, **scaled_points}
+
+
+def _macro_records(
+    rows: pd.DataFrame, oracles: pd.DataFrame | None, draws: int, seed: int, method: IntervalMethod
+) -> list[dict[str, Any]]:
+    classes = rows.groupby("task")["label"].nunique()
+    both = rows[rows["task"].map(classes == 2).astype(bool)]
+    base = {**_base(LESIONS, both), "n": both["unit_id"].nunique()}
+    note = f"mean of {(classes == 2).sum()} of {len(classes)} lesions; the others have one class only"
+    if both.empty:
+        return [
+            _point_record(
+                base, "auroc", metrics.undefined(f"none of {len(classes)} lesions has both classes")
+            )
+        ]
+    resampling = resampling_of(both, draws=draws, seed=seed)
+    found = []
+    for metric, make in {**_RANKED, **_CALLED}.items():
+        if metric in _CALLED and both["called"].isna().any():
+            lacking = metrics.undefined("no threshold from the validation part of every fold and lesion")
+            found.append(_point_record(base, metric, lacking))
+            continue
+        statistic = _over_tasks(both, resampling, make)
+        found.append(_interval_record(base, metric, statistic, resampling, method, note))
+    found.append(_within_record(base, both, resampling, method, note))
+    return found + _oracle_records(base, both, oracles, draws, seed, method)
+
+
+def _oracle_records(
+    base: dict[str, Any],
+    rows: pd.DataFrame,
+    oracles: pd.DataFrame | None,
+    draws: int,
+    seed: int,
+    method: IntervalMethod,
+) -> list[dict[str, Any]]:
+    if oracles is None:
+        return []
+    found: list[dict[str, Any]] = []
+    for view in VIEWS:
+        known = with_oracle(rows, oracles, view)
+        if known.empty:
+            continue
+        resampling = resampling_of(known, draws=draws, seed=seed)
+        ours = headline_statistic(known, resampling)
+        oracle = headline_statistic(known.assign(score=known["oracle"]), resampling)
+        note = (
+            ""
+            if len(known) == len(rows)
+            else f"on the {len(known)} of {len(rows)} rows that the oracle scores"
+        )
+        share = bootstrap.oracle_share_statistic(ours, oracle)
+        found.append(_interval_record(base, f"oracle_auroc_{view}", oracle, resampling, method, note))
+        found.append(_interval_record(base, f"oracle_share_{view}", share, resampling, method, note))
+        gap = bootstrap.paired_difference(ours, oracle, resampling)
+        above = "lies wholly above the oracle: look for a leak or a fault" if gap.low > 0 else note
+        found.append({**_point_record(base, f"auroc_minus_oracle_{view}", Measure(gap.value, above)),
+                      "low": gap.low, "high": gap.high, "draws": gap.draws,
+                      "undefined_draws": gap.undefined_draws})  # fmt: skip
+    return found
+
+
+def as_dict(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """{task: {metric: {value, low, high, n, ...}}} of plain types for metrics.json; NaN becomes None."""
+    nested: dict[str, dict[str, dict[str, Any]]] = {}
+    for record in scores.to_dict("records"):
+        entry = {str(k): _plain(v) for k, v in record.items() if k not in ("task", "metric")}
+        nested.setdefault(str(record["task"]), {})[str(record["metric"])] = entry
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
