@@ -1,0 +1,200 @@
+"""The fitted expression transform: reference to vehicle controls, gene choice, standardisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from toxfusion.data.audit import Audit
+from toxfusion.data.study import Study
+
+Reference = Literal["none", "matched_controls"]
+REFERENCES = ("none", "matched_controls")
+SD_FLOOR = 0.1
+"""Least standard deviation, in log2 units: a gene that hardly varies in training must not blow up elsewhere."""
+
+
+class ExpressionError(ValueError):
+    """A study's genes or controls do not fit the transform; the message names them."""
+
+
+@dataclass(frozen=True)
+class ExpressionTransform:
+    """log2 expression -> standardised values of chosen genes, with everything fitted on training samples.
+
+    Attributes:
+        gene_ids, symbols: the G chosen genes, in the order of the training study.
+        mean, scale: float32 [G], of the training samples after referencing; scale is at least ``SD_FLOOR``.
+        control_mean: float32 [G], mean log2 expression of training controls; NaN when reference is "none".
+        reference: "none", or "matched_controls": log2 fold change against the mean of the vehicle controls
+            with the sample's control_group. A control is compared with the mean of the others.
+        clip: bound of the absolute standardised value.
+    """
+
+    gene_ids: list[str]
+    symbols: list[str]
+    mean: np.ndarray
+    scale: np.ndarray
+    control_mean: np.ndarray
+    reference: Reference
+    clip: float
+
+    @classmethod
+    def fit(
+        cls,
+        study: Study,
+        sample_ids: Sequence[str],
+        *,
+        n_genes: int | None,
+        reference: Reference,
+        clip: float,
+        audit: Audit | None = None,
+    ) -> ExpressionTransform:
+        """Choose the ``n_genes`` genes of highest variance (all when None) and their mean and deviation.
+
+        Args:
+            sample_ids: training samples; those without a profile are passed over. Their controls are found by
+                control_group in the whole study; in a compound-disjoint split they are training samples too.
+            audit: takes samples without a matched control, compared with the mean of the training controls.
+
+        Raises:
+            ExpressionError: fewer than two profiles, a doubled gene, or no training control to refer to.
+        """
+        if reference not in REFERENCES:
+            raise ExpressionError(f"expression reference {reference!r} is none of {REFERENCES}")
+        if not clip > 0 or (n_genes is not None and n_genes < 1):
+            raise ExpressionError(
+                f"clip {clip} and n_genes {n_genes} must be positive (n_genes null = all genes)"
+            )
+        columns = _gene_columns(study, study.var.index.tolist())
+        rows = np.sort(study.positions(sample_ids))
+        rows = rows[study.has_expression[rows]]
+        if len(rows) < 2:
+            raise ExpressionError(f"{len(rows)} training samples have expression; at least two are needed")
+        control_mean = _training_control_mean(study, rows, columns, reference)
+        values = _referenced(study, rows, columns, control_mean, reference, audit)
+        variance = values.var(axis=0)
+        n = len(columns) if n_genes is None else min(n_genes, len(columns))
+        chosen = np.sort(np.argsort(-variance, kind="stable")[:n])
+        genes = study.var.iloc[chosen]
+        return cls(
+            gene_ids=genes.index.tolist(),
+            symbols=genes["symbol"].tolist(),
+            mean=values.mean(axis=0)[chosen].astype(np.float32),
+            scale=np.maximum(np.sqrt(variance[chosen]), SD_FLOOR).astype(np.float32),
+            control_mean=control_mean[chosen].astype(np.float32),
+            reference=reference,
+            clip=float(clip),
+        )
+
+    def transform(self, study: Study, sample_ids: Sequence[str], audit: Audit | None = None) -> np.ndarray:
+        """Standardised expression, genes matched by gene_id whatever their order in the study.
+
+        Args:
+            audit: takes samples without a matched control, compared with the mean of the training controls.
+
+        Returns:
+            float32 [n, G]; a sample without a profile is a row of NaN.
+
+        Raises:
+            ExpressionError: the study lacks a gene, or has it twice.
+            KeyError: the study lacks a sample.
+        """
+        columns = _gene_columns(study, self.gene_ids)
+        rows = study.positions(sample_ids)
+        values = _referenced(study, rows, columns, self.control_mean, self.reference, audit)
+        standardised = (values - self.mean) / self.scale
+        return np.clip(standardised, -self.clip, self.clip).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain types, for a checkpoint that loads with ``weights_only=True``."""
+        return {
+            "gene_ids": list(self.gene_ids),
+            "symbols": list(self.symbols),
+            "mean": torch.from_numpy(self.mean.copy()),
+            "scale": torch.from_numpy(self.scale.copy()),
+            "control_mean": torch.from_numpy(self.control_mean.copy()),
+            "reference": self.reference,
+            "clip": self.clip,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> ExpressionTransform:
+        """The transform that ``state`` described."""
+        tensors = {key: state[key].numpy() for key in ("mean", "scale", "control_mean")}
+        return cls(**{**state, **tensors})
+
+
+def _gene_columns(study: Study, gene_ids: Sequence[str]) -> np.ndarray:
+    """Columns of the study's expression that hold these genes."""
+    present = study.var.index
+    twice = sorted(set(present[present.duplicated()]) & set(gene_ids))
+    if twice:
+        raise ExpressionError(
+            f"study {study.name!r}: {len(twice)} genes appear more than once, {twice[:5]} first; "
+            "collapse them when the study is prepared"
+        )
+    missing = sorted(set(gene_ids) - set(present))
+    if missing:
+        raise ExpressionError(
+            f"study {study.name!r} lacks {len(missing)} of the {len(gene_ids)} genes this transform was fitted "
+            f"on, {missing[:5]} first; prepare it with the same gene identifiers"
+        )
+    return present.get_indexer(pd.Index(gene_ids, dtype=object))
+
+
+def _training_control_mean(
+    study: Study, rows: np.ndarray, columns: np.ndarray, reference: Reference
+) -> np.ndarray:
+    if reference == "none":
+        return np.full(len(columns), np.nan)
+    controls = rows[study.obs["is_control"].to_numpy()[rows]]
+    if not len(controls):
+        raise ExpressionError(
+            "reference matched_controls: no training sample is a vehicle control with expression; "
+            "use reference none, or flag the controls in obs.is_control"
+        )
+    return study.expression[np.ix_(controls, columns)].mean(axis=0, dtype=np.float64)
+
+
+def _referenced(
+    study: Study,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    control_mean: np.ndarray,
+    reference: Reference,
+    audit: Audit | None,
+) -> np.ndarray:
+    """float64 [len(rows), len(columns)]: log2 expression, or log2 fold change against matched controls."""
+    values = study.expression[np.ix_(rows, columns)].astype(np.float64)
+    if reference == "none":
+        return values
+    groups = study.obs["control_group"].to_numpy()
+    usable = study.obs["is_control"].to_numpy() & study.has_expression
+    controls_of: dict[str, np.ndarray] = {}
+    for i, row in enumerate(rows):
+        if not study.has_expression[row]:
+            continue
+        group = groups[row]
+        if group and group not in controls_of:
+            controls_of[group] = np.flatnonzero(usable & (groups == group))
+        controls = controls_of.get(group, np.empty(0, np.int64))
+        controls = controls[controls != row]
+        if len(controls):
+            values[i] -= study.expression[np.ix_(controls, columns)].mean(axis=0, dtype=np.float64)
+            continue
+        values[i] -= control_mean
+        if audit is not None:
+            audit.change(
+                "expression",
+                "sample",
+                str(study.obs.index[row]),
+                "no other vehicle control with expression in its control_group: compared with the mean of "
+                "the training controls",
+            )
+    return values
