@@ -16,7 +16,7 @@ from toxfusion.data.study import Study
 Reference = Literal["none", "matched_controls"]
 REFERENCES = ("none", "matched_controls")
 SD_FLOOR = 0.1
-"""Least standard deviation, in log2 units: a gene that hardly varies in training must not blow up elsewhere."""
+"""Least standard deviation, in log2 units: a gene that hardly varies in training must not blow up later."""
 
 
 class ExpressionError(ValueError):
@@ -142,8 +142,8 @@ def _gene_columns(study: Study, gene_ids: Sequence[str]) -> np.ndarray:
     missing = sorted(set(gene_ids) - set(present))
     if missing:
         raise ExpressionError(
-            f"study {study.name!r} lacks {len(missing)} of the {len(gene_ids)} genes this transform was fitted "
-            f"on, {missing[:5]} first; prepare it with the same gene identifiers"
+            f"study {study.name!r} lacks {len(missing)} of the {len(gene_ids)} genes this transform was "
+            f"fitted on, {missing[:5]} first; prepare it with the same gene identifiers"
         )
     return present.get_indexer(pd.Index(gene_ids, dtype=object))
 
