@@ -1,0 +1,59 @@
+"""Smooth random fields: one-off fields on coarse grids and tileable textures for painting."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> FloatArray:
+    """Gaussian field of zero mean and unit variance.
+
+    Args:
+        rng: consumed.
+        shape: rows, columns of the result.
+        scale: standard deviation of the smoothing kernel in cells of the grid, above 0.
+
+    Returns:
+        float32 [rows, columns].
+    """
+    step = max(1, int(scale / 2))
+    small = (shape[0] // step + 9, shape[1] // step + 9)
+    sigma = scale / step
+    field = rng.standard_normal(small, dtype=np.float32)
+    field = cv2.GaussianBlur(field, (0, 0), sigma) * np.float32(2 * np.sqrt(np.pi) * sigma)
+    if step > 1:
+        field = cv2.resize(field, (small[1] * step, small[0] * step), interpolation=cv2.INTER_CUBIC)
+    margin = 2 * step
+    return np.ascontiguousarray(field[margin : margin + shape[0], margin : margin + shape[1]])
+
+
+def tileable_texture(
+    rng: np.random.Generator, period: int, sigma: float, sigma_across: float | None = None
+) -> FloatArray:
+    """Gaussian texture of zero mean and unit variance that repeats without a seam.
+
+    Args:
+        rng: consumed.
+        period: side in pixels.
+        sigma: smoothing along x in pixels.
+        sigma_across: smoothing along y; `sigma` if None.
+
+    Returns:
+        float32 [period, period].
+    """
+    sigma_y = sigma if sigma_across is None else sigma_across
+    pad = int(4 * max(sigma, sigma_y)) + 2
+    field = rng.standard_normal((period, period), dtype=np.float32)
+    field = cv2.copyMakeBorder(field, pad, pad, pad, pad, cv2.BORDER_WRAP)
+    field = cv2.GaussianBlur(field, (0, 0), sigmaX=sigma, sigmaY=sigma_y)[pad:-pad, pad:-pad]
+    return np.ascontiguousarray((field - field.mean()) / field.std())
+
+
+def smoothstep(field: FloatArray, low: float, high: float) -> FloatArray:
+    """Cubic ramp from 0 at `low` to 1 at `high`, elementwise."""
+    t = np.clip((field - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
