@@ -44,7 +44,8 @@ class StudyError(ValueError):
 
 
 def _fault(file: str, column: str, value: object, problem: str, remedy: str) -> StudyError:
-    return StudyError(f"{file}, column {column!r}, value {value!r}: {problem}. {remedy}.")
+    shown = value.item() if isinstance(value, np.generic) else value
+    return StudyError(f"{file}, column {column!r}, value {shown!r}: {problem}. {remedy}.")
 
 
 @dataclass(frozen=True)
