@@ -67,9 +67,10 @@ def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None
                 else:
                     _run(config_name, Job(function), given)
             except Exception as error:
-                if not is_message(error) or os.environ.get(FULL_ERROR) == "1":
+                message = _unresolved(error) or error
+                if not is_message(message) or os.environ.get(FULL_ERROR) == "1":
                     raise
-                _refuse(error)
+                _refuse(message)
 
         return main
 
@@ -105,14 +106,12 @@ def resolve(composed: DictConfig) -> Config:
     Raises ConfigError for a value that is still ``???`` and for an interpolation that leads nowhere.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} has no value: give it as {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_one_line(error)}") from error
+        raise _unresolved(error) or error from error
     if not isinstance(plain, dict):
         raise ConfigError("the configuration is not a mapping of names to values")
     return {str(key): value for key, value in plain.items()}
@@ -203,6 +202,19 @@ class Job:
             _refuse(error)
 
 
+def _unresolved(error: Exception) -> ConfigError | None:
+    """What to say of a value that OmegaConf cannot give; None for any other error."""
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    if not isinstance(error, OmegaConfBaseException):
+        return None
+    missing = re.search(r"[Mm]issing mandatory value: (\S+)", str(error))
+    if missing or isinstance(error, MissingMandatoryValue):
+        key = missing[1] if missing else error.full_key
+        return ConfigError(f"{key} has no value: give it as {key}=...")
+    return ConfigError(f"{error.full_key}: {str(error).partition(chr(10))[0]}")
+
+
 def _refuse(error: BaseException) -> NoReturn:
     print(f"error: {_one_line(error)}", file=sys.stderr)
     raise SystemExit(2)
@@ -247,6 +259,8 @@ def _hydra(task_name: str, config_path: str | None, extra_folder: str | None) ->
 
     version.setbase("1.3")
     OmegaConf.register_new_resolver("variant", variant_name, replace=True)
+    OmegaConf.register_new_resolver("basename", lambda path: Path(path).resolve().name, replace=True)
+    OmegaConf.register_new_resolver("basename", lambda folder: Path(folder).resolve().name, replace=True)
     folder = _existing_folder(config_path) if config_path else config_dir()
     search_path = create_config_search_path(str(folder))
     if extra_folder:

@@ -5,9 +5,10 @@ Here live the rules of what the command line may say; ``toxfusion.config`` impor
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -47,32 +48,35 @@ class CheckedLoader(ConfigLoaderImpl):
 
         try:
             parsed = OverridesParser.create().parse_overrides(overrides)
-            lines = [self._without_plus(override) for override in parsed]
-            return load(lines)
+            return load([self._without_plus(override) for override in parsed])
         except OverrideParseException as error:
             raise ConfigError(f"cannot read '{error.override}': {_line(error)}") from error
         except MissingConfigException as error:
             raise ConfigError(self._missing(error)) from error
         except HydraException as error:
-            groups = [line for line, override in zip(lines, parsed, strict=True) if self._is_group(override)]
-            self._refuse_unknown_group(config_name, parsed, run_mode)
-            self._refuse_unknown_key(load(groups), parsed)
+            groups = [override for override in parsed if self._is_group(override)]
+            try:
+                known = load([str(override.input_line) for override in groups])
+            except HydraException:
+                self._refuse_unused_group(config_name, groups, load)
+            else:
+                self._refuse_unknown_key(known, parsed)
             cause = f": {_line(error.__cause__)}" if error.__cause__ else ""
             raise ConfigError(f"{_line(error)}{cause}".strip(": ")) from error
 
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
-        composed = super()._compose_config_from_defaults_list(defaults, repo)
         overlays = [default for default in defaults if _is_overlay(default)]
         if overlays:
+            # Merging takes the nodes of cached files as they are, so the comparison has a cache of its own.
+            apart = copy.deepcopy(repo)
             others = [default for default in defaults if default not in overlays]
-            known = super()._compose_config_from_defaults_list(others, repo)
+            known = super()._compose_config_from_defaults_list(others, apart)
             for default in overlays:
-                _refuse_new_keys(
-                    self._load_single_config(default, repo).config, known, str(default.config_path)
-                )
-        return composed
+                file = self._load_single_config(default, apart)
+                _refuse_new_keys(file.config, known, f"{default.config_path}.yaml")
+        return super()._compose_config_from_defaults_list(defaults, repo)
 
     def _is_group(self, override: Override) -> bool:
         return bool(self.repository.group_exists(override.key_or_group)) and "." not in override.key_or_group
@@ -96,22 +100,16 @@ class CheckedLoader(ConfigLoaderImpl):
         hint = nearest(missing.name, options)
         return f"unknown {kind} '{missing.name}'{hint}; there are: {', '.join(options)}"
 
-    def _refuse_unknown_group(
-        self, config_name: str | None, parsed: Sequence[Override], mode: RunMode
+    def _refuse_unused_group(
+        self, config_name: str | None, groups: Sequence[Override], load: Callable[[list[str]], DictConfig]
     ) -> None:
         """A group that exists but that this command does not use."""
-        for override in parsed:
-            if not self._is_group(override) or override.is_add() or override.is_delete():
-                continue
-            lines = [
-                str(other.input_line) for other in parsed if self._is_group(other) and other is not override
-            ]
-            known = super().load_configuration(config_name, lines, mode).hydra.runtime.choices
-            if override.get_key_element().lstrip("+") not in known:
-                raise ConfigError(
-                    f"{config_name} has no group '{override.get_key_element()}'"
-                    f"{nearest(override.key_or_group, list(known))}"
-                )
+        used = list(load([]).hydra.runtime.choices)
+        for override in groups:
+            group = override.key_or_group
+            if group not in used and not override.is_add():
+                ours = [name for name in used if not name.startswith("hydra")]
+                raise ConfigError(f"{config_name} has no group '{group}'; it has: {', '.join(ours)}")
 
     def _refuse_unknown_key(self, composed: DictConfig, parsed: Sequence[Override]) -> None:
         groups = self.repository.get_group_options("", ObjectType.GROUP)
@@ -163,7 +161,7 @@ def _refuse_new_keys(overlay: Any, known: Any, file: str, path: str = "") -> Non
         if where == "hydra":
             continue
         if key not in known:
-            raise ConfigError(f"{file}.yaml: unknown key '{where}'{nearest(str(key), list(known))}")
+            raise ConfigError(f"{file}: unknown key '{where}'{nearest(str(key), list(known))}")
         new, old = overlay._get_node(key), known._get_node(key)
         if isinstance(new, DictConfig) and isinstance(old, DictConfig) and "_target_" not in new:
             _refuse_new_keys(new, old, file, f"{where}.")
