@@ -1,0 +1,97 @@
+"""Multi-head attention and the transformer blocks built from it. What attends to what is decided by the callers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention that also returns its weights.
+
+    The softmax is in float32 also under autocast. Keys to leave out get -inf before the softmax.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads={heads} does not divide width={width}; choose a divisor of the width")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        # A bias on the keys shifts all logits of a query alike, so that softmax would give it no gradient.
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend from queries to context.
+
+        Args:
+            queries: [B, Q, W].
+            context: [B, L, W].
+            mask: bool [B, L], True where a row of the context is real; each sample needs one at least.
+
+        Returns:
+            [B, Q, W] and the weights, float32 [B, heads, Q, L].
+        """
+        q, k, v = (self._heads(t) for t in (self.query(queries), self.key(context), self.value(context)))
+        logits = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).float()
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, None, :], float("-inf"))
+        weights = logits.softmax(-1)
+        mixed = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+        return self.out(mixed), weights
+
+    def _heads(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two layers with GELU, W -> ratio W -> W."""
+
+    def __init__(self, width: int, ratio: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(width, ratio * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(ratio * width, width)
+        )
+
+
+class SelfAttentionBlock(nn.Module):
+    """Pre-norm transformer block over the tokens of one sample."""
+
+    def __init__(self, width: int, heads: int, *, ratio: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm_feed = nn.LayerNorm(width)
+        self.feed = FeedForward(width, ratio, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, P, W] -> [B, P, W]."""
+        normed = self.norm(tokens)
+        tokens = tokens + self.dropout(self.attention(normed, normed)[0])
+        return tokens + self.dropout(self.feed(self.norm_feed(tokens)))
+
+
+class CrossAttentionBlock(nn.Module):
+    """Pre-norm block in which tokens of one kind read those of another."""
+
+    def __init__(self, width: int, heads: int, *, ratio: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm_queries = nn.LayerNorm(width)
+        self.norm_context = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm_feed = nn.LayerNorm(width)
+        self.feed = FeedForward(width, ratio, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """tokens [B, Q, W] read context [B, L, W] (mask bool [B, L]); returns tokens and weights [B, heads, Q, L]."""
+        read, weights = self.attention(self.norm_queries(tokens), self.norm_context(context), mask)
+        tokens = tokens + self.dropout(read)
+        return tokens + self.dropout(self.feed(self.norm_feed(tokens))), weights
+
+
+def learned_tokens(n: int, width: int) -> nn.Parameter:
+    """[n, width] drawn from a unit normal, so that tokens differ from the start."""
+    return nn.Parameter(torch.randn(n, width))

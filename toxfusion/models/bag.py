@@ -1,0 +1,314 @@
+"""Bag encoders: from the tile features of a sample to slide tokens and a slide vector.
+
+Tiles of one sample only ever meet each other. Bags of like length are padded together (`length_groups`), so that
+a batch of bags costs a few dense operations and a bag of 100,000 beside bags of 1 wastes no memory.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toxfusion.data.batch import RaggedTiles
+from toxfusion.models.attention import Attention, CrossAttentionBlock, SelfAttentionBlock, learned_tokens
+
+
+@dataclass(frozen=True)
+class SlideEncoding:
+    """What a bag encoder gives: tokens [B, K, W], vector [B, W], attention [T, heads] (sums to 1 in a bag)."""
+
+    tokens: Tensor
+    vector: Tensor
+    attention: Tensor | None = None
+
+
+class LengthGroup(NamedTuple):
+    """Bags of like length, padded together.
+
+    bags: int64 [b], their places in the batch. index: int64 [b, L], rows of the ragged tensor (0 in padding).
+    mask: bool [b, L], True at real tiles.
+    """
+
+    bags: Tensor
+    index: Tensor
+    mask: Tensor
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """[T, ...] -> [b, L, ...], zeros in the padding."""
+        picked = rows.index_select(0, self.index.flatten()).unflatten(0, tuple(self.index.shape))
+        return picked * self.mask.reshape(*self.mask.shape, *[1] * (rows.dim() - 1)).to(rows.dtype)
+
+    def unpad(self, padded: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, L, ...] -> the real rows and where they belong in the ragged tensor."""
+        return padded[self.mask], self.index[self.mask]
+
+
+def length_groups(tiles: RaggedTiles) -> list[LengthGroup]:
+    """Bags grouped by the power of two of their length: less than half of a group is padding. Empty bags are left out."""
+    lengths = tiles.lengths.tolist()
+    members: dict[int, list[int]] = {}
+    for bag, length in enumerate(lengths):
+        if length:
+            members.setdefault((length - 1).bit_length(), []).append(bag)
+    groups = []
+    for bags in members.values():
+        where = torch.tensor(bags, device=tiles.offsets.device)
+        steps = torch.arange(max(lengths[bag] for bag in bags), device=where.device)
+        mask = steps < tiles.lengths[where][:, None]
+        groups.append(LengthGroup(where, (tiles.offsets[where][:, None] + steps) * mask, mask))
+    return groups
+
+
+def _place(parts: list[tuple[Tensor, Tensor]], n_rows: int, empty: Tensor) -> Tensor:
+    """Put the rows of each group where they belong; rows that no group names are zeros like ``empty``."""
+    out = empty.new_zeros(n_rows, *empty.shape)
+    for rows, where in parts:
+        out = out.index_copy(0, where, rows.to(out.dtype))
+    return out
+
+
+class BagEncoder(nn.Module, ABC):
+    """Tiles [T, in_dim] of B bags -> SlideEncoding with ``n_tokens`` tokens a bag.
+
+    Args:
+        in_dim: width D of a tile's feature vector.
+        width: width W of everything that comes out.
+        dropout: share of projected tile features set to zero in training.
+
+    An empty bag gives zeros. The order of tiles in a bag does not matter.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, in_dim: int, width: int, *, n_tokens: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.in_dim, self.width, self.n_tokens, self.heads = in_dim, width, n_tokens, heads
+        self.register_buffer("feature_mean", torch.zeros(in_dim))
+        self.register_buffer("feature_std", torch.ones(in_dim))
+        self.project = nn.Sequential(
+            nn.Linear(in_dim, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)
+        )
+
+    def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise tile features by the mean and deviation [in_dim] of training tiles; kept in the checkpoint."""
+        if mean.shape != self.feature_mean.shape or std.shape != self.feature_std.shape:
+            raise ValueError(
+                f"mean {tuple(mean.shape)} and std {tuple(std.shape)} must both be [{self.in_dim}]"
+            )
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std.clamp(min=1e-6))
+
+    def forward_features(self, tiles: RaggedTiles) -> Tensor:
+        """Projected tile features, [T, W]."""
+        return self.project((tiles.features - self.feature_mean) / self.feature_std)
+
+    def forward_attention(self, features: Tensor, tiles: RaggedTiles) -> Tensor:
+        """Weight of each tile in its bag, float32 [T, heads]; sums to 1 over a bag. ``features`` [T, W]."""
+        return self.encode(features, tiles)[2]
+
+    def forward(self, tiles: RaggedTiles) -> SlideEncoding:
+        """Encode B bags."""
+        return SlideEncoding(*self.encode(self.forward_features(tiles), tiles))
+
+    def encode(self, features: Tensor, tiles: RaggedTiles) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected features [T, W] -> tokens [B, K, W], vector [B, W], attention [T, heads]."""
+        tokens, vectors, attention = [], [], []
+        for group in length_groups(tiles):
+            token, vector, weights = self.encode_group(features, tiles, group)
+            tokens.append((token, group.bags))
+            vectors.append((vector, group.bags))
+            attention.append(group.unpad(weights))
+        kind = features.new_zeros(())
+        return (
+            _place(tokens, tiles.n_bags, kind.expand(self.n_tokens, self.width)),
+            _place(vectors, tiles.n_bags, kind.expand(self.width)),
+            _place(attention, len(features), kind.float().expand(self.heads)),
+        )
+
+    @abstractmethod
+    def encode_group(
+        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One group of b bags: tokens [b, K, W], vector [b, W], attention float32 [b, L, heads]."""
+
+
+class MeanPool(BagEncoder):
+    """The mean of a bag's projected features; every tile weighs the same."""
+
+    def __init__(self, in_dim: int, width: int, *, dropout: float = 0.1) -> None:
+        super().__init__(in_dim, width, n_tokens=1, heads=1, dropout=dropout)
+        self.out = nn.Linear(width, width)
+
+    def encode_group(
+        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        weights = group.mask.float() / group.mask.sum(1, keepdim=True)
+        pooled = group.pad(features).float().sum(1) / group.mask.sum(1, keepdim=True)
+        vector = self.out(pooled)
+        return vector[:, None], vector, weights[..., None]
+
+
+class MaxPool(BagEncoder):
+    """The largest value of each feature in a bag; a tile's weight is the share of features it supplies."""
+
+    def __init__(self, in_dim: int, width: int, *, dropout: float = 0.1) -> None:
+        super().__init__(in_dim, width, n_tokens=1, heads=1, dropout=dropout)
+        self.out = nn.Linear(width, width)
+
+    def encode_group(
+        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        padded = group.pad(features).masked_fill(~group.mask[..., None], float("-inf"))
+        largest, winner = padded.max(1)
+        weights = F.one_hot(winner, padded.shape[1]).float().mean(1)
+        vector = self.out(largest)
+        return vector[:, None], vector, weights[..., None]
+
+
+class GatedAttention(BagEncoder):
+    """Gated attention MIL, one token a head: e_i = w^T (tanh(V x_i) * sigmoid(U x_i)), a = softmax(e) over the bag.
+
+    Ilse et al., ICML 2018. The slide vector is a linear map of the heads side by side.
+    """
+
+    def __init__(
+        self, in_dim: int, width: int, *, heads: int = 4, hidden: int | None = None, dropout: float = 0.1
+    ) -> None:
+        super().__init__(in_dim, width, n_tokens=heads, heads=heads, dropout=dropout)
+        hidden = hidden or width
+        self.content = nn.Linear(width, hidden)
+        self.gate = nn.Linear(width, hidden)
+        self.score = nn.Linear(hidden, heads, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(heads * width, width)
+
+    def encode_group(
+        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        padded = group.pad(features)
+        logits = self.score(self.content(padded).tanh() * self.gate(padded).sigmoid()).float()
+        weights = logits.masked_fill(~group.mask[..., None], float("-inf")).softmax(1)
+        tokens = self.norm(weights.transpose(1, 2).to(padded.dtype) @ padded)
+        return tokens, self.out(tokens.flatten(1)), weights
+
+
+class LatentAttention(BagEncoder):
+    """Learned latent queries read a bag by cross-attention, then attend to each other.
+
+    After the Perceiver (Jaegle et al., ICML 2021). The weight of a tile is the mean over latents, for each head.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        width: int,
+        *,
+        n_latents: int = 8,
+        heads: int = 4,
+        n_blocks: int = 1,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(in_dim, width, n_tokens=n_latents, heads=heads, dropout=dropout)
+        self.latents = learned_tokens(n_latents, width)
+        self.read = CrossAttentionBlock(width, heads, dropout=dropout)
+        self.blocks = nn.ModuleList(
+            SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def encode_group(
+        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        latents = self.latents.expand(len(group.bags), -1, -1)
+        tokens, weights = self.read(latents, group.pad(features), group.mask)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        return tokens, self.out(tokens.mean(1)), weights.mean(2).transpose(1, 2)
+
+
+class PyramidPositions(nn.Module):
+    """Position by depth-wise convolutions of side 7, 5 and 3 over a square of tiles (PPEG of TransMIL)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(width, width, side, padding=side // 2, groups=width) for side in (7, 5, 3)
+        )
+
+    def forward(self, tokens: Tensor, cell: Tensor, side: int, mask: Tensor) -> Tensor:
+        """tokens [b, L, W] at cells int64 [b, L] of a side x side square, zeros where no tile is."""
+        rows = (tokens * mask[..., None]).to(tokens.dtype)
+        square = rows.new_zeros(len(rows), side * side + 1, rows.shape[-1])
+        # Padding goes to one cell beyond the square, which is cut off before the convolutions.
+        where = cell.masked_fill(~mask, side * side)[..., None].expand_as(rows)
+        square = square.scatter(1, where, rows)[:, :-1].transpose(1, 2).unflatten(2, (side, side))
+        position = torch.stack([convolve(square) for convolve in self.convolutions]).sum(0)
+        return tokens + position.flatten(2).transpose(1, 2).gather(1, where.clamp(max=side * side - 1))
+
+
+class TransMIL(BagEncoder):
+    """Transformer over the tiles of a bag with a class token and convolutional positions (Shao et al., NeurIPS 2021).
+
+    Tiles are sorted by coordinate (y, then x) and laid row by row into a square of side ceil(sqrt(n)); empty cells are
+    zeros, not copies of tiles. Attention is exact, at O(n^2) time: bags of some ten thousand tiles want `LatentAttention`.
+    """
+
+    def __init__(self, in_dim: int, width: int, *, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__(in_dim, width, n_tokens=1, heads=heads, dropout=dropout)
+        self.class_token = learned_tokens(1, width)
+        self.norm_first = nn.LayerNorm(width)
+        self.first = Attention(width, heads)
+        self.positions = PyramidPositions(width)
+        self.norm_second = nn.LayerNorm(width)
+        self.second = Attention(width, heads)
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def encode_group(
+        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens = torch.cat([self.class_token.expand(len(group.bags), -1, -1), group.pad(features)], 1)
+        mask = F.pad(group.mask, (1, 0), value=True)
+        normed = self.norm_first(tokens)
+        tokens = tokens + _attend_exactly(self.first, normed, mask)
+        cell, side = _square_cells(tiles, group)
+        tokens = torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], cell, side, group.mask)], 1)
+        normed = self.norm_second(tokens)
+        read, weights = self.second(normed[:, :1], normed, mask)
+        vector = self.out(self.norm(tokens[:, 0] + read[:, 0]))
+        on_tiles = weights[:, :, 0, 1:].transpose(1, 2)
+        on_tiles = on_tiles / on_tiles.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return vector[:, None], vector, on_tiles
+
+
+def _attend_exactly(attention: Attention, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Self-attention [b, L, W] without keeping its [L, L] weights."""
+    q, k, v = (
+        layer(tokens).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        for layer in (attention.query, attention.key, attention.value)
+    )
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+    return attention.out(mixed.transpose(1, 2).flatten(2))
+
+
+def _square_cells(tiles: RaggedTiles, group: LengthGroup) -> tuple[Tensor, int]:
+    """The cell int64 [b, L] of each tile in its bag's square, laid out in a square of the group's side."""
+    x, y = group.pad(tiles.coordinates).unbind(-1)
+    # Slides of one sample can share coordinates; the content then decides, so that order still does not matter.
+    content = group.pad(tiles.features.float().sum(1))
+    order = content.argsort(dim=1, stable=True)
+    for key in (x, y, (~group.mask).to(x.dtype)):
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
+    rank = order.argsort(1)
+    own_side = group.mask.sum(1).sqrt().ceil().long()[:, None]
+    side = math.isqrt(group.mask.shape[1] - 1) + 1
+    return (rank // own_side) * side + rank % own_side, side

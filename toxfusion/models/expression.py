@@ -1,0 +1,241 @@
+"""Expression encoders: from a standardised profile [B, G] to expression tokens and an expression vector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toxfusion.models.attention import SelfAttentionBlock, learned_tokens
+
+
+@dataclass(frozen=True)
+class ExpressionEncoding:
+    """What an expression encoder gives: tokens [B, P, W] and vector [B, W]."""
+
+    tokens: Tensor
+    vector: Tensor
+
+
+class ExpressionEncoder(nn.Module, ABC):
+    """Standardised expression [B, G] -> ExpressionEncoding with ``n_tokens`` tokens.
+
+    Genes that are not visible are zero, the training mean, unless an encoder says otherwise.
+    """
+
+    def __init__(self, n_genes: int, width: int, *, n_tokens: int) -> None:
+        super().__init__()
+        self.n_genes, self.width, self.n_tokens = n_genes, width, n_tokens
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> ExpressionEncoding:
+        """x: float [B, G]. visible: bool [B, G], True where a gene may be read; all of them where None."""
+        if x.shape[1] != self.n_genes:
+            raise ValueError(
+                f"expression has {x.shape[1]} genes, the encoder {self.n_genes}; align the genes to the model's order"
+            )
+        return self.encode(x if visible is None else x.masked_fill(~visible, 0.0), visible)
+
+    @abstractmethod
+    def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
+        """x is zero where ``visible`` is False."""
+
+
+class MLPExpression(ExpressionEncoder):
+    """Two-layer perceptron; one token."""
+
+    def __init__(self, n_genes: int, width: int, *, hidden: int | None = None, dropout: float = 0.1) -> None:
+        super().__init__(n_genes, width, n_tokens=1)
+        hidden = hidden or 2 * width
+        self.layers = nn.Sequential(
+            nn.Linear(n_genes, hidden),
+            nn.LayerNorm(hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+            nn.LayerNorm(width),
+        )
+
+    def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
+        vector = self.layers(x)
+        return ExpressionEncoding(vector[:, None], vector)
+
+
+class SNNExpression(ExpressionEncoder):
+    """Self-normalising network: (Linear, ELU, AlphaDropout) layers; one token.
+
+    Klambauer et al., NeurIPS 2017, as pathology models use it: weights start at deviation 1 / sqrt(fan in).
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        width: int,
+        *,
+        hidden: int | None = None,
+        n_layers: int = 2,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__(n_genes, width, n_tokens=1)
+        sizes = [n_genes, *[hidden or 2 * width] * (n_layers - 1), width]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            linear = nn.Linear(fan_in, fan_out)
+            nn.init.normal_(linear.weight, std=fan_in**-0.5)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.ELU(), nn.AlphaDropout(dropout)]
+        self.layers = nn.Sequential(*layers)
+
+    def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
+        vector = self.layers(x)
+        return ExpressionEncoding(vector[:, None], vector)
+
+
+class MaskedGeneEncoder(ExpressionEncoder):
+    """Masked autoencoder over genes: learned latents read the visible genes, then attend to each other.
+
+    The token of gene g in a sample is its embedding plus its value embedding: key e_g K + x_g (u_g K) and value
+    (x_g + b_g) v_g, with e, u, v learned vectors of the gene and b_g a learned offset. As key and value are linear in
+    x_g, the projections of all genes are computed once a batch, not once a sample, and no [B, G, W] tensor is made:
+
+        logit[b, m, g] = q_m . k_g + x[b, g] (q_m . k'_g)      (-inf where gene g is not visible)
+        latent[b, m]   = LayerNorm(sum_g softmax_g(logit) (x[b, g] + b_g) v_g) + l_m
+
+    The decoder asks the latents with gene embeddings: x^[b, g] = c_g + sum_m softmax_m(e_g Q . t_m) (e_g R . t_m), t the
+    tokens and the vector.
+
+    Args:
+        n_latents: 32 to 128 latents; they are the expression tokens.
+        n_blocks: self-attention blocks over the latents.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        width: int,
+        *,
+        n_latents: int = 32,
+        heads: int = 4,
+        n_blocks: int = 2,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(n_genes, width, n_tokens=n_latents)
+        self.gene = learned_tokens(n_genes, width)
+        self.level = learned_tokens(n_genes, width)
+        self.value = learned_tokens(n_genes, width)
+        self.offset = nn.Parameter(torch.zeros(n_genes))
+        self.latents = learned_tokens(n_latents, width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.norm_read = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+        self.ask = nn.Linear(width, width, bias=False)
+        self.tell = nn.Linear(width, width, bias=False)
+        self.mean = nn.Parameter(torch.zeros(n_genes))
+
+    def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
+        weights = self.read_weights(x, visible)
+        read = (weights * (x + self.offset)[:, None]) @ self.value
+        tokens = self.norm_read(read) + self.latents
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        return ExpressionEncoding(tokens, self.out(tokens.mean(1)))
+
+    def read_weights(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """How much each latent reads of each gene, float32 [B, n_latents, G]; sums to 1 over the visible genes."""
+        query = self.query(self.latents) * self.width**-0.5
+        by_gene = (query @ self.key(self.gene).T).float()
+        by_level = (query @ self.key(self.level).T).float()
+        logits = torch.addcmul(by_gene[None], x.float()[:, None], by_level[None])
+        if visible is not None:
+            hidden = torch.zeros_like(x, dtype=torch.float32).masked_fill(~visible, float("-inf"))
+            logits = logits + hidden[:, None]
+        return logits.softmax(-1)
+
+    def decode(self, encoding: ExpressionEncoding) -> Tensor:
+        """Expression [B, G] in standardised units from the tokens and the vector."""
+        tokens = torch.cat([encoding.tokens, encoding.vector[:, None]], 1)
+        ask = self.ask(self.gene) * self.width**-0.5
+        tell = self.tell(self.gene) * self.width**-0.5
+        weights = (tokens @ ask.T).float().softmax(1)
+        return (weights * (tokens @ tell.T)).sum(1) + self.mean
+
+
+class PathwayTokens(ExpressionEncoder):
+    """One token a gene set, from a small network of its own; genes of no set share one further token.
+
+    Args:
+        gene_sets: lists of gene positions in 0..n_genes - 1; a gene may be in several sets.
+        hidden: units of each set's network.
+        n_blocks: self-attention blocks over the tokens.
+
+    Raises:
+        ValueError: where a set is empty or names a gene that does not exist.
+    """
+
+    index: Tensor
+
+    def __init__(
+        self,
+        n_genes: int,
+        width: int,
+        gene_sets: Sequence[Sequence[int]],
+        *,
+        hidden: int = 16,
+        heads: int = 4,
+        n_blocks: int = 1,
+        dropout: float = 0.1,
+    ) -> None:
+        sets = [sorted({int(gene) for gene in genes}) for genes in gene_sets]
+        for i, genes in enumerate(sets):
+            if not genes or genes[0] < 0 or genes[-1] >= n_genes:
+                raise ValueError(
+                    f"gene set {i} holds {len(genes)} genes of positions {genes[:1]} to {genes[-1:]}; a set needs at "
+                    f"least one gene, in 0..{n_genes - 1}: drop it or map it to the model's genes"
+                )
+        in_a_set = {gene for genes in sets for gene in genes}
+        others = [gene for gene in range(n_genes) if gene not in in_a_set]
+        if others:
+            sets.append(others)
+        super().__init__(n_genes, width, n_tokens=len(sets))
+        self.register_buffer("index", torch.tensor([gene for genes in sets for gene in genes]))
+        self.sizes = [len(genes) for genes in sets]
+        self.first = nn.ModuleList(nn.Linear(size, hidden) for size in self.sizes)
+        self.norm_first = nn.LayerNorm(hidden)
+        self.second = nn.Parameter(torch.randn(len(sets), hidden, width) * hidden**-0.5)
+        self.identity = learned_tokens(len(sets), width)
+        self.blocks = nn.ModuleList(
+            SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
+        parts = x.index_select(1, self.index).split(self.sizes, 1)
+        first = torch.stack([layer(part) for layer, part in zip(self.first, parts, strict=True)])
+        tokens = torch.bmm(F.gelu(self.norm_first(first)), self.second).transpose(0, 1) + self.identity
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        return ExpressionEncoding(tokens, self.out(tokens.mean(1)))
+
+
+class GeneDecoder(nn.Module):
+    """A profile from one vector: for encoders without a decoder of their own, and for slide -> expression."""
+
+    def __init__(self, width: int, n_genes: int, *, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = hidden or 2 * width
+        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, n_genes))
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """[B, W] -> [B, G] in standardised units."""
+        return self.layers(vector)

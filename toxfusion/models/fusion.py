@@ -1,0 +1,229 @@
+"""Fusion of slide and expression tokens into one vector, with a gate that weighs the modalities for each sample.
+
+Learned tokens stand in for a missing modality; its gate is 0 where the other one is there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from toxfusion.models.attention import CrossAttentionBlock, FeedForward
+from toxfusion.models.bag import SlideEncoding
+from toxfusion.models.expression import ExpressionEncoding
+
+
+@dataclass(frozen=True)
+class Fused:
+    """vector [B, W]; gate float32 [B, 2] (slide, expression; sums to 1); attention: name -> [B, heads, Q, L]."""
+
+    vector: Tensor
+    gate: Tensor
+    attention: dict[str, Tensor] = field(default_factory=dict)
+
+
+def drop_modality(
+    has_slide: Tensor, has_expression: Tensor, probability: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hide one modality, either with equal chance, from a share of the samples that have both.
+
+    Args:
+        has_slide, has_expression: bool [B].
+        probability: share of paired samples that lose a modality.
+        generator: on the CPU; torch's own where None.
+
+    Returns:
+        has_slide and has_expression after dropping; a sample never loses its last modality.
+    """
+    draws = torch.rand(2, len(has_slide), generator=generator).to(has_slide.device)
+    dropped = has_slide & has_expression & (draws[0] < probability)
+    lose_slide = draws[1] < 0.5
+    return has_slide & ~(dropped & lose_slide), has_expression & ~(dropped & ~lose_slide)
+
+
+class Gate(nn.Module):
+    """Softmax weights of two modalities from their pooled vectors."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(2 * width), nn.Linear(2 * width, width // 2), nn.GELU(), nn.Linear(width // 2, 2)
+        )
+
+    def forward(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Tensor:
+        """slide, expression [B, W] -> float32 [B, 2]."""
+        return _present_softmax(self.layers(torch.cat([slide, expression], 1)), has_slide, has_expression)
+
+
+def _present_softmax(logits: Tensor, has_slide: Tensor, has_expression: Tensor) -> Tensor:
+    """Softmax over the modalities that are there; over both where none is."""
+    present = torch.stack([has_slide, has_expression], 1)
+    present = present | ~present.any(1, keepdim=True)
+    return logits.float().masked_fill(~present, float("-inf")).softmax(1)
+
+
+class Fusion(nn.Module, ABC):
+    """Slide and expression tokens -> Fused.
+
+    Args:
+        width: W of tokens and of the fused vector.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.missing_slide = nn.Parameter(torch.randn(width) * 0.02)
+        self.missing_expression = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(
+        self,
+        slide: SlideEncoding,
+        expression: ExpressionEncoding,
+        has_slide: Tensor,
+        has_expression: Tensor,
+    ) -> Fused:
+        """Fuse B samples; has_slide and has_expression: bool [B]."""
+        # where, not indexing: the learned tokens stay in the graph of every batch, as DDP needs.
+        slide_tokens = torch.where(
+            has_slide[:, None, None], slide.tokens, self.missing_slide.to(slide.tokens)
+        )
+        expression_tokens = torch.where(
+            has_expression[:, None, None],
+            expression.tokens,
+            self.missing_expression.to(expression.tokens),
+        )
+        return self.fuse(slide_tokens, expression_tokens, has_slide, has_expression)
+
+    @abstractmethod
+    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
+        """Tokens [B, K, W] and [B, P, W], missing ones already replaced."""
+
+
+def _weigh(gate: Tensor, slide: Tensor, expression: Tensor) -> Tensor:
+    gate = gate.to(slide.dtype)
+    return gate[:, :1] * slide + gate[:, 1:] * expression
+
+
+class CrossAttentionFusion(Fusion):
+    """Slide tokens read expression tokens and the other way round; the gated sum of the two pooled sets is fused.
+
+    Args:
+        heads: heads of each cross-attention.
+        n_blocks: blocks in each direction.
+    """
+
+    def __init__(self, width: int, *, heads: int = 4, n_blocks: int = 1, dropout: float = 0.1) -> None:
+        super().__init__(width)
+        self.slide_blocks = nn.ModuleList(
+            CrossAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
+        )
+        self.expression_blocks = nn.ModuleList(
+            CrossAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
+        )
+        self.gate = Gate(width)
+        self.norm_slide = nn.LayerNorm(width)
+        self.norm_expression = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
+        attention: dict[str, Tensor] = {}
+        for slide_block, expression_block in zip(self.slide_blocks, self.expression_blocks, strict=True):
+            next_slide, attention["slide_to_expression"] = slide_block(slide, expression)
+            expression, attention["expression_to_slide"] = expression_block(expression, slide)
+            slide = next_slide
+        pooled_slide = self.norm_slide(slide.mean(1))
+        pooled_expression = self.norm_expression(expression.mean(1))
+        gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
+        return Fused(self.out(_weigh(gate, pooled_slide, pooled_expression)), gate, attention)
+
+
+class ConcatFusion(Fusion):
+    """No cross-attention: gated pooled vectors side by side through a perceptron.
+
+    Args:
+        heads, n_blocks: of the `CrossAttentionFusion` whose number of parameters sets the hidden width, so that an
+            ablation changes the mechanism and not the size.
+    """
+
+    def __init__(self, width: int, *, heads: int = 4, n_blocks: int = 1, dropout: float = 0.1) -> None:
+        super().__init__(width)
+        with torch.device("meta"):
+            budget = _n_parameters(CrossAttentionFusion(width, heads=heads, n_blocks=n_blocks))
+        self.norm_slide = nn.LayerNorm(width)
+        self.norm_expression = nn.LayerNorm(width)
+        self.gate = Gate(width)
+        self.norm = nn.LayerNorm(width)
+        hidden = max(width, (budget - _n_parameters(self)) // (3 * width + 1))
+        self.layers = nn.Sequential(
+            nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
+
+    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
+        pooled_slide = self.norm_slide(slide.mean(1))
+        pooled_expression = self.norm_expression(expression.mean(1))
+        gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
+        weights = gate.to(slide.dtype)
+        side_by_side = torch.cat([weights[:, :1] * pooled_slide, weights[:, 1:] * pooled_expression], 1)
+        return Fused(self.norm(self.layers(side_by_side)), gate)
+
+
+def _n_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class GatedFusion(Fusion):
+    """Gated multimodal unit: the gated sum of tanh(W_s s) and tanh(W_e e) (Arevalo et al., 2017)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.norm_slide = nn.LayerNorm(width)
+        self.norm_expression = nn.LayerNorm(width)
+        self.slide = nn.Linear(width, width)
+        self.expression = nn.Linear(width, width)
+        self.gate = Gate(width)
+
+    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
+        pooled_slide, pooled_expression = (
+            self.norm_slide(slide.mean(1)),
+            self.norm_expression(expression.mean(1)),
+        )
+        gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
+        candidates = self.slide(pooled_slide).tanh(), self.expression(pooled_expression).tanh()
+        return Fused(_weigh(gate, *candidates), gate)
+
+
+class LateFusion(Fusion):
+    """Each modality has a perceptron of its own; their mean is fused, so that a linear head averages two logits."""
+
+    def __init__(self, width: int, *, dropout: float = 0.1) -> None:
+        super().__init__(width)
+        self.norm_slide = nn.LayerNorm(width)
+        self.norm_expression = nn.LayerNorm(width)
+        self.slide = FeedForward(width, 2, dropout)
+        self.expression = FeedForward(width, 2, dropout)
+
+    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
+        of_slide = self.slide(self.norm_slide(slide.mean(1)))
+        of_expression = self.expression(self.norm_expression(expression.mean(1)))
+        gate = _present_softmax(of_slide.new_zeros(len(of_slide), 2), has_slide, has_expression)
+        return Fused(_weigh(gate, of_slide, of_expression), gate)
+
+
+class SingleModality(nn.Module):
+    """The tokens of the one modality of a unimodal network, pooled; the gate is 1 for it."""
+
+    def __init__(self, width: int, modality: str) -> None:
+        super().__init__()
+        self.modality = modality
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, encoding: SlideEncoding | ExpressionEncoding) -> Fused:
+        """Pool the tokens [B, K, W]."""
+        vector = self.out(self.norm(encoding.tokens.mean(1)))
+        gate = torch.zeros(len(vector), 2, device=vector.device)
+        gate[:, 0 if self.modality == "wsi" else 1] = 1.0
+        return Fused(vector, gate)

@@ -1,0 +1,143 @@
+"""Tile encoders: a timm backbone with its input standardisation, the head of contrastive training, and its checkpoint."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CHECKPOINT_SCHEMA = 1
+
+
+class TileEncoderError(ValueError):
+    """A tile encoder's checkpoint or input is not what it must be."""
+
+
+class TileEncoder(nn.Module):
+    """Tiles -> features [N, dim].
+
+    Args:
+        backbone: name of a timm model; its pooled features before the classifier are used.
+        pretrained: load timm's published weights.
+        mean, std: of RGB in 0..1, that the backbone expects.
+        mpp: micrometres per pixel that tiles must have.
+        tile_px: side of a tile in pixels.
+
+    Raises:
+        TileEncoderError: where timm knows no such backbone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        *,
+        pretrained: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        mpp: float = 1.0,
+        tile_px: int = 112,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(backbone):
+            raise TileEncoderError(f"backbone {backbone!r} is no timm model; timm.list_models() names them")
+        self.backbone_name, self.mpp, self.tile_px = backbone, float(mpp), int(tile_px)
+        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=0).to(
+            memory_format=torch.channels_last
+        )
+        self.dim = int(self.backbone.num_features)
+        self.register_buffer("mean", torch.tensor([float(v) for v in mean]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([float(v) for v in std]).view(1, 3, 1, 1))
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Features float [N, dim] of tiles, uint8 [N, P, P, 3] or float [N, 3, P, P] in 0..1."""
+        if tiles.dtype == torch.uint8:
+            if tiles.dim() != 4 or tiles.shape[-1] != 3:
+                raise TileEncoderError(f"uint8 tiles must be [N, P, P, 3], these are {list(tiles.shape)}")
+            tiles = tiles.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
+        elif tiles.dim() != 4 or tiles.shape[1] != 3:
+            raise TileEncoderError(f"float tiles must be [N, 3, P, P], these are {list(tiles.shape)}")
+        standardised = ((tiles - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.backbone(standardised)
+
+
+class ContrastiveProjection(nn.Sequential):
+    """Two-layer head of contrastive training, [N, dim] -> [N, out]; thrown away afterwards (SimCLR, ICML 2020)."""
+
+    def __init__(self, dim: int, *, hidden: int = 256, out: int = 128) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out))
+
+
+@dataclass(frozen=True)
+class LoadedTileEncoder:
+    """A trained encoder in eval mode and what is known of its training (``trained_on`` among it)."""
+
+    encoder: TileEncoder
+    trained_on: list[str]
+    provenance: dict[str, Any]
+
+
+def save_tile_encoder(
+    path: Path, encoder: TileEncoder, *, trained_on: Sequence[str], provenance: dict[str, Any]
+) -> None:
+    """Write tensors and plain types only; atomic.
+
+    Args:
+        trained_on: compounds whose tiles the encoder saw; a fold refuses features of an encoder that saw its test ones.
+        provenance: plain types: study, fold, seed, steps and the like.
+    """
+    content = {
+        "schema": CHECKPOINT_SCHEMA,
+        "backbone": encoder.backbone_name,
+        "mean": encoder.mean.flatten().tolist(),
+        "std": encoder.std.flatten().tolist(),
+        "mpp": encoder.mpp,
+        "tile_px": encoder.tile_px,
+        "trained_on": sorted(str(compound) for compound in trained_on),
+        "provenance": provenance,
+        "state": {
+            name: tensor.detach().cpu().contiguous() for name, tensor in encoder.backbone.state_dict().items()
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    torch.save(content, part)
+    os.replace(part, path)
+
+
+def load_tile_encoder(path: Path) -> LoadedTileEncoder:
+    """Read a checkpoint of `save_tile_encoder`; code in a file is refused, never run.
+
+    Raises:
+        TileEncoderError: where the file is missing, damaged, holds more than tensors and plain types, or is another kind.
+    """
+    if not path.is_file():
+        raise TileEncoderError(f"no tile encoder at {path}; train one with experiment=tile_contrastive")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+        raise TileEncoderError(
+            f"{path} is damaged or holds more than tensors and plain types: {error}"
+        ) from error
+    if not isinstance(content, dict) or content.get("schema") != CHECKPOINT_SCHEMA:
+        raise TileEncoderError(f"{path} is no tile encoder of schema {CHECKPOINT_SCHEMA}")
+    encoder = TileEncoder(
+        content["backbone"],
+        mean=content["mean"],
+        std=content["std"],
+        mpp=content["mpp"],
+        tile_px=content["tile_px"],
+    )
+    encoder.backbone.load_state_dict(content["state"])
+    return LoadedTileEncoder(encoder.eval(), content["trained_on"], content["provenance"])
