@@ -40,6 +40,10 @@ class StoreError(RuntimeError):
     """A bag store cannot be read or written; what was complete before stays readable."""
 
 
+class BagRejected(StoreError):
+    """A bag is not fit to be stored (NaN, wrong shape, stored before); the store itself is sound."""
+
+
 class StoreMismatch(StoreError):
     """A store holds rows of another kind, shape, encoder, mpp or tile size than asked for."""
 
@@ -402,14 +406,15 @@ class BagWriter:
             mpp0: micrometres per level-0 pixel.
 
         Raises:
-            StoreError: the slide is in the store already, a shape or type is wrong, a feature is NaN, Inf or
-                beyond the range of the store's type, or the disk is full; nothing of the bag is stored.
+            BagRejected: the slide is in the store already, a shape or type is wrong, or a feature is NaN, Inf
+                or beyond the range of the store's type; nothing of the bag is stored.
+            StoreError: the disk is full or cannot be written; nothing of the bag is stored.
         """
         if slide_id in self.store:
-            raise StoreError(f"slide {slide_id!r} is in bag store {self.store.root} already")
+            raise BagRejected(f"slide {slide_id!r} is in bag store {self.store.root} already")
         for name, value in (("tile_size", tile_size), ("mpp0", mpp0)):
             if not (math.isfinite(value) and value > 0):
-                raise StoreError(f"slide {slide_id!r}: {name} is {value}, and must be above 0")
+                raise BagRejected(f"slide {slide_id!r}: {name} is {value}, and must be above 0")
         blocks = [rows] if isinstance(rows, np.ndarray) else rows
         checked = _checked_coordinates(slide_id, coordinates)
         self._open_files()
@@ -435,9 +440,9 @@ class BagWriter:
             self._write("rows", _bytes(checked))
             n += len(checked)
         if n == 0:
-            raise StoreError(f"slide {slide_id!r}: a bag needs at least one row")
+            raise BagRejected(f"slide {slide_id!r}: a bag needs at least one row")
         if n != len(coordinates):
-            raise StoreError(f"slide {slide_id!r}: {n} rows but {len(coordinates)} coordinates")
+            raise BagRejected(f"slide {slide_id!r}: {n} rows but {len(coordinates)} coordinates")
         self._write("coordinates", _bytes(coordinates))
         self._sync("rows", "coordinates")
         entry = _Entry(slide_id, self._n_rows, n, tile_size, mpp0, crc, zlib.crc32(_bytes(coordinates)))
@@ -482,15 +487,15 @@ class BagWriter:
 def _checked_rows(slide_id: str, block: npt.NDArray[Any], spec: StoreSpec) -> npt.NDArray[Any]:
     """A block as contiguous rows of the store's type, or a StoreError that says what is wrong with it."""
     if block.shape[1:] != spec.row_shape:
-        raise StoreError(
+        raise BagRejected(
             f"slide {slide_id!r}: rows of shape {block.shape[1:]}, the store has {spec.row_shape}"
         )
     if spec.kind == "tiles":
         if block.dtype != np.uint8:
-            raise StoreError(f"slide {slide_id!r}: tiles are {block.dtype}, the store takes uint8 only")
+            raise BagRejected(f"slide {slide_id!r}: tiles are {block.dtype}, the store takes uint8 only")
         return np.ascontiguousarray(block)
     if not np.issubdtype(block.dtype, np.floating):
-        raise StoreError(
+        raise BagRejected(
             f"slide {slide_id!r}: features are {block.dtype}, the store takes floating types only"
         )
     with np.errstate(over="ignore"):
@@ -500,7 +505,7 @@ def _checked_rows(slide_id: str, block: npt.NDArray[Any], spec: StoreSpec) -> np
         finite = finite.reshape(len(cast), -1)
         row, column = np.argwhere(~finite)[0]
         value = block.reshape(len(block), -1)[row, column]
-        raise StoreError(
+        raise BagRejected(
             f"slide {slide_id!r}: feature [{row}, {column}] of {np.sum(~finite)} bad ones is {value}, not a "
             f"finite {spec.dtype}: check the encoder and its precision"
         )
@@ -509,12 +514,12 @@ def _checked_rows(slide_id: str, block: npt.NDArray[Any], spec: StoreSpec) -> np
 
 def _checked_coordinates(slide_id: str, coordinates: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     if coordinates.ndim != 2 or coordinates.shape[1] != 2 or not np.issubdtype(coordinates.dtype, np.integer):
-        raise StoreError(
+        raise BagRejected(
             f"slide {slide_id!r}: coordinates are {coordinates.dtype} {coordinates.shape}, not integer (n, 2)"
         )
     limits = np.iinfo(np.int32)
     if coordinates.size and (coordinates.min() < limits.min or coordinates.max() > limits.max):
-        raise StoreError(f"slide {slide_id!r}: a coordinate is outside the range of int32")
+        raise BagRejected(f"slide {slide_id!r}: a coordinate is outside the range of int32")
     return np.ascontiguousarray(coordinates, dtype=np.int32)
 
 

@@ -1,1 +1,1 @@
-"""From whole-slide images to tiles and features: readers, tissue, grid, encoders, pipeline. Training never imports it."""
+"""From whole-slide images to tiles and features; training never imports it."""

@@ -1,6 +1,6 @@
 """Opening a slide with the first library that can, and reading regions of it at a wanted resolution.
 
-Here: back ends (OpenSlide, tifffile, PIL, and tiatoolbox for what these cannot open) and micrometres per pixel.
+Here: back ends (OpenSlide, tifffile, PIL; tiatoolbox for what these cannot open), micrometres per pixel.
 Not here: which regions are worth reading (tissue.py, grid.py).
 """
 
@@ -156,7 +156,7 @@ class Slide:
         return np.asarray(cv2.resize(pixels, (width, height), interpolation=method), dtype=np.uint8)
 
     def overview(self, mpp: float) -> Pixels:
-        """The whole slide at `mpp`, uint8 RGB; read in blocks, so that a slide without a pyramid fits in memory."""
+        """The whole slide at `mpp`, uint8 RGB; in blocks, so that one without a pyramid fits in memory."""
         scale = mpp / self.mpp
         width, height = (max(1, math.ceil(side / scale)) for side in self.dimensions)
         block = max(64, int(4096 / (scale / self.downsamples[self.level_for(mpp)])))
@@ -271,11 +271,10 @@ class ImageSource:
         with Image.open(path) as picture:
             if picture.mode not in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
                 raise SlideUnsuitable(f"the image is of mode {picture.mode}, not 8-bit RGB")
-            self._picture = picture
             self.dimensions = picture.size
-            self._pixels = _on_white(np.asarray(picture.convert("RGBA")))
-        self.mpp = None
-        self.downsamples = (1.0,)
+            self._pixels = _rgb(picture)
+        self.mpp: tuple[float, float] | None = None
+        self.downsamples: tuple[float, ...] = (1.0,)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         w, h = self.dimensions
@@ -358,7 +357,9 @@ def _open_source(path: Path) -> tuple[LevelSource, str, list[str]]:
             raise SlideUnsuitable(f"{path.name}: {error}") from error
         except _DECODER_ERRORS as error:
             remarks.append(f"{name}: {_told(error)}")
-    raise SlideUnreadable(f"{path.name}: no reader opens it ({'; '.join(remarks)}); is it damaged, or no image?")
+    raise SlideUnreadable(
+        f"{path.name}: no reader opens it ({'; '.join(remarks)}); is it damaged, or no image?"
+    )
 
 
 def _believed_mpp(path: Path, found: tuple[float, float] | None, override: float | None) -> float:
@@ -376,8 +377,8 @@ def _believed_mpp(path: Path, found: tuple[float, float] | None, override: float
         mpp, origin = (x + y) / 2, "the file's metadata"
     if mpp > MPP_RANGE[1] and origin != "mpp_override in slides.parquet":
         raise SlideUnsuitable(
-            f"{path.name}: {mpp:.4g} um/px by {origin} is coarser than {MPP_RANGE[1]:g} um/px, too coarse for any "
-            "target mpp; if the metadata are wrong, set `mpp_override` in slides.parquet"
+            f"{path.name}: {mpp:.4g} um/px by {origin} is coarser than {MPP_RANGE[1]:g} um/px, too coarse "
+            "for any target mpp; if the metadata are wrong, set `mpp_override` in slides.parquet"
         )
     if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise SlideUnsuitable(
@@ -401,6 +402,13 @@ def _on_white(pixels: Pixels) -> Pixels:
     weight = alpha.astype(np.uint16)
     mixed = pixels[..., :3] * weight + _WHITE * (255 - weight)
     return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def _rgb(picture: Image.Image) -> Pixels:
+    """A picture of any colour mode as RGB on a white ground."""
+    if picture.mode in ("RGB", "CMYK", "YCbCr") and "transparency" not in picture.info:
+        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    return _on_white(np.asarray(picture.convert("RGBA"), dtype=np.uint8))
 
 
 def _number(text: object) -> float | None:

@@ -1,0 +1,490 @@
+"""From a list of slides to a store of tiles or features, with a reason for every slide that is left out.
+
+Here: the order of work, threads, the states of slides and their table. Not here: pixels (readers.py,
+tissue.py), batches of the encoder (toxfusion.data.encoding).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from toxfusion.data.audit import Audit, replace_file
+from toxfusion.data.bag_store import BagRejected, BagStore, BagWriter
+from toxfusion.data.study import Study
+from toxfusion.slides.grid import Corners, Region, TileGrid, check_resolution, clip_region, spread_evenly
+from toxfusion.slides.grid import tile_corners as corners_of
+from toxfusion.slides.readers import Pixels, Slide, SlideError, SlideUnreadable, SlideUnsuitable, open_slide
+from toxfusion.slides.tissue import TissueMask, contact_sheet, find_tissue, preview, write_picture
+
+State = Literal["done", "skipped", "failed"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+TABLE = "extraction.csv"
+STAGE = "extract"
+BLOCK_TILES = 32
+SHEET_SLIDES = 60
+
+
+@dataclass(frozen=True)
+class SlideTask:
+    """A slide to extract.
+
+    Attributes:
+        slide_id: its id in the store.
+        path: the image file; several slides may lie in one.
+        mpp_override: micrometres per level-0 pixel, None = by the file.
+        region: the part of the image that is this slide, None = all of it.
+    """
+
+    slide_id: str
+    path: Path
+    mpp_override: float | None = None
+    region: Region | None = None
+
+
+@dataclass
+class SlideRecord:
+    """How a slide ended, one row of extraction.csv.
+
+    Attributes:
+        state: done, skipped (the slide is sound, but not to be used) or failed (it is damaged or missing).
+        reason: why it was skipped or failed; for a slide that is done, what is worth knowing.
+        mpp0: um per level-0 pixel. width, height: level 0, pixels.
+        n_grid: tiles of the grid. n_tissue: those with enough tissue. n_tiles: those stored.
+        tissue_share, pen_share: of the region, 0 to 1.
+        sharpness: median over tiles of the variance of the Laplacian of grey values; low = blurred or empty.
+    """
+
+    slide_id: str
+    path: str
+    state: State
+    reason: str = ""
+    backend: str = ""
+    mpp0: float | None = None
+    width: int | None = None
+    height: int | None = None
+    n_grid: int | None = None
+    n_tissue: int | None = None
+    n_tiles: int | None = None
+    tissue_share: float | None = None
+    pen_share: float | None = None
+    sharpness: float | None = None
+
+
+@dataclass
+class TilePlan:
+    """A slide whose tiles are known, before they are read."""
+
+    slide_id: str
+    slide: Slide
+    corners: Corners
+    tile_size: float
+    picture: Pixels
+    record: SlideRecord
+    sharpness: list[float] = field(default_factory=list)
+
+
+class BagSink(Protocol):
+    """Where tiles go: into a tile store, or through an encoder into a feature store."""
+
+    def add(
+        self,
+        slide_id: str,
+        blocks: Iterable[Pixels],
+        coordinates: npt.NDArray[Any],
+        *,
+        tile_size: float,
+        mpp0: float,
+    ) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class TileSink:
+    """Puts tiles as they are into a tile store."""
+
+    def __init__(self, writer: BagWriter, ended: Callable[[str, BagRejected | None], None]) -> None:
+        self._writer = writer
+        self._ended = ended
+
+    def add(
+        self,
+        slide_id: str,
+        blocks: Iterable[Pixels],
+        coordinates: npt.NDArray[Any],
+        *,
+        tile_size: float,
+        mpp0: float,
+    ) -> None:
+        self._writer.append(slide_id, blocks, coordinates, tile_size=tile_size, mpp0=mpp0)
+        self._ended(slide_id, None)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+class Ledger:
+    """How each slide ended. A row is written as its slide ends; the last row of a slide counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.records: dict[str, SlideRecord] = {}
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if row.get("state") in ("done", "skipped", "failed") and None not in row.values():
+                        record = _record_of(row)
+                        self.records[record.slide_id] = record
+
+    def put(self, record: SlideRecord) -> None:
+        """Keep a row, in memory and at the end of the file."""
+        self.records[record.slide_id] = record
+        new = not self._path.exists()
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(_row_of(record))
+
+    def write(self) -> None:
+        """Replace the file by one row a slide, sorted by slide_id."""
+        lines = [_COLUMNS] + [list(_row_of(self.records[key]).values()) for key in sorted(self.records)]
+        text = "".join(_csv_line(line) for line in lines)
+        replace_file(self._path, text.encode())
+
+
+_COLUMNS = [column.name for column in fields(SlideRecord)]
+_WHOLE = ("width", "height", "n_grid", "n_tissue", "n_tiles")
+_REAL = ("mpp0", "tissue_share", "pen_share", "sharpness")
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    from io import StringIO
+
+    line = StringIO()
+    csv.writer(line).writerow(values)
+    return line.getvalue()
+
+
+def _row_of(record: SlideRecord) -> dict[str, Any]:
+    row = asdict(record)
+    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _record_of(row: dict[str, str]) -> SlideRecord:
+    values: dict[str, Any] = {key: row[key] for key in _COLUMNS}
+    for key in (*_WHOLE, *_REAL):
+        number = int if key in _WHOLE else float
+        values[key] = number(values[key]) if values[key] else None
+    return SlideRecord(**values)
+
+
+def tasks_of_study(study: Study) -> list[SlideTask]:
+    """A task for each row of slides.parquet, in its order."""
+    return [
+        SlideTask(
+            str(slide_id),
+            study.slide_path(str(slide_id)),
+            None if np.isnan(row["mpp_override"]) else float(row["mpp_override"]),
+            None
+            if np.isnan(row["x"])
+            else Region(*(round(row[name]) for name in ("x", "y", "width", "height"))),
+        )
+        for slide_id, row in study.slides.iterrows()
+    ]
+
+
+def tasks_of_files(places: Sequence[Path], mpp_override: float | None = None) -> list[SlideTask]:
+    """A task for each file, and for each file right in a folder; the id is the name without its suffix.
+
+    Raises:
+        SlideUnreadable: a place is not there, or there is no file at all.
+    """
+    paths: list[Path] = []
+    for place in places:
+        if not place.exists():
+            raise SlideUnreadable(f"{place}: no such file or folder; give slides=FOLDER or slides=[FILE,...]")
+        inside = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
+        paths += inside if place.is_dir() else [place]
+    if not paths:
+        raise SlideUnreadable(f"{', '.join(map(str, places))}: holds no file")
+    stems = Counter(path.stem for path in paths)
+    names = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
+    doubled = [name for name, n in Counter(names).items() if n > 1]
+    if doubled:
+        raise SlideUnreadable(f"two files are called {doubled[0]}: extract their folders one by one")
+    return [SlideTask(name, path, mpp_override) for name, path in zip(names, paths, strict=True)]
+
+
+def shard_of(tasks: Sequence[SlideTask], shard: str | None) -> list[SlideTask]:
+    """The i-th of n parts ("i/n", 1 to n); slides of one image stay together.
+
+    Raises:
+        ValueError: not of the form i/n.
+    """
+    if shard is None:
+        return list(tasks)
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"shard={shard}: give i/n, for instance 1/4, with i from 1 to n")
+    groups = list(_by_image(tasks))
+    return [task for group in groups[int(match[1]) - 1 :: int(match[2])] for task in group]
+
+
+def _by_image(tasks: Sequence[SlideTask]) -> Iterator[list[SlideTask]]:
+    groups: dict[tuple[Path, float | None], list[SlideTask]] = {}
+    for task in tasks:
+        groups.setdefault((task.path, task.mpp_override), []).append(task)
+    yield from groups.values()
+
+
+def plan_image(tasks: Sequence[SlideTask], grid: TileGrid) -> list[TilePlan | SlideRecord]:
+    """Open an image, find its tissue and lay the grid; for each slide in it a plan, or how it ended."""
+    slide = None
+    try:
+        slide = open_slide(tasks[0].path, mpp_override=tasks[0].mpp_override)
+        check_resolution(slide, grid)
+        mask = find_tissue(slide)
+    except SlideError as error:
+        if slide is not None:
+            slide.source.close()
+        return [_ended(task, error) for task in tasks]
+    planned = [_plan_slide(task, slide, mask, grid) for task in tasks]
+    if not any(isinstance(plan, TilePlan) for plan in planned):
+        slide.source.close()
+    return planned
+
+
+def _ended(task: SlideTask, error: SlideError) -> SlideRecord:
+    state: State = "skipped" if isinstance(error, SlideUnsuitable) else "failed"
+    return SlideRecord(task.slide_id, str(task.path), state, str(error))
+
+
+def _plan_slide(task: SlideTask, slide: Slide, mask: TissueMask, grid: TileGrid) -> TilePlan | SlideRecord:
+    try:
+        region = clip_region(slide, task.region)
+    except SlideUnsuitable as error:
+        return _ended(task, error)
+    tile_size = grid.tile_size(slide.mpp)
+    all_corners = corners_of(region, grid, slide.mpp)
+    tissue = mask.shares("tissue", all_corners, tile_size)
+    pen = mask.shares("pen", all_corners, tile_size)
+    fit = all_corners[(tissue >= grid.min_tissue) & (pen <= grid.max_pen)]
+    record = SlideRecord(
+        task.slide_id,
+        str(task.path),
+        "done",
+        "; ".join(slide.remarks),
+        slide.backend,
+        slide.mpp,
+        *slide.dimensions,
+        n_grid=len(all_corners),
+        n_tissue=len(fit),
+        tissue_share=mask.region_share("tissue", region),
+        pen_share=mask.region_share("pen", region),
+    )
+    if len(fit) == 0:
+        record.state, record.reason = "skipped", _no_tiles(record, region, grid, slide.mpp)
+        return record
+    kept = fit[spread_evenly(fit, grid.max_tiles)]
+    return TilePlan(task.slide_id, slide, kept, tile_size, preview(mask, region, kept, tile_size), record)
+
+
+def _no_tiles(record: SlideRecord, region: Region, grid: TileGrid, mpp0: float) -> str:
+    if record.n_grid == 0:
+        return (
+            f"{region.width * mpp0:.0f} x {region.height * mpp0:.0f} um is smaller than one tile "
+            f"({grid.tile_px * grid.mpp:.0f} um)"
+        )
+    return (
+        f"none of {record.n_grid} tiles has at least {grid.min_tissue:.0%} tissue and at most "
+        f"{grid.max_pen:.0%} pen (the slide has {record.tissue_share:.1%} tissue, {record.pen_share:.1%} pen)"
+    )
+
+
+def extract_slides(
+    tasks: Sequence[SlideTask],
+    store: BagStore,
+    grid: TileGrid,
+    make_sink: Callable[[BagWriter, Callable[[str, BagRejected | None], None]], BagSink],
+    *,
+    jobs: int,
+    ledger: Ledger,
+    previews: Path | None,
+) -> dict[str, SlideRecord]:
+    """Extract the slides that `store` does not hold yet.
+
+    Args:
+        tasks: the slides.
+        store: tile or feature store.
+        grid: where tiles lie.
+        make_sink: makes what takes the tiles, from a writer and a function told of each slide that ended.
+        jobs: threads that open slides and decode tiles, beside the one that stores or encodes.
+        ledger: where each slide's end is written.
+        previews: folder for a PNG a slide, None = no previews.
+
+    Returns:
+        A record for each slide of `tasks`; slides stored before are done.
+
+    Raises:
+        StoreError: the store cannot be written; all that is complete is kept.
+    """
+    missing = [task for task in tasks if task.slide_id not in store]
+    for task in tasks:
+        if task.slide_id in store and getattr(ledger.records.get(task.slide_id), "state", "") != "done":
+            ledger.put(_stored_before(task, store))
+    ledger.write()
+    waiting: dict[str, TilePlan] = {}
+    states: Counter[str] = Counter(done=len(tasks) - len(missing))
+    bar = tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="slide", disable=None)
+
+    def ended(slide_id: str, refusal: BagRejected | None) -> None:
+        plan = waiting.pop(slide_id)
+        record = plan.record
+        record.n_tiles = len(plan.corners)
+        record.sharpness = float(np.median(plan.sharpness))
+        if refusal is not None:
+            record.state, record.reason, record.n_tiles = "failed", str(refusal), None
+        settle(record)
+
+    def settle(record: SlideRecord) -> None:
+        ledger.put(record)
+        states[record.state] += 1
+        bar.update()
+        bar.set_postfix(states)
+
+    with ThreadPoolExecutor(jobs) as pool, store.writer() as writer, bar:
+        sink = make_sink(writer, ended)
+        groups = _by_image(missing)
+        for planned in in_order(pool, lambda group: plan_image(group, grid), groups, depth=jobs + 1):
+            for plan in planned:
+                if isinstance(plan, SlideRecord):
+                    settle(plan)
+                    continue
+                waiting[plan.slide_id] = plan
+                if previews is not None:
+                    write_picture(previews / f"{file_name(plan.slide_id)}.png", plan.picture)
+                try:
+                    sink.add(
+                        plan.slide_id,
+                        _read_blocks(pool, plan, grid, depth=2 * jobs),
+                        plan.corners,
+                        tile_size=plan.tile_size,
+                        mpp0=plan.slide.mpp,
+                    )
+                except (SlideUnreadable, BagRejected) as error:
+                    del waiting[plan.slide_id]
+                    plan.record.state, plan.record.reason = "failed", str(error)
+                    settle(plan.record)
+            for slide in {id(p.slide): p.slide for p in planned if isinstance(p, TilePlan)}.values():
+                slide.source.close()
+        sink.flush()
+    ledger.write()
+    return {task.slide_id: ledger.records[task.slide_id] for task in tasks}
+
+
+def _stored_before(task: SlideTask, store: BagStore) -> SlideRecord:
+    """The record of a slide whose bag is stored, but whose row in the table an interruption took."""
+    n = store.n_rows(task.slide_id)
+    note = "stored by an interrupted run"
+    return SlideRecord(task.slide_id, str(task.path), "done", note, mpp0=store.mpp0(task.slide_id), n_tiles=n)
+
+
+def _read_blocks(pool: Executor, plan: TilePlan, grid: TileGrid, depth: int) -> Iterator[Pixels]:
+    parts = (plan.corners[start : start + BLOCK_TILES] for start in range(0, len(plan.corners), BLOCK_TILES))
+    for tiles, sharpness in in_order(pool, lambda part: _read_tiles(plan.slide, part, grid), parts, depth):
+        plan.sharpness += sharpness
+        yield tiles
+
+
+def _read_tiles(slide: Slide, corners: Corners, grid: TileGrid) -> tuple[Pixels, list[float]]:
+    """Tiles uint8 [n, P, P, 3] and the sharpness of each."""
+    side = grid.tile_px
+    tiles = np.stack([slide.read_region(int(x), int(y), side, side, grid.mpp) for x, y in corners])
+    grey = (cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY) for tile in tiles)
+    return tiles, [float(cv2.Laplacian(picture, cv2.CV_32F).var()) for picture in grey]
+
+
+def in_order(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    """Results of a function in the order of its items, `depth` under way; none outlives this generator."""
+    pending: deque[Future[Result]] = deque()
+    source = iter(items)
+    try:
+        for item in source:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        wait(pending)
+
+
+def file_name(slide_id: str) -> str:
+    """A slide id as the stem of a file: letters, digits, '.', '_', '-' and blanks stay, others go by code."""
+    return re.sub(r"[^\w.\- ]", lambda match: f"%{ord(match[0]):02X}", slide_id)[:200]
+
+
+def write_contact_sheet(path: Path, previews: Path, slide_ids: Sequence[str]) -> None:
+    """At most 60 previews on one picture, evenly drawn from the slides."""
+    there = [slide_id for slide_id in slide_ids if (previews / f"{file_name(slide_id)}.png").exists()]
+    if not there:
+        return
+    taken = sorted({int(i) for i in np.linspace(0, len(there) - 1, min(len(there), SHEET_SLIDES))})
+    pictures = []
+    for i in taken:
+        content = np.fromfile(previews / f"{file_name(there[i])}.png", np.uint8)
+        picture = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+        if picture is not None:
+            pictures.append((there[i], np.asarray(picture, dtype=np.uint8)))
+    write_picture(path, contact_sheet(pictures))
+
+
+def write_audit(path: Path, records: Iterable[SlideRecord]) -> None:
+    """Put the slides that were skipped or failed into an audit, in place of what it said of them before."""
+    records = list(records)
+    ids = {record.slide_id for record in records}
+    earlier = Audit.read(path).records if path.exists() else []
+    audit = Audit(r for r in earlier if not (r.stage == STAGE and r.kind == "slide" and r.id in ids))
+    for record in records:
+        if record.state != "done":
+            audit.drop(STAGE, "slide", record.slide_id, f"{record.state}: {record.reason}")
+    Audit.write_new(path, audit)
+
+
+def summary(records: Iterable[SlideRecord]) -> str:
+    """How many slides ended how, and each that is not done with its reason."""
+    records = sorted(records, key=lambda record: record.slide_id)
+    states = Counter(record.state for record in records)
+    tiles = sum(record.n_tiles or 0 for record in records if record.state == "done")
+    lines = [
+        f"{len(records)} slides: {states['done']} done ({tiles} tiles), {states['skipped']} skipped, "
+        f"{states['failed']} failed"
+    ]
+    lines += [f"  {r.state:<8}{r.slide_id}: {r.reason}" for r in records if r.state != "done"]
+    return "\n".join(lines)
+
+
+def default_jobs() -> int:
+    """One thread for each core this process may use, at most 16."""
+    return max(
+        1, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
