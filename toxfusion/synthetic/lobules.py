@@ -17,7 +17,10 @@ from toxfusion.synthetic.noise import FloatArray, smooth_field
 GRID_UM = 4.0
 RIM_UM = 520.0
 CENTRAL_SPACING_UM = 560.0
-"""Smallest distance of central veins; with their usual spacing of 1.1 times this, centre to portal is about 350 um."""
+"""Pitch of central veins; with their usual spacing of 1.1 times this, centre to portal is about 350 um."""
+
+WHOLE_PIECE_UM = 3000.0
+"""Smaller slides are windows on a piece of liver: tissue may run past some of their sides."""
 
 Points = NDArray[np.float64]
 
@@ -215,8 +218,12 @@ def _tissue_edge(rng: np.random.Generator, shape: tuple[int, int], width_um: flo
         indexing="ij",
     )
     side = min(width_um, height_um)
-    low = rng.uniform(0.015, 0.07, 2) * side
-    high = np.array([width_um, height_um]) - rng.uniform(0.015, 0.07, 2) * side
+    inset = rng.uniform(0.015, 0.08, 4) * side
+    if side < WHOLE_PIECE_UM:
+        beyond = rng.random(4) < 0.55
+        beyond[rng.integers(4)] = False
+        inset[beyond] = -0.5 * side
+    low, high = inset[:2], np.array([width_um, height_um]) - inset[2:]
     radius = rng.uniform(0.08, 0.3) * side
     centre, half = (low + high) / 2, (high - low) / 2 - radius
     qx, qy = np.abs(x - centre[0]) - half[0], np.abs(y - centre[1]) - half[1]

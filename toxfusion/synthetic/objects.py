@@ -14,10 +14,10 @@ from toxfusion.synthetic.parenchyma import Hepatocytes
 from toxfusion.synthetic.slide_spec import SlideSpec
 from toxfusion.synthetic.sprites import ARTERY_UM, DUCT_UM, NUCLEUS_UM, VACUOLE_UM, SpriteBank
 
-NUCLEATED = 0.60
+NUCLEATED = 0.65
 BINUCLEATE = 0.12
-PLOIDY_UM = (7.2, 9.0, 11.2)
-PLOIDY_SHARE = (0.22, 0.63, 0.15)
+PLOIDY_UM = (7.6, 9.3, 11.3)
+PLOIDY_SHARE = (0.18, 0.64, 0.18)
 SINUSOIDAL_PER_HEPATOCYTE = 0.27
 
 

@@ -22,7 +22,7 @@ from toxfusion.synthetic.sprites import SpriteBank, build_sprites
 
 BLOCK = 768
 MARGIN_UM = 22.0
-ERYTHROCYTE_OD = (0.11, 0.84, 0.53)
+ERYTHROCYTE_OD = (0.12, 0.81, 0.57)
 GLASS_TINT = (1.0, 0.985, 0.995)
 PERIOD = 1024
 
@@ -159,8 +159,8 @@ class SlidePainter:
         lace = self._texture(self._textures.lace, left, top, shape)
         slow = self._texture(self._textures.slow, left, top, shape)
         grain = cells.granule[owner]
-        eosin = cells.eosin[owner] * (0.225 + (0.022 + 0.05 * grain) * fine + 0.014 * medium)
-        blue = cells.basophil[owner] * (0.045 + 0.055 * np.maximum(medium + 0.4 * fine, 0))
+        eosin = cells.eosin[owner] * (0.205 + (0.042 + 0.045 * grain) * fine + 0.032 * medium)
+        blue = cells.basophil[owner] * (0.03 + 0.075 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0))
         clear = np.clip((lace - (2.1 - 2.5 * cells.glycogen[owner])) * 1.8, 0, 0.8)
         for level, distance, radius in (
             (cells.micro, self._textures.foam_coarse, 0.95),
@@ -176,16 +176,16 @@ class SlidePainter:
         blue *= kept
         edge = _edges(owner)
         line = cv2.blur(edge, (3, 3)).astype(np.float32) * np.float32(1 / 255)
-        eosin += 0.055 * line
+        eosin += 0.03 * line
         cord_gap = cv2.distanceTransform(255 - _edges(cells.cord[owner].astype(np.int32)), cv2.DIST_L2, 3)
-        half = cells.open_sinusoid[owner] * np.clip(1.25 + 0.95 * slow + 0.35 * lace, 0.1, 4.0)
+        half = cells.open_sinusoid[owner] * np.clip(0.75 + 1.05 * slow + 0.5 * lace, -0.2, 3.6)
         gap = np.clip((half - cord_gap * np.float32(mpp)) / np.float32(0.9) + 0.5, 0, 1)
         blood = cells.blood[owner]
-        stream = np.clip((np.roll(slow, 211, axis=1) + 0.6 * np.roll(lace, 97, axis=0) - 2.4 + 2.4 * blood) * 3, 0, 1)
+        stream = np.clip((np.roll(slow, 211, axis=1) + 0.6 * np.roll(lace, 97, axis=0) - 1.7 + 2.0 * blood) * 3, 0, 1)
         whole = blood >= 1.0
         if whole.any():
             gap = np.maximum(gap, whole * np.clip((np.roll(slow, 401, axis=0) - 0.9) * 3, 0, 1))
-        kept = 1 - 0.94 * gap
+        kept = 1 - gap * (0.86 + 0.08 * medium)
         canvas[..., 0] = blue * kept
         canvas[..., 1] = np.maximum(eosin, 0.02) * kept
         canvas[..., 2] = 0.5 * gap * stream * (1 + 0.12 * fine)
@@ -206,7 +206,7 @@ class SlidePainter:
         lace = self._texture(self._textures.lace, left, top, shape)
         depth = fields["depth"] + 1.6 * slow
         cover = np.clip(depth / 1.2 + 0.5, 0, 1)
-        strand = np.exp(-((lace + 0.35 * slow) / 0.45) ** 2)
+        strand = 0.5 + 0.5 * np.cos(fields["depth"] * 1.5 + 2.4 * slow + 0.7 * lace)
         solid = 1 - fields["pallor"]
         eosin = solid * (0.10 + 0.11 * strand + 0.015 * medium) + (1 - solid) * 0.07 * strand
         blue = 0.02 + 0.03 * strand * solid

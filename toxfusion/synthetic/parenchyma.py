@@ -8,21 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from toxfusion.synthetic.lesions import Stroma, bit_of, by_severity, plan_cell_lesion
+from toxfusion.synthetic.lesions import Stroma, bit_of, by_severity, in_target_zone, plan_cell_lesion
 from toxfusion.synthetic.lobules import Lobules, Points
 from toxfusion.synthetic.noise import FloatArray
 from toxfusion.synthetic.slide_spec import Lesion, SlideSpec
 
 PACKING = 0.70
 """Cells of a saturated random packing with exclusion radius r: about PACKING / r^2 per unit area."""
-AREA_UM2 = (385.0, 325.0)
+AREA_UM2 = (345.0, 285.0)
 """Section area of a hepatocyte territory at the central vein and at the portal tract (sinusoid share included)."""
 CANDIDATES_PER_MM2 = 14_000
 REACH_UM = 40.0
 CORD_PER_MM2 = 820
-CORD_STRETCH = 4.0
-
-MAX_PAIRS_AREA = 4.0
+CORD_STRETCH = 5.0
 
 
 @dataclass
@@ -193,8 +191,8 @@ def _normal_cells(spec: SlideSpec, centre: Points, zone: FloatArray) -> Hepatocy
         cord=np.zeros(n, np.int64),
         zone=zone,
         size=one.copy(),
-        eosin=((1.05 - 0.09 * zone) * np.exp(rng.normal(0, 0.07, n))).astype(np.float32),
-        basophil=((0.85 + 0.3 * zone) * np.exp(rng.normal(0, 0.16, n))).astype(np.float32),
+        eosin=((1.05 - 0.09 * zone) * np.exp(rng.normal(0, 0.10, n))).astype(np.float32),
+        basophil=((0.85 + 0.3 * zone) * np.exp(rng.normal(0, 0.25, n))).astype(np.float32),
         granule=0.12 * one,
         glycogen=np.clip(fed * (0.55 + 0.25 * zone) + rng.normal(0, 0.06, n), 0, 1).astype(np.float32),
         foam=0 * one,
@@ -263,8 +261,6 @@ def _apply(
 
 def _single_cells(spec: SlideSpec, lobules: Lobules, cells: Hepatocytes) -> None:
     """Apoptotic and mitotic cells: scattered, by number per mm2 of the target zone."""
-    from toxfusion.synthetic.lesions import in_target_zone
-
     portal = lobules.sample(lobules.portal, cells.centre)
     area_mm2 = np.mean(AREA_UM2) * 1e-6
     inside = (cells.centre > 0).all(1) & (

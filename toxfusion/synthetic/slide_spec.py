@@ -85,15 +85,15 @@ class Stain:
         blur_um: standard deviation of the point spread function in um.
     """
 
-    hematoxylin: tuple[float, float, float] = (0.49, 0.74, 0.45)
-    eosin: tuple[float, float, float] = (0.31, 0.87, 0.38)
+    hematoxylin: tuple[float, float, float] = (0.52, 0.77, 0.37)
+    eosin: tuple[float, float, float] = (0.23, 0.89, 0.40)
     h_strength: float = 1.0
     e_strength: float = 1.0
     thickness: float = 1.0
     gamma: float = 1.0
     white: float = 246.0
     jpeg_quality: int = 82
-    blur_um: float = 0.35
+    blur_um: float = 0.28
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:

@@ -118,9 +118,9 @@ def _hepatocyte_nuclei(rng: np.random.Generator, mpp: float, diameter: float, n:
     )
     cover = c.cover(depth)
     rim = np.exp(-(((depth - 0.55) / 0.55) ** 2))
-    clumps = np.maximum(c.grain(0.55), 0)
+    clumps = np.clip(c.grain(0.5), -0.3, 2)
     tone = rng.normal(1, 0.12, (n, 1, 1)).astype(np.float32)
-    h = tone * (0.27 + 0.28 * rim + 0.16 * clumps)
+    h = tone * (0.19 + 0.36 * rim + 0.30 * clumps)
     for k in range(3):
         shown = (rng.random(n) < (0.95, 0.6, 0.25)[k])[:, None, None]
         far, turn = rng.uniform(0, 0.26, n) * diameter, rng.uniform(0, 2 * np.pi, n)
@@ -130,8 +130,8 @@ def _hepatocyte_nuclei(rng: np.random.Generator, mpp: float, diameter: float, n:
             0.0,
             ((far * np.cos(turn)).astype(np.float32), (far * np.sin(turn)).astype(np.float32)),
         )
-        h = h + 0.5 * shown * c.cover(spot, 0.4)
-    e = np.full_like(h, 0.10)
+        h = h + 0.6 * shown * c.cover(spot, 0.4)
+    e = np.full_like(h, 0.13)
     return _stack(c, cover, h, e)
 
 
@@ -146,7 +146,7 @@ def _turned(
     thin = np.exp(rng.normal(0, 0.18, n)).astype(np.float32)
     depth = c.ellipse(long_um / 2 * size, short_um / 2 * thin, angle, rough=rough)
     tone = rng.normal(1, 0.12, (n, 1, 1)).astype(np.float32)
-    return _stack(c, c.cover(depth), tone * (h + 0.12 * c.grain(0.5)), np.full_like(depth, 0.12))
+    return _stack(c, c.cover(depth), tone * (h + 0.14 * c.grain(0.5)), np.full_like(depth, 0.18))
 
 
 def _round_dark(rng: np.random.Generator, mpp: float, diameter: float, h: float, n: int, clumped: float) -> Layer:
@@ -157,7 +157,7 @@ def _round_dark(rng: np.random.Generator, mpp: float, diameter: float, h: float,
         diameter / 2 * size * stretch, diameter / 2 * size / stretch, rng.uniform(0, 3.1, n).astype(np.float32)
     )
     tone = rng.normal(1, 0.1, (n, 1, 1)).astype(np.float32)
-    return _stack(c, c.cover(depth), tone * (h + clumped * c.grain(0.6)), np.full_like(depth, 0.12))
+    return _stack(c, c.cover(depth), tone * (h + clumped * c.grain(0.6)), np.full_like(depth, 0.18))
 
 
 def _neutrophils(rng: np.random.Generator, mpp: float, n: int) -> Layer:
@@ -289,11 +289,11 @@ def build_sprites(seed: int, mpp: float) -> SpriteBank:
         bank.count[kind] = len(bank.keep) - bank.first[kind]
 
     add("hepatocyte", *(_hepatocyte_nuclei(rng, mpp, d, 8) for d in NUCLEUS_UM))
-    add("sinusoidal", _turned(rng, mpp, 8.4, 3.2, 0.72, 3, 0.08))
-    add("kupffer", _turned(rng, mpp, 8.0, 4.6, 0.55, 2, 0.1))
+    add("sinusoidal", _turned(rng, mpp, 7.8, 3.7, 0.88, 3, 0.1))
+    add("kupffer", _turned(rng, mpp, 7.2, 4.9, 0.78, 2, 0.12))
     add("spindle", _turned(rng, mpp, 12.5, 2.3, 0.6, 2, 0.05))
     add("oval", _turned(rng, mpp, 9.0, 5.0, 0.45, 2, 0.05))
-    add("lymphocyte", _round_dark(rng, mpp, 5.9, 0.88, 12, 0.14))
+    add("lymphocyte", _round_dark(rng, mpp, 5.9, 0.98, 12, 0.2))
     add("macrophage", _round_dark(rng, mpp, 6.8, 0.5, 10, 0.12))
     add("neutrophil", _neutrophils(rng, mpp, 10))
     add("pyknotic", _round_dark(rng, mpp, 4.4, 1.05, 8, 0.05))
