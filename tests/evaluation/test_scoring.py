@@ -105,6 +105,33 @@ def test_broken_oracles_are_refused(make_table, tmp_path: Path) -> None:
     assert scoring.read_oracles(tmp_path / "elsewhere") is None
 
 
+def test_oracle_of_other_labels_is_refused(make_table, tmp_path: Path) -> None:
+    table = make_table()
+    oracle = table[["task", "level", "unit_id", "label", "score"]].assign(view="both")
+    oracle["label"] = np.where(oracle["task"] == "dili", 1 - oracle["label"], oracle["label"])
+    oracle.to_parquet(tmp_path / "oracles.parquet")
+    with pytest.raises(PredictionsError, match="without truth"):
+        scoring.score_run(table, tmp_path, draws=10)
+
+
+def test_studies_are_compared_within_themselves(make_table) -> None:
+    """A shift of all scores of one study moves no joint AUROC, and draws keep each study's classes."""
+    first = scoring.out_of_fold([make_table()])
+    second = scoring.out_of_fold([make_table(noise=5)])
+    shifted = second.assign(score=second["score"] / 2)
+    values = []
+    for other in (second, shifted):
+        rows = scoring.headline_rows(scoring.join_cohorts({"a": first, "b": other}), "dili")
+        resampling = scoring.resampling_of(rows, draws=20)
+        assert len(resampling.clusters) == 48
+        of_a = np.array([c.startswith("a/") for c in resampling.clusters])
+        assert (resampling.weights[:, of_a].sum(axis=1) == 24).all()
+        values.append(scoring.headline_statistic(rows, resampling)(np.ones((1, 48)))[0])
+    single = [metrics.auroc(t.query("task == 'dili'")["label"], t.query("task == 'dili'")["score"]).value
+              for t in (first, second)]  # fmt: skip
+    assert values == pytest.approx([np.mean(single)] * 2)
+
+
 def test_permuted_labels_are_at_chance(make_table) -> None:
     table = make_table(n_compounds=60)
     rng = np.random.default_rng(1)

@@ -6,7 +6,7 @@ Thresholds and temperatures come from the validation rows of the same fold; test
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ RowStatistic = Callable[[pd.DataFrame, np.ndarray, int], Statistic]
 
 
 def _auroc(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
-    return bootstrap.auroc_statistic(rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n)
+    cohort = _cohorts(rows).to_numpy(dtype=str)
+    return bootstrap.auroc_statistic(rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n, cohort)
 
 
 def _auroc_within(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
@@ -205,11 +206,25 @@ def read_oracles(truth: Path) -> pd.DataFrame | None:
 
 
 def with_oracle(rows: pd.DataFrame, oracles: pd.DataFrame, view: str) -> pd.DataFrame:
-    """The rows that have an oracle score of this view, the score in column ``oracle``."""
-    of_view = oracles.loc[oracles["view"] == view, ["task", "unit_id", "score"]].rename(
-        columns={"score": "oracle"}
-    )
-    return rows.merge(of_view[of_view["oracle"].notna()], on=["task", "unit_id"], how="inner")
+    """The rows that have an oracle score of this view, the score in column ``oracle``.
+
+    Raises:
+        PredictionsError: the oracle's labels are others than those of the rows (permuted labels, or another
+            study).
+    """
+    of_view = oracles.loc[oracles["view"] == view, ["task", "unit_id", "score", "label"]]
+    of_view = of_view[of_view["score"].notna()].rename(columns={"score": "oracle", "label": "oracle_label"})
+    known = rows.merge(of_view, on=["task", "unit_id"], how="inner")
+    other = known["oracle_label"].notna() & (known["oracle_label"] != known["label"])
+    if other.any():
+        first = known[other].iloc[0]
+        raise PredictionsError(
+            f"unit {first['unit_id']!r} of task {first['task']!r} has label {first['label']:.0f} in the "
+            f"predictions and "
+            f"{first['oracle_label']:.0f} in {ORACLE_FILE} ({int(other.sum())} such units): score this run "
+            f"without truth."
+        )
+    return known.drop(columns="oracle_label")
 
 
 def score_run(
@@ -234,7 +249,7 @@ def score_run(
         draws, undefined_draws, reason (why NaN, or what to know).
 
     Raises:
-        PredictionsError: as ``out_of_fold``.
+        PredictionsError: as ``out_of_fold`` and ``with_oracle``.
     """
     tables = [predictions] if isinstance(predictions, pd.DataFrame) else list(predictions)
     tested = out_of_fold(tables)
