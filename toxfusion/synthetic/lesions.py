@@ -140,7 +140,7 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
     if lesion.zone == "centrilobular":
         ok &= lobules.sample(lobules.central, points) < 70
     points, sizes = points[ok][:wanted], sizes[ok][:wanted]
-    base = 17.0 if lesion.phenotype == "microgranuloma" else 24.0
+    base = 13.0 if lesion.phenotype == "microgranuloma" else 24.0
     growth = 1 + 0.16 * lesion.severity
     return Foci(points, np.clip(base * sizes * growth, 12, 80))
 
@@ -188,7 +188,8 @@ def build_stroma(spec: SlideSpec, lobules: Lobules) -> Stroma:
         elif lesion.phenotype in ("infiltration", "microgranuloma"):
             foci[lesion.phenotype] = place_foci(spec, lobules, lesion)
             added = _foci_depth(shape, foci[lesion.phenotype]) + 0.8 * ragged
-            cellular = np.maximum(cellular, (added > 0).astype(np.float32))
+            dense = 1.0 if lesion.phenotype == "infiltration" else 0.6
+            cellular = np.maximum(cellular, np.where(added > 0, dense, 0).astype(np.float32))
         if added is not None:
             marked = (added > 0) & (lobules.tissue > 0)
             bits |= np.where(marked, bit_of(lesion.phenotype), 0).astype(np.uint16)

@@ -160,9 +160,9 @@ def _blood(
     for group in vessels:
         for centre, half in zip(group.centre, group.half_axes, strict=True):
             fill = rng.random() < congestion
-            share = rng.uniform(0.35, 1.0) if fill else rng.uniform(0, 0.06)
+            share = rng.uniform(0.35, 2.2) if fill else rng.uniform(0, 0.06)
             n = int(4 * half[0] ** 2 * 1.2 / 14 * share)
-            spot, spread = rng.normal(0, 0.35, 2) * half.min(), 0.42 + 0.4 * share
+            spot, spread = rng.normal(0, 0.35, 2) * half.min(), 0.42 + 0.2 * share
             points = centre + spot + rng.normal(0, 1, (n, 2)) * half.max() * spread
             if ((centre < -150) | (centre > size + 150)).any():
                 continue
@@ -183,7 +183,7 @@ def _stroma_nuclei(
     inside &= lobules.sample(stroma.cellular, points) < 0.5
     points = points[inside]
     slope = _border_angle(lobules, stroma.depth, points) + rng.normal(0, 0.3, len(points))
-    flat = rng.random(len(points)) < 0.62
+    flat = rng.random(len(points)) < 0.8
     out.add(points[flat], bank.pick_turned("spindle", rng, slope[flat]), "other", mirrored=False)
     out.add(points[~flat], bank.pick("lymphocyte", rng, int((~flat).sum())), "other")
     candidates = _scatter(rng, spec, 14000)
@@ -269,7 +269,7 @@ def _foci_nuclei(
 ) -> None:
     """Packed leucocytes of infiltrates; epithelioid macrophages with a few lymphocytes in microgranulomas."""
     for phenotype, foci in stroma.foci.items():
-        per_um2 = 0.0135 if phenotype == "infiltration" else 0.0105
+        per_um2 = 0.0165 if phenotype == "infiltration" else 0.011
         for centre, radius in zip(foci.centre, foci.radius, strict=True):
             n = int(np.pi * (radius * 1.25) ** 2 * per_um2)
             points = _jittered_disc(rng, centre, radius * 1.25, n)
@@ -287,7 +287,7 @@ def _jittered_disc(rng: np.random.Generator, centre: NDArray[np.float64], radius
     pitch = np.sqrt(np.pi * radius**2 / max(n, 1))
     line = np.arange(-radius, radius + pitch, pitch)
     grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    grid = grid + rng.uniform(-0.36, 0.36, grid.shape) * pitch
+    grid = grid + rng.uniform(-0.5, 0.5, grid.shape) * pitch
     far = np.hypot(*grid.T) / radius
     lobes = 1 + 0.18 * np.cos(2 * np.arctan2(grid[:, 1], grid[:, 0]) + rng.uniform(0, 6))
     return centre + grid[rng.random(len(grid)) < np.clip((lobes - far) / 0.3, 0, 1)]

@@ -22,7 +22,7 @@ from toxfusion.synthetic.sprites import SpriteBank, build_sprites
 
 BLOCK = 768
 MARGIN_UM = 22.0
-ERYTHROCYTE_OD = (0.12, 0.81, 0.57)
+ERYTHROCYTE_OD = (0.10, 0.80, 0.59)
 GLASS_TINT = (1.0, 0.985, 0.995)
 PERIOD = 1024
 
@@ -159,17 +159,17 @@ class SlidePainter:
         lace = self._texture(self._textures.lace, left, top, shape)
         slow = self._texture(self._textures.slow, left, top, shape)
         grain = cells.granule[owner]
-        eosin = cells.eosin[owner] * (0.205 + (0.042 + 0.045 * grain) * fine + 0.032 * medium)
-        blue = cells.basophil[owner] * (0.03 + 0.075 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0))
+        eosin = cells.eosin[owner] * (0.205 + (0.042 + 0.03 * grain) * fine + 0.032 * medium)
+        blue = cells.basophil[owner] * (0.02 + 0.07 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0))
         clear = np.clip((lace - (2.1 - 2.5 * cells.glycogen[owner])) * 1.8, 0, 0.8)
-        for level, distance, radius in (
-            (cells.micro, self._textures.foam_coarse, 0.95),
-            (cells.foam, self._textures.foam_fine, 0.62),
+        for level, distance, radius, most in (
+            (cells.micro, self._textures.foam_coarse, 0.95, 0.9),
+            (cells.foam, self._textures.foam_fine, 0.55, 0.6),
         ):
             if level.any():
                 share = level[owner]
                 gap = self._texture(distance, left, top, shape)
-                open_disc = np.clip((radius * (0.5 + 0.7 * share) - gap) / 0.35 + 0.5, 0, 0.9)
+                open_disc = np.clip((radius * (0.5 + 0.7 * share) - gap) / 0.35 + 0.5, 0, most)
                 clear = np.maximum(clear, open_disc * (share > 0.2) * (0.6 + 0.4 * share))
         kept = 1 - clear
         eosin *= kept
@@ -178,7 +178,7 @@ class SlidePainter:
         line = cv2.blur(edge, (3, 3)).astype(np.float32) * np.float32(1 / 255)
         eosin += 0.03 * line
         cord_gap = cv2.distanceTransform(255 - _edges(cells.cord[owner].astype(np.int32)), cv2.DIST_L2, 3)
-        half = cells.open_sinusoid[owner] * np.clip(0.75 + 1.05 * slow + 0.5 * lace, -0.2, 3.6)
+        half = cells.open_sinusoid[owner] * np.clip(0.6 + 1.05 * slow + 0.5 * lace, -0.3, 3.4)
         gap = np.clip((half - cord_gap * np.float32(mpp)) / np.float32(0.9) + 0.5, 0, 1)
         blood = cells.blood[owner]
         stream = np.clip((np.roll(slow, 211, axis=1) + 0.6 * np.roll(lace, 97, axis=0) - 1.7 + 2.0 * blood) * 3, 0, 1)
@@ -188,7 +188,7 @@ class SlidePainter:
         kept = 1 - gap * (0.86 + 0.08 * medium)
         canvas[..., 0] = blue * kept
         canvas[..., 1] = np.maximum(eosin, 0.02) * kept
-        canvas[..., 2] = 0.5 * gap * stream * (1 + 0.12 * fine)
+        canvas[..., 2] = 0.6 * gap * stream * (1 + 0.12 * fine + 0.15 * medium)
         return canvas
 
     def _connective(
@@ -206,12 +206,12 @@ class SlidePainter:
         lace = self._texture(self._textures.lace, left, top, shape)
         depth = fields["depth"] + 1.6 * slow
         cover = np.clip(depth / 1.2 + 0.5, 0, 1)
-        strand = 0.5 + 0.5 * np.cos(fields["depth"] * 1.5 + 2.4 * slow + 0.7 * lace)
+        strand = 0.5 + 0.5 * np.cos(fields["depth"] * 1.1 + 3.4 * slow + 1.4 * lace + 0.5 * medium)
         solid = 1 - fields["pallor"]
-        eosin = solid * (0.10 + 0.11 * strand + 0.015 * medium) + (1 - solid) * 0.07 * strand
+        eosin = solid * (0.12 + 0.08 * strand + 0.025 * medium) + (1 - solid) * (0.012 + 0.035 * strand)
         blue = 0.02 + 0.03 * strand * solid
-        eosin += fields["cellular"] * (0.13 - eosin)
-        blue += fields["cellular"] * (0.09 + 0.03 * medium - blue)
+        eosin += fields["cellular"] * (0.14 + 0.02 * medium - eosin)
+        blue += fields["cellular"] * (0.11 * fields["cellular"] + 0.04 * medium - blue)
         for channel, value in ((0, blue), (1, eosin), (2, np.float32(0))):
             canvas[..., channel] += cover * (value - canvas[..., channel])
         lumen = fields["lumen"] + 0.7 * slow

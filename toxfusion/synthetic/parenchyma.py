@@ -19,8 +19,9 @@ AREA_UM2 = (345.0, 285.0)
 """Section area of a hepatocyte territory at the central vein and at the portal tract (sinusoid share included)."""
 CANDIDATES_PER_MM2 = 14_000
 REACH_UM = 40.0
-CORD_PER_MM2 = 820
-CORD_STRETCH = 5.0
+CORD_PER_MM2 = 430
+CORD_STRETCH = 8.0
+CORD_REACH_UM = 110.0
 
 
 @dataclass
@@ -168,10 +169,11 @@ def _cords(
 ) -> NDArray[np.int64]:
     """Group cells into cords: nearest of scattered seeds, in a metric stretched along the lobule's radius."""
     width_um, height_um = spec.width * spec.mpp, spec.height * spec.mpp
-    count = int((width_um + 2 * REACH_UM) * (height_um + 2 * REACH_UM) * 1e-6 * CORD_PER_MM2) + 16
-    seeds = rng.uniform([-REACH_UM, -REACH_UM], [width_um + REACH_UM, height_um + REACH_UM], (count, 2))
+    low, high = -CORD_REACH_UM, np.array([width_um, height_um]) + CORD_REACH_UM
+    count = int(np.prod(high - low) * 1e-6 * CORD_PER_MM2)
+    seeds = rng.uniform(low, high, (count, 2))
     axis = np.stack([lobules.sample(lobules.axis_x, seeds), lobules.sample(lobules.axis_y, seeds)], axis=1)
-    _, near = cKDTree(seeds).query(centre, k=12)
+    _, near = cKDTree(seeds).query(centre, k=min(24, count))
     offset = centre[:, None, :] - seeds[near]
     along = (offset * axis[near]).sum(-1)
     across2 = (offset**2).sum(-1) - along**2
@@ -245,7 +247,7 @@ def _apply(
         cells.nucleus_spread[hit] = by_severity(severity, (0.05, 0.14, 0.2, 0.26, 0.3, 0.32))
     elif phenotype == "phospholipidosis":
         cells.foam[hit] = by_severity(severity, (0, 0.5, 0.65, 0.8, 0.95, 1.0))
-        cells.eosin[hit] *= 0.9
+        cells.basophil[hit] *= 1.2
         cells.glycogen[hit] *= 0.4
     elif phenotype == "glycogen_gain":
         level = by_severity(severity, (0, 0.62, 0.74, 0.86, 0.95, 1.0))

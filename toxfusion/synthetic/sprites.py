@@ -118,9 +118,9 @@ def _hepatocyte_nuclei(rng: np.random.Generator, mpp: float, diameter: float, n:
     )
     cover = c.cover(depth)
     rim = np.exp(-(((depth - 0.55) / 0.55) ** 2))
-    clumps = np.clip(c.grain(0.5), -0.3, 2)
+    clumps = np.clip(c.grain(0.055 * diameter), -0.3, 2)
     tone = rng.normal(1, 0.12, (n, 1, 1)).astype(np.float32)
-    h = tone * (0.19 + 0.36 * rim + 0.30 * clumps)
+    h = tone * (0.19 + 0.33 * rim + 0.24 * clumps)
     for k in range(3):
         shown = (rng.random(n) < (0.95, 0.6, 0.25)[k])[:, None, None]
         far, turn = rng.uniform(0, 0.26, n) * diameter, rng.uniform(0, 2 * np.pi, n)
@@ -223,7 +223,7 @@ def _erythrocytes(rng: np.random.Generator, mpp: float, n: int) -> Layer:
     size = rng.uniform(2.5, 3.2, n).astype(np.float32)
     depth = c.ellipse(size, size * rng.uniform(0.7, 1, n).astype(np.float32), rng.uniform(0, 3, n).astype(np.float32))
     dimple = 1 - 0.25 * np.exp(-(((depth - 2.6) / 1.0) ** 2))
-    return _stack(c, c.cover(depth), np.zeros_like(depth), np.zeros_like(depth), 0.62 * dimple)
+    return _stack(c, c.cover(depth), np.zeros_like(depth), np.zeros_like(depth), 0.72 * dimple)
 
 
 def _vacuoles(rng: np.random.Generator, mpp: float, diameter: float, n: int) -> Layer:
@@ -291,8 +291,8 @@ def build_sprites(seed: int, mpp: float) -> SpriteBank:
     add("hepatocyte", *(_hepatocyte_nuclei(rng, mpp, d, 8) for d in NUCLEUS_UM))
     add("sinusoidal", _turned(rng, mpp, 7.8, 3.7, 0.88, 3, 0.1))
     add("kupffer", _turned(rng, mpp, 7.2, 4.9, 0.78, 2, 0.12))
-    add("spindle", _turned(rng, mpp, 12.5, 2.3, 0.6, 2, 0.05))
-    add("oval", _turned(rng, mpp, 9.0, 5.0, 0.45, 2, 0.05))
+    add("spindle", _turned(rng, mpp, 11.5, 2.4, 0.52, 3, 0.06))
+    add("oval", _turned(rng, mpp, 8.6, 5.0, 0.38, 3, 0.07))
     add("lymphocyte", _round_dark(rng, mpp, 5.9, 0.98, 12, 0.2))
     add("macrophage", _round_dark(rng, mpp, 6.8, 0.5, 10, 0.12))
     add("neutrophil", _neutrophils(rng, mpp, 10))
