@@ -49,10 +49,8 @@ class Attention(nn.Module):
 class FeedForward(nn.Sequential):
     """Two layers with GELU, W -> ratio W -> W."""
 
-    def __init__(self, width: int, ratio: int, dropout: float) -> None:
-        super().__init__(
-            nn.Linear(width, ratio * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(ratio * width, width)
-        )
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
 
 
 class SelfAttentionBlock(nn.Module):
@@ -63,7 +61,7 @@ class SelfAttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_feed = nn.LayerNorm(width)
-        self.feed = FeedForward(width, ratio, dropout)
+        self.feed = FeedForward(width, ratio)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -82,7 +80,7 @@ class CrossAttentionBlock(nn.Module):
         self.norm_context = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_feed = nn.LayerNorm(width)
-        self.feed = FeedForward(width, ratio, dropout)
+        self.feed = FeedForward(width, ratio)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

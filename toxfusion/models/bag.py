@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,8 @@ class SlideEncoding:
     attention: Tensor | None = None
 
 
-class LengthGroup(NamedTuple):
+@dataclass(frozen=True)
+class LengthGroup:
     """Bags of like length, padded together.
 
     bags: int64 [b], their places in the batch. index: int64 [b, L], rows of the ragged tensor (0 in padding).

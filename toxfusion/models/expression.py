@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class SNNExpression(ExpressionEncoder):
         super().__init__(n_genes, width, n_tokens=1)
         sizes = [n_genes, *[hidden or 2 * width] * (n_layers - 1), width]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             linear = nn.Linear(fan_in, fan_out)
             nn.init.normal_(linear.weight, std=fan_in**-0.5)
             nn.init.zeros_(linear.bias)
@@ -97,19 +98,22 @@ class SNNExpression(ExpressionEncoder):
 class MaskedGeneEncoder(ExpressionEncoder):
     """Masked autoencoder over genes: learned latents read the visible genes, then attend to each other.
 
-    The token of gene g in a sample is its embedding plus its value embedding: key e_g K + x_g (u_g K) and value
-    (x_g + b_g) v_g, with e, u, v learned vectors of the gene and b_g a learned offset. As key and value are linear in
-    x_g, the projections of all genes are computed once a batch, not once a sample, and no [B, G, W] tensor is made:
+    The token of gene g in a sample is its embedding plus its value embedding, both of width d: the key is
+    e_g K + x_g (u_g K), the value x_g v_g, with e, u and v learned vectors of the gene. As both are linear in x_g,
+    the projections of all genes are computed once a batch and no [B, G, W] tensor is made:
 
-        logit[b, m, g] = q_m . k_g + x[b, g] (q_m . k'_g)      (-inf where gene g is not visible)
-        latent[b, m]   = LayerNorm(sum_g softmax_g(logit) (x[b, g] + b_g) v_g) + l_m
+        logit[b, m, g] = q_m . (e_g K) + x[b, g] q_m . (u_g K)      (-inf where gene g is not visible)
+        latent[b, m]   = LayerNorm(O sum_g softmax_g(logit) x[b, g] v_g) + l_m
 
-    The decoder asks the latents with gene embeddings: x^[b, g] = c_g + sum_m softmax_m(e_g Q . t_m) (e_g R . t_m), t the
-    tokens and the vector.
+    The decoder mixes tokens and vector to a few decoder tokens t, which gene embeddings query:
+
+        x^[b, g] = c_g + sum_n softmax_n(e_g Q . t_n) (e_g R . t_n)
 
     Args:
         n_latents: 32 to 128 latents; they are the expression tokens.
         n_blocks: self-attention blocks over the latents.
+        gene_dim: width d of the gene vectors; half of ``width`` where None.
+        n_decoder_tokens: tokens that the gene embeddings query.
     """
 
     def __init__(
@@ -120,29 +124,33 @@ class MaskedGeneEncoder(ExpressionEncoder):
         n_latents: int = 32,
         heads: int = 4,
         n_blocks: int = 2,
+        gene_dim: int | None = None,
+        n_decoder_tokens: int = 8,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(n_genes, width, n_tokens=n_latents)
-        self.gene = learned_tokens(n_genes, width)
-        self.level = learned_tokens(n_genes, width)
-        self.value = learned_tokens(n_genes, width)
-        self.offset = nn.Parameter(torch.zeros(n_genes))
+        gene_dim = gene_dim or width // 2
+        self.gene = learned_tokens(n_genes, gene_dim)
+        self.level = learned_tokens(n_genes, gene_dim)
+        self.value = learned_tokens(n_genes, gene_dim)
         self.latents = learned_tokens(n_latents, width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
+        self.query = nn.Linear(width, gene_dim, bias=False)
+        self.key = nn.Linear(gene_dim, gene_dim, bias=False)
+        self.read_out = nn.Linear(gene_dim, width)
         self.norm_read = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
-        self.ask = nn.Linear(width, width, bias=False)
-        self.tell = nn.Linear(width, width, bias=False)
-        self.mean = nn.Parameter(torch.zeros(n_genes))
+        self.mix = nn.Linear(n_latents + 1, n_decoder_tokens, bias=False)
+        self.ask = nn.Linear(width, gene_dim, bias=False)
+        self.tell = nn.Linear(width, gene_dim, bias=False)
+        self.gene_mean = nn.Parameter(torch.zeros(n_genes))
 
     def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
         weights = self.read_weights(x, visible)
-        read = (weights * (x + self.offset)[:, None]) @ self.value
+        read = self.read_out((weights * x[:, None]) @ self.value)
         tokens = self.norm_read(read) + self.latents
         for block in self.blocks:
             tokens = block(tokens)
@@ -150,23 +158,22 @@ class MaskedGeneEncoder(ExpressionEncoder):
         return ExpressionEncoding(tokens, self.out(tokens.mean(1)))
 
     def read_weights(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """How much each latent reads of each gene, float32 [B, n_latents, G]; sums to 1 over the visible genes."""
-        query = self.query(self.latents) * self.width**-0.5
+        """Share of each gene in what each latent reads, float32 [B, n_latents, G]; 1 over the visible genes."""
+        query = self.query(self.latents) * self.gene.shape[1] ** -0.5
         by_gene = (query @ self.key(self.gene).T).float()
         by_level = (query @ self.key(self.level).T).float()
-        logits = torch.addcmul(by_gene[None], x.float()[:, None], by_level[None])
+        logits = torch.addcmul(by_gene, x.float()[:, None], by_level)
         if visible is not None:
-            hidden = torch.zeros_like(x, dtype=torch.float32).masked_fill(~visible, float("-inf"))
-            logits = logits + hidden[:, None]
+            logits = logits.masked_fill(~visible[:, None], float("-inf"))
         return logits.softmax(-1)
 
     def decode(self, encoding: ExpressionEncoding) -> Tensor:
         """Expression [B, G] in standardised units from the tokens and the vector."""
         tokens = torch.cat([encoding.tokens, encoding.vector[:, None]], 1)
-        ask = self.ask(self.gene) * self.width**-0.5
-        tell = self.tell(self.gene) * self.width**-0.5
-        weights = (tokens @ ask.T).float().softmax(1)
-        return (weights * (tokens @ tell.T)).sum(1) + self.mean
+        mixed = self.mix(tokens.transpose(1, 2)).transpose(1, 2)
+        logits = self.ask(mixed) * self.gene.shape[1] ** -0.5 @ self.gene.T
+        told = self.tell(mixed) * self.gene.shape[1] ** -0.5 @ self.gene.T
+        return (logits.float().softmax(1) * told).sum(1) + self.gene_mean
 
 
 class PathwayTokens(ExpressionEncoder):

@@ -202,8 +202,8 @@ class LateFusion(Fusion):
         super().__init__(width)
         self.norm_slide = nn.LayerNorm(width)
         self.norm_expression = nn.LayerNorm(width)
-        self.slide = FeedForward(width, 2, dropout)
-        self.expression = FeedForward(width, 2, dropout)
+        self.slide = nn.Sequential(FeedForward(width, 2), nn.Dropout(dropout))
+        self.expression = nn.Sequential(FeedForward(width, 2), nn.Dropout(dropout))
 
     def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
         of_slide = self.slide(self.norm_slide(slide.mean(1)))

@@ -88,7 +88,9 @@ class Network(nn.Module):
         self.modality, self.modality_dropout = modality, modality_dropout
         self.bag = bag if modality != "omics" else None
         self.expression = expression if modality != "wsi" else None
-        self.fusion = fusion if modality == "both" else SingleModality(width, modality)
+        self.fusion: Fusion | SingleModality = (
+            fusion if modality == "both" and fusion is not None else SingleModality(width, modality)
+        )
         self.slide_projections = Projections(width, shared_dim, private_dim) if modality != "omics" else None
         self.expression_projections = (
             Projections(width, shared_dim, private_dim) if modality != "wsi" else None

@@ -53,10 +53,9 @@ class TileEncoder(nn.Module):
         if not timm.is_model(backbone):
             raise TileEncoderError(f"backbone {backbone!r} is no timm model; timm.list_models() names them")
         self.backbone_name, self.mpp, self.tile_px = backbone, float(mpp), int(tile_px)
-        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=0).to(
-            memory_format=torch.channels_last
-        )
-        self.dim = int(self.backbone.num_features)
+        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=0)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dim: int = self.backbone.num_features  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor([float(v) for v in mean]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([float(v) for v in std]).view(1, 3, 1, 1))
 
