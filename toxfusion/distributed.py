@@ -7,6 +7,8 @@ send to a row, so the averaged gradient equals the one-process gradient.
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -78,3 +80,25 @@ def global_mean(total: Tensor, count: Tensor) -> Tensor:
     if n > 1:
         dist.all_reduce(everywhere)
     return total * (n / everywhere.clamp(min=1.0)).to(total.dtype)
+
+
+def barrier() -> None:
+    """Wait for all ranks; nothing to do for one."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device of this rank for Lightning's name of an accelerator."""
+    if accelerator in ("gpu", "cuda"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def join_ranks(accelerator: str) -> None:
+    """Join the process group that a launcher (torchrun, SLURM through torchrun) announced; nothing without one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        device = device_of(accelerator)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -36,7 +36,9 @@ class RaggedTiles:
     def bag_index(self) -> Tensor:
         """int64 [T], the bag each tile belongs to."""
         return torch.repeat_interleave(
-            torch.arange(self.n_bags, device=self.offsets.device), self.lengths, output_size=len(self.features)
+            torch.arange(self.n_bags, device=self.offsets.device),
+            self.lengths,
+            output_size=len(self.features),
         )
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:

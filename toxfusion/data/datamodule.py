@@ -6,7 +6,7 @@ loaders that know their position. Nothing here is fitted on validation or test s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +153,9 @@ class FoldData:
         self._expression = self._read_expression()
         self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
         self._tile_reference = (
-            control_tile_means(study, store) if store is not None and scaler.reference == "matched_controls" else {}
+            control_tile_means(study, store)
+            if store is not None and scaler.reference == "matched_controls"
+            else {}
         )
         self._check_encoder()
 
@@ -177,7 +179,9 @@ class FoldData:
         return bool(self._slides[sample_id])
 
     def has_expression(self, sample_id: str) -> bool:
-        return self._expression is not None and not bool(torch.isnan(self._expression[self._row[sample_id], 0]))
+        return self._expression is not None and not bool(
+            torch.isnan(self._expression[self._row[sample_id], 0])
+        )
 
     def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
         """Samples with at least one modality that is in use; the others go to the audit."""
@@ -186,7 +190,9 @@ class FoldData:
             if self.has_slide(sample) or self.has_expression(sample):
                 kept.append(sample)
             elif audit is not None:
-                audit.drop("train", "sample", sample, "neither slide tiles nor expression for the modality in use")
+                audit.drop(
+                    "train", "sample", sample, "neither slide tiles nor expression for the modality in use"
+                )
         return kept
 
     def batch(
@@ -280,19 +286,48 @@ class FoldData:
             )
 
 
-class _Steps(IterableDataset[Batch]):
-    """Batches from the current step to the end of the epoch."""
+class PositionedDataModule(L.LightningDataModule):
+    """A data module whose training loader starts at the trainer's step: what makes a resume exact in mid-epoch.
 
-    def __init__(self, module: StudyDataModule) -> None:
+    Args:
+        batches_per_epoch: of one process, a multiple of the accumulated batches of an optimiser step.
+        accumulate: batches of an optimiser step.
+    """
+
+    def __init__(self, *, batches_per_epoch: int, accumulate: int = 1) -> None:
+        super().__init__()
+        self.accumulate = accumulate
+        self.batches_per_epoch = max(1, batches_per_epoch // accumulate) * accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return self.batches_per_epoch // self.accumulate
+
+    def training_batch(self, position: int) -> Any:
+        """The batch of this rank at a position counted in batches since the start of the stage."""
+        raise NotImplementedError
+
+    def position(self) -> int:
+        """Where training stands, in batches."""
+        if self.trainer is None:
+            raise RuntimeError("the data module is not attached to a trainer")
+        return int(self.trainer.global_step) * self.accumulate
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(_FromPosition(self), batch_size=None)
+
+
+class _FromPosition(IterableDataset[Any]):
+    """Batches from the current position to the end of the epoch; no length, so that Lightning counts nothing twice."""
+
+    def __init__(self, module: PositionedDataModule) -> None:
         self.module = module
 
-    def __iter__(self) -> Iterator[Batch]:
-        m = self.module
-        step = m.position()
-        end = (step // m.steps_per_epoch + 1) * m.steps_per_epoch
-        for s in range(step, end):
-            chosen = m.sampler.batch(s, rank(), world_size())
-            yield m.fold.batch(chosen, stage=m.stage, step=s, tiles_per_bag=m.tiles_per_bag)
+    def __iter__(self) -> Iterator[Any]:
+        start, epoch = self.module.position(), self.module.batches_per_epoch
+        for position in range(start, (start // epoch + 1) * epoch):
+            yield self.module.training_batch(position)
 
 
 class _Chunks(Dataset[Batch]):
@@ -310,8 +345,8 @@ class _Chunks(Dataset[Batch]):
         return self.fold.batch(self.chunks[index], stage="evaluate")
 
 
-class StudyDataModule(L.LightningDataModule):
-    """Loaders of one stage.
+class StudyDataModule(PositionedDataModule):
+    """Loaders of one stage on one fold.
 
     Args:
         fold: the data.
@@ -320,6 +355,8 @@ class StudyDataModule(L.LightningDataModule):
         tiles_per_bag: tiles drawn from a bag in training; None for all.
         eval_batch_size: samples of a validation batch.
         valid: validation samples.
+        processes: ranks that share the batches of an epoch.
+        accumulate: batches of an optimiser step.
     """
 
     def __init__(
@@ -331,22 +368,20 @@ class StudyDataModule(L.LightningDataModule):
         tiles_per_bag: int | None,
         eval_batch_size: int,
         valid: Sequence[str],
+        processes: int = 1,
+        accumulate: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(batches_per_epoch=sampler.steps_per_epoch // processes, accumulate=accumulate)
         self.fold, self.stage, self.sampler = fold, stage, sampler
         self.tiles_per_bag, self.eval_batch_size, self.valid = tiles_per_bag, eval_batch_size, list(valid)
-        self.position: Callable[[], int] = self._trainer_step
 
     def setup(self, stage: str) -> None:
         """Assert that no unit straddles the parts of the split."""
         self.fold.split.check(self.fold.study)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, self.sampler.steps_per_epoch // world_size())
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(_Steps(self), batch_size=None)
+    def training_batch(self, position: int) -> Batch:
+        chosen = self.sampler.batch(position, rank(), world_size())
+        return self.fold.batch(chosen, stage=self.stage, step=position, tiles_per_bag=self.tiles_per_bag)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.loader(self.valid)
@@ -357,8 +392,3 @@ class StudyDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
-
-    def _trainer_step(self) -> int:
-        if self.trainer is None:
-            raise RuntimeError("the data module is not attached to a trainer")
-        return int(self.trainer.global_step) * int(self.trainer.accumulate_grad_batches)

@@ -55,7 +55,8 @@ class Tasks:
             out["injury"] = np.where(treated, obs["injury"].to_numpy(np.float32), np.nan).astype(np.float32)
         grades = study.findings.loc[list(sample_ids)]
         if self.lesions:
-            chosen = grades[list(self.lesions)].to_numpy(np.float32)
+            # A study to be scored may lack a term altogether: no label then.
+            chosen = grades.reindex(columns=list(self.lesions)).to_numpy(np.float32)
             out["lesions"] = np.where(np.isnan(chosen), np.nan, chosen >= 1).astype(np.float32)
         if self.severity:
             out["severity"] = grades.max(axis=1, skipna=True).to_numpy(np.float32)

@@ -1,0 +1,147 @@
+"""Fold data: what is fitted on training samples, missing modalities, and the refusal of leaking encoders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from toxfusion.data.audit import Audit
+from toxfusion.data.bag_store import BagStore, StoreSpec
+from toxfusion.data.datamodule import FoldData, LeakError, StudyDataModule, fit_tile_scaler
+from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.sampling import SampleStream
+from toxfusion.data.splits import CompoundKFold, Split, SplitError
+from toxfusion.data.study import Study
+from toxfusion.data.tasks import Tasks, resolve_tasks
+
+DIM = 8
+
+
+def write_features(study: Study, name: str = "test", trained_on: tuple[str, ...] = ()) -> BagStore:
+    """Random features of every slide of the small study, 3 to 9 tiles each."""
+    spec = StoreSpec("features", "float16", (DIM,), {"encoder": name, "trained_on": list(trained_on)})
+    store = BagStore.create(study.root / "features" / name, spec)
+    with store.writer() as writer:
+        for i, slide in enumerate(study.slides.index):
+            rng = np.random.default_rng(i)
+            n = 3 + i % 7
+            rows = rng.normal(i, 1.0, (n, DIM)).astype(np.float16)
+            places = rng.integers(0, 2000, (n, 2)).astype(np.int32)
+            writer.append(slide, rows, places, tile_size=224.0, mpp0=0.5)
+    store.refresh()
+    return store
+
+
+def make_fold(study: Study, store: BagStore | None, tile_reference: str = "none") -> FoldData:
+    split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(study)
+    tasks = resolve_tasks(
+        study, dili=True, injury=True, lesions="auto", severity=True, min_animals=3, min_compounds=2
+    )
+    scaler = None if store is None else fit_tile_scaler(study, store, split.train, tile_reference)
+    profiled = [s for s in split.train if study.has_expression[study.positions([s])[0]]]
+    transform = ExpressionTransform.fit(study, profiled, n_genes=20, reference="none", clip=8.0)
+    return FoldData(study, split, tasks, store=store, expression=transform, scaler=scaler, seed=0)
+
+
+@pytest.fixture
+def fold(own_tiny_study: Study) -> FoldData:
+    return make_fold(own_tiny_study, write_features(own_tiny_study))
+
+
+def test_training_tiles_have_mean_zero_and_deviation_one(fold: FoldData) -> None:
+    tiles = fold.batch(fold.split.train, stage="evaluate").tiles.features
+    torch.testing.assert_close(tiles.mean(0), torch.zeros(DIM), atol=1e-3, rtol=0)
+    torch.testing.assert_close(tiles.std(0, correction=0), torch.ones(DIM), atol=1e-3, rtol=0)
+
+
+def test_what_is_fitted_does_not_change_with_test_samples(own_tiny_study: Study) -> None:
+    store = write_features(own_tiny_study)
+    fold = make_fold(own_tiny_study, store)
+    less = [s for s in fold.split.train if s not in fold.split.test]
+    again = fit_tile_scaler(own_tiny_study, store, less, "none")
+    assert np.array_equal(again.mean, fold.scaler.mean)
+    other = fit_tile_scaler(own_tiny_study, store, [*fold.split.train, *fold.split.test], "none")
+    assert not np.allclose(other.mean, fold.scaler.mean)
+
+
+def test_matched_controls_take_an_experiment_wide_shift_away(own_tiny_study: Study) -> None:
+    """Tiles of slide i lie around i: with the control reference each experiment's controls lie around zero."""
+    fold = make_fold(own_tiny_study, write_features(own_tiny_study), "matched_controls")
+    obs = own_tiny_study.obs
+    for _, members in obs[obs["is_control"]].groupby("control_group"):
+        controls = [s for s in members.index if fold.has_slide(s)]
+        if controls:
+            bags = fold.batch(controls, stage="evaluate").tiles
+            means = torch.stack([b.mean(0) for b in bags.split(bags.features)]) * torch.from_numpy(
+                fold.scaler.scale
+            )
+            torch.testing.assert_close(
+                means.mean(0) + torch.from_numpy(fold.scaler.mean), torch.zeros(DIM), atol=0.05, rtol=0
+            )
+
+
+def test_missing_modalities_are_flagged_and_empty(fold: FoldData) -> None:
+    ids = fold.sample_ids
+    batch = fold.batch(ids, stage="evaluate")
+    study = fold.study
+    assert batch.has_slide.tolist() == [bool(study.slides_of(s)) for s in ids]
+    assert batch.has_expression.tolist() == study.has_expression.tolist()
+    assert not batch.has_slide.all()
+    assert not batch.has_expression.all()
+    assert (batch.tiles.lengths[~batch.has_slide] == 0).all()
+    assert torch.isfinite(batch.expression).all()
+    assert (batch.expression[~batch.has_expression] == 0).all()
+
+
+def test_a_sample_with_two_slides_has_the_tiles_of_both(fold: FoldData) -> None:
+    double = next(s for s in fold.sample_ids if len(fold.study.slides_of(s)) == 2)
+    batch = fold.batch([double], stage="evaluate")
+    assert int(batch.tiles.lengths[0]) == sum(fold.store.n_rows(s) for s in fold.study.slides_of(double))
+    assert float(batch.tiles.coordinates[:, 0].max()) > 1e5
+
+
+def test_samples_without_any_modality_are_audited(own_tiny_study: Study) -> None:
+    fold = make_fold(own_tiny_study, None)
+    audit = Audit()
+    kept = fold.usable(fold.sample_ids, audit)
+    lost = set(fold.sample_ids) - set(kept)
+    assert lost == {
+        s for s, there in zip(fold.sample_ids, fold.study.has_expression, strict=True) if not there
+    }
+    assert {r.id for r in audit.records} == lost
+
+
+def test_an_encoder_that_saw_a_test_compound_is_refused(own_tiny_study: Study) -> None:
+    with pytest.raises(LeakError, match="trained on 1 test compound"):
+        split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(own_tiny_study)
+        seen = own_tiny_study.obs.at[split.test[0], "compound"]
+        make_fold(own_tiny_study, write_features(own_tiny_study, "leaky", (seen,)))
+
+
+def test_setup_refuses_a_compound_on_both_sides(fold: FoldData) -> None:
+    moved = [*fold.split.train, fold.split.test[0]]
+    fold.split = Split(moved, fold.split.valid, fold.split.test[1:], 0, fold.split.manifest)
+    module = StudyDataModule(
+        fold,
+        stage="pretrain",
+        sampler=SampleStream(tuple(moved), 4, 0),
+        tiles_per_bag=4,
+        eval_batch_size=8,
+        valid=fold.split.valid,
+    )
+    with pytest.raises(SplitError):
+        module.setup("fit")
+
+
+def test_labels_are_of_treated_animals_and_unknown_terms_are_refused(tiny_study: Study) -> None:
+    tasks = Tasks(dili=True, injury=True, lesions=("Necrosis",), severity=True)
+    labels = tasks.labels(tiny_study, tiny_study.sample_ids)
+    control = tiny_study.obs["is_control"].to_numpy()
+    assert np.isnan(labels["dili"][control]).all()
+    assert np.isnan(labels["injury"][control]).all()
+    assert not np.isnan(labels["dili"][~control]).any()
+    assert np.array_equal(labels["lesions"][:, 0], (tiny_study.findings["Necrosis"] >= 1).to_numpy(float))
+    assert labels["severity"].max() <= 4
+    with pytest.raises(ValueError, match="Necrosiss"):
+        resolve_tasks(tiny_study, dili=True, injury=True, lesions=["Necrosiss"], severity=False)

@@ -1,0 +1,65 @@
+"""Samplers: every draw a function of its key, whatever the number of ranks and wherever training starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toxfusion.data.sampling import CompoundStream, SampleStream, choose_tiles, generator, torch_seed
+from toxfusion.data.study import Study
+
+
+def test_draws_depend_on_every_part_of_the_key_and_on_nothing_else() -> None:
+    base = generator(1, "pretrain", 3, "animal").random(4)
+    assert np.array_equal(base, generator(1, "pretrain", 3, "animal").random(4))
+    for other in ((2, "pretrain", 3, "animal"), (1, "finetune", 3, "animal"), (1, "pretrain", 4, "animal"),
+                  (1, "pretrain", 3, "animals")):  # fmt: skip
+        assert not np.array_equal(base, generator(*other).random(4))
+    assert torch_seed(0, "x", -1) != torch_seed(0, "x", 1)
+
+
+def test_a_stream_shows_each_sample_once_an_epoch() -> None:
+    ids = tuple(f"s{i}" for i in range(10))
+    stream = SampleStream(ids, batch_size=5, seed=0)
+    first = stream.batch(0) + stream.batch(1)
+    second = stream.batch(2) + stream.batch(3)
+    assert sorted(first) == sorted(second) == sorted(ids)
+    assert first != second
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 7])
+def test_two_ranks_see_what_one_process_of_twice_the_batch_sees(batch_size: int) -> None:
+    ids = tuple(f"s{i}" for i in range(20))
+    one = SampleStream(ids, 2 * batch_size, seed=3)
+    two = SampleStream(ids, batch_size, seed=3)
+    for step in range(5):
+        ranks = [two.batch(step, rank, 2) for rank in (0, 1)]
+        assert ranks[0] == one.batch(step)[0::2]
+        assert ranks[1] == one.batch(step)[1::2]
+
+
+def test_compounds_come_whole_capped_and_with_their_controls(tiny_study: Study) -> None:
+    obs = tiny_study.obs
+    stream = CompoundStream(
+        obs, compounds_per_batch=3, treated_per_compound=4, controls_per_compound=1, seed=0
+    )
+    seen = []
+    for step in range(2):
+        rows = obs.loc[stream.batch(step)]
+        treated = rows[~rows["is_control"]]
+        assert treated["compound"].nunique() == 3
+        assert (treated.groupby("compound").size() == 4).all()
+        # Four strata of dose and time, four samples: one of each.
+        assert (treated.groupby(["compound", "dose_level", "time_h"]).size() == 1).all()
+        assert (rows[rows["is_control"]].groupby("compound").size() <= 1).all()
+        seen.extend(treated["compound"].unique())
+    assert sorted(seen) == sorted(obs["compound"].unique())
+
+
+def test_tiles_of_a_bag_are_distinct_and_change_with_the_step() -> None:
+    first, again, later = (choose_tiles(100, 20, 0, "pretrain", step, "a") for step in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert len(set(first.tolist())) == 20
+    assert not np.array_equal(first, later)
+    assert np.array_equal(choose_tiles(5, 20, 0, "x", 0, "a"), np.arange(5))
+    assert np.array_equal(choose_tiles(5, None, 0, "x", 0, "a"), np.arange(5))

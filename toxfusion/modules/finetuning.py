@@ -1,0 +1,154 @@
+"""Supervised fine-tuning: DILI of compounds, injury of dose groups, lesions and severity of samples, as one loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from toxfusion.data.batch import Batch
+from toxfusion.data.sampling import torch_seed
+from toxfusion.data.tasks import Tasks
+from toxfusion.distributed import gather_rows, rank
+from toxfusion.models.heads import CompoundHead, MultiLabelHead, OrdinalHead
+from toxfusion.models.network import Network
+from toxfusion.modules.optimization import Optimization
+from toxfusion.objectives.classification import MaskedBCE, positive_weight
+from toxfusion.objectives.ordinal import CORALLoss
+
+N_GRADES = 5
+
+
+class FinetuningModule(L.LightningModule):
+    """The network with heads.
+
+    Args:
+        network: pretrained or at its random start.
+        tasks: which heads there are.
+        width: W of the fused vector.
+        labels: labels of the training samples ("lesions" [n, L], ...); the weights of rare lesions come from them.
+        weights: task -> weight in the loss.
+        compound_pooling, group_pooling: how logits of samples become one of the compound, and of the dose group.
+        network_lr_share: learning rate of the network as a share of that of the heads; 0 freezes the network.
+        contract: what the checkpoint carries beside the weights; see ``toxfusion.training.contract``.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tasks: Tasks,
+        *,
+        width: int,
+        labels: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        compound_pooling: str,
+        group_pooling: str,
+        network_lr_share: float,
+        optimization: Optimization,
+        seed: int,
+        contract: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.network, self.tasks, self.task_weights = network, tasks, dict(weights)
+        self.network_lr_share, self.optimization = network_lr_share, optimization
+        self.seed, self.contract = seed, contract
+        self.heads = nn.ModuleDict()
+        if tasks.dili:
+            self.heads["dili"] = CompoundHead(width, pooling=compound_pooling)
+        if tasks.injury:
+            self.heads["injury"] = CompoundHead(width, pooling=group_pooling)
+        if tasks.lesions:
+            self.heads["lesions"] = MultiLabelHead(width, len(tasks.lesions))
+            self.lesion_loss = MaskedBCE(positive_weight(labels["lesions"]))
+        if tasks.severity:
+            self.heads["severity"] = OrdinalHead(width, N_GRADES)
+            self.severity_loss = CORALLoss()
+        self.binary_loss = MaskedBCE()
+        if network_lr_share == 0:
+            network.requires_grad_(False)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of each task; tasks without a label in the batch give 0."""
+        vector = self.network(batch).fused.vector
+        out: dict[str, Tensor] = {}
+        for task, codes in (("dili", batch.compound), ("injury", batch.group)):
+            if task in self.heads:
+                pooled = self.heads[task](vector, codes, batch.is_control)
+                labels = batch.labels[task]
+                if self.training:  # the head pooled the samples of all ranks
+                    labels, codes = gather_rows(labels), gather_rows(codes)
+                label = _label_of(labels, codes, pooled.compound)
+                out[task] = self.binary_loss(pooled.logits[:, None], label[:, None])
+        if "lesions" in self.heads:
+            out["lesions"] = self.lesion_loss(self.heads["lesions"](vector), batch.labels["lesions"])
+        if "severity" in self.heads:
+            out["severity"] = self.severity_loss(
+                self.heads["severity"](vector)[:, 0], batch.labels["severity"]
+            )
+        return out
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(torch_seed(self.seed, "finetune", batch.step, rank()))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._log(self.losses(batch), "train", len(batch))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log(self.losses(batch), "valid", len(batch))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return self.optimization.configure(self, {"network.": self.network_lr_share})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["contract"] = self.contract
+
+    @torch.inference_mode()
+    def score_samples(
+        self, vectors: Tensor, *, compound: Sequence[str], group: Sequence[str], is_control: np.ndarray
+    ) -> dict[str, Any]:
+        """Probabilities, and the expected grade.
+
+        Args:
+            vectors: float32 [n, W], fused vectors of all samples of a part, so that compounds and groups are whole.
+
+        Returns:
+            "dili": compound -> probability; "injury": group_id -> probability (of units with a treated sample);
+            "lesions": float [n, L]; "severity": float [n], 0 to 4.
+        """
+        self.eval()
+        self.heads.to(vectors.device)
+        controls = torch.from_numpy(np.ascontiguousarray(is_control))
+        out: dict[str, Any] = {}
+        for task, names in (("dili", compound), ("injury", group)):
+            if task in self.heads:
+                codes, unique = pd.factorize(pd.Series(list(names), dtype=object), sort=True)
+                pooled = self.heads[task](vectors, torch.from_numpy(codes.astype(np.int64)), controls)
+                scores = pooled.logits.sigmoid().double().tolist()
+                out[task] = {str(unique[c]): p for c, p in zip(pooled.compound.tolist(), scores, strict=True)}
+        if "lesions" in self.heads:
+            out["lesions"] = self.heads["lesions"](vectors).sigmoid().double().numpy()
+        if "severity" in self.heads:
+            head = self.heads["severity"]
+            out["severity"] = head.expected_grade(head(vectors))[:, 0].double().numpy()
+        return out
+
+    def _log(self, losses: dict[str, Tensor], part: str, size: int) -> Tensor:
+        total = torch.stack([self.task_weights[k] * v for k, v in losses.items()]).sum()
+        values = {f"{part}/{k}": v.detach() for k, v in losses.items()} | {f"{part}/loss": total.detach()}
+        self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
+        return total
+
+
+def _label_of(labels: Tensor, codes: Tensor, wanted: Tensor) -> Tensor:
+    """Label of each unit: that of any of its samples that has one; NaN when none has. [U]"""
+    out = labels.new_full((len(wanted),), float("nan"))
+    for i, code in enumerate(wanted.tolist()):
+        known = labels[(codes == code) & ~torch.isnan(labels)]
+        if len(known):
+            out[i] = known[0]
+    return out

@@ -1,0 +1,219 @@
+"""Self-supervised pretraining on paired slides and expression: a weighted sum of named terms, each logged.
+
+Terms of one modality are left out when the other modality is not in use; the terms of the pair then have no weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.data.sampling import torch_generator, torch_seed
+from toxfusion.distributed import rank
+from toxfusion.models.expression import GeneDecoder
+from toxfusion.models.network import Network, Representation
+from toxfusion.modules.optimization import Optimization
+from toxfusion.objectives.contrastive import InfoNCE, Relations
+from toxfusion.objectives.masked import masked_mse
+from toxfusion.objectives.monitors import alignment, smooth_rank
+from toxfusion.objectives.orthogonality import cosine_orthogonality
+
+TERMS = ("align", "sub_bag", "genes", "orthogonality", "retention")
+PAIR_TERMS = ("align",)
+SLIDE_TERMS = ("sub_bag",)
+EXPRESSION_TERMS = ("genes",)
+
+
+def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
+    """Two random halves of each bag; the first has the odd tile, so that it is empty only where the bag is."""
+    keys = torch.rand(len(tiles.features), generator=generator).to(tiles.offsets.device)
+    order = torch.argsort(tiles.bag_index + keys.to(torch.float64))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    first = (place - tiles.offsets[:-1][tiles.bag_index]) % 2 == 0
+    return tiles.select(first), tiles.select(~first)
+
+
+class PretrainingModule(L.LightningModule):
+    """The network with its self-supervised terms.
+
+    Args:
+        network: what is pretrained.
+        n_genes: G of the expression, 0 without.
+        tile_dim: D of the tile features, 0 without.
+        weights: term -> weight; see conf/pretrain/full.yaml.
+        gene_mask: share of genes hidden from the expression branch, 0 to 1.
+        negatives: "exclude", "soft" or "keep" for pairs of one dose group, one animal, or two vehicle controls.
+        temperature, learn_temperature: of InfoNCE.
+        seed: masks and sub-bags are a function of it and the step.
+
+    Raises:
+        ValueError: an unknown term.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        n_genes: int,
+        tile_dim: int,
+        weights: Mapping[str, float],
+        gene_mask: float,
+        negatives: str,
+        temperature: float,
+        learn_temperature: bool,
+        optimization: Optimization,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        unknown = set(weights) - set(TERMS)
+        if unknown:
+            raise ValueError(f"pretrain.weights: no term {sorted(unknown)}; there are {TERMS}")
+        self.network, self.optimization, self.seed = network, optimization, seed
+        self.gene_mask = gene_mask
+        self.weights = {k: float(w) for k, w in weights.items() if w > 0 and self._applies(k)}
+        width = network.width
+        self.align = InfoNCE(temperature, learnable=learn_temperature, negatives=negatives)
+        self.sub_bag = InfoNCE(temperature, learnable=learn_temperature, negatives=negatives)
+        parts = network.shared_dim + network.private_dim
+        genes, tiles = network.expression is not None, network.bag is not None
+        self.decode_genes = (
+            GeneDecoder(network.width, n_genes)
+            if genes and not hasattr(network.expression, "decode")
+            else None
+        )
+        self.parts_to_profile = nn.Linear(parts, n_genes) if genes else None
+        self.fused_to_profile = nn.Linear(network.width, n_genes) if genes else None
+        self.parts_to_tile = nn.Linear(parts, tile_dim) if tiles else None
+        self.fused_to_tile = nn.Linear(network.width, tile_dim) if tiles else None
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> tuple[dict[str, Tensor], Representation]:
+        """The terms in use, unweighted, and the representation they were taken from.
+
+        Args:
+            generator: on the CPU; of gene masks and sub-bags.
+        """
+        network = self.network
+        other = None
+        seen = batch
+        if "sub_bag" in self.weights:
+            first, other = split_bags(batch.tiles, generator)
+            seen = replace(batch, tiles=first)
+        hidden = None
+        if network.expression is not None:
+            draws = torch.rand(batch.expression.shape, generator=generator).to(batch.expression.device)
+            hidden = (draws < self.gene_mask) & batch.has_expression[:, None]
+        out = network(seen, visible=None if hidden is None else ~hidden)
+        terms: dict[str, Tensor] = {}
+        if "align" in self.weights:
+            paired = batch.has_slide & batch.has_expression
+            terms["align"] = self._contrast(
+                self.align, out.slide_shared, out.expression_shared, batch, paired
+            )
+        if "sub_bag" in self.weights and other is not None:
+            there = other.lengths > 0
+            second = network.slide_projections(network.bag(other).vector)[0]
+            terms["sub_bag"] = self._contrast(self.sub_bag, out.slide_shared, second, batch, there)
+        if "genes" in self.weights:
+            decoded = self._decode(out)
+            terms["genes"] = masked_mse(decoded, batch.expression, hidden)
+        if "orthogonality" in self.weights:
+            terms["orthogonality"] = self._orthogonality(out, batch)
+        if "retention" in self.weights:
+            terms["retention"] = self._retention(out, batch)
+        return terms, out
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(torch_seed(self.seed, "pretrain", batch.step, rank()))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms, out = self.losses(batch, torch_generator(self.seed, "masks", batch.step, rank()))
+        self._monitor(out, batch)
+        return self._log(terms, "train", len(batch))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        terms, _ = self.losses(batch, torch_generator(self.seed, "masks", -1, batch_idx, rank()))
+        self._log(terms, "valid", len(batch))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return self.optimization.configure(self)
+
+    def _applies(self, term: str) -> bool:
+        needs = {
+            "align": ("bag", "expression"),
+            "sub_bag": ("bag",),
+            "genes": ("expression",),
+        }
+        return all(getattr(self.network, branch) is not None for branch in needs.get(term, ()))
+
+    def _contrast(self, loss: InfoNCE, a: Tensor, b: Tensor, batch: Batch, keep: Tensor) -> Tensor:
+        return loss(
+            a[keep],
+            b[keep],
+            group=batch.group[keep],
+            animal=batch.animal[keep],
+            control=batch.is_control[keep],
+        )
+
+    def _decode(self, out: Representation) -> Tensor:
+        if self.decode_genes is not None:
+            return self.decode_genes(out.expression.vector)
+        return self.network.expression.decode(out.expression)
+
+    def _orthogonality(self, out: Representation, batch: Batch) -> Tensor:
+        both = batch.has_slide & batch.has_expression
+        pairs = [
+            (out.slide_shared, out.slide_private, batch.has_slide),
+            (out.expression_shared, out.expression_private, batch.has_expression),
+            (out.slide_private, out.expression_private, both),
+        ]
+        return torch.stack(
+            [self.orthogonal(a[k], b[k]) for a, b, k in pairs if a is not None and b is not None]
+        ).mean()
+
+    def _retention(self, out: Representation, batch: Batch) -> Tensor:
+        """Read the bag's mean tile and the whole profile back, from the parts of a branch and from the fused vector."""
+        errors = []
+        if self.parts_to_tile is not None:
+            target = bag_means(batch.tiles)
+            keep = batch.has_slide[:, None].expand_as(target)
+            parts = torch.cat([out.slide_shared, out.slide_private], 1)
+            errors += [masked_mse(self.parts_to_tile(parts), target, keep)]
+            errors += [masked_mse(self.fused_to_tile(out.fused.vector), target, keep)]
+        if self.parts_to_profile is not None:
+            keep = batch.has_expression[:, None].expand_as(batch.expression)
+            parts = torch.cat([out.expression_shared, out.expression_private], 1)
+            errors += [masked_mse(self.parts_to_profile(parts), batch.expression, keep)]
+            errors += [masked_mse(self.fused_to_profile(out.fused.vector), batch.expression, keep)]
+        return torch.stack(errors).mean()
+
+    @torch.no_grad()
+    def _monitor(self, out: Representation, batch: Batch) -> None:
+        """Signs of collapse: smooth rank of the shared parts, variance of the private parts, mean gate."""
+        values = {"monitor/gate_slide": out.fused.gate[:, 0].mean()}
+        for name, shared, private, there in (
+            ("slide", out.slide_shared, out.slide_private, batch.has_slide),
+            ("expression", out.expression_shared, out.expression_private, batch.has_expression),
+        ):
+            if shared is not None and private is not None and there.sum() > 1:
+                values[f"monitor/rank_{name}"] = smooth_rank(shared[there].float())
+                values[f"monitor/variance_private_{name}"] = private[there].float().var(0).mean()
+        self.log_dict(values, batch_size=len(batch))
+
+    def _log(self, terms: dict[str, Tensor], part: str, size: int) -> Tensor:
+        total = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()
+        values = {f"{part}/{k}": v.detach() for k, v in terms.items()} | {f"{part}/loss": total.detach()}
+        self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
+        return total
+
+
+def bag_means(tiles: RaggedTiles) -> Tensor:
+    """Mean tile of each bag, [B, D]; zeros for an empty bag."""
+    total = tiles.features.new_zeros(tiles.n_bags, tiles.features.shape[1])
+    total.index_add_(0, tiles.bag_index, tiles.features)
+    return total / tiles.lengths.clamp(min=1)[:, None]

@@ -1,0 +1,184 @@
+"""One stage of training with Lightning: checkpoints, early stopping, exact resume. What is trained, is not known here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks.progress import TQDMProgressBar
+from lightning.pytorch.loggers.logger import Logger
+
+from toxfusion.data.datamodule import PositionedDataModule
+from toxfusion.distributed import is_rank_zero
+from toxfusion.history import History
+
+MONITOR = "valid/loss"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or that was made for other data or another network."""
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How a stage is run; see conf/trainer for the meaning of each key."""
+
+    accelerator: str
+    devices: int
+    num_nodes: int
+    strategy: str
+    precision: str
+    gradient_clip_val: float
+    accumulate_grad_batches: int
+    checkpoint_every: int
+    validate_every: int
+    patience: int | None
+    progress: bool
+    compile: bool
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of tensors and plain types.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or holds anything else, code for instance.
+    """
+    import pickle
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of tensors and plain types, so it is not loaded "
+            f"({str(error).splitlines()[0]}); make it again with toxfusion.train"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"{path}: holds no state_dict; make it again with toxfusion.train")
+    return content
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights strictly.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or its weights are of another network.
+    """
+    state = read_checkpoint(path)["state_dict"]
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: weights of another network: {str(error).splitlines()[1].strip()}"
+        ) from error
+
+
+def whole_epochs(steps: int, steps_per_epoch: int, validate_every: int) -> tuple[int, int]:
+    """Epochs between validations, and total steps rounded up to end on a validation."""
+    between = max(1, round(validate_every / steps_per_epoch))
+    block = between * steps_per_epoch
+    return between, -(-steps // block) * block
+
+
+def fit_stage(
+    module: L.LightningModule,
+    data: PositionedDataModule,
+    *,
+    stage: str,
+    folder: Path,
+    history: Path,
+    steps: int,
+    settings: TrainerSettings,
+    loggers: list[Logger],
+    resume: bool,
+) -> Path:
+    """Train to ``steps`` optimiser steps (rounded up to a validation), and leave the best weights in the module.
+
+    Args:
+        folder: receives best.ckpt (least validation loss), last.ckpt (position) and finished.json (written last).
+        resume: continue from last.ckpt; a finished stage is only loaded.
+
+    Returns:
+        The path of best.ckpt.
+    """
+    finished, best, last = folder / "finished.json", folder / "best.ckpt", folder / "last.ckpt"
+    if resume and finished.is_file():
+        load_weights(module, best)
+        return best
+    if not resume and is_rank_zero() and folder.is_dir():
+        for old in (finished, best, last):
+            old.unlink(missing_ok=True)
+    if settings.compile:
+        module.compile()
+    start = last if resume and last.is_file() else None
+    lines = History(history, stage)
+    position = int(read_checkpoint(start)["global_step"]) if start else 0
+    lines.rewind(position)
+    trainer = _trainer(data, folder, steps, settings, [lines, *loggers])
+    _quiet()
+    trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    load_weights(module, best)
+    if is_rank_zero():
+        part = finished.with_suffix(".part")
+        part.write_text(json.dumps({"steps": trainer.global_step, "stopped_early": trainer.should_stop}))
+        os.replace(part, finished)
+    trainer.strategy.barrier()
+    return best
+
+
+def _trainer(
+    data: PositionedDataModule, folder: Path, steps: int, settings: TrainerSettings, loggers: list[Logger]
+) -> L.Trainer:
+    between, total = whole_epochs(steps, data.steps_per_epoch, settings.validate_every)
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="min", enable_version_counter=False),
+        ModelCheckpoint(
+            folder,
+            filename="last",
+            every_n_train_steps=settings.checkpoint_every,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        ),
+        LearningRateMonitor("step"),
+    ]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping(MONITOR, patience=settings.patience, check_finite=True))
+    if settings.progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]
+        gradient_clip_val=settings.gradient_clip_val,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        max_steps=total,
+        check_val_every_n_epoch=between,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        logger=loggers,
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=settings.progress,
+        deterministic="warn",
+    )
+
+
+def _quiet() -> None:
+    """Lightning's hints about devices and workers are noise here: loaders gather whole batches in-process."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"lightning\..*")

@@ -1,0 +1,152 @@
+"""Where the tile features of a fold come from: a store on disk, or an encoder trained for this fold and cached."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers.logger import Logger
+
+from toxfusion.data.bag_store import BagStore, StoreSpec
+from toxfusion.data.encoding import encode_tile_store
+from toxfusion.data.sampling import torch_seed
+from toxfusion.data.splits import Split
+from toxfusion.data.study import Study
+from toxfusion.data.tile_sampling import TileDataModule
+from toxfusion.distributed import barrier, device_of, is_rank_zero
+from toxfusion.models.tile import TileEncoder, load_tile_encoder, save_tile_encoder
+from toxfusion.modules.optimization import Optimization
+from toxfusion.modules.tile_contrastive import TileContrastiveModule
+from toxfusion.runs import digest
+from toxfusion.stages import TrainerSettings, fit_stage
+
+
+def tile_features(
+    settings: dict[str, Any],
+    study: Study,
+    split: Split,
+    *,
+    grid: str,
+    trainer: TrainerSettings,
+    loggers: list[Logger],
+) -> BagStore | None:
+    """The feature store of a fold.
+
+    Args:
+        settings: the tile_features group of the config; ``kind`` is contrastive, random, store or none.
+        grid: name of the tile store that contrastive and random encoders read.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    kind = settings["kind"]
+    if kind == "none":
+        return None
+    if kind == "store":
+        return study.features(settings["name"])
+    if kind in ("contrastive", "random"):
+        encoder = fold_encoder(settings, study, split, grid=grid, trainer=trainer, loggers=loggers)
+        return encode_study(study, encoder, grid=grid, batch_size=settings["encode_batch"], trainer=trainer)
+    raise ValueError(f"tile_features.kind: {kind!r} is none of contrastive, random, store, none")
+
+
+def fold_encoder(
+    settings: dict[str, Any],
+    study: Study,
+    split: Split,
+    *,
+    grid: str,
+    trainer: TrainerSettings,
+    loggers: list[Logger],
+) -> Path:
+    """The tile encoder of a fold: trained on its training and validation compounds, never on a test compound.
+
+    The file lies in the study, under a digest of the settings and the training samples, so that all seeds and
+    experiments of the fold share it.
+
+    Returns:
+        The path of the encoder's checkpoint.
+    """
+    tiles = study.tiles(grid)
+    seen = sorted([*split.train, *split.valid]) if settings["kind"] == "contrastive" else []
+    key = digest(
+        {"settings": settings, "grid": tiles.spec.provenance, "px": tiles.spec.row_shape, "samples": seen}
+    )
+    path = study.root / "encoders" / f"{settings['kind']}-{key}.ckpt"
+    if path.is_file():
+        return path
+    torch.manual_seed(torch_seed(settings["seed"], "tile_encoder"))
+    encoder = TileEncoder(
+        settings["backbone"], mpp=float(tiles.spec.provenance["mpp"]), tile_px=int(tiles.spec.row_shape[0])
+    )
+    if settings["kind"] == "contrastive" and settings["steps"] > 0:
+        data = TileDataModule(
+            tiles,
+            [slide for sample in seen for slide in study.slides_of(sample)],
+            batch_size=settings["batch_size"],
+            seed=settings["seed"],
+            steps=settings["steps"],
+            accumulate=trainer.accumulate_grad_batches,
+        )
+        plan = Optimization(settings["lr"], settings["weight_decay"], settings["warmup"], settings["steps"])
+        module = TileContrastiveModule(
+            encoder,
+            projection_dim=settings["projection_dim"],
+            temperature=settings["temperature"],
+            optimization=plan,
+            seed=settings["seed"],
+        )
+        working = path.with_suffix("")
+        fit_stage(
+            module,
+            data,
+            stage="tile_encoder",
+            folder=working,
+            history=working / "history.csv",
+            steps=settings["steps"],
+            settings=trainer,
+            loggers=loggers,
+            resume=True,
+        )
+    trained_on = sorted(set(study.obs.loc[seen, "compound"].astype(str)))
+    if is_rank_zero():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made_by = {
+            "encoder": path.stem,
+            "settings": settings,
+            "study": study.name,
+            "grid": grid,
+            "fold": split.fold,
+        }
+        save_tile_encoder(path, encoder, trained_on=trained_on, provenance=made_by)
+    barrier()
+    return path
+
+
+def encode_study(
+    study: Study, encoder_path: Path, *, grid: str, batch_size: int, trainer: TrainerSettings
+) -> BagStore:
+    """Features of a study's tiles by an encoder of ours, in a store named after the encoder; only what is missing."""
+    tiles = study.tiles(grid)
+    loaded = load_tile_encoder(encoder_path)
+    encoder = loaded.encoder
+    spec = StoreSpec(
+        kind="features",
+        dtype="float16",
+        row_shape=(encoder.dim,),
+        provenance={
+            **tiles.spec.provenance,
+            "grid": grid,
+            "encoder": encoder_path.stem,
+            "weights": hashlib.sha256(encoder_path.read_bytes()).hexdigest(),
+            "trained_on": loaded.trained_on,
+        },
+    )
+    store = BagStore.create(study.root / "features" / encoder_path.stem, spec)
+    if is_rank_zero():
+        encode_tile_store(tiles, store, encoder, batch_size=batch_size, device=device_of(trainer.accelerator))
+    barrier()
+    store.refresh()
+    return store

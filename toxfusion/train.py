@@ -1,0 +1,19 @@
+"""``python -m toxfusion.train``: pretrain, fine-tune, test; every ablation is an override."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toxfusion.config import entry_point
+
+
+@entry_point("train")
+def main(config: dict[str, Any]) -> float:
+    """Pretrain on slides and expression, fine-tune for liver injury, test on held-out compounds."""
+    from toxfusion.training import run
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,379 @@
+"""One run from a resolved config: split, tile features, pretraining, fine-tuning, test. What ``toxfusion.train`` calls."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+from lightning.pytorch.loggers.logger import Logger
+
+from toxfusion.config import build
+from toxfusion.data.audit import Audit, replace_file
+from toxfusion.data.bag_store import BagStore
+from toxfusion.data.datamodule import FoldData, StudyDataModule, fit_tile_scaler
+from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.nulls import permute_labels, shuffle_pairs
+from toxfusion.data.sampling import CompoundStream, SampleStream
+from toxfusion.data.splits import Split, write_manifest
+from toxfusion.data.study import Study
+from toxfusion.data.tasks import Tasks, resolve_tasks
+from toxfusion.distributed import barrier, device_of, is_rank_zero, join_ranks
+from toxfusion.evaluation.predictions import write as write_predictions
+from toxfusion.evaluation.retrieval import retrieval_table
+from toxfusion.evaluation.scoring import as_dict, score_run
+from toxfusion.launch import launch, ranks_are_started
+from toxfusion.models.network import Network
+from toxfusion.modules.baselines import fit_baseline
+from toxfusion.modules.finetuning import FinetuningModule
+from toxfusion.modules.optimization import Optimization
+from toxfusion.modules.pretraining import PretrainingModule
+from toxfusion.prediction import SampleOutputs, encode_samples, predictions_table, write_embeddings
+from toxfusion.runs import RunFolder
+from toxfusion.stages import TrainerSettings, fit_stage
+from toxfusion.tile_features import fold_encoder, tile_features
+
+Config = dict[str, Any]
+
+
+def run(config: Config) -> float:
+    """Run one experiment on one fold, or return what a finished run of the same config gave.
+
+    With several devices and no launcher around it, starts one process a device and waits for them.
+
+    Returns:
+        The validation score that a sweep maximises: mean AUROC of the binary tasks on the validation part.
+    """
+    folder = RunFolder(Path(config["paths"]["output"]))
+    done = folder.finished()
+    if not ranks_are_started(os.environ):
+        folder.claim(config)
+        if done is not None and config["resume"]:
+            return float(done["objective"])
+        if int(config["trainer"]["devices"]) > 1:
+            return launch(config, int(config["trainer"]["devices"]))
+    join_ranks(config["trainer"]["accelerator"])
+    objective = _run(config, folder)
+    barrier()
+    return objective
+
+
+def _run(config: Config, folder: RunFolder) -> float:
+    L.seed_everything(config["seed"], verbose=False)
+    study = Study.open(config["data"]["root"])
+    split: Split = build(config["split"])(study)
+    split.check(study)
+    if is_rank_zero():
+        write_manifest(split, folder.split)
+    if config["permute_labels"]:
+        study = permute_labels(study, config["seed"])
+    if config["shuffle_pairs"]:
+        study = shuffle_pairs(study, split, config["seed"])
+    task = {
+        k: config["task"][k]
+        for k in ("dili", "injury", "lesions", "severity", "min_animals", "min_compounds")
+    }
+    tasks = resolve_tasks(study, **task)
+    method = config["method"]
+    trainer = TrainerSettings(**config["trainer"])
+    loggers = make_loggers(config, folder)
+    audit = Audit()
+    if method == "tile_encoder":
+        path = fold_encoder(
+            config["tile_features"],
+            study,
+            split,
+            grid=config["data"]["grid"],
+            trainer=trainer,
+            loggers=loggers,
+        )
+        if is_rank_zero():
+            print(f"tile encoder: {path}")
+            folder.close(config, math.nan)
+        return math.nan
+    modality = modality_in_use(config)
+    store = None
+    if modality != "omics":
+        store = tile_features(
+            config["tile_features"],
+            study,
+            split,
+            grid=config["data"]["grid"],
+            trainer=trainer,
+            loggers=loggers,
+        )
+    fold = make_fold(config, study, split, tasks, store, modality)
+    extra: dict[str, Any] = {}
+    if method == "network":
+        table, extra = NetworkRun(config, folder, fold, trainer, loggers, audit).execute()
+    else:
+        table = fit_baseline(method, fold, seed=config["seed"])
+    objective = math.nan
+    if is_rank_zero():
+        write_predictions(table, folder.predictions)
+        truth = study.root / "truth" if study.virtual and not config["permute_labels"] else None
+        scores = as_dict(score_run(table, truth))
+        objective = validation_objective(table)
+        metrics = {"objective": objective, "scores": scores, **extra}
+        replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
+        audit.write(folder.audit)
+        for logger in loggers:
+            logger.log_metrics(
+                {
+                    f"test/{task}/{name}": entry["value"]
+                    for task, of in scores.items()
+                    for name, entry in of.items()
+                    if entry["value"] is not None
+                }
+            )
+            logger.finalize("success")
+        folder.close(config, objective)
+    return objective
+
+
+def modality_in_use(config: Config) -> str:
+    """ "both", "wsi" or "omics": what the method of the config reads."""
+    if config["method"] == "network":
+        return str(config["modality"]["name"])
+    return "both" if config["method"].split("_")[0] in ("meanpool", "concat", "late") else "omics"
+
+
+def validation_objective(table: pd.DataFrame) -> float:
+    """Mean AUROC over binary tasks with both classes in the validation part; NaN when there is none."""
+    from sklearn.metrics import roc_auc_score
+
+    values = []
+    for task, rows in table[(table["part"] == "valid") & table["label"].notna()].groupby("task"):
+        if task != "severity" and rows["label"].nunique() == 2:
+            values.append(roc_auc_score(rows["label"], rows["score"]))
+    return float(sum(values) / len(values)) if values else math.nan
+
+
+def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
+    """The loggers beside history.csv; none on other ranks than zero.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    settings = config["logger"]
+    if settings["kind"] == "csv" or not is_rank_zero():
+        return []
+    if settings["kind"] == "wandb":
+        from lightning.pytorch.loggers import WandbLogger
+
+        name = f"{config['name']}-fold{config['split']['fold']}-seed{config['seed']}"
+        return [
+            WandbLogger(
+                project=settings["project"],
+                entity=settings["entity"],
+                offline=settings["offline"],
+                save_dir=folder.root,
+                name=name,
+                group=config["name"],
+                config=config,
+            )
+        ]
+    if settings["kind"] == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return [TensorBoardLogger(folder.root, name="tensorboard", version="")]
+    raise ValueError(f"logger.kind: {settings['kind']!r} is none of csv, wandb, tensorboard")
+
+
+class NetworkRun:
+    """Pretraining, fine-tuning and test of a network on one fold."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        fold: FoldData,
+        trainer: TrainerSettings,
+        loggers: list[Logger],
+        audit: Audit,
+    ) -> None:
+        self.config, self.folder, self.fold = config, folder, fold
+        self.study, self.split = fold.study, fold.split
+        self.trainer, self.loggers, self.seed = trainer, loggers, int(config["seed"])
+        self.size = config["size"]
+        self.train = fold.usable(fold.split.train, audit)
+        self.valid = fold.usable(fold.split.valid, audit)
+        self.network = build_network(config, n_genes=self.fold.n_genes, tile_dim=self.fold.tile_dim)
+
+    def execute(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Returns the predictions table, and what metrics.json holds beside the scores."""
+        extra: dict[str, Any] = {"parameters": sum(p.numel() for p in self.network.parameters())}
+        if self.config["pretrain"]["steps"] > 0:
+            self.pretrain()
+        if self.config["modality"]["name"] == "both":
+            extra["retrieval"] = self.retrieval()
+        module = self.finetune()
+        data = self.data_module("finetune")
+        outputs = encode_samples(
+            self.network, data, [*self.split.valid, *self.split.test], device_of(self.trainer.accelerator)
+        )
+        parts = [("valid", self.split.valid), ("test", self.split.test)]
+        tables = [
+            predictions_table(module, self.fold, outputs, part=part, sample_ids=ids, seed=self.seed)
+            for part, ids in parts
+        ]
+        if is_rank_zero():
+            write_embeddings(self.fold, outputs, self.folder.embeddings)
+        return pd.concat(tables, ignore_index=True), extra
+
+    def pretrain(self) -> None:
+        """Self-supervised pretraining on training samples."""
+        settings = self.config["pretrain"]
+        optimizer = self.config["optimizer"]
+        module = PretrainingModule(
+            self.network,
+            n_genes=self.fold.n_genes,
+            tile_dim=self.fold.tile_dim,
+            weights=settings["weights"],
+            gene_mask=settings["gene_mask"],
+            negatives=settings["negatives"],
+            temperature=settings["temperature"],
+            learn_temperature=settings["learn_temperature"],
+            optimization=self.plan(optimizer["pretrain_lr"], settings["steps"]),
+            seed=self.seed,
+        )
+        self.fit(module, "pretrain", settings["steps"])
+
+    def finetune(self) -> FinetuningModule:
+        """Supervised fine-tuning; returns the module with the best weights by validation."""
+        steps = self.size["finetune_steps"] + self.config["pretrain"]["finetune_extra_steps"]
+        optimizer, task = self.config["optimizer"], self.config["task"]
+        pretrained = self.config["pretrain"]["steps"] > 0
+        module = FinetuningModule(
+            self.network,
+            self.fold.tasks,
+            width=self.size["width"],
+            labels={k: v[[self.fold.row(s) for s in self.train]] for k, v in self.fold.labels.items()},
+            weights=task["weights"],
+            compound_pooling=task["compound_pooling"],
+            group_pooling=task["group_pooling"],
+            network_lr_share=optimizer["network_lr_share"] if pretrained else 1.0,
+            optimization=self.plan(optimizer["finetune_lr"], steps),
+            seed=self.seed,
+            contract=contract(self.fold),
+        )
+        self.fit(module, "finetune", steps)
+        return module
+
+    def retrieval(self) -> list[dict[str, Any]]:
+        """Cross-modal retrieval among test samples with both modalities, before fine-tuning."""
+        paired = [s for s in self.split.test if self.fold.has_slide(s) and self.fold.has_expression(s)]
+        if len(paired) < 2:
+            return []
+        outputs: SampleOutputs = encode_samples(
+            self.network, self.data_module("pretrain"), paired, device_of(self.trainer.accelerator)
+        )
+        groups = self.study.obs.loc[paired, "group_id"].astype(str).to_numpy()
+        table = retrieval_table(
+            outputs.slide_shared, outputs.expression_shared, groups=groups, shuffles=20, seed=self.seed
+        )
+        return table.to_dict("records")
+
+    def data_module(self, stage: str) -> StudyDataModule:
+        """Batches of single samples for pretraining, of whole compounds for fine-tuning."""
+        size = self.size
+        sampler: SampleStream | CompoundStream
+        if stage == "pretrain":
+            sampler = SampleStream(tuple(self.train), self.config["pretrain"]["batch_size"], self.seed)
+        else:
+            sampler = CompoundStream(
+                self.study.obs.loc[self.train],
+                compounds_per_batch=size["compounds_per_batch"],
+                treated_per_compound=size["treated_per_compound"],
+                controls_per_compound=size["controls_per_compound"],
+                seed=self.seed,
+            )
+        return StudyDataModule(
+            self.fold,
+            stage=stage,
+            sampler=sampler,
+            tiles_per_bag=size["tiles_per_bag"],
+            eval_batch_size=size["eval_batch"],
+            valid=self.valid,
+            processes=self.trainer.devices * self.trainer.num_nodes,
+            accumulate=self.trainer.accumulate_grad_batches,
+        )
+
+    def plan(self, lr: float, steps: int) -> Optimization:
+        optimizer = self.config["optimizer"]
+        return Optimization(lr, optimizer["weight_decay"], optimizer["warmup"], steps)
+
+    def fit(self, module: L.LightningModule, stage: str, steps: int) -> None:
+        fit_stage(
+            module,
+            self.data_module(stage),
+            stage=stage,
+            folder=self.folder.stage(stage),
+            history=self.folder.history,
+            steps=steps,
+            settings=self.trainer,
+            loggers=self.loggers,
+            resume=self.config["resume"],
+        )
+
+
+def make_fold(
+    config: Config, study: Study, split: Split, tasks: Tasks, store: BagStore | None, modality: str
+) -> FoldData:
+    """Fit what is fitted, on training samples, for the modalities in use."""
+    data = config["data"]
+    scaler = None
+    if modality != "omics":
+        if store is None:
+            raise ValueError(
+                f"modality={modality} needs tile features; tile_features=none goes with modality=omics"
+            )
+        scaler = fit_tile_scaler(study, store, split.train, data["tile_reference"])
+    expression = None
+    if modality != "wsi":
+        present = study.has_expression[study.positions(split.train)]
+        profiled = [s for s, there in zip(split.train, present, strict=True) if there]
+        expression = ExpressionTransform.fit(study, profiled, **data["expression"])
+    return FoldData(
+        study, split, tasks, store=store, expression=expression, scaler=scaler, seed=int(config["seed"])
+    )
+
+
+def build_network(config: Config, *, n_genes: int, tile_dim: int) -> Network:
+    """The network of a config, for so many genes and tile features of such a width."""
+    size, modality = config["size"], config["modality"]["name"]
+    make: dict[str, partial[Any]] = {name: build(config[name]) for name in ("bag", "expression", "fusion")}
+    return Network(
+        bag=None if modality == "omics" else make["bag"](in_dim=tile_dim),
+        expression=None if modality == "wsi" else make["expression"](n_genes=n_genes),
+        fusion=make["fusion"]() if modality == "both" else None,
+        width=size["width"],
+        shared_dim=size["shared_dim"],
+        private_dim=size["private_dim"],
+        modality=modality,
+        modality_dropout=config["modality"]["dropout"],
+    )
+
+
+def contract(fold: FoldData) -> dict[str, Any]:
+    """What a checkpoint must carry to be used on another study: plain types and tensors only."""
+    tasks = fold.tasks
+    return {
+        "tasks": {
+            "dili": tasks.dili,
+            "injury": tasks.injury,
+            "lesions": list(tasks.lesions),
+            "severity": tasks.severity,
+        },
+        "expression": None if fold.expression is None else fold.expression.state(),
+        "tiles": None if fold.scaler is None else fold.scaler.state(),
+        "compounds": sorted(
+            set(fold.study.obs.loc[[*fold.split.train, *fold.split.valid], "compound"].astype(str))
+        ),
+        "features": None if fold.store is None else {"name": fold.store.root.name, "dim": fold.tile_dim},
+    }
