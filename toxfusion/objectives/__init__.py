@@ -1,0 +1,1 @@
+"""Losses, one subject a file; scalars whose mean over ranks is the loss of one process on the joined batch."""
