@@ -93,22 +93,41 @@ def headline_rows(tested: pd.DataFrame, headline: str) -> pd.DataFrame:
 
 
 def resampling_of(rows: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Resampling:
-    """Draws of compounds for these rows; within each class where the label is the compound's own."""
+    """Draws of compounds for these rows, within each cohort, and within each class where the label is theirs.
+
+    Rows of several studies have a column ``cohort`` and compounds named by cohort (see ``join_cohorts``).
+    """
     own = (
         rows["level"].eq("compound").all()
         and rows["task"].map(is_binary).all()
         and rows["task"].nunique() == 1
     )
-    return bootstrap.resample(
-        rows["compound"].to_numpy(), strata=rows["label"].to_numpy() if own else None, draws=draws, seed=seed
-    )
+    keys = [rows["label"] if own else pd.Series(0.0, rows.index), _cohorts(rows)]
+    strata = pd.MultiIndex.from_arrays(keys).factorize(sort=True)[0]
+    return bootstrap.resample(rows["compound"].to_numpy(), strata=strata, draws=draws, seed=seed)
+
+
+def join_cohorts(tested: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Rows of ``out_of_fold`` of several studies in one table, column ``cohort`` beside them.
+
+    Compounds and units are named ``cohort/name``; statistics of such rows compare units of one cohort only.
+    """
+    named = [
+        rows.assign(cohort=name, unit_id=name + "/" + rows["unit_id"], compound=name + "/" + rows["compound"])
+        for name, rows in sorted(tested.items())
+    ]
+    return pd.concat(named, ignore_index=True)
+
+
+def _cohorts(rows: pd.DataFrame) -> pd.Series:
+    return rows["cohort"] if "cohort" in rows.columns else pd.Series("", rows.index)
 
 
 def strata_of(rows: pd.DataFrame) -> np.ndarray | None:
     """str [n], the dose x time stratum of each unit; None where units span several doses or times."""
     if (rows["dose_level"] == "").any() or rows["time_h"].isna().any():
         return None
-    return (rows["dose_level"] + " " + rows["time_h"].astype(str)).to_numpy(dtype=str)
+    return (_cohorts(rows) + " " + rows["dose_level"] + " " + rows["time_h"].astype(str)).to_numpy(dtype=str)
 
 
 RowStatistic = Callable[[pd.DataFrame, np.ndarray, int], Statistic]
