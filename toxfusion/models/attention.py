@@ -1,4 +1,7 @@
-"""Multi-head attention and the transformer blocks built from it. What attends to what is decided by the callers."""
+"""Multi-head attention and the transformer blocks built from it.
+
+What attends to what is decided by the callers.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,10 @@ class CrossAttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """tokens [B, Q, W] read context [B, L, W] (mask bool [B, L]); returns tokens and weights [B, heads, Q, L]."""
+        """tokens [B, Q, W] read context [B, L, W] (mask bool [B, L]).
+
+        Returns tokens and weights [B, heads, Q, L].
+        """
         read, weights = self.attention(self.norm_queries(tokens), self.norm_context(context), mask)
         tokens = tokens + self.dropout(read)
         return tokens + self.dropout(self.feed(self.norm_feed(tokens))), weights

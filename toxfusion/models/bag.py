@@ -1,7 +1,7 @@
 """Bag encoders: from the tile features of a sample to slide tokens and a slide vector.
 
-Tiles of one sample only ever meet each other. Bags of like length are padded together (`length_groups`), so that
-a batch of bags costs a few dense operations and a bag of 100,000 beside bags of 1 wastes no memory.
+Tiles of one sample only ever meet each other. Bags of like length are padded together (`length_groups`), so
+that a batch of bags costs a few dense operations and a bag of 100,000 beside bags of 1 wastes no memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toxfusion.models.attention import Attention, CrossAttentionBlock, SelfAtten
 
 @dataclass(frozen=True)
 class SlideEncoding:
-    """What a bag encoder gives: tokens [B, K, W], vector [B, W], attention [T, heads] (sums to 1 in a bag)."""
+    """What a bag encoder gives: tokens [B, K, W], vector [B, W], attention [T, heads] (1 over a bag)."""
 
     tokens: Tensor
     vector: Tensor
@@ -50,7 +50,10 @@ class LengthGroup:
 
 
 def length_groups(tiles: RaggedTiles) -> list[LengthGroup]:
-    """Bags grouped by the power of two of their length: less than half of a group is padding. Empty bags are left out."""
+    """Bags grouped by the power of two of their length: less than half of a group is padding.
+
+    Empty bags are left out.
+    """
     lengths = tiles.lengths.tolist()
     members: dict[int, list[int]] = {}
     for bag, length in enumerate(lengths):
@@ -97,7 +100,7 @@ class BagEncoder(nn.Module, ABC):
         )
 
     def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise tile features by the mean and deviation [in_dim] of training tiles; kept in the checkpoint."""
+        """Standardise features by the mean and deviation [in_dim] of training tiles, kept in the checkpoint."""
         if mean.shape != self.feature_mean.shape or std.shape != self.feature_std.shape:
             raise ValueError(
                 f"mean {tuple(mean.shape)} and std {tuple(std.shape)} must both be [{self.in_dim}]"
@@ -173,7 +176,9 @@ class MaxPool(BagEncoder):
 
 
 class GatedAttention(BagEncoder):
-    """Gated attention MIL, one token a head: e_i = w^T (tanh(V x_i) * sigmoid(U x_i)), a = softmax(e) over the bag.
+    """Gated attention MIL, one token a head.
+
+    With e_i = w^T (tanh(V x_i) * sigmoid(U x_i)), a = softmax(e) over the bag.
 
     Ilse et al., ICML 2018. The slide vector is a linear map of the heads side by side.
     """
@@ -202,7 +207,7 @@ class GatedAttention(BagEncoder):
 class LatentAttention(BagEncoder):
     """Learned latent queries read a bag by cross-attention, then attend to each other.
 
-    After the Perceiver (Jaegle et al., ICML 2021). The weight of a tile is the mean over latents, for each head.
+    After the Perceiver (Jaegle et al., ICML 2021). A tile's weight is the mean over latents, for each head.
     """
 
     def __init__(
@@ -258,8 +263,9 @@ class PyramidPositions(nn.Module):
 class TransMIL(BagEncoder):
     """Transformer over the tiles of a bag with a class token and convolutional positions (Shao et al., NeurIPS 2021).
 
-    Tiles are sorted by coordinate (y, then x) and laid row by row into a square of side ceil(sqrt(n)); empty cells are
-    zeros, not copies of tiles. Attention is exact, at O(n^2) time: bags of some ten thousand tiles want `LatentAttention`.
+    Tiles are sorted by coordinate (y, then x) and laid row by row into a square of side ceil(sqrt(n)); empty
+    cells are zeros, not copies of tiles. Attention is exact, at O(n^2) time: bags of some ten thousand tiles
+    want `LatentAttention`.
     """
 
     def __init__(self, in_dim: int, width: int, *, heads: int = 8, dropout: float = 0.1) -> None:
@@ -303,7 +309,7 @@ def _attend_exactly(attention: Attention, tokens: Tensor, mask: Tensor) -> Tenso
 def _square_cells(tiles: RaggedTiles, group: LengthGroup) -> tuple[Tensor, int]:
     """The cell int64 [b, L] of each tile in its bag's square, laid out in a square of the group's side."""
     x, y = group.pad(tiles.coordinates).unbind(-1)
-    # Slides of one sample can share coordinates; the content then decides, so that order still does not matter.
+    # Slides of one sample can share coordinates; the content then decides, so that order does not matter.
     content = group.pad(tiles.features.float().sum(1))
     order = content.argsort(dim=1, stable=True)
     for key in (x, y, (~group.mask).to(x.dtype)):

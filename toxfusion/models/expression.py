@@ -99,8 +99,8 @@ class MaskedGeneEncoder(ExpressionEncoder):
     """Masked autoencoder over genes: learned latents read the visible genes, then attend to each other.
 
     The token of gene g in a sample is its embedding plus its value embedding, both of width d: the key is
-    e_g K + x_g (u_g K), the value x_g v_g, with e, u and v learned vectors of the gene. As both are linear in x_g,
-    the projections of all genes are computed once a batch and no [B, G, W] tensor is made:
+    e_g K + x_g (u_g K), the value x_g v_g, with e, u and v learned vectors of the gene. As both are linear in
+    x_g, the projections of all genes are computed once a batch and no [B, G, W] tensor is made:
 
         logit[b, m, g] = q_m . (e_g K) + x[b, g] q_m . (u_g K)      (-inf where gene g is not visible)
         latent[b, m]   = LayerNorm(O sum_g softmax_g(logit) x[b, g] v_g) + l_m
@@ -158,7 +158,7 @@ class MaskedGeneEncoder(ExpressionEncoder):
         return ExpressionEncoding(tokens, self.out(tokens.mean(1)))
 
     def read_weights(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Share of each gene in what each latent reads, float32 [B, n_latents, G]; 1 over the visible genes."""
+        """Share of each gene in what each latent reads, float32 [B, n_latents, G]; sums to 1 over visible genes."""
         query = self.query(self.latents) * self.gene.shape[1] ** -0.5
         by_gene = (query @ self.key(self.gene).T).float()
         by_level = (query @ self.key(self.level).T).float()

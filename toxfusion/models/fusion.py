@@ -18,7 +18,7 @@ from toxfusion.models.expression import ExpressionEncoding
 
 @dataclass(frozen=True)
 class Fused:
-    """vector [B, W]; gate float32 [B, 2] (slide, expression; sums to 1); attention: name -> [B, heads, Q, L]."""
+    """vector [B, W]; gate float32 [B, 2] (slide, expression; sums to 1); attention name -> [B, heads, Q, L]."""
 
     vector: Tensor
     gate: Tensor
@@ -108,7 +108,9 @@ def _weigh(gate: Tensor, slide: Tensor, expression: Tensor) -> Tensor:
 
 
 class CrossAttentionFusion(Fusion):
-    """Slide tokens read expression tokens and the other way round; the gated sum of the two pooled sets is fused.
+    """Slide tokens read expression tokens and the other way round.
+
+    The gated sum of the two pooled sets is fused.
 
     Args:
         heads: heads of each cross-attention.
@@ -144,8 +146,8 @@ class ConcatFusion(Fusion):
     """No cross-attention: gated pooled vectors side by side through a perceptron.
 
     Args:
-        heads, n_blocks: of the `CrossAttentionFusion` whose number of parameters sets the hidden width, so that an
-            ablation changes the mechanism and not the size.
+        heads, n_blocks: of the `CrossAttentionFusion` whose number of parameters sets the hidden width, so
+            that an ablation changes the mechanism and not the size.
     """
 
     def __init__(self, width: int, *, heads: int = 4, n_blocks: int = 1, dropout: float = 0.1) -> None:
@@ -196,7 +198,7 @@ class GatedFusion(Fusion):
 
 
 class LateFusion(Fusion):
-    """Each modality has a perceptron of its own; their mean is fused, so that a linear head averages two logits."""
+    """Each modality has a perceptron of its own; their mean is fused, so a linear head averages two logits."""
 
     def __init__(self, width: int, *, dropout: float = 0.1) -> None:
         super().__init__(width)

@@ -34,8 +34,8 @@ class CompoundHead(nn.Module):
     In training the samples of all ranks are pooled, so that a compound may lie on two of them.
 
     Args:
-        pooling: "mean" or "max" of logits, "noisy_or" (1 - prod(1 - p_i), in log space), or "attention" (learned
-            weights that sum to 1 over the samples of a compound).
+        pooling: "mean" or "max" of logits, "noisy_or" (1 - prod(1 - p_i), in log space), or "attention"
+            (learned weights that sum to 1 over the samples of a compound).
     """
 
     def __init__(self, width: int, *, pooling: Pooling = "mean", dropout: float = 0.1) -> None:
@@ -129,7 +129,8 @@ class OrdinalHead(nn.Module):
     """Logits of exceeding each grade, float32 [B, n_targets, n_grades - 1].
 
     "coral": logit of P(y > k) = w h + b_k, one w for all k (Cao et al., 2020); the thresholds fall with k by
-    construction, so that no grade has a negative probability. "corn": logit of P(y > k | y > k - 1) (Shi et al., 2023).
+    construction, so that no grade has a negative probability. "corn": logit of P(y > k | y > k - 1) (Shi et al.,
+    2023).
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class OrdinalHead(nn.Module):
 
 
 class SurvivalHead(nn.Module):
-    """Logits of the hazard in each time bin, float32 [B, n_bins]; the log risk of a Cox model, [B], where n_bins is None."""
+    """Logits of the hazard in each time bin, float32 [B, n_bins]; where n_bins is None, a Cox log risk [B]."""
 
     def __init__(self, width: int, n_bins: int | None = 4, *, dropout: float = 0.1) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""The two branches, their shared and private projections, and fusion, as one network. Heads and losses live elsewhere."""
+"""The two branches, their shared and private projections, and fusion, as one network.
+
+Heads and losses live elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Representation:
 
 
 class Projections(nn.Module):
-    """A branch's vector [B, W] to its shared [B, S] and private [B, R] part, and both back to tokens for fusion."""
+    """A branch's vector [B, W] to its shared [B, S] and private [B, R] part, and both back to tokens."""
 
     def __init__(self, width: int, shared_dim: int, private_dim: int) -> None:
         super().__init__()
@@ -57,8 +60,8 @@ class Network(nn.Module):
 
     Args:
         bag, expression: the branches; None where ``modality`` leaves one out.
-        fusion: reads the tokens of both branches, with each branch's shared and private part as two further tokens;
-            not used for one modality, where the tokens of that one are pooled.
+        fusion: reads the tokens of both branches, with each branch's shared and private part as two further
+            tokens; not used for one modality, where the tokens of that one are pooled.
         width: W, of the branches and the fusion.
         shared_dim, private_dim: S and R of the projections.
         modality: "both", "wsi" or "omics"; the branch left out is neither built nor trained.

@@ -1,4 +1,4 @@
-"""Tile encoders: a timm backbone with its input standardisation, the head of contrastive training, and its checkpoint."""
+"""Tile encoders: a timm backbone with its input standardisation, a head for training, and the checkpoint."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ class TileEncoder(nn.Module):
 
 
 class ContrastiveProjection(nn.Sequential):
-    """Two-layer head of contrastive training, [N, dim] -> [N, out]; thrown away afterwards (SimCLR, ICML 2020)."""
+    """Two-layer head of contrastive training, [N, dim] -> [N, out].
+
+    Thrown away afterwards (SimCLR, ICML 2020).
+    """
 
     def __init__(self, dim: int, *, hidden: int = 256, out: int = 128) -> None:
         super().__init__(nn.Linear(dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out))
@@ -93,7 +96,8 @@ def save_tile_encoder(
     """Write tensors and plain types only; atomic.
 
     Args:
-        trained_on: compounds whose tiles the encoder saw; a fold refuses features of an encoder that saw its test ones.
+        trained_on: compounds whose tiles the encoder saw; a fold refuses features of an encoder that saw its
+            test ones.
         provenance: plain types: study, fold, seed, steps and the like.
     """
     content = {
@@ -119,7 +123,8 @@ def load_tile_encoder(path: Path) -> LoadedTileEncoder:
     """Read a checkpoint of `save_tile_encoder`; code in a file is refused, never run.
 
     Raises:
-        TileEncoderError: where the file is missing, damaged, holds more than tensors and plain types, or is another kind.
+        TileEncoderError: where the file is missing, damaged, holds more than tensors and plain types, or is
+            another kind.
     """
     if not path.is_file():
         raise TileEncoderError(f"no tile encoder at {path}; train one with experiment=tile_contrastive")

@@ -1,1 +1,4 @@
-"""Losses, one subject a file; scalars whose mean over ranks is the loss of one process on the joined batch."""
+"""Losses, one subject a file.
+
+Scalars whose mean over ranks is the loss of one process on the joined batch.
+"""

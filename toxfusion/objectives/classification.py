@@ -13,7 +13,10 @@ MAX_POSITIVE_WEIGHT = 20.0
 
 
 def positive_weights(labels: Tensor) -> Tensor:
-    """min(n- / n+, 20) of each column of training labels [N, L] (1, 0, NaN); 1 where a column has no positive."""
+    """min(n- / n+, 20) of each column of training labels [N, L] (1, 0, NaN).
+
+    1 where a column has no positive.
+    """
     positive = (labels == 1).sum(0).float()
     negative = (labels == 0).sum(0).float()
     weight = (negative / positive.clamp(min=1)).clamp(max=MAX_POSITIVE_WEIGHT)
@@ -65,21 +68,22 @@ class CompoundBCE(nn.Module):
 
         Args:
             output: of `CompoundHead` in training mode: already pooled over all ranks.
-            compound: int64 [B]. labels: [B], the compound's label 0, 1 or NaN on each sample. is_control: bool [B].
+            compound: int64 [B]. labels: [B], the compound's label 0, 1 or NaN on each sample. is_control:
+                bool [B].
 
         Raises:
             ValueError: where samples of one compound carry different labels.
         """
         compound, labels, treated = (gather_rows(t) for t in (compound, labels.float(), ~is_control))
         known = (compound == output.compound[:, None]) & treated & labels.isfinite()
-        high = torch.where(known, labels, -torch.inf).amax(1) if known.shape[1] else output.logits
-        low = torch.where(known, labels, torch.inf).amin(1) if known.shape[1] else output.logits
+        high = torch.where(known, labels, -torch.inf).amax(1)
+        low = torch.where(known, labels, torch.inf).amin(1)
         labelled = known.any(1)
         mixed = labelled & (high != low)
         if mixed.any():
             raise ValueError(
                 f"compound code {int(output.compound[mixed][0])} carries label {float(low[mixed][0])} on one sample and "
-                f"{float(high[mixed][0])} on another; a label of a compound must be the same on all its samples"
+                f"{float(high[mixed][0])} on another; all its samples must carry one label"
             )
         terms = F.binary_cross_entropy_with_logits(
             output.logits, torch.where(labelled, high, 0.0), pos_weight=self.pos_weight, reduction="none"

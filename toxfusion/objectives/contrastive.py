@@ -1,4 +1,7 @@
-"""Contrastive losses between two sets of embeddings: InfoNCE, SigLIP and NT-Xent, aware of near-duplicates."""
+"""Contrastive losses between two sets of embeddings.
+
+InfoNCE, SigLIP and NT-Xent, aware of near-duplicates.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ MAX_SCALE = 100.0
 
 @dataclass(frozen=True)
 class ContrastiveTerm:
-    """loss: scalar. scale: 1 / temperature. accuracy: share of rows whose own partner scores best, both directions,
-    local. skipped: rows (both directions, this rank) left without a negative, which do not count."""
+    """loss: scalar. scale: 1 / temperature. accuracy.
+
+    Share of rows whose own partner scores best, both directions, local. skipped: rows (both directions, this
+    rank) left without a negative, which do not count."""
 
     loss: Tensor
     scale: Tensor
@@ -55,7 +60,10 @@ def unit(rows: Tensor) -> Tensor:
 
 
 class Scale(nn.Module):
-    """exp of a learned logarithm, held within [1, 100]; starts at 1 / temperature and stays there unless learnable."""
+    """exp of a learned logarithm, held within [1, 100].
+
+    Starts at 1 / temperature and stays there unless learnable.
+    """
 
     def __init__(self, temperature: float, *, learnable: bool) -> None:
         super().__init__()
@@ -73,9 +81,10 @@ class Scale(nn.Module):
 class InfoNCE(nn.Module):
     """Symmetric InfoNCE: 1/2 [CE(s A B^T, diagonal) + CE(s B A^T, diagonal)], s = 1 / temperature.
 
-    Radford et al., ICML 2021. Every rank scores its rows against the columns of all ranks, in both directions. Near-
-    duplicates (`Kin`) are false negatives: "exclude" drops them from the denominator; "soft" gives a row the target
-    (1 - soft_weight) on its own partner and soft_weight spread evenly over its kin; "keep" leaves them as negatives.
+    Radford et al., ICML 2021. Every rank scores its rows against the columns of all ranks, in both
+    directions. Near- duplicates (`Kin`) are false negatives: "exclude" drops them from the denominator;
+    "soft" gives a row the target (1 - soft_weight) on its own partner and soft_weight spread evenly over its
+    kin; "keep" leaves them as negatives.
     A row left without any negative carries no information: it is skipped and counted.
 
     Args:
@@ -153,7 +162,10 @@ class InfoNCE(nn.Module):
 
 @dataclass(frozen=True)
 class _Rows:
-    """One direction: the sum of the loss over the rows in use, how many they are, how many find their partner."""
+    """One direction.
+
+    The sum of the loss over the rows in use, how many they are, how many find their partner.
+    """
 
     total: Tensor
     used: Tensor
@@ -168,9 +180,12 @@ def own_columns(rows: Tensor, n_columns: int) -> Tensor:
 
 
 class SigLIP(nn.Module):
-    """Pairwise sigmoid loss: -sum_ij log sigmoid(y_ij (t z_i g_j + b)) / B, y = 1 on the diagonal, -1 elsewhere.
+    """Pairwise sigmoid loss.
 
-    Zhai et al., ICCV 2023; t starts at 10 and b at -10. Near-duplicates are left out unless ``duplicates`` is "keep".
+    -sum_ij log sigmoid(y_ij (t z_i g_j + b)) / B, y = 1 on the diagonal, -1 elsewhere.
+
+    Zhai et al., ICCV 2023; t starts at 10 and b at -10. Near-duplicates are left out unless ``duplicates`` is
+    "keep".
     """
 
     def __init__(
@@ -211,7 +226,8 @@ class SigLIP(nn.Module):
 class NTXent(nn.Module):
     """Normalised temperature-scaled cross-entropy of two augmented views of each tile (SimCLR, ICML 2020).
 
-    For each of the 2N views the partner is the other view of the same tile; all other views of all ranks are negatives.
+    For each of the 2N views the partner is the other view of the same tile; all other views of all ranks are
+    negatives.
     """
 
     def __init__(self, *, temperature: float = 0.2) -> None:

@@ -13,7 +13,8 @@ def masked_mean_square(predicted: Tensor, target: Tensor, mask: Tensor) -> Tenso
     """sum m (x^ - x)^2 / sum m over all ranks, in float32; 0 where nothing is masked.
 
     Args:
-        predicted, target: [..., D]. mask: bool, of their shape or of its leading dimensions (a masked token then
+        predicted, target: [..., D]. mask: bool, of their shape or of its leading dimensions (a masked token
+            then
             counts by the mean over D).
     """
     square = (_at_least_float32(predicted) - _at_least_float32(target)).square()
@@ -44,15 +45,19 @@ class MaskedGenes(nn.Module):
     """Mean squared error on masked, train-standardised expression: sum m (x - x^)^2 / sum m."""
 
     def forward(self, predicted: Tensor, target: Tensor, masked: Tensor, has_expression: Tensor) -> Tensor:
-        """predicted, target [B, G]; masked bool [B, G], True = hidden from the encoder; has_expression bool [B]."""
+        """predicted, target [B, G]; masked bool [B, G], True = hidden from the encoder.
+
+        Has_expression bool [B].
+        """
         return masked_mean_square(predicted, target.detach(), masked & has_expression[:, None])
 
 
 class MaskedTileFeatures(nn.Module):
     """Predict hidden tile features from the slide vector and the tile's place, against detached inputs.
 
-    The target is the input of the bag encoder, not its output, so that no collapse can lower it. A hidden tile is told
-    apart by sine and cosine of its position relative to the bag's mean, at ``n_waves`` wavelengths.
+    The target is the input of the bag encoder, not its output, so that no collapse can lower it. A hidden
+    tile is told apart by sine and cosine of its position relative to the bag's mean, at ``n_waves``
+    wavelengths.
 
     Args:
         width: W of the slide vector and tokens.
@@ -82,8 +87,8 @@ class MaskedTileFeatures(nn.Module):
 class LatentRetention(nn.Module):
     """Restore masked latents of an encoder from the others (retention of MIRROR, IEEE TMI 2025).
 
-    Masked tokens are replaced by a learned vector and one block rebuilds them. Targets are the encoder's own output;
-    ``stop_gradient`` detaches them, without which encoder and target can collapse together.
+    Masked tokens are replaced by a learned vector and one block rebuilds them. Targets are the encoder's own
+    output; ``stop_gradient`` detaches them, without which encoder and target can collapse together.
     """
 
     def __init__(

@@ -10,7 +10,10 @@ from toxfusion.distributed import gather_rows, global_mean
 
 
 def _steps(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of grades [B] or [B, T]: known bool [B, T, 1], exceeded [B, T, K - 1] (y > k), reached [B, T, K - 1] (y > k - 1)."""
+    """Of grades [B] or [B, T].
+
+    Known bool [B, T, 1], exceeded [B, T, K - 1] (y > k), reached [B, T, K - 1] (y > k - 1).
+    """
     grades = labels.reshape(logits.shape[:2])[..., None].float()
     known = grades.isfinite()
     grades = torch.where(known, grades, 0.0)
@@ -38,7 +41,9 @@ class Coral(nn.Module):
 
 
 class Corn(nn.Module):
-    """Cross-entropy of y > k among those with y > k - 1, over all such (sample, step) pairs; chain rule at prediction.
+    """Cross-entropy of y > k among those with y > k - 1, over all such (sample, step) pairs.
+
+    Chain rule at prediction.
 
     Shi, Cao and Raschka, Pattern Analysis and Applications 2023.
     """
@@ -53,8 +58,9 @@ class Corn(nn.Module):
 
 
 class DoseMonotonicity(nn.Module):
-    """Mean over pairs of the same series of relu(score at the lower dose - score at the higher dose). Off by default:
-    responses can fall where animals of the top dose die early."""
+    """Mean over pairs of the same series of relu(score at the lower dose - score at the higher dose).
+
+    Off by default: responses can fall where animals of the top dose die early."""
 
     def forward(self, scores: Tensor, dose: Tensor, series: Tensor) -> Tensor:
         """scores [B]; dose [B] mg/kg; series int64 [B], code of compound and time, the same on all ranks."""

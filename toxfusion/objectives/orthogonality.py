@@ -14,7 +14,10 @@ from toxfusion.objectives.contrastive import unit
 
 @dataclass(frozen=True)
 class OrthogonalityTerm:
-    """loss: scalar. floor: what independent parts would give at this batch size, to be read beside the loss."""
+    """loss: scalar. floor.
+
+    What independent parts would give at this batch size, to be read beside the loss.
+    """
 
     loss: Tensor
     floor: Tensor
@@ -24,8 +27,8 @@ class Orthogonality(nn.Module):
     """Penalise what two parts of the same samples have in common.
 
     form="cosine": mean over the batch of cos^2(a, b), equal widths; independent parts give about 1 / d.
-    form="cross_correlation": ||C||_F^2 / (d_a d_b), C the batch correlation of standardised a and b; independent parts
-    give 1 / (B - 1), B over all ranks. Squared, since a raw dot product is least at -1.
+    form="cross_correlation": ||C||_F^2 / (d_a d_b), C the batch correlation of standardised a and b;
+    independent parts give 1 / (B - 1), B over all ranks. Squared, since a raw dot product is least at -1.
     """
 
     def __init__(self, *, form: Literal["cosine", "cross_correlation"] = "cross_correlation") -> None:
@@ -54,7 +57,10 @@ class Orthogonality(nn.Module):
 
 
 def standardise(rows: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """Mean 0 and deviation 1 (over N, not N - 1) of the columns of [N, d] over rows of weight 1; other rows are 0."""
+    """Mean 0 and deviation 1 (over N, not N - 1) of the columns of [N, d] over rows of weight 1.
+
+    Other rows are 0.
+    """
     rows = rows if rows.dtype == torch.float64 else rows.float()
     rows = torch.where(weight, rows, 0.0)
     count = weight.sum().clamp(min=1)

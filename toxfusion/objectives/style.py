@@ -1,4 +1,7 @@
-"""Style branch of MIRROR (IEEE TMI 2025): a variational bottleneck and prototypes that both modalities share."""
+"""Style branch of MIRROR (IEEE TMI 2025).
+
+A variational bottleneck and prototypes that both modalities share.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ class StyleKL(nn.Module):
 
 @dataclass(frozen=True)
 class ClusterTerm:
-    """loss = kl - entropy_weight * entropy. kl: symmetric, batch mean. entropy: of the mean assignment, in nats."""
+    """loss = kl - entropy_weight * entropy. kl: symmetric, batch mean. entropy.
+
+    Of the mean assignment, in nats.
+    """
 
     loss: Tensor
     kl: Tensor
@@ -73,9 +79,9 @@ class ClusterTerm:
 class PrototypeClustering(nn.Module):
     """1/2 [KL(p_e || p_s) + KL(p_s || p_e)] of prototype assignments, minus the entropy of their mean.
 
-    Probabilities by log_softmax at ``temperature``. The uniform assignment makes the KL zero for nothing, as does one
-    prototype for all; a low temperature works against the first, the entropy term against the second. The source has
-    temperature 1 and no entropy term.
+    Probabilities by log_softmax at ``temperature``. The uniform assignment makes the KL zero for nothing, as
+    does one prototype for all; a low temperature works against the first, the entropy term against the
+    second. The source has temperature 1 and no entropy term.
     """
 
     def __init__(self, *, temperature: float = 0.1, entropy_weight: float = 1.0) -> None:

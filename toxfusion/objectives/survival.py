@@ -13,8 +13,9 @@ class DiscreteSurvival(nn.Module):
     """Negative log-likelihood of discrete hazards h_j = sigmoid(l_j).
 
     Event in bin y: -[log h_y + sum_{j<y} log(1 - h_j)]; censored in y: -sum_{j<=y} log(1 - h_j). The loss is
-    (1 - alpha) times the mean over all plus alpha times the sum over events divided by the number of all (Zadeh and
-    Schmid, IEEE TPAMI 2021). In log space: sigmoid and cumprod would give exactly 0 at a logit of 20.
+    (1 - alpha) times the mean over all plus alpha times the sum over events divided by the number of all
+    (Zadeh and Schmid, IEEE TPAMI 2021). In log space: sigmoid and cumprod would give exactly 0 at a logit of
+    20.
 
     Args:
         alpha: extra weight of the uncensored, 0 to 1.
@@ -25,7 +26,10 @@ class DiscreteSurvival(nn.Module):
         self.alpha = alpha
 
     def forward(self, logits: Tensor, time_bin: Tensor, event: Tensor) -> Tensor:
-        """logits [B, n_bins]; time_bin [B], 0-based or NaN; event [B], 1 = it happened, 0 = censored, NaN = unknown."""
+        """logits [B, n_bins]; time_bin [B], 0-based or NaN.
+
+        Event [B], 1 = it happened, 0 = censored, NaN = unknown.
+        """
         logits = logits.float()
         known = time_bin.isfinite() & event.isfinite()
         y = torch.where(known, time_bin, 0).long()
@@ -44,10 +48,12 @@ class DiscreteSurvival(nn.Module):
 
 
 class CoxEfron(nn.Module):
-    """Negative partial log-likelihood with Efron's ties, divided by the number of events; 0 where there is none.
+    """Negative partial log-likelihood with Efron's ties, divided by the number of events.
 
-    For the d events at a time t with risk set R: sum_{i in D} r_i - sum_{l=0}^{d-1} log(sum_{R} e^r - l/d sum_{D} e^r)
-    (Efron, JASA 1977). Risks of all ranks are gathered, since a risk set spans the batch.
+    0 where there is none.
+
+    For the d events at a time t with risk set R: sum_{i in D} r_i - sum_{l=0}^{d-1} log(sum_{R} e^r - l/d
+    sum_{D} e^r) (Efron, JASA 1977). Risks of all ranks are gathered, since a risk set spans the batch.
     """
 
     def forward(self, risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
@@ -60,7 +66,8 @@ class CoxEfron(nn.Module):
         earlier = torch.ones_like(tied).tril(-1)
         rank = (tied & earlier).sum(1)
         share = rank / tied.sum(1).clamp(min=1)
-        # log(sum_R e^r - share sum_D e^r) = log sum_j w_j e^(r_j), w_j = 1 at risk, 1 - share among the tied events.
+        # log(sum_R e^r - share sum_D e^r) = log sum_j w_j e^(r_j), w_j = 1 at risk, 1 - share among the tied
+        # events.
         weight = at_risk - share[:, None] * tied.to(risk.dtype)
         log_weight = torch.where(weight > 0, weight, 1.0).log().masked_fill(weight <= 0, float("-inf"))
         rows = torch.where(happened[:, None], log_weight, 0.0) + risk

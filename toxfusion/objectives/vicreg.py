@@ -24,7 +24,8 @@ class VICRegTerm:
 class VICReg(nn.Module):
     """Invariance (mean square), variance (hinge on the deviation at 1) and covariance (squared, off the diagonal).
 
-    Bardes, Ponce and LeCun, ICLR 2022; weights 25, 25, 1. Deviations and covariances are over N - 1 rows of all ranks.
+    Bardes, Ponce and LeCun, ICLR 2022; weights 25, 25, 1. Deviations and covariances are over N - 1 rows of
+    all ranks.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class VICReg(nn.Module):
 
 
 class Consistency(nn.Module):
-    """Symmetric KL between Bernoulli predictions of two views: 1/2 (p - q) (logit p - logit q), a mean over entries."""
+    """Symmetric KL between Bernoulli predictions of two views.
+
+    1/2 (p - q) (logit p - logit q), a mean over entries.
+    """
 
     def forward(self, first: Tensor, second: Tensor, valid: Tensor) -> Tensor:
         """first, second: logits [B, L] of the same labels from two views; valid bool [B]."""
