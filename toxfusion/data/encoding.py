@@ -169,7 +169,7 @@ def encode_tile_store(
     device: torch.device | str,
     across_bags: bool = False,
     slide_ids: Iterable[str] | None = None,
-    ended: Ended | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> list[str]:
     """Encode the bags of a tile store that the feature store does not hold yet.
 
@@ -181,7 +181,7 @@ def encode_tile_store(
         device: where the encoder lives.
         across_bags: see BagEncoder.
         slide_ids: only these; None = all of `tiles`.
-        ended: see BagEncoder.
+        progress: called after each slide.
 
     Returns:
         The slides encoded by this call, sorted.
@@ -193,9 +193,7 @@ def encode_tile_store(
     wanted = tiles.slide_ids if slide_ids is None else sorted(slide_ids)
     missing = [slide_id for slide_id in wanted if slide_id not in features]
     with features.writer() as writer:
-        bags = BagEncoder(
-            encoder, writer, batch_size=batch_size, device=device, across_bags=across_bags, ended=ended
-        )
+        bags = BagEncoder(encoder, writer, batch_size=batch_size, device=device, across_bags=across_bags)
         for slide_id in missing:
             bags.add(
                 slide_id,
@@ -204,6 +202,8 @@ def encode_tile_store(
                 tile_size=tiles.tile_size(slide_id),
                 mpp0=tiles.mpp0(slide_id),
             )
+            if progress is not None:
+                progress()
         bags.flush()
     return [slide_id for slide_id in missing if slide_id in features]
 

@@ -16,6 +16,10 @@ COARSER_ALLOWED = 1.1
 Corners = npt.NDArray[np.int32]
 
 
+class GridError(ValueError):
+    """A grid that cannot be laid."""
+
+
 @dataclass(frozen=True)
 class TileGrid:
     """The grid of a run; it is part of the provenance of what is stored.
@@ -27,6 +31,9 @@ class TileGrid:
         min_tissue: least share of a tile that must be tissue, 0 to 1.
         max_pen: largest share of a tile that may be pen, 0 to 1.
         max_tiles: at most so many tiles a slide, evenly spread over the tissue; None = all.
+
+    Raises:
+        GridError: a value out of its range.
     """
 
     mpp: float
@@ -40,10 +47,10 @@ class TileGrid:
         for name, lowest in (("mpp", 0.0), ("tile_px", 1), ("stride_px", 1), ("max_tiles", 1)):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= lowest and value > 0):
-                raise ValueError(f"grid.{name}={value}: must be a number above 0")
+                raise GridError(f"grid.{name}={value}: must be a number above 0")
         for name in ("min_tissue", "max_pen"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"grid.{name}={getattr(self, name)}: must lie within 0 and 1")
+                raise GridError(f"grid.{name}={getattr(self, name)}: must lie within 0 and 1")
 
     @property
     def stride(self) -> int:

@@ -29,6 +29,11 @@ from toxfusion.slides.grid import tile_corners as corners_of
 from toxfusion.slides.readers import Pixels, Slide, SlideError, SlideUnreadable, SlideUnsuitable, open_slide
 from toxfusion.slides.tissue import TissueMask, contact_sheet, find_tissue, preview, write_picture
 
+
+class ExtractionError(ValueError):
+    """What was asked for cannot be extracted; nothing was done."""
+
+
 State = Literal["done", "skipped", "failed"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -212,21 +217,22 @@ def tasks_of_files(places: Sequence[Path], mpp_override: float | None = None) ->
     """A task for each file, and for each file right in a folder; the id is the name without its suffix.
 
     Raises:
-        SlideUnreadable: a place is not there, or there is no file at all.
+        ExtractionError: a place is not there, holds no file, or two files have one name.
     """
     paths: list[Path] = []
     for place in places:
         if not place.exists():
-            raise SlideUnreadable(f"{place}: no such file or folder; give slides=FOLDER or slides=[FILE,...]")
+            raise ExtractionError(f"{place}: no such file or folder; give slides=FOLDER or slides=[FILE,...]")
         inside = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
         paths += inside if place.is_dir() else [place]
     if not paths:
-        raise SlideUnreadable(f"{', '.join(map(str, places))}: holds no file")
-    stems = Counter(path.stem for path in paths)
-    names = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
+        raise ExtractionError(f"{', '.join(map(str, places))}: holds no file")
+    stems = [path.stem.removesuffix(".ome") for path in paths]
+    n_of = Counter(stems)
+    names = [stem if n_of[stem] == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
     doubled = [name for name, n in Counter(names).items() if n > 1]
     if doubled:
-        raise SlideUnreadable(f"two files are called {doubled[0]}: extract their folders one by one")
+        raise ExtractionError(f"two files are called {doubled[0]}: extract their folders one by one")
     return [SlideTask(name, path, mpp_override) for name, path in zip(names, paths, strict=True)]
 
 
@@ -234,13 +240,13 @@ def shard_of(tasks: Sequence[SlideTask], shard: str | None) -> list[SlideTask]:
     """The i-th of n parts ("i/n", 1 to n); slides of one image stay together.
 
     Raises:
-        ValueError: not of the form i/n.
+        ExtractionError: not of the form i/n.
     """
     if shard is None:
         return list(tasks)
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"shard={shard}: give i/n, for instance 1/4, with i from 1 to n")
+        raise ExtractionError(f"shard={shard}: give i/n, for instance 1/4, with i from 1 to n")
     groups = list(_by_image(tasks))
     return [task for group in groups[int(match[1]) - 1 :: int(match[2])] for task in group]
 

@@ -1,0 +1,218 @@
+"""``python -m toxfusion.extract``: slides to tiles and features, resumable and in shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toxfusion.config import ConfigError, entry_point
+
+if TYPE_CHECKING:
+    from toxfusion.data.bag_store import BagStore, StoreSpec
+    from toxfusion.slides.encoders import LoadedEncoder
+    from toxfusion.slides.grid import TileGrid
+    from toxfusion.slides.pipeline import SlideTask
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where slides come from and stores go: a study folder, or an output folder.
+
+    Attributes:
+        root: holds tiles/ and features/. audit: the audit file that gets the slides left out.
+        tasks: the slides of this shard.
+    """
+
+    root: Path
+    audit: Path
+    tasks: list[SlideTask]
+
+
+@entry_point("extract")
+def main(config: dict[str, Any]) -> None:
+    """Slides to tiles or features; each slide ends done, skipped or failed, with its reason. Repeat to resume."""
+    _check(config)
+    if config["output"] == "tiles":
+        _extract_tiles(config)
+    elif config["source"] == "tiles":
+        _encode_tiles(config)
+    else:
+        _extract_features(config)
+
+
+def _check(config: dict[str, Any]) -> None:
+    """Raise ConfigError for choices that do not go together."""
+    for key, options in (("output", ("tiles", "features")), ("source", ("slides", "tiles"))):
+        if config[key] not in options:
+            raise ConfigError(f"{key}={config[key]}: choose {' or '.join(options)}")
+    if (config["study"] is None) == (config["slides"] is None):
+        raise ConfigError("give either study=FOLDER or slides=FOLDER_OR_FILES")
+    if config["output"] == "tiles" and config["source"] == "tiles":
+        raise ConfigError("source=tiles makes features: add output=features")
+
+
+def _extract_tiles(config: dict[str, Any]) -> None:
+    from toxfusion.data.bag_store import BagStore, StoreSpec
+    from toxfusion.slides.pipeline import TileSink
+
+    grid, place = _grid(config), _place(config)
+    spec = StoreSpec("tiles", "uint8", (grid.tile_px, grid.tile_px, 3), grid.provenance())
+    store = BagStore.create(place.root / "tiles" / (config["name"] or "default"), spec)
+    _run(config, place, store, grid, TileSink)
+
+
+def _extract_features(config: dict[str, Any]) -> None:
+    from functools import partial
+
+    from toxfusion.data.bag_store import BagStore
+    from toxfusion.data.encoding import BagEncoder
+
+    grid, place = _grid(config), _place(config)
+    device = _device(config["device"])
+    loaded = _encoder(config, grid.mpp, grid.tile_px, device)
+    store = BagStore.create(
+        place.root / "features" / (config["name"] or loaded.name), _feature_spec(loaded, grid.provenance())
+    )
+    make_sink = partial(
+        BagEncoder,
+        _half(loaded, device, config["half"]),
+        batch_size=config["batch_size"],
+        device=device,
+        across_bags=device != "cpu",
+    )
+    _run(config, place, store, grid, lambda writer, ended: make_sink(writer, ended=ended))
+
+
+def _encode_tiles(config: dict[str, Any]) -> None:
+    from tqdm import tqdm
+
+    from toxfusion.data.bag_store import BagStore
+    from toxfusion.data.encoding import encode_tile_store
+
+    place = _place(config)
+    tiles = BagStore.open(place.root / "tiles" / config["tiles"])
+    about = tiles.spec.provenance
+    device = _device(config["device"])
+    loaded = _encoder(config, about["mpp"], tiles.spec.row_shape[0], device)
+    spec = _feature_spec(loaded, {**about, "grid": config["tiles"]})
+    store = BagStore.create(place.root / "features" / (config["name"] or loaded.name), spec)
+    wanted = [task.slide_id for task in place.tasks if task.slide_id in tiles]
+    with tqdm(total=len(wanted), initial=sum(s in store for s in wanted), unit="slide", disable=None) as bar:
+        done = encode_tile_store(
+            tiles,
+            store,
+            _half(loaded, device, config["half"]),
+            batch_size=config["batch_size"],
+            device=device,
+            across_bags=device != "cpu",
+            slide_ids=wanted,
+            progress=bar.update,
+        )
+    without = len(place.tasks) - len(wanted)
+    print(f"{len(done)} slides encoded now, {len(wanted) - len(done)} before; {without} have no tiles")
+    print(f"store: {store.root}")
+
+
+def _run(
+    config: dict[str, Any], place: Place, store: BagStore, grid: TileGrid, make_sink: Callable[..., Any]
+) -> None:
+    from toxfusion.slides.pipeline import (
+        Ledger,
+        default_jobs,
+        extract_slides,
+        summary,
+        write_audit,
+        write_contact_sheet,
+    )
+
+    part = "" if config["shard"] is None else f".{config['shard'].replace('/', '-of-')}"
+    previews = store.root / "previews" if config["previews"] else None
+    records = extract_slides(
+        place.tasks,
+        store,
+        grid,
+        make_sink,
+        jobs=config["jobs"] or default_jobs(),
+        ledger=Ledger(store.root / f"extraction{part}.csv"),
+        previews=previews,
+    )
+    if previews is not None:
+        write_contact_sheet(store.root / f"contact_sheet{part}.png", previews, list(records))
+    write_audit(place.audit if not part else store.root / f"audit{part}.json", records.values())
+    print(summary(records.values()))
+    print(f"store: {store.root}")
+
+
+def _grid(config: dict[str, Any]) -> TileGrid:
+    from toxfusion.slides.grid import TileGrid
+
+    return TileGrid(**config["grid"])
+
+
+def _place(config: dict[str, Any]) -> Place:
+    from toxfusion.slides.pipeline import shard_of, tasks_of_files, tasks_of_study
+
+    if config["study"] is not None:
+        from toxfusion.data.study import Study
+
+        study = Study.open(Path(config["study"]))
+        root, tasks = study.root, tasks_of_study(study)
+    else:
+        given = config["slides"] if isinstance(config["slides"], list) else [config["slides"]]
+        root = Path(config["paths"]["output"])
+        tasks = tasks_of_files([Path(str(place)) for place in given], config["mpp_override"])
+    return Place(root, root / "audit.json", shard_of(tasks, config["shard"]))
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={wanted}: torch sees no GPU here; use device=cpu")
+    return wanted
+
+
+def _encoder(config: dict[str, Any], mpp: float, tile_px: int, device: str) -> LoadedEncoder:
+    from toxfusion.slides.encoders import load_encoder
+
+    loaded, remarks = load_encoder(
+        config["encoder"],
+        weights=config["weights"],
+        random=config["random"],
+        seed=config["seed"],
+        mpp=mpp,
+        tile_px=tile_px,
+        device=device,
+    )
+    for remark in remarks:
+        print(f"note: {remark}")
+    return loaded
+
+
+def _half(loaded: LoadedEncoder, device: str, half: bool) -> Callable[[Any], Any]:
+    """The encoder under half precision where the device is a GPU."""
+    import torch
+
+    if device == "cpu" or not half:
+        return loaded.module
+
+    def encode(tiles: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.partition(":")[0], torch.float16):
+            features: torch.Tensor = loaded.module(tiles)
+        return features
+
+    return encode
+
+
+def _feature_spec(loaded: LoadedEncoder, about_tiles: dict[str, Any]) -> StoreSpec:
+    from toxfusion.data.bag_store import StoreSpec
+
+    return StoreSpec("features", "float16", (loaded.dim,), {**about_tiles, **loaded.provenance()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""Encoders of tiles: published ones as rows of a table, and the one our contrastive pretraining wrote.
+
+Here: architecture, input and weights. Not here: batches and stores (toxfusion.data.encoding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.layers import SwiGLUPacked
+from timm.models.swin_transformer import checkpoint_filter_fn as swin_layout
+from torch import Tensor, nn
+
+from toxfusion.models.tile import TileEncoderError, load_tile_encoder
+
+OWN = "own"
+HUB = "hub"
+State = dict[str, Tensor]
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+
+
+class EncoderError(ValueError):
+    """An encoder is unknown, or its weights are absent, wrong, incomplete or not to be trusted."""
+
+
+class ConvStem(nn.Module):
+    """Two strided 3x3 convolutions and one 1x1 in place of patch embedding (Xiao et al., NeurIPS 2021)."""
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 4,
+        in_chans: int = 3,
+        embed_dim: int = 96,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        side = img_size if isinstance(img_size, int) else img_size[0]
+        self.grid_size = (side // patch_size, side // patch_size)
+        narrow, wide = embed_dim // 8, embed_dim // 4
+        self.proj = nn.Sequential(
+            nn.Conv2d(in_chans, narrow, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(narrow),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(wide, embed_dim, 1),
+        )
+        self.norm = norm_layer(embed_dim) if norm_layer else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, H / 4, W / 4, embed_dim]."""
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+def _as_published(state: State, model: nn.Module) -> State:
+    return state
+
+
+def dinov2_layout(state: State, model: nn.Module) -> State:
+    """Names of Hugging Face's Dinov2Model as timm has them; query, key and value joined, no mask token."""
+    renamed = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+        "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
+        "layernorm.weight": "norm.weight",
+        "layernorm.bias": "norm.bias",
+    }
+    parts = {
+        "attention.output.dense": "attn.proj",
+        "layer_scale1.lambda1": "ls1.gamma",
+        "layer_scale2.lambda1": "ls2.gamma",
+    }
+    out: State = {}
+    for key, tensor in state.items():
+        if key == "embeddings.mask_token" or ".attention.attention." in key:
+            continue
+        name = renamed.get(key, key)
+        if key.startswith("encoder.layer."):
+            name = key.replace("encoder.layer.", "blocks.")
+            for theirs, ours in parts.items():
+                name = name.replace(theirs, ours)
+        out[name] = tensor
+    for key in state:
+        if ".attention.attention.query." in key:
+            block, _, kind = key.partition(".attention.attention.query.")
+            joined = [
+                state[f"{block}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")
+            ]
+            out[f"{block.replace('encoder.layer.', 'blocks.')}.attn.qkv.{kind}"] = torch.cat(joined)
+    return out
+
+
+@dataclass(frozen=True)
+class EncoderRow:
+    """A published encoder.
+
+    Attributes:
+        name: what `encoder=` takes.
+        architecture, options: arguments of timm.create_model.
+        hub: its repository on the Hugging Face hub.
+        pooling: class token, average over positions, or class token beside the mean of the patch tokens.
+        input_px: side of its input in pixels; tiles of another side are resized, unless `any_size`.
+        mean, std: of RGB in 0..1.
+        mpp: micrometres per pixel it was trained at; None = natural images.
+        dim: length of a feature vector.
+        licence: and whether the hub asks for consent first.
+        layout: renames the published weights where their names are not timm's.
+    """
+
+    name: str
+    architecture: str
+    hub: str
+    pooling: Literal["class", "average", "class+mean"]
+    statistics: tuple[tuple[float, float, float], tuple[float, float, float]]
+    mpp: float | None
+    dim: int
+    licence: str
+    input_px: int = 224
+    any_size: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    prefix_tokens: int = 1
+    layout: Callable[[State, nn.Module], State] = _as_published
+
+
+_GATED = "CC BY-NC-ND 4.0, gated"
+_SWIGLU = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
+_UNI2 = {
+    "patch_size": 14,
+    "depth": 24,
+    "num_heads": 24,
+    "init_values": 1e-5,
+    "embed_dim": 1536,
+    "mlp_ratio": 2.66667 * 2,
+    "no_embed_class": True,
+    "reg_tokens": 8,
+    **_SWIGLU,
+}
+_VIRCHOW2 = {"init_values": 1e-5, "mlp_ratio": 5.3375, "reg_tokens": 4, **_SWIGLU}
+_GIGAPATH = {"patch_size": 16, "img_size": 224, "init_values": 1e-5}
+_OPTIMUS_OPTIONS = {"img_size": 224, "init_values": 1e-5}
+_H_OPTIMUS = "vit_giant_patch14_reg4_dinov2"
+
+_ROWS = (
+    EncoderRow("resnet18", "resnet18", "timm/resnet18.a1_in1k", "average", _IMAGENET, None, 512,
+               "Apache-2.0", any_size=True),
+    EncoderRow("resnet50", "resnet50", "timm/resnet50.a1_in1k", "average", _IMAGENET, None, 2048,
+               "Apache-2.0", any_size=True),
+    EncoderRow("vit_small", "vit_small_patch16_224", "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+               "class", _HALF, None, 384, "Apache-2.0"),
+    EncoderRow("vit_base", "vit_base_patch16_224", "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+               "class", _HALF, None, 768, "Apache-2.0"),
+    EncoderRow("uni", "vit_large_patch16_224", "MahmoodLab/UNI", "class", _IMAGENET, 0.5, 1024, _GATED,
+               options={"init_values": 1e-5}),
+    EncoderRow("uni2_h", "vit_giant_patch14_224", "MahmoodLab/UNI2-h", "class", _IMAGENET, 0.5, 1536, _GATED,
+               options=_UNI2, prefix_tokens=9),
+    EncoderRow("virchow2", "vit_huge_patch14_224", "paige-ai/Virchow2", "class+mean", _IMAGENET, 0.5, 2560,
+               _GATED, options=_VIRCHOW2, prefix_tokens=5),
+    EncoderRow("prov_gigapath", "vit_giant_patch14_dinov2", "prov-gigapath/prov-gigapath", "class", _IMAGENET,
+               0.5, 1536, "Apache-2.0, gated", options=_GIGAPATH),
+    EncoderRow("h_optimus_0", _H_OPTIMUS, "bioptimus/H-optimus-0", "class", _OPTIMUS, 0.5, 1536, "Apache-2.0",
+               options=_OPTIMUS_OPTIONS, prefix_tokens=5),
+    EncoderRow("h_optimus_1", _H_OPTIMUS, "bioptimus/H-optimus-1", "class", _OPTIMUS, 0.5, 1536, _GATED,
+               options=_OPTIMUS_OPTIONS, prefix_tokens=5),
+    EncoderRow("phikon_v2", "vit_large_patch16_224", "owkin/phikon-v2", "class", _IMAGENET, 0.5, 1024,
+               "Owkin non-commercial", options={"init_values": 1.0}, layout=dinov2_layout),
+    EncoderRow("ctranspath", "swin_tiny_patch4_window7_224", "", "average", _IMAGENET, 1.0, 768, "GPL-3.0",
+               options={"embed_layer": ConvStem}, layout=swin_layout),
+)  # fmt: skip
+ENCODERS: dict[str, EncoderRow] = {row.name: row for row in _ROWS}
+
+
+class PublishedEncoder(nn.Module):
+    """An encoder of the table: tiles to features [N, dim], with resizing and standardisation inside."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, row: EncoderRow) -> None:
+        super().__init__()
+        self.row = row
+        self.backbone: Any = timm.create_model(
+            row.architecture, pretrained=False, num_classes=0, **row.options
+        )
+        mean, std = row.statistics
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Features float [N, dim] of tiles uint8 [N, P, P, 3]."""
+        x = tiles.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        if not self.row.any_size and x.shape[-1] != self.row.input_px:
+            size = (self.row.input_px, self.row.input_px)
+            x = nn.functional.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+        x = (x - self.mean) / self.std
+        if self.row.pooling != "class+mean":
+            features: Tensor = self.backbone(x)
+            return features
+        tokens = self.backbone.forward_features(x)
+        return torch.cat([tokens[:, 0], tokens[:, self.row.prefix_tokens :].mean(dim=1)], dim=1)
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder ready for use, in eval mode.
+
+    Attributes:
+        module: uint8 [N, P, P, 3] -> float [N, dim].
+        name: as in the table, or "own".
+        dim: length of a feature vector.
+        weights: SHA-256 of the weight file, or "random:<seed>".
+        trained_on: compounds whose tiles it saw; empty for a published encoder.
+    """
+
+    module: nn.Module
+    name: str
+    dim: int
+    weights: str
+    trained_on: tuple[str, ...] = ()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a store must not mix, as plain JSON values."""
+        return {"encoder": self.name, "weights": self.weights, "trained_on": list(self.trained_on)}
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights: str | None,
+    random: bool = False,
+    seed: int = 0,
+    mpp: float,
+    tile_px: int,
+    device: torch.device | str = "cpu",
+) -> tuple[LoadedEncoder, list[str]]:
+    """Load an encoder for tiles of a given size and resolution.
+
+    Args:
+        name: a row of the table, or "own" for a checkpoint of experiment=tile_encoder.
+        weights: a local file (.safetensors, .pth, .bin, .pt, .ckpt), or "hub" for the published file.
+        random: random weights instead, drawn from `seed` (a baseline, or a test).
+        mpp: micrometres per pixel of the tiles. tile_px: their side in pixels.
+
+    Returns:
+        The encoder, and remarks for the user (tiles at another resolution than it was trained at).
+
+    Raises:
+        EncoderError: unknown name; no, wrong or incomplete weights; a file that carries code; our own encoder
+            at another resolution than it was trained at.
+    """
+    if name == OWN:
+        loaded = _load_own(weights, mpp)
+        remarks: list[str] = []
+    else:
+        row = _row(name)
+        loaded = _load_published(row, weights, random, seed)
+        remarks = _resolution_remarks(row, mpp, tile_px)
+    loaded.module.to(device).eval().requires_grad_(False)
+    return loaded, remarks
+
+
+def _row(name: str) -> EncoderRow:
+    if name not in ENCODERS:
+        raise EncoderError(f"unknown encoder {name!r}; there are {', '.join([*ENCODERS, OWN])}")
+    return ENCODERS[name]
+
+
+def _load_own(weights: str | None, mpp: float) -> LoadedEncoder:
+    if weights is None or weights == HUB:
+        raise EncoderError(
+            "encoder=own needs weights=FILE, the checkpoint that experiment=tile_encoder wrote"
+        )
+    path = Path(weights)
+    try:
+        loaded = load_tile_encoder(path)
+    except TileEncoderError as error:
+        raise EncoderError(str(error)) from error
+    encoder = loaded.encoder
+    if not math.isclose(encoder.mpp, mpp, rel_tol=0.1):
+        raise EncoderError(
+            f"{path} was trained on tiles of {encoder.mpp:g} um/px, these have {mpp:g}: use that grid.mpp"
+        )
+    return LoadedEncoder(encoder, OWN, encoder.dim, _file_digest(path), tuple(loaded.trained_on))
+
+
+def _load_published(row: EncoderRow, weights: str | None, random: bool, seed: int) -> LoadedEncoder:
+    if random:
+        if weights is not None:
+            raise EncoderError(f"random=true and weights={weights} exclude each other: give one of them")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LoadedEncoder(PublishedEncoder(row), row.name, row.dim, f"random:{seed}")
+    if weights is None:
+        raise EncoderError(
+            f"encoder {row.name} has no weights: give weights=FILE, weights=hub ({row.hub or 'not there'}, "
+            f"licence {row.licence}), or random=true for random ones"
+        )
+    path = _from_hub(row) if weights == HUB else Path(weights)
+    encoder = PublishedEncoder(row)
+    load_weights(encoder.backbone, path, row.layout)
+    return LoadedEncoder(encoder, row.name, row.dim, _file_digest(path))
+
+
+def _resolution_remarks(row: EncoderRow, mpp: float, tile_px: int) -> list[str]:
+    remarks = []
+    if row.mpp is not None and not math.isclose(row.mpp, mpp, rel_tol=0.15):
+        remarks.append(f"{row.name} was trained at {row.mpp:g} um/px, these tiles have {mpp:g}")
+    if not row.any_size and tile_px != row.input_px:
+        remarks.append(f"{row.name} takes {row.input_px} px, these tiles of {tile_px} px are resized")
+    return remarks
+
+
+def load_weights(
+    model: nn.Module, path: Path, layout: Callable[[State, nn.Module], State] = _as_published
+) -> None:
+    """Load weights into a timm model, all of them and nothing else; a classifier in the file is left out.
+
+    Raises:
+        EncoderError: no file, a file that is damaged or carries code, or missing, unexpected or misshapen
+            tensors, which are listed.
+    """
+    state = layout(_tensors_of(path), model)
+    classifier = tuple(f"{prefix}." for prefix in ("head", "fc", "classifier"))
+    expected = model.state_dict()
+    state = {key: value for key, value in state.items() if key in expected or not key.startswith(classifier)}
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    misshapen = [
+        f"{key} {list(state[key].shape)} for {list(expected[key].shape)}"
+        for key in sorted(expected.keys() & state.keys())
+        if state[key].shape != expected[key].shape
+    ]
+    faults = [
+        f"{len(keys)} {kind} ({', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''})"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if keys
+    ]
+    if faults:
+        raise EncoderError(f"{path} does not fit this encoder: tensors {'; '.join(faults)}")
+    model.load_state_dict(state)
+
+
+def _tensors_of(path: Path) -> State:
+    """The tensors of a weight file; of nested ones the part called state_dict, model or teacher."""
+    if not path.is_file():
+        raise EncoderError(f"{path}: no such weight file; correct weights=")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise EncoderError(
+            f"{path} carries more than tensors and plain types: it could run code, and is refused. "
+            f"Save its state_dict alone and give that file ({' '.join(str(error).split())[:160]})"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise EncoderError(f"{path} is damaged or no weight file: {error}") from error
+    for key in ("state_dict", "model", "teacher"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise EncoderError(
+            f"{path} is no table of named tensors: save the model's state_dict and give that file"
+        )
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _from_hub(row: EncoderRow) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if not row.hub:
+        raise EncoderError(
+            f"the weights of {row.name} are not on the hub: give weights=FILE (licence {row.licence})"
+        )
+    try:
+        try:
+            return Path(hf_hub_download(row.hub, "model.safetensors"))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            return Path(hf_hub_download(row.hub, "pytorch_model.bin"))
+    except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
+        raise EncoderError(
+            f"{row.hub} cannot be fetched from the hub (licence {row.licence}): "
+            f"{' '.join(str(error).split())[:200]}. "
+            "Ask for access and log in with `hf auth login`, or give weights=FILE"
+        ) from error
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
