@@ -46,7 +46,12 @@ def exit_three(config: dict[str, Any]) -> float:
 
 def wait_for_signal(config: dict[str, Any]) -> float:
     folder = Path(config["paths"]["output"])
-    signal.signal(signal.SIGTERM, lambda *_: (folder / f"stopped{os.environ['RANK']}").touch() or sys.exit(0))
+
+    def stop(*_: object) -> None:
+        (folder / f"stopped{os.environ['RANK']}").touch()
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, stop)
     (folder / f"rank{os.environ['RANK']}").write_text(str(os.getpid()))
     time.sleep(60)
     return 0.0

@@ -75,10 +75,15 @@ def _first_comment(file: Path) -> str:
 def _body(text: str) -> str:
     """The main file without its defaults list and its hydra block, comments kept."""
     kept: list[str] = []
+    waiting: list[str] = []  # comments before a key, which go where the key goes
     skipping = False
     for line in text.splitlines():
+        if line.startswith("#"):
+            waiting.append(line)
+            continue
         if re.match(r"[A-Za-z_]", line):
             skipping = line.startswith(("defaults:", "hydra:"))
-        if not skipping and line.strip() and not line.startswith("# @package"):
-            kept.append(f"  {line}")
+        if not skipping and line.strip():
+            kept += [f"  {each}" for each in (*waiting, line)]
+        waiting = []
     return "\n".join(kept)

@@ -90,8 +90,6 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> Config:
     hydra = _hydra(config_name, None, None)
     try:
         composed = hydra.compose_config(config_name, [*overrides, "hydra.mode=RUN"], RunMode.RUN)
-        with open_dict(composed):
-            composed.hydra.runtime.output_dir = None
         HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
@@ -124,13 +122,43 @@ def check_targets(config: Any, path: str = "") -> None:
     exist and for a key that its callable does not take.
     """
     for where, node in _nodes(config, path):
-        target = _located(str(node["_target_"]), where)
-        parameters = inspect.signature(target).parameters
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        known = _keywords(located(str(node["_target_"]), where))
+        if known is None:
             continue
-        known = {name for name, parameter in parameters.items() if parameter.kind not in NOT_BY_NAME}
         for key in node.keys() - NODE_KEYS - known:
             raise ConfigError(f"unknown key '{_join(where, key)}': {node['_target_']} {_near(key, known)}")
+
+
+def _keywords(target: Callable[..., Any]) -> set[str] | None:
+    """Names of what a callable takes by name; None where it takes any, or is C code that does not say."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except ValueError:
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters if parameter.kind not in NOT_BY_NAME}
+
+
+def located(target: str, where: str = "") -> Callable[..., Any]:
+    """The callable with a dotted name. Raises ConfigError when there is none."""
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:length])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise ConfigError(
+                f"{_join(where, '_target_')}: {target} needs the package {error.name}, which is not installed"
+            ) from error
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        if callable(found):
+            return found
+        break
+    raise ConfigError(f"{_join(where, '_target_')}: there is no callable '{target}'")
 
 
 def build(node: Config, **extra: Any) -> Any:
@@ -156,15 +184,19 @@ def build(node: Config, **extra: Any) -> Any:
 def variant_name(overrides: Sequence[str], unnamed: Sequence[str] = ()) -> str:
     """The part of a run folder's name that tells what the command line changed; '' where it changed nothing.
 
-    ``overrides`` are ``key=value`` texts, in any order; those of a key in ``unnamed``, or below one, are left
-    out. The name is '_' and ``key-value`` joined by '_', with letters, digits, '.', '_' and '-' only, at most
-    100 characters; a digest of the overrides ends it where that loses something.
+    ``overrides`` are ``key=value`` texts, in any order; those of a key in ``unnamed``, or below one, are
+    left out (``data@`` there stands for the choice ``data=...`` alone, not for the keys below). The name is
+    '_' and ``key-value`` joined by '_', with letters, digits, '.', '_' and '-' only, at most 100 characters;
+    a digest of the overrides ends it where that loses something.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     named = sorted(
-        line
-        for text in overrides
-        if (line := re.sub(r"^~", "no-", text.lstrip("+")))
-        and not _is_below(line.removeprefix("no-").partition("=")[0].partition("@")[0], unnamed)
+        f"no-{override.key_or_group}"
+        if override.is_delete()
+        else f"{override.key_or_group}={override.get_value_element_as_str()}"
+        for override in OverridesParser.create().parse_overrides(list(overrides))
+        if not _is_below(override.key_or_group, unnamed)
     )
     if not named:
         return ""
@@ -221,7 +253,7 @@ def _refuse(error: BaseException) -> NoReturn:
 
 
 def _is_below(key: str, unnamed: Sequence[str]) -> bool:
-    return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in unnamed)
+    return any(key == name.rstrip("@") or key.startswith((f"{name}.", f"{name}/")) for name in unnamed)
 
 
 def _one_line(error: BaseException) -> str:
@@ -312,27 +344,6 @@ def _nodes(config: Any, path: str) -> Iterator[tuple[str, Config]]:
     elif isinstance(config, list):
         for position, value in enumerate(config):
             yield from _nodes(value, f"{path}[{position}]")
-
-
-def _located(target: str, where: str) -> Callable[..., Any]:
-    """The callable with a dotted name. Raises ConfigError when there is none."""
-    parts = target.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        module_name = ".".join(parts[:length])
-        try:
-            found: Any = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-                continue
-            raise ConfigError(
-                f"{_join(where, '_target_')}: {target} needs the package {error.name}, which is not installed"
-            ) from error
-        for part in parts[length:]:
-            found = getattr(found, part, None)
-        if callable(found):
-            return found
-        break
-    raise ConfigError(f"{_join(where, '_target_')}: there is no callable '{target}'")
 
 
 def _near(name: str, known: set[str] | Sequence[str]) -> str:

@@ -104,7 +104,10 @@ class CheckedLoader(ConfigLoaderImpl):
         self, config_name: str | None, groups: Sequence[Override], load: Callable[[list[str]], DictConfig]
     ) -> None:
         """A group that exists but that this command does not use."""
-        used = list(load([]).hydra.runtime.choices)
+        try:
+            used = list(load([]).hydra.runtime.choices)
+        except HydraException:
+            return  # the files themselves do not compose; the error at hand says so
         for override in groups:
             group = override.key_or_group
             if group not in used and not override.is_add():

@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from toxfusion.config import located
+
 RUN = "toxfusion.training.run"
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1
@@ -37,8 +39,6 @@ def launch(config: dict[str, Any], processes: int, target: str = RUN) -> float:
     SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on. Raises LaunchError when a process fails, with the
     message of the rank that failed where that is one for the user.
     """
-    from toxfusion.worker import located
-
     if processes < 1:
         raise LaunchError(f"trainer.devices={processes}: at least one process is needed")
     if processes == 1 or ranks_are_started(os.environ):

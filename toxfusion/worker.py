@@ -6,18 +6,17 @@ Hydra is not here: the job that wrote the file did the composing and the checkin
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from toxfusion.config import is_message
+from toxfusion.config import is_message, located
 from toxfusion.launch import RUN, die_with_parent, message_file, result_file
 
 
@@ -44,13 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from error
     if rank == 0:
         _write(result_file(given.file), {"metric": metric}, rank)
-
-
-def located(target: str) -> Callable[[dict[str, Any]], float]:
-    """The function with a dotted name, ``module.function``."""
-    module, _, name = target.rpartition(".")
-    function: Callable[[dict[str, Any]], float] = getattr(importlib.import_module(module), name)
-    return function
 
 
 def _log(rank: int) -> None:

@@ -1,0 +1,129 @@
+"""The one direction of imports, from the syntax trees: nothing is imported here, and lazy imports count."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "toxfusion"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: Room -> the rooms it may import from, itself aside. Top-level files are `shared`, `training` or `entry`.
+MAY_IMPORT = {
+    "shared": set(),
+    "data": {"shared"},
+    "models": {"shared", "data"},
+    "objectives": {"shared", "data", "models"},
+    "evaluation": {"shared", "data"},
+    "modules": {"shared", "data", "models", "objectives", "evaluation"},
+    "slides": {"shared", "data", "models"},
+    "synthetic": {"shared", "data", "evaluation"},
+    "interpret": {"shared", "data", "models", "evaluation"},
+    "training": {"shared", "data", "models", "objectives", "modules", "evaluation", "interpret"},
+}
+#: Needed by every room, and importing none of them.
+SHARED = {"config", "config_loader", "command_help", "distributed", "launch"}
+#: Readers of slides and single-cell tools stay out of whatever a training process imports.
+SLIDE_LIBRARIES = {"tiatoolbox", "openslide", "scanpy"}
+WITHOUT_SLIDES = {"shared", "data", "models", "objectives", "modules", "evaluation", "training"}
+#: What an entry point may import before work starts; each of these is itself quick to import.
+QUICK = {"toxfusion.config", "toxfusion.launch", "yaml"}
+
+
+def _name(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _is_entry_point(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
+
+
+def _room(file: Path) -> str:
+    relative = file.relative_to(PACKAGE)
+    if len(relative.parts) > 1:
+        return relative.parts[0]
+    if relative.stem in SHARED or relative.stem == "__init__":
+        return "shared"
+    return "entry" if _is_entry_point(ast.parse(file.read_text())) else "training"
+
+
+def _imported(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, int]]:
+    """Full names of imported modules (``from a import b`` gives a.b), with the line."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def _at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Statements that importing the module runs: not those in functions, and not those for type checkers."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        yield node
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def _room_of_import(name: str) -> str | None:
+    """Room of an imported name of this package; None for another package."""
+    parts = name.split(".")
+    if parts[0] != "toxfusion" or len(parts) == 1:
+        return None
+    if (PACKAGE / parts[1]).is_dir():
+        return parts[1]
+    file = PACKAGE / f"{parts[1]}.py"
+    return _room(file) if file.is_file() else "shared"
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_imports_run_one_way(file: Path) -> None:
+    room = _room(file)
+    tree = ast.parse(file.read_text())
+    for name, line in _imported(ast.walk(tree)):
+        source = _room_of_import(name)
+        if source is None or source == room:
+            continue
+        if room == "entry":
+            assert source != "entry", f"{file}:{line} imports another entry point, {name}"
+            continue
+        assert room in MAY_IMPORT, f"{file}: give the new room '{room}' its place in MAY_IMPORT"
+        assert source in MAY_IMPORT[room], (
+            f"{file}:{line} imports {name}: {room} may not import from {source}"
+        )
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_what_training_imports_reads_no_slide(file: Path) -> None:
+    if _room(file) not in WITHOUT_SLIDES:
+        return
+    for name, line in _imported(ast.walk(ast.parse(file.read_text()))):
+        assert name.split(".")[0] not in SLIDE_LIBRARIES, f"{file}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if _room(file) == "entry"], ids=_name)
+def test_entry_points_import_nothing_heavy_at_module_level(file: Path) -> None:
+    for name, line in _imported(_at_module_level(ast.parse(file.read_text()))):
+        module = name.rpartition(".")[0] or name
+        quick = name.split(".")[0] in sys.stdlib_module_names or {name, module} & QUICK
+        assert quick, f"{file}:{line} imports {name} at module level; import it where work starts"
+
+
+def test_every_room_is_known_and_the_order_has_no_circle() -> None:
+    done: set[str] = set()
+    while len(done) < len(MAY_IMPORT):
+        free = {room for room, sources in MAY_IMPORT.items() if room not in done and sources <= done}
+        assert free, f"circle among {set(MAY_IMPORT) - done}"
+        done |= free
+    assert {_room(file) for file in FILES} <= {*MAY_IMPORT, "entry"}
