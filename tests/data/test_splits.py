@@ -197,6 +197,24 @@ def test_group_folds_keep_groups_and_compounds(tiny_study: Study) -> None:
         GroupKFold(column="strain", n_folds=2)(tiny_study)
 
 
+def test_validation_may_be_blocks_within_training_groups_but_never_within_a_block(tiny_study: Study) -> None:
+    obs = tiny_study.obs
+    split = GroupKFold(column="batch", n_folds=2, valid_column="group_id")(tiny_study)
+    assert compounds_of(tiny_study, split.train) & compounds_of(tiny_study, split.valid)
+    assert compounds_of(tiny_study, split.test).isdisjoint(
+        compounds_of(tiny_study, split.train + split.valid)
+    )
+    assert set(obs.loc[split.train, "group_id"]).isdisjoint(obs.loc[split.valid, "group_id"])
+    assert not split.manifest["transductive"]
+    pair = next(s for s in split.train if s.endswith("high_0"))
+    torn = replace(split, train=[s for s in split.train if s != pair], valid=[*split.valid, pair])
+    with pytest.raises(SplitError, match=obs.at[pair, "group_id"]):
+        torn.check(tiny_study)
+    moved = replace(split, train=[*split.train, split.test[0]], test=split.test[1:])
+    with pytest.raises(SplitError, match=obs.at[split.test[0], "compound"]):
+        moved.check(tiny_study)
+
+
 def test_time_forward_tests_later_times_of_unseen_compounds(tiny_study: Study) -> None:
     obs = tiny_study.obs
     split = TimeForward(train_until_h=24, test_from_h=96, n_folds=3)(tiny_study)

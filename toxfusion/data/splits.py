@@ -37,8 +37,8 @@ class Split:
         train, valid, test: sample ids in the study's order.
         fold: which fold of its scheme this is.
         manifest: plain JSON: the scheme and its settings, ``transductive``, ``together`` (columns whose
-            values never straddle parts), ``analogues`` (compound -> parent), and units, sizes and classes of
-            each part.
+            values never straddle parts), ``valid_together`` (the same between train and valid only, where it
+            differs), ``analogues`` (compound -> parent), and units, sizes and classes of each part.
     """
 
     train: list[str]
@@ -70,8 +70,14 @@ class Split:
                 f"({len(unknown)} such samples); split this study anew"
             )
         together = tuple(self.manifest.get("together", UNIT_COLUMNS))
-        units = split_units(study.obs, together, self.manifest.get("analogues", {}))
-        _refuse_straddling(study.obs, units, self.part_of(), together)
+        inner = tuple(self.manifest.get("valid_together", together))
+        analogues = self.manifest.get("analogues", {})
+        fitted = dict.fromkeys((*self.train, *self.valid), "train or valid") | dict.fromkeys(
+            self.test, "test"
+        )
+        chosen = dict.fromkeys(self.train, "train") | dict.fromkeys(self.valid, "valid")
+        for columns, parts in ((together, fitted), (inner, chosen)):
+            _refuse_straddling(study.obs, split_units(study.obs, columns, analogues), parts, columns)
 
 
 def split_units(
@@ -168,6 +174,8 @@ class GroupKFold:
         column: its values are never divided.
         keep_compounds: compounds and their controls are not divided either; groups that share one are merged.
             False makes the split transductive over compounds, and its manifest says so.
+        valid_column: draw the validation part from values of this column within the training groups (blocks
+            of a tissue section, say) where there are too few groups to spare one; None draws whole groups.
     """
 
     column: str = "study"
@@ -176,6 +184,7 @@ class GroupKFold:
     valid_fraction: float = 0.2
     seed: int = 0
     keep_compounds: bool = True
+    valid_column: str | None = None
     analogues: str | None = None
 
     def __call__(self, study: Study) -> Split:
@@ -187,7 +196,19 @@ class GroupKFold:
             )
         together = (self.column, *UNIT_COLUMNS) if self.keep_compounds else (self.column,)
         analogues = read_analogues(self.analogues)
-        return _k_fold(study, self, together, analogues, transductive=not self.keep_compounds)
+        split = _k_fold(study, self, together, analogues, transductive=not self.keep_compounds)
+        return split if self.valid_column is None else self._valid_within(study, split, self.valid_column)
+
+    def _valid_within(self, study: Study, split: Split, column: str) -> Split:
+        """The same test part, with a validation part of whole values of ``column``."""
+        rest = study.obs.drop(index=split.test)
+        units = _unit_table(rest, (column,), {})
+        valid = _draw(units, self.valid_fraction, np.random.default_rng([self.seed, 3, self.fold]))
+        in_valid = split_units(rest, (column,)).isin(valid)
+        part = pd.Series("test", index=study.obs.index)
+        part[rest.index] = np.where(in_valid, "valid", "train")
+        together, transductive = split.manifest["together"], bool(split.manifest["transductive"])
+        return _split(study, self, part, together, split.manifest["analogues"], transductive, (column,))
 
 
 @dataclass(frozen=True)
@@ -514,6 +535,7 @@ def _split(
     together: Sequence[str],
     analogues: Mapping[str, str],
     transductive: bool,
+    valid_together: Sequence[str] | None = None,
 ) -> Split:
     """Build, describe and check a split; ``part`` is train, valid, test or '' (left out), by sample."""
     name = type(scheme).__name__
@@ -529,6 +551,7 @@ def _split(
         "study": study.name,
         "transductive": transductive,
         "together": list(together),
+        "valid_together": list(valid_together or together),
         "analogues": dict(analogues),
         "left_out": int((part == "").sum()),
         "parts": {p: _describe(study.obs.loc[ids[p]], units) for p in PARTS},

@@ -108,11 +108,14 @@ def empty_slides() -> pd.DataFrame:
     return pd.DataFrame(columns=list(SLIDE_COLUMNS), index=pd.Index([], name="slide_id", dtype=object))
 
 
-def log2_cpm(counts: np.ndarray) -> np.ndarray:
-    """log2(counts per million + 1), float32; rows are samples. A sample without counts is a row of NaN."""
+def log2_per(counts: np.ndarray, total: float) -> np.ndarray:
+    """log2(1 + counts scaled to ``total`` a sample), float32; total 1e6 is log2 CPM.
+
+    Args:
+        counts: [n_samples, n_genes], none without any count.
+    """
     depth = counts.sum(axis=1, keepdims=True, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log2(counts / depth * 1e6 + 1.0).astype(np.float32)
+    return np.log2(1.0 + counts / depth * total).astype(np.float32)
 
 
 def collapse_genes(

@@ -317,7 +317,7 @@ def _findings(
     table = rows.groupby(["sample_id", "term"]).agg(
         grade=("grade", "max"), spontaneous=("spontaneous", "all")
     )
-    grades = table["grade"].unstack(fill_value=0.0).reindex(arrays.index, fill_value=0.0)
+    grades = table["grade"].unstack(fill_value=0).reindex(arrays.index, fill_value=0.0)
     grades.loc[~examined] = np.nan
     spontaneous = table["spontaneous"].unstack(fill_value=False).reindex(arrays.index, fill_value=False)
     return grades.rename_axis(columns=None), spontaneous.rename_axis(columns=None)

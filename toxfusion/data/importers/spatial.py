@@ -1,0 +1,264 @@
+"""Spatial transcriptomics sections (the her2st layout) as a study: a spot is a sample, the tissue around it its slide.
+
+A section is a folder with one counts table (*.tsv.gz, spots x genes), one *_selection.tsv (array and pixel
+position of every spot) and one image. Spots lie on an array of known pitch, which gives the microns per
+pixel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from toxfusion.data.audit import Audit
+from toxfusion.data.importers.tables import (
+    STAGE,
+    ImportTableError,
+    log2_per,
+    numbers,
+    read_table,
+    require_columns,
+)
+from toxfusion.data.study import Study, write_study
+
+IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section.
+
+    Attributes:
+        name: of its folder.
+        image: path of its image.
+        mpp: um per pixel, from the pitch of the spots.
+        spots: indexed by spot (``10x21``), columns x, y (array) and pixel_x, pixel_y (image, level 0).
+        counts: float [n_spots, n_genes], the same index.
+    """
+
+    name: str
+    image: Path
+    mpp: float
+    spots: pd.DataFrame
+    counts: pd.DataFrame
+
+
+def import_spatial(
+    root: Path | str,
+    *,
+    sections: Sequence[str],
+    pitch_um: float = 200.0,
+    radius_um: float = 150.0,
+    block_um: float = 800.0,
+    min_counts: int = 500,
+    min_spot_share: float = 0.05,
+    counts_total: float = 1e4,
+    species: str = "Homo sapiens",
+    name: str = "spatial",
+) -> Study:
+    """Write a study of sections.
+
+    A spot's expression is log2(1 + counts scaled to ``counts_total``), its raw counts a layer. Its slide
+    is the square of side 2 ``radius_um`` about it in the section's image, so one image holds many samples.
+    Sections are studies and compounds (so that folds keep them apart); spots are never controls and have
+    no label. ``group_id`` is a square block of side ``block_um`` in the section: contrastive learning
+    takes no negatives from a spot's own group, which spares it its nearest neighbours except across block
+    borders; the share of neighbour pairs within a block is in the provenance, and x_um, y_um in obs.
+
+    Args:
+        sections: folders.
+        pitch_um: distance of neighbouring spots of the array.
+        min_counts: spots with fewer are dropped.
+        min_spot_share: genes seen in a smaller share of the spots of all sections are dropped, as are
+            genes that a section lacks.
+
+    Raises:
+        ImportTableError: a section lacks a file or a column, two have one name, or no spot or gene is left.
+    """
+    audit = Audit()
+    read = [read_section(Path(s), pitch_um, min_counts, audit) for s in sections]
+    names = [s.name for s in read]
+    if not read or len(set(names)) < len(names):
+        raise ImportTableError(
+            f"source.sections {list(sections)}: name at least one folder, each with its own name"
+        )
+    counts = _common_genes(read, min_spot_share, audit)
+    obs = pd.concat([_obs(section, block_um) for section in read])
+    genes = counts.columns
+    return write_study(
+        root,
+        obs=obs,
+        var=pd.DataFrame({"symbol": genes, "human_ortholog": genes}, index=pd.Index(genes, name="gene_id")),
+        expression=log2_per(counts.to_numpy(), counts_total),
+        findings=pd.DataFrame(index=obs.index),
+        slides=pd.concat([_regions(section, radius_um) for section in read]),
+        counts=counts.to_numpy(np.float32),
+        provenance={
+            "source": "spatial sections",
+            "mpp": {s.name: round(s.mpp, 4) for s in read},
+            "radius_um": radius_um,
+            "block_um": block_um,
+            "neighbour_pairs_in_one_group": round(_pairs_in_one_group(obs, 1.5 * pitch_um), 3),
+            "counts_total": counts_total,
+        },
+        name=name,
+        species=species,
+        virtual=False,
+        audit=audit,
+    )
+
+
+def read_section(folder: Path, pitch_um: float, min_counts: int, audit: Audit) -> Section:
+    """Read one section; spots without position, without counts, deselected or nearly empty are audited."""
+    if not folder.is_dir():
+        raise ImportTableError(f"{folder}: no such folder; source.sections names one folder a section")
+    positions = _only(folder, "*_selection.tsv", "the pixel positions of the spots")
+    table = _only(folder, "*.tsv.gz", "the counts")
+    images = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGES]
+    if len(images) != 1:
+        raise ImportTableError(f"{folder}: holds {len(images)} images; keep one, of a type in {IMAGES}")
+    spots = _read_spots(positions, folder.name, audit)
+    counts = read_table(table, index_col=0)
+    counts.index = counts.index.astype(str)
+    if not (counts.to_numpy() >= 0).all():
+        raise ImportTableError(f"{table}: holds negative or missing counts; give raw counts")
+    for spot in spots.index.difference(counts.index):
+        audit.drop(STAGE, "spot", f"{folder.name}_{spot}", "has a position but no counts")
+    for spot in counts.index.difference(spots.index):
+        audit.drop(STAGE, "spot", f"{folder.name}_{spot}", "has counts but no selected position")
+    total = counts.sum(axis=1)
+    for spot in counts.index[(total < min_counts) & counts.index.isin(spots.index)]:
+        audit.drop(STAGE, "spot", f"{folder.name}_{spot}", f"fewer than {min_counts} counts")
+    kept = spots.index[spots.index.isin(counts.index[total >= min_counts])]
+    if not len(kept):
+        raise ImportTableError(
+            f"{folder}: no spot with a position and {min_counts} counts; lower source.min_counts"
+        )
+    mpp = microns_per_pixel(spots, pitch_um)
+    return Section(
+        folder.name, images[0].resolve(), mpp, spots.loc[kept], counts.loc[kept].astype(np.float64)
+    )
+
+
+def microns_per_pixel(spots: pd.DataFrame, pitch_um: float) -> float:
+    """um per pixel from the affine map, by least squares, of array positions to pixels.
+
+    One step of the array is ``pitch_um``; the area of a cell of the array in pixels is the determinant of the
+    map, which neither a rotation of the section nor the scatter of single spots disturbs.
+
+    Raises:
+        ImportTableError: the spots lie on one line.
+    """
+    array = np.column_stack([spots["x"], spots["y"], np.ones(len(spots))])
+    pixels = spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)
+    fitted, _, rank, _ = np.linalg.lstsq(array, pixels, rcond=None)
+    area = abs(np.linalg.det(fitted[:2]))
+    if rank < 3 or area == 0:
+        raise ImportTableError("the spots lie on one line: their pitch cannot be measured; give more spots")
+    return float(pitch_um / np.sqrt(area))
+
+
+def _only(folder: Path, pattern: str, what: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise ImportTableError(f"{folder}: holds {len(found)} files {pattern}; keep one, {what}")
+    return found[0]
+
+
+def _read_spots(path: Path, section: str, audit: Audit) -> pd.DataFrame:
+    table = read_table(path)
+    require_columns(table, ("x", "y", "pixel_x", "pixel_y"), path)
+    spots = pd.DataFrame({c: numbers(table[c], path) for c in ("x", "y", "pixel_x", "pixel_y")})
+    spots.index = pd.Index([f"{x:.0f}x{y:.0f}" for x, y in zip(spots["x"], spots["y"], strict=True)])
+    twice = spots.index[spots.index.duplicated()]
+    if len(twice):
+        raise ImportTableError(f"{path}: spot {twice[0]!r} appears twice; keep one row")
+    if "selected" in table.columns:
+        selected = table["selected"].to_numpy() == 1
+        for spot in spots.index[~selected]:
+            audit.drop(STAGE, "spot", f"{section}_{spot}", "not under tissue (selected is 0)")
+        spots = spots[selected]
+    return spots
+
+
+def _common_genes(sections: Sequence[Section], min_spot_share: float, audit: Audit) -> pd.DataFrame:
+    """Counts of all spots, the genes that every section has and enough spots show."""
+    shared = set.intersection(*(set(s.counts.columns) for s in sections))
+    for gene in sorted(set().union(*(s.counts.columns for s in sections)) - shared):
+        audit.drop(STAGE, "gene", gene, "not in every section")
+    columns = [g for g in sections[0].counts.columns if g in shared]
+    counts = pd.concat([s.counts[columns].set_axis(_sample_ids(s)) for s in sections])
+    share = (counts > 0).mean()
+    for gene in counts.columns[share < min_spot_share]:
+        audit.drop(STAGE, "gene", gene, f"seen in fewer than {min_spot_share:.0%} of the spots")
+    counts = counts.loc[:, share >= min_spot_share]
+    if counts.empty:
+        raise ImportTableError("no gene is in every section and enough spots; lower source.min_spot_share")
+    return counts
+
+
+def _sample_ids(section: Section) -> pd.Index:
+    return pd.Index([f"{section.name}_{spot}" for spot in section.spots.index], name="sample_id")
+
+
+def _obs(section: Section, block_um: float) -> pd.DataFrame:
+    um = section.spots[["pixel_x", "pixel_y"]].to_numpy() * section.mpp
+    blocks = ((um - um.min(axis=0)) // block_um).astype(int)
+    patient = re.match(r"^([A-Za-z]+)\d+$", section.name)
+    return pd.DataFrame(
+        {
+            # Sections of one tumour are named by its letter and their number (C2, C4).
+            "animal_id": patient[1] if patient else section.name,
+            "compound": section.name,
+            "dose": np.nan,
+            "dose_level": "",
+            "time_h": np.nan,
+            "study": section.name,
+            "batch": section.name,
+            "is_control": False,
+            "control_group": "",
+            "group_id": [f"{section.name}_block{x}x{y}" for x, y in blocks],
+            "dili": np.nan,
+            "injury": np.nan,
+            "x_um": um[:, 0],
+            "y_um": um[:, 1],
+        },
+        index=_sample_ids(section),
+    )
+
+
+def _regions(section: Section, radius_um: float) -> pd.DataFrame:
+    """One slide a spot: the square about it, cut off at the image's left and upper edge."""
+    half = radius_um / section.mpp
+    centre = section.spots[["pixel_x", "pixel_y"]].to_numpy()
+    corner = np.maximum(centre - half, 0.0)
+    size = centre + half - corner
+    return pd.DataFrame(
+        {
+            "sample_id": _sample_ids(section),
+            "path": str(section.image),
+            "mpp_override": section.mpp,
+            "x": corner[:, 0].round(),
+            "y": corner[:, 1].round(),
+            "width": size[:, 0].round(),
+            "height": size[:, 1].round(),
+        },
+        index=pd.Index(_sample_ids(section), name="slide_id"),
+    )
+
+
+def _pairs_in_one_group(obs: pd.DataFrame, radius_um: float) -> float:
+    """Share of the pairs of spots of a section nearer than ``radius_um`` that are of one group."""
+    same = total = 0
+    for _, spots in obs.groupby("study"):
+        pairs = cKDTree(spots[["x_um", "y_um"]].to_numpy()).query_pairs(radius_um, output_type="ndarray")
+        groups = spots["group_id"].to_numpy()
+        same += int((groups[pairs[:, 0]] == groups[pairs[:, 1]]).sum())
+        total += len(pairs)
+    return same / total if total else 1.0
