@@ -82,8 +82,8 @@ class CompoundBCE(nn.Module):
         mixed = labelled & (high != low)
         if mixed.any():
             raise ValueError(
-                f"compound code {int(output.compound[mixed][0])} carries label {float(low[mixed][0])} on one sample and "
-                f"{float(high[mixed][0])} on another; all its samples must carry one label"
+                f"compound code {int(output.compound[mixed][0])} carries label {float(low[mixed][0])} on one sample "
+                f"and {float(high[mixed][0])} on another; all its samples must carry one label"
             )
         terms = F.binary_cross_entropy_with_logits(
             output.logits, torch.where(labelled, high, 0.0), pos_weight=self.pos_weight, reduction="none"
