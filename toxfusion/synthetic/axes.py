@@ -72,7 +72,7 @@ class Axis:
 def genes(text: str) -> dict[str, float]:
     """Read 'Symbol+1.5 Symbol-2' into a mapping."""
     pairs = (
-        (item[: position], float(item[position:]))
+        (item[:position], float(item[position:]))
         for item in text.split()
         if (position := max(item.rfind("+"), item.rfind("-")))
     )

@@ -100,6 +100,7 @@ class Compounds:
         index: int [C], the number a compound has in every cohort of its seed.
         high_dose: [C] mg/kg; step: [C] ratio of neighbouring dose levels, 3 or 10/3.
         visible: bool [C], loads on an axis that a slide can show; the others are inert, or change expression only.
+        main: int [C], the axis that the compound is known for, -1 = none.
         loaded: bool [C, A].
         slide_max, expression_max: [C, A] severity and relative programme size at a saturating dose.
         ed50: [C, A] as a share of the high dose; hill: [C, A].
@@ -114,6 +115,7 @@ class Compounds:
     high_dose: np.ndarray
     step: np.ndarray
     visible: np.ndarray
+    main: np.ndarray
     loaded: np.ndarray
     slide_max: np.ndarray
     expression_max: np.ndarray
@@ -186,7 +188,9 @@ def _draw_compound(seed: int, index: int) -> dict[str, np.ndarray | float | int 
     # A golden-ratio sequence spreads mechanisms evenly over any number of compounds.
     turn = (stream(seed, "mechanisms").random() + index * 0.6180339887498949) % 1.0
     visible = turn >= INERT_SHARE
-    loaded = _draw_axes(rng, (turn - INERT_SHARE) / (1 - INERT_SHARE)) if visible else _draw_silent_axes(rng)
+    main, loaded = -1, _draw_silent_axes(rng)
+    if visible:
+        main, loaded = _draw_axes(rng, (turn - INERT_SHARE) / (1 - INERT_SHARE))
     slide_max = SEVERITY_MEDIAN * np.exp(rng.normal(0, SEVERITY_LOG_SD, N_AXES))
     expression_max = np.clip(0.85 * np.exp(rng.normal(0, DECOUPLING_SD, N_AXES)), 0.15, 1.8)
     silent = rng.random(N_AXES)
@@ -203,6 +207,7 @@ def _draw_compound(seed: int, index: int) -> dict[str, np.ndarray | float | int 
         "high_dose": float(np.exp(rng.normal(np.log(150), 1.0)).round(1)),
         "step": 3.0 if rng.random() < 0.5 else 10 / 3,
         "visible": visible,
+        "main": main,
         "loaded": loaded,
         "slide_max": slide_max * loaded,
         "expression_max": expression_max * loaded,
@@ -221,17 +226,21 @@ def _choose(rng: np.random.Generator, weights: Sequence[float]) -> int:
     return int(np.searchsorted(np.cumsum(weights) / np.sum(weights), rng.random(), side="right"))
 
 
-def _draw_axes(rng: np.random.Generator, position: float) -> np.ndarray:
-    """bool [A]: a main axis by its place in the order of shares, and up to three partners."""
+def _draw_axes(rng: np.random.Generator, position: float) -> tuple[int, np.ndarray]:
+    """The main axis and bool [A] of all: a main axis by its place in the order of shares, and up to three partners."""
     share = np.array([axis.share for axis in AXES])
-    main_share = share * np.array([axis.slide > 0 for axis in AXES]) * [1 if a.slide >= 1 else 0.4 for a in AXES]
-    main = int(np.searchsorted(np.cumsum(main_share) / main_share.sum(), min(position, 1 - 1e-9), side="right"))
+    main_share = (
+        share * np.array([axis.slide > 0 for axis in AXES]) * [1 if a.slide >= 1 else 0.4 for a in AXES]
+    )
+    main = int(
+        np.searchsorted(np.cumsum(main_share) / main_share.sum(), min(position, 1 - 1e-9), side="right")
+    )
     loaded = np.zeros(N_AXES, bool)
     loaded[main] = True
     for _ in range(_choose(rng, EXTRA_AXES)):
         weights = share * np.array([affinity(main, a) for a in range(N_AXES)]) * ~loaded
         loaded[_choose(rng, weights.tolist())] = True
-    return loaded
+    return main, loaded
 
 
 def _draw_silent_axes(rng: np.random.Generator) -> np.ndarray:
@@ -272,8 +281,13 @@ def batch_numbers(seed: int, indices: Sequence[int], times_h: Sequence[float]) -
 def draw_latents(seed: int, compounds: Compounds, times_h: Sequence[float]) -> Latents:
     """Latents of five rats in every group of every compound; a rat depends on seed, compound, time and place only."""
     noise = _draw_noise(seed, compounds, times_h)
-    fractions = np.stack([np.zeros(len(compounds)), compounds.step**-2, compounds.step**-1, np.ones(len(compounds))], 1)
-    response = _hill(fractions[:, :, None], compounds.ed50[:, None], compounds.hill[:, None]) * compounds.loaded[:, None]
+    fractions = np.stack(
+        [np.zeros(len(compounds)), compounds.step**-2, compounds.step**-1, np.ones(len(compounds))], 1
+    )
+    response = (
+        _hill(fractions[:, :, None], compounds.ed50[:, None], compounds.hill[:, None])
+        * compounds.loaded[:, None]
+    )
     group, spread = _group_severity(compounds, response, noise["group"], times_h)
     animal = group[..., None, :] + ANIMAL_SD * spread[..., None, :] * noise["animal_phenotype"]
     piece_sd = np.where([p in FOCAL_PHENOTYPES for p in PHENOTYPES], FOCAL_PIECE_SD, DIFFUSE_PIECE_SD)
@@ -304,8 +318,19 @@ def _hill(dose: np.ndarray, ed50: np.ndarray, slope: np.ndarray) -> np.ndarray:
 def _draw_noise(seed: int, compounds: Compounds, times_h: Sequence[float]) -> dict[str, np.ndarray]:
     shape = (len(compounds), len(times_h), len(LEVELS))
     out = {"group": np.empty((*shape, 2 * N_AXES))}
-    sizes = {"axis": N_AXES, "rna": N_AXES, "activity": N_AXES, "reading": N_PHENOTYPES, "slide": N_PHENOTYPES}
-    uniforms = {"background": N_PHENOTYPES, "spontaneous": N_PHENOTYPES, "spontaneous_slide": N_PHENOTYPES, "death": 1}
+    sizes = {
+        "axis": N_AXES,
+        "rna": N_AXES,
+        "activity": N_AXES,
+        "reading": N_PHENOTYPES,
+        "slide": N_PHENOTYPES,
+    }
+    uniforms = {
+        "background": N_PHENOTYPES,
+        "spontaneous": N_PHENOTYPES,
+        "spontaneous_slide": N_PHENOTYPES,
+        "death": 1,
+    }
     normal = np.empty((*shape, RATS_PER_GROUP, sum(sizes.values())))
     uniform = np.empty((*shape, RATS_PER_GROUP, sum(uniforms.values())))
     for c, t, level in np.ndindex(*shape):
@@ -400,13 +425,24 @@ def _activity(
 ) -> np.ndarray:
     """[C, T, L, 5, A] programme size: early drive at lower doses than lesions, and the lesion in the RNA piece."""
     potency = compounds.ed50[:, None] * EXPRESSION_POTENCY
-    response = _hill(fractions[:, :, None], potency, compounds.hill[:, None] * 0.7) * compounds.expression_max[:, None]
+    response = (
+        _hill(fractions[:, :, None], potency, compounds.hill[:, None] * 0.7)
+        * compounds.expression_max[:, None]
+    )
     out = np.empty_like(rna)
     for a, axis in enumerate(AXES):
         drive = _drive(response[..., a], axis.expression_course, (1,) * 8, times_h)[..., None]
-        own = 0.15 * noise["group"][..., None, N_AXES + a] + 0.12 * noise["axis"][..., a] + 0.15 * noise["activity"][..., a]
+        own = (
+            0.15 * noise["group"][..., None, N_AXES + a]
+            + 0.12 * noise["axis"][..., a]
+            + 0.15 * noise["activity"][..., a]
+        )
         early = drive * np.exp(own)
-        lesion = np.clip(rna[..., a], 0, 3) / 1.5 * np.minimum(compounds.expression_max[:, a], 1)[:, None, None, None]
+        lesion = (
+            np.clip(rna[..., a], 0, 3)
+            / 1.5
+            * np.minimum(compounds.expression_max[:, a], 1)[:, None, None, None]
+        )
         out[..., a] = (1 - axis.coupling) * early + axis.coupling * lesion
     fasting = INDEX["A13"]
     out[..., fasting] += _anorexia(out, fractions)
@@ -421,7 +457,9 @@ def _anorexia(activity: np.ndarray, fractions: np.ndarray) -> np.ndarray:
 
 def _deaths(animal: np.ndarray, fractions: np.ndarray, u: np.ndarray, times_h: Sequence[float]) -> np.ndarray:
     """bool [C, T, L, 5]: rare, at high doses, in rats with necrosis or DNA damage, mostly late."""
-    worst = animal[..., [PHENOTYPE_INDEX[p] for p in ("necrosis", "anisonucleosis", "single_cell_necrosis")]].max(-1)
+    worst = animal[
+        ..., [PHENOTYPE_INDEX[p] for p in ("necrosis", "anisonucleosis", "single_cell_necrosis")]
+    ].max(-1)
     late = np.array([0.3 if t <= 24 else 0.6 if t < 300 else 1.0 for t in times_h])[None, :, None, None]
     chance = (0.008 + 0.06 * np.clip(worst, 0, 4)) * (fractions[:, None, :, None] ** 3) * late
     return u[..., 0] < chance

@@ -130,7 +130,9 @@ FACTORS: tuple[str, ...] = tuple(FACTOR_LEADERS)
 MEAN_LEVEL, SD_LEVEL, LEVEL_RANGE = 6.5, 2.3, (2.5, 14.5)
 FACTOR_SHARE = 0.40
 MEDIAN_SD = 0.16
-_ABUNDANT = frozenset("Alb Apoa1 Apoa2 Apoe Tf Ttr Fga Fgb Fgg Serpinc1 Hpx Rbp4 Aldob Eef1a1 Ftl1 Fth1".split())
+_ABUNDANT = frozenset(
+    "Alb Apoa1 Apoa2 Apoe Tf Ttr Fga Fgb Fgg Serpinc1 Hpx Rbp4 Aldob Eef1a1 Ftl1 Fth1".split()
+)
 _CATALOGUE_SEED = 20_250_313
 
 

@@ -1,0 +1,467 @@
+"""Writing a virtual study: samples of the cohort, their slides, and the truth, kept apart from the inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toxfusion.data.audit import Audit, replace_file
+from toxfusion.data.study import Study, write_study
+from toxfusion.synthetic.axes import AXES, AXIS_NAMES
+from toxfusion.synthetic.cohort import (
+    GENERATOR_VERSION,
+    LEVELS,
+    RATS_PER_GROUP,
+    CohortConfig,
+    CohortError,
+    Compounds,
+    Latents,
+    batch_numbers,
+    draw_compounds,
+    draw_latents,
+)
+from toxfusion.synthetic.expression import measure_expression
+from toxfusion.synthetic.genes import gene_catalogue
+from toxfusion.synthetic.labels import ANALYTES, TERMS, Reading, group_injury, measure_chemistry, read_study
+from toxfusion.synthetic.liability import dili
+from toxfusion.synthetic.randomness import stream
+from toxfusion.synthetic.slide_plan import plan_slide
+from toxfusion.synthetic.slide_spec import PHENOTYPES, SlideSpec
+
+STAGE = "synthesize"
+COMPOUNDS_PER_STUDY = 20
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A cohort and how it is written.
+
+    Args:
+        cohort: who is in it.
+        slides: render slides; without them the study has expression and labels only.
+        slide_px: largest side of a slide in level-0 px; mpp: um per px.
+        jobs: processes that render.
+    """
+
+    cohort: CohortConfig = field(default_factory=CohortConfig)
+    slides: bool = True
+    slide_px: int = 1536
+    mpp: float = 0.5
+    jobs: int = 2
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise CohortError(f"jobs: {self.jobs!r} is under 1")
+        if self.slide_px < 128:
+            raise CohortError(f"slide_px: {self.slide_px!r} is under 128 px")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort drawn: compounds, latents, labels, and the rats that become samples.
+
+    Attributes:
+        batches: int [C, T]; reading: [C, T, L, 5, n_terms]; injury: bool [C, T, L]; dili: bool [C].
+        rats: int [n, 4], position of each sample in compounds, times, levels and rats.
+        died: int [m, 4], rats that would have been sampled but died.
+    """
+
+    config: CohortConfig
+    compounds: Compounds
+    latents: Latents
+    batches: np.ndarray
+    reading: Reading
+    injury: np.ndarray
+    dili: np.ndarray
+    rats: np.ndarray
+    died: np.ndarray
+
+    @property
+    def sample_ids(self) -> list[str]:
+        return [f"{self.group_id(rat)}-{int(rat[3]) + 1}" for rat in self.rats]
+
+    def group_id(self, rat: Sequence[int]) -> str:
+        """Name of the compound-time-level group of a rat."""
+        c, t, level = (int(v) for v in rat[:3])
+        return f"{self.control_group(c, t)}-{LEVELS[level]}"
+
+    def control_group(self, c: int, t: int) -> str:
+        return f"{self.compounds.names[c]}-{self.config.times_h[t]:g}h"
+
+    def of_samples(self, values: np.ndarray) -> np.ndarray:
+        """Rows of an array [C, T, L, 5, ...] that belong to the samples: [n, ...]."""
+        return values[tuple(self.rats.T)]
+
+
+def draw_cohort(config: CohortConfig, first_compound: int = 0) -> Cohort:
+    """Draw a cohort: compounds ``first_compound`` and following of the seed; a pure function of its arguments."""
+    indices = range(first_compound, first_compound + config.n_compounds)
+    compounds = draw_compounds(config.seed, indices)
+    latents = draw_latents(config.seed, compounds, config.times_h)
+    reading = read_study(config.seed, compounds, latents, config.times_h)
+    rats, died = _sampled(latents.died, config.animals_per_group)
+    return Cohort(
+        config=config,
+        compounds=compounds,
+        latents=latents,
+        batches=batch_numbers(config.seed, indices, config.times_h),
+        reading=reading,
+        injury=group_injury(reading),
+        dili=dili(compounds, config.setting),
+        rats=rats,
+        died=died,
+    )
+
+
+def _sampled(died: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``n`` surviving rats of every group, and the dead ones before the last of them."""
+    rats, dead = [], []
+    for c, t, level in np.ndindex(*died.shape[:3]):
+        alive = np.flatnonzero(~died[c, t, level])[:n]
+        last = alive[-1] if len(alive) == n else RATS_PER_GROUP - 1
+        rats += [(c, t, level, int(k)) for k in alive]
+        dead += [(c, t, level, int(k)) for k in np.flatnonzero(died[c, t, level]) if k <= last]
+    return np.array(rats, int).reshape(-1, 4), np.array(dead, int).reshape(-1, 4)
+
+
+def synthesize_study(root: Path | str, config: StudyConfig, progress: bool = False) -> Study:
+    """Write a virtual study into ``root``; slides that are there already with their truth are kept.
+
+    Raises:
+        CohortError: the folder holds a virtual study of another configuration or generator version.
+    """
+    root = Path(root)
+    _claim(root, config)
+    cohort = draw_cohort(config.cohort)
+    audit = Audit()
+    for rat in cohort.died:
+        name = f"{cohort.group_id(rat)}-{int(rat[3]) + 1}"
+        audit.drop(
+            STAGE,
+            "sample",
+            name,
+            "died before sacrifice; the next rat of the group was taken if there was one",
+        )
+    has_expression, n_slides = _completeness(cohort)
+    obs = observations(cohort)
+    write_truth(root / "truth", cohort)
+    specs = slide_specs(cohort, config, n_slides) if config.slides else {}
+    if specs:
+        render_slides(root, specs, config.jobs, progress)
+    expression = measure_expression(
+        config.cohort.seed,
+        cohort.compounds,
+        cohort.latents,
+        config.cohort.times_h,
+        cohort.batches,
+        cohort.rats,
+    )
+    expression[~has_expression] = np.nan
+    index = obs.index
+    return write_study(
+        root,
+        obs=obs,
+        var=pd.DataFrame(
+            {"symbol": gene_catalogue().symbols}, index=pd.Index(gene_catalogue().symbols, name="gene_id")
+        ),
+        expression=expression,
+        findings=pd.DataFrame(cohort.of_samples(cohort.reading.grade).astype(float), index, list(TERMS)),
+        spontaneous=pd.DataFrame(cohort.of_samples(cohort.reading.spontaneous), index, list(TERMS)),
+        chemistry=pd.DataFrame(
+            cohort.of_samples(
+                measure_chemistry(config.cohort.seed, cohort.compounds, cohort.latents, config.cohort.times_h)
+            ).round(4),
+            index,
+            list(ANALYTES),
+        ),
+        slides=slide_table(specs),
+        provenance=provenance(config),
+        name=study_name(config.cohort),
+        species="Rattus norvegicus",
+        virtual=True,
+        audit=audit,
+    )
+
+
+def study_name(config: CohortConfig) -> str:
+    """virtual-liver-s<seed>, with -easy where DILI was made easier than it is."""
+    easy = "" if config.setting == "realistic" else f"-{config.setting}"
+    return f"virtual-liver{easy}-s{config.seed}"
+
+
+def provenance(config: StudyConfig) -> dict[str, Any]:
+    """Generator, version and settings of a study; rendering jobs make no difference and are left out."""
+    settings = asdict(replace(config, jobs=1))
+    del settings["jobs"]
+    return {
+        "generator": "toxfusion.synthetic",
+        "generator_version": GENERATOR_VERSION,
+        "dili_setting": config.cohort.setting,
+        "settings": json.loads(json.dumps(settings)),
+    }
+
+
+def _claim(root: Path, config: StudyConfig) -> None:
+    path = root / "truth" / "provenance.json"
+    wanted = provenance(config)
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found != wanted:
+            raise CohortError(
+                f"{path}: the folder holds a virtual study of other settings ({_difference(found, wanted)}); "
+                "give another output folder, or delete this one"
+            )
+    replace_file(path, json.dumps(wanted, indent=1).encode())
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any], at: str = "") -> str:
+    for key in sorted(found.keys() | wanted.keys()):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and a != b:
+            return _difference(a, b, f"{at}{key}.")
+        if a != b:
+            return f"{at}{key} is {a!r} there and {b!r} here"
+    return "no difference"
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def observations(cohort: Cohort) -> pd.DataFrame:
+    """The table obs of the study contract, one row per sample."""
+    config, compounds = cohort.config, cohort.compounds
+    c, t, level, _ = cohort.rats.T
+    dose = compounds.high_dose[c] * cohort.latents.dose_fraction[c, level]
+    control = level == 0
+    return pd.DataFrame(
+        {
+            "animal_id": cohort.sample_ids,
+            "compound": np.array(compounds.names, object)[c],
+            "dose": dose.round(3),
+            "dose_level": np.array(LEVELS, object)[level],
+            "time_h": np.array(config.times_h, float)[t],
+            "study": [f"S{int(i) // COMPOUNDS_PER_STUDY + 1}" for i in compounds.index[c]],
+            "batch": [f"B{int(b) + 1:03d}" for b in cohort.batches[c, t]],
+            "is_control": control,
+            "control_group": [cohort.control_group(int(a), int(b)) for a, b in zip(c, t, strict=True)],
+            "group_id": [cohort.group_id(rat) for rat in cohort.rats],
+            "dili": np.where(control, np.nan, cohort.dili[c].astype(float)),
+            "injury": np.where(control, np.nan, cohort.injury[c, t, level].astype(float)),
+            "mechanism": [AXIS_NAMES[m] if m >= 0 else "none" for m in compounds.main[c]],
+        },
+        index=pd.Index(cohort.sample_ids, name="sample_id"),
+    )
+
+
+def _completeness(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+    """bool [n] has an array, int [n] number of slides; no sample is without both."""
+    config = cohort.config
+    has_expression = np.ones(len(cohort.rats), bool)
+    n_slides = np.ones(len(cohort.rats), int)
+    for row, (c, t, level, rat) in enumerate(cohort.rats):
+        rng = stream(
+            config.seed,
+            "missing",
+            int(cohort.compounds.index[c]),
+            round(config.times_h[t] * 60),
+            int(level),
+            int(rat),
+        )
+        u = rng.random(2)
+        n_slides[row] = 0 if u[0] < config.no_slide else 2 if u[0] > 1 - config.two_slides else 1
+        has_expression[row] = n_slides[row] == 0 or u[1] >= config.no_expression
+    return has_expression, n_slides
+
+
+def slide_specs(
+    cohort: Cohort, config: StudyConfig, n_slides: np.ndarray
+) -> dict[str, tuple[str, SlideSpec]]:
+    """slide_id -> (sample_id, specification)."""
+    specs = {}
+    for rat, sample_id, n in zip(cohort.rats, cohort.sample_ids, n_slides, strict=True):
+        for number in range(int(n)):
+            slide_id = f"{sample_id}-{'ab'[number]}"
+            spec = plan_slide(
+                config.cohort.seed,
+                cohort.compounds,
+                cohort.latents,
+                rat,
+                slide_id=slide_id,
+                number=number,
+                batch=int(cohort.batches[rat[0], rat[1]]),
+                time_h=config.cohort.times_h[int(rat[1])],
+                size_px=config.slide_px,
+                mpp=config.mpp,
+            )
+            specs[slide_id] = (sample_id, spec)
+    return specs
+
+
+def slide_table(specs: dict[str, tuple[str, SlideSpec]]) -> pd.DataFrame:
+    """slides.parquet of the study contract; whole images, mpp from the file."""
+    nothing = np.full(len(specs), np.nan)
+    return pd.DataFrame(
+        {
+            "sample_id": [sample for sample, _ in specs.values()],
+            "path": [f"slides/{slide_id}.tif" for slide_id in specs],
+            **dict.fromkeys(("mpp_override", "x", "y", "width", "height"), nothing),
+        },
+        index=pd.Index(list(specs), name="slide_id", dtype=object),
+    )
+
+
+# -------------------------------------------------------------------------------------------- truth
+
+
+def write_truth(folder: Path, cohort: Cohort) -> None:
+    """Write compounds.parquet, animals.parquet and genes.parquet: what no loader of training may read."""
+    _write_table(folder / "genes.parquet", gene_truth())
+    _write_table(folder / "compounds.parquet", compound_truth(cohort))
+    _write_table(folder / "animals.parquet", animal_truth(cohort))
+
+
+def gene_truth() -> pd.DataFrame:
+    """axis, title, symbol, log2fc (at a high dose, before the array's compression)."""
+    rows = [(axis.name, axis.title, s, change) for axis in AXES for s, change in axis.programme.items()]
+    return pd.DataFrame(rows, columns=["axis", "title", "symbol", "log2fc"])
+
+
+def compound_truth(cohort: Cohort) -> pd.DataFrame:
+    """One row per compound and loaded axis or none: compound, axis, severities, potency, zone, DILI and its causes."""
+    rows = []
+    for c, name in enumerate(cohort.compounds.names):
+        of = cohort.compounds
+        common = {
+            "compound": name,
+            "dili": bool(cohort.dili[c]),
+            "exposure": of.exposure[c],
+            "idiosyncrasy": of.idiosyncrasy[c],
+            "visible": bool(of.visible[c]),
+        }
+        loaded = np.flatnonzero(of.loaded[c])
+        for a in loaded:
+            own = {
+                "axis": AXIS_NAMES[a],
+                "main": a == of.main[c],
+                "slide_max": of.slide_max[c, a],
+                "expression_max": of.expression_max[c, a],
+                "ed50": of.ed50[c, a],
+                "hill": of.hill[c, a],
+                "zone": AXES[a].zones[int(of.zone[c, a])][0],
+            }
+            rows.append(common | own)
+        if not len(loaded):
+            rows.append(common | {"axis": "none", "main": False})
+    return pd.DataFrame(rows)
+
+
+def animal_truth(cohort: Cohort) -> pd.DataFrame:
+    """One row per sample: severity of each phenotype in animal, reading and slide, activity of each programme."""
+    latents = cohort.latents
+    columns: dict[str, Any] = {
+        "sample_id": cohort.sample_ids,
+        "group_id": [cohort.group_id(r) for r in cohort.rats],
+    }
+    for what, values in (
+        ("animal", np.clip(latents.animal, 0, None)),
+        ("reading", np.clip(latents.reading, 0, None)),
+        ("slide", latents.slide_severity),
+        ("spontaneous", latents.spontaneous),
+    ):
+        chosen = cohort.of_samples(values)
+        columns |= {f"{what}:{p}": chosen[:, k] for k, p in enumerate(PHENOTYPES)}
+    activity, rna = cohort.of_samples(latents.activity), cohort.of_samples(np.clip(latents.rna, 0, None))
+    columns |= {f"activity:{a}": activity[:, k] for k, a in enumerate(AXIS_NAMES)}
+    columns |= {f"rna_piece:{a}": rna[:, k] for k, a in enumerate(AXIS_NAMES)}
+    return pd.DataFrame(columns)
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    table.to_parquet(temporary, index=False)
+    temporary.replace(path)
+
+
+# ------------------------------------------------------------------------------------------- slides
+
+
+def render_slides(root: Path, specs: dict[str, tuple[str, SlideSpec]], jobs: int, progress: bool) -> None:
+    """Render what is not there yet, in ``jobs`` processes, and write truth/slides.parquet and truth/lesions.parquet.
+
+    A slide is there when its file, its mask and a truth row of the same specification are. The truth row is written
+    last, each file by a rename, so that an interrupted call is taken up where it ended.
+    """
+    from tqdm import tqdm
+
+    for folder in ("slides", "truth/masks", "truth/slides"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    missing = [spec for _, spec in specs.values() if not _is_rendered(root, spec)]
+    bar = tqdm(total=len(specs), initial=len(specs) - len(missing), unit="slide", disable=not progress)
+    if jobs == 1 or len(missing) < 2:
+        for spec in missing:
+            render_one(root, spec)
+            bar.update()
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = [pool.submit(render_one, root, spec) for spec in missing]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+    bar.close()
+    _write_slide_truth(root, specs)
+
+
+def render_one(root: Path, spec: SlideSpec) -> None:
+    """Render one slide with its mask, then its truth row."""
+    from toxfusion.synthetic.histology import render_slide
+
+    truth = render_slide(spec, root / "slides" / f"{spec.slide_id}.tif", _mask_path(root, spec))
+    row = {"digest": _digest(spec), **asdict(truth)}
+    replace_file(_row_path(root, spec), json.dumps(row).encode())
+
+
+def _mask_path(root: Path, spec: SlideSpec) -> Path:
+    return root / "truth" / "masks" / f"{spec.slide_id}.png"
+
+
+def _row_path(root: Path, spec: SlideSpec) -> Path:
+    return root / "truth" / "slides" / f"{spec.slide_id}.json"
+
+
+def _digest(spec: SlideSpec) -> str:
+    return hashlib.sha256(f"{GENERATOR_VERSION} {spec!r}".encode()).hexdigest()[:16]
+
+
+def _is_rendered(root: Path, spec: SlideSpec) -> bool:
+    row = _row_path(root, spec)
+    files = (row, root / "slides" / f"{spec.slide_id}.tif", _mask_path(root, spec))
+    return all(file.is_file() for file in files) and json.loads(row.read_text())["digest"] == _digest(spec)
+
+
+def _write_slide_truth(root: Path, specs: dict[str, tuple[str, SlideSpec]]) -> None:
+    slides, lesions = [], []
+    for slide_id, (sample_id, spec) in specs.items():
+        row = json.loads(_row_path(root, spec).read_text())
+        area = row.pop("area_fraction")
+        slides.append(
+            {"slide_id": slide_id, "sample_id": sample_id, "artefacts": " ".join(spec.artefacts), **row}
+        )
+        for lesion in spec.lesions:
+            lesions.append({"slide_id": slide_id, **asdict(lesion), "area_fraction": area[lesion.phenotype]})
+    _write_table(root / "truth" / "slides.parquet", pd.DataFrame(slides))
+    columns = ["slide_id", "phenotype", "severity", "zone", "area_fraction"]
+    _write_table(root / "truth" / "lesions.parquet", pd.DataFrame(lesions, columns=columns))
