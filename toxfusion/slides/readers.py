@@ -32,6 +32,7 @@ Pixels = npt.NDArray[np.uint8]
 MPP_RANGE = (0.05, 4.0)
 MPP_ANISOTROPY = 0.05
 PLAIN_IMAGE_PIXELS = 600_000_000
+OVERVIEW_SOURCE_PX = 4096
 _WHITE = 255
 _UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "inch": 25_400.0}
 #: What decoders raise on a damaged file; anything else is a fault of ours and must be seen.
@@ -159,7 +160,7 @@ class Slide:
         """The whole slide at `mpp`, uint8 RGB; in blocks, so that one without a pyramid fits in memory."""
         scale = mpp / self.mpp
         width, height = (max(1, math.ceil(side / scale)) for side in self.dimensions)
-        block = max(64, int(4096 / (scale / self.downsamples[self.level_for(mpp)])))
+        block = max(64, int(OVERVIEW_SOURCE_PX / (scale / self.downsamples[self.level_for(mpp)])))
         picture = np.full((height, width, 3), _WHITE, np.uint8)
         for top in range(0, height, block):
             for left in range(0, width, block):
@@ -250,10 +251,11 @@ class TiffSource:
             content = handle.read(page.databytecounts[index])
         if len(content) < page.databytecounts[index]:
             raise ValueError(f"segment {index} is cut short")
-        data, position, shape = page.decode(content or None, index, jpegtables=page.jpegtables)
+        data, (sample, _, y, x, _), shape = page.decode(content or None, index, jpegtables=page.jpegtables)
         found = None
-        if data is not None:
-            found = data[0, : shape[1], : shape[2]], (position[0], position[2], position[3])
+        if data is not None:  # the padding of the last tile of a row or column is cut off
+            h, w = min(shape[1], page.imagelength - y), min(shape[2], page.imagewidth - x)
+            found = data[0, :h, :w], (sample, y, x)
         with self._lock:
             self._cache[level, index] = found
             while len(self._cache) > self._CACHED_SEGMENTS:
