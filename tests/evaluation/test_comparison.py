@@ -1,0 +1,259 @@
+"""Comparison of runs: pooling, pairing, incomplete folds, leaks; and the command line over made-up run
+folders.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from toxfusion.evaluation import figures, predictions
+from toxfusion.evaluation.comparison import Cohort, Comparison, ComparisonError, Run, compare
+from toxfusion.evaluation.figures import FigureError
+
+VIRTUAL = {"study": Cohort("study", virtual=True)}
+
+
+def _runs(
+    make_table, experiment: str, folds: range = range(3), cohort: str = "study", **settings
+) -> list[Run]:
+    return [
+        Run(
+            experiment,
+            cohort,
+            fold,
+            0,
+            3,
+            make_table(fold=fold, n_folds=3, **settings),
+            f"{experiment}/{fold}",
+        )
+        for fold in folds
+    ]
+
+
+def _row(found: Comparison, experiment: str, headline: str) -> pd.Series:
+    rows = found.table[(found.table["experiment"] == experiment) & (found.table["headline"] == headline)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_a_copy_of_the_reference_differs_by_nothing(make_table) -> None:
+    runs = [*_runs(make_table, "full"), *_runs(make_table, "copy")]
+    found = compare(runs, VIRTUAL, reference="full", draws=200)
+    for headline in ("dili", "injury", "lesions", "severity"):
+        row = _row(found, "copy", headline)
+        assert (row["difference"], row["difference_low"], row["difference_high"], row["p"]) == (0, 0, 0, 1)
+        assert row["value"] == _row(found, "full", headline)["value"]
+        assert np.isnan(_row(found, "full", headline)["difference"])
+    assert found.notes == []
+
+
+def test_a_random_method_is_worse_and_holm_counts_the_experiments(make_table) -> None:
+    runs = [
+        *_runs(make_table, "full", strength=4.0),
+        *_runs(make_table, "noise", strength=0.0, noise=3),
+        *_runs(make_table, "noise_too", strength=0.0, noise=4),
+    ]
+    found = compare(runs, VIRTUAL, reference="full", draws=500)
+    row = _row(found, "noise", "injury")
+    assert row["difference_high"] < 0
+    assert row["p"] < 0.01
+    both = found.table[(found.table["headline"] == "injury") & (found.table["experiment"] != "full")]
+    assert both["p_holm"].to_numpy() == pytest.approx(2 * both["p"].min())
+    assert row["strata_difference_high"] < 0
+    assert found.table["experiment"].iloc[0] == "full"
+
+
+def test_incomplete_folds_are_said_and_paired_on_what_is_common(make_table) -> None:
+    runs = [*_runs(make_table, "full"), *_runs(make_table, "short", folds=range(2))]
+    found = compare(runs, VIRTUAL, reference="full", draws=50)
+    assert any(
+        "short" in n and "INCOMPLETE" in n and "2 of 3" in n and "fold 2 seed 0" in n for n in found.notes
+    )
+    assert _row(found, "short", "dili")["n_paired"] == 16
+    assert _row(found, "short", "dili")["difference"] == 0
+    for text in (found.to_text(), found.to_markdown(), found.to_html()):
+        assert "INCOMPLETE" in text
+
+
+def test_a_missing_seed_is_said(make_table) -> None:
+    runs = [
+        *_runs(make_table, "full"),
+        Run("full", "study", 0, 1, 3, make_table(n_folds=3, seed=1), "full/s1"),
+    ]
+    found = compare(runs, VIRTUAL, reference="full", draws=20)
+    assert any("4 of 6" in n for n in found.notes)
+
+
+def test_too_good_on_a_real_study_is_a_suspected_leak(make_table) -> None:
+    runs = _runs(make_table, "full", strength=9.0)
+    real = compare(runs, {"study": Cohort("study", virtual=False)}, reference="full", draws=20)
+    assert any("SUSPECTED LEAK" in n for n in real.notes)
+    assert not any("LEAK" in n for n in compare(runs, VIRTUAL, reference="full", draws=20).notes)
+
+
+def test_permuted_labels_get_no_paired_difference(make_table) -> None:
+    null = _runs(make_table, "null")
+    for run in null:
+        dili = run.table["task"] == "dili"
+        run.table.loc[dili, "label"] = 1 - run.table.loc[dili, "label"]
+    found = compare([*_runs(make_table, "full"), *null], VIRTUAL, reference="full", draws=20)
+    assert np.isnan(_row(found, "null", "dili")["difference"])
+    assert any("null, dili: labels" in n for n in found.notes)
+    assert _row(found, "null", "injury")["difference"] == 0
+
+
+def test_share_of_the_oracle_and_a_fault_above_it(make_table) -> None:
+    runs = _runs(make_table, "full", strength=6.0)
+    truth = make_table(strength=6.0)[["task", "level", "unit_id", "label", "score"]].assign(view="both")
+    same = compare(runs, {"study": Cohort("study", True, truth)}, reference="full", draws=50)
+    assert _row(same, "full", "dili")["share"] == pytest.approx(1)
+    assert not same.table["above_oracle"].any()
+    poor = truth.assign(score=make_table(strength=1.0, noise=8)["score"])
+    found = compare(runs, {"study": Cohort("study", True, poor)}, reference="full", draws=200)
+    assert _row(found, "full", "injury")["above_oracle"]
+    assert any("above the oracle" in n for n in found.notes)
+
+
+def test_studies_are_pooled_as_cohorts(make_table) -> None:
+    runs = [*_runs(make_table, "full", cohort="a"), *_runs(make_table, "full", cohort="b", noise=2)]
+    runs += _runs(make_table, "other", cohort="a")
+    cohorts = {name: Cohort(name, virtual=True) for name in "ab"}
+    found = compare(runs, cohorts, reference="full", draws=50)
+    assert _row(found, "full", "dili")["n_compounds"] == 48
+    assert _row(found, "other", "dili")["n_paired"] == 24
+    assert any("other: no finished run on b" in n for n in found.notes)
+
+
+def test_what_cannot_be_compared_is_refused(make_table) -> None:
+    runs = _runs(make_table, "full")
+    with pytest.raises(ComparisonError, match="fool"):
+        compare(runs, VIRTUAL, reference="fool")
+    with pytest.raises(ComparisonError, match="both fold 0, seed 0"):
+        compare([*runs, runs[0]], VIRTUAL, reference="full")
+    with pytest.raises(ComparisonError, match="no finished run"):
+        compare([], VIRTUAL, reference="full")
+
+
+def _write_run(folder: Path, name: str, fold: int, table: pd.DataFrame, *, done: bool = True) -> None:
+    folder.mkdir(parents=True)
+    config = {
+        "name": name,
+        "seed": 0,
+        "method": "network",
+        "data": {"root": str(folder.parents[2] / "made_up")},
+        "split": {"fold": fold, "n_folds": 2},
+        "paths": {"variant": ""},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "config.yaml").write_text("{}")
+    predictions.write(table, folder / "predictions.parquet")
+    (folder / "metrics.json").write_text("{}")
+    if done:
+        (folder / "done.json").write_text(json.dumps({"digest": "", "objective": 0.5, "name": name}))
+
+
+@pytest.fixture
+def outputs(make_table, tmp_path: Path) -> Path:
+    for name, settings in {"full": {}, "ablation_wsi_only": {"noise": 1}}.items():
+        for fold in range(2):
+            table = make_table(fold=fold, n_folds=2, **settings)
+            _write_run(tmp_path / "outputs" / name / f"fold{fold}_seed0", name, fold, table)
+    table = make_table(fold=0, n_folds=2)
+    _write_run(tmp_path / "outputs" / "unfinished" / "fold0_seed0", "unfinished", 0, table, done=False)
+    return tmp_path / "outputs"
+
+
+@pytest.mark.parametrize("pattern", ["", "*/fold*"])
+def test_command_line_end_to_end(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str
+) -> None:
+    from toxfusion.compare import main
+
+    folder = tmp_path / "table"
+    main(
+        [f"runs='{outputs / pattern}'", f"output={folder}", "draws=100", f"hydra.run.dir={tmp_path / 'log'}"]
+    )
+    printed = capsys.readouterr().out
+    assert "ablation_wsi_only" in printed
+    assert "unfinished" in printed
+    assert "not finished, left out" in printed
+    wide = pd.read_csv(folder / "comparison.csv", index_col="experiment")
+    assert wide.index.tolist() == ["full", "ablation_wsi_only"]
+    assert {"dili_value", "dili_difference", "injury_p_holm", "lesions_strata", "dili_share"} <= set(
+        wide.columns
+    )
+    assert wide.at["full", "dili_n"] == 24
+    assert (folder / "comparison.md").read_text().count("| full |") == 5
+    assert "<table" in (folder / "comparison.html").read_text()
+    for name in ("comparison.png", "differences.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_line_names_a_pattern_that_matches_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toxfusion.compare import main
+
+    with pytest.raises(SystemExit):
+        main([f"runs={tmp_path / 'nowhere'}", f"output={tmp_path}", f"hydra.run.dir={tmp_path / 'log'}"])
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_figures_refuse_what_cannot_be_drawn(make_table, tmp_path: Path) -> None:
+    alone = compare(_runs(make_table, "full"), VIRTUAL, reference="full", draws=20)
+    with pytest.raises(FigureError, match="beside"):
+        figures.differences(alone, tmp_path / "a.png")
+    obs = pd.DataFrame({"dose_level": ["low"] * 4, "injury": [0.0] * 4, "compound": list("abcd")})
+    with pytest.raises(FigureError, match="finite"):
+        figures.embedding_map(np.full((4, 2), np.nan), obs, tmp_path / "a.png")
+    with pytest.raises(FigureError, match="as many"):
+        figures.slide_attention(
+            np.zeros((9, 9, 3), np.uint8),
+            np.zeros((2, 2)),
+            2,
+            np.ones(3),
+            tmp_path / "a.png",
+            downsample=1,
+            mpp0=1,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiles_lie_where_their_coordinates_say() -> None:
+    """Level-0 corners (0, 0) and (8, 4), tiles of 4 px, thumbnail at half size."""
+    corners = np.array([[0, 0], [8, 4]]) / 2
+    found = figures._tile_map((4, 8), corners, 2.0, np.array([1.0, 3.0]))
+    expected = np.zeros((4, 8))
+    expected[0:2, 0:2] = 1.0
+    expected[2:4, 4:6] = 3.0
+    np.testing.assert_array_equal(found.filled(0.0), expected)
+    assert found.mask.sum() == 32 - 8
+
+
+def test_other_figures_are_written(make_table, tmp_path: Path) -> None:
+    from toxfusion.evaluation.scoring import out_of_fold
+
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {
+            "dose_level": rng.choice(["control", "low", "high"], 30),
+            "injury": rng.choice([0.0, 1.0, np.nan], 30),
+            "compound": rng.choice(list("abcdef"), 30),
+        }
+    )
+    figures.embedding_map(rng.normal(size=(30, 5)), obs, tmp_path / "map.png")
+    figures.run_curves(
+        out_of_fold([make_table(fold=f, n_folds=2) for f in range(2)]), tmp_path / "curves.png"
+    )
+    figures.slide_attention(
+        np.full((60, 80, 3), 200, np.uint8), rng.integers(0, 300, (20, 2)), 40, rng.random(20),
+        tmp_path / "slide.png", downsample=4, mpp0=0.5,
+    )  # fmt: skip
+    assert {p.name for p in tmp_path.iterdir()} == {"map.png", "curves.png", "slide.png"}

@@ -1,0 +1,126 @@
+"""``python -m toxfusion.compare``: many runs into one table with paired differences and corrected
+p-values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toxfusion.config import entry_point
+
+if TYPE_CHECKING:
+    from toxfusion.evaluation.comparison import Cohort, Run
+
+
+@entry_point("compare")
+def main(config: dict[str, Any]) -> None:
+    """Set finished runs beside a reference: intervals, paired differences, corrected p-values, shares of the
+    oracle.
+    """
+    from toxfusion.data.audit import replace_file
+    from toxfusion.evaluation import figures
+    from toxfusion.evaluation.comparison import compare
+
+    runs, cohorts, notes = read_runs(str(config["runs"]))
+    found = compare(
+        runs,
+        cohorts,
+        reference=config["reference"],
+        draws=config["draws"],
+        seed=config["seed"],
+        method=config["interval"],
+    )
+    found.notes.extend(notes)
+    output = Path(config["paths"]["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    drawn = {"comparison.png": figures.comparison}
+    if found.table["experiment"].nunique() > 1:
+        drawn["differences.png"] = figures.differences
+    for name, draw in drawn.items():
+        draw(found, output / name)
+    replace_file(output / "comparison.csv", found.wide().to_csv().encode())
+    replace_file(output / "comparison.md", found.to_markdown().encode())
+    replace_file(output / "comparison.html", found.to_html(list(drawn)).encode())
+    print(found.to_text())
+    print(f"\nwritten to {output}: comparison.csv, .md, .html, {', '.join(drawn)}")
+
+
+def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
+    """Finished runs that a pattern matches, or that lie below the folders it matches.
+
+    Returns:
+        The runs, their studies by name, and notes on runs left out.
+
+    Raises:
+        ComparisonError: the pattern matches no finished run.
+    """
+    from toxfusion.evaluation import predictions
+    from toxfusion.evaluation.comparison import ComparisonError, Run
+    from toxfusion.runs import RunFolder
+
+    runs: list[Run] = []
+    roots: dict[Path, str] = {}
+    notes: list[str] = []
+    for folder in map(RunFolder, _run_folders(pattern)):
+        if folder.finished() is None:
+            notes.append(f"{folder.root}: not finished, left out.")
+        elif not folder.predictions.is_file():
+            notes.append(f"{folder.root}: finished without predictions (a tile encoder, say), left out.")
+        else:
+            config = folder.read_config()
+            cohort = _cohort_name(Path(config["data"]["root"]), roots)
+            runs.append(
+                Run(
+                    experiment=config["name"] + config["paths"].get("variant", ""),
+                    cohort=cohort,
+                    fold=int(config["split"]["fold"]),
+                    seed=int(config["seed"]),
+                    n_folds=config["split"].get("n_folds"),
+                    table=predictions.read(folder.predictions),
+                    source=str(folder.root),
+                )
+            )
+    if not runs:
+        raise ComparisonError(
+            f"runs={pattern}: no finished run with predictions there. {' '.join(notes)}".strip()
+        )
+    return runs, {name: _read_cohort(root, name, notes) for root, name in roots.items()}, notes
+
+
+def _run_folders(pattern: str) -> list[Path]:
+    """Folders with a config.yaml, in or below what the pattern matches; Hydra's own hidden folders aside."""
+    from glob import glob
+
+    found = set()
+    for match in map(Path, glob(pattern, recursive=True)):
+        for file in match.rglob("config.yaml") if match.is_dir() else ():
+            if not any(part.startswith(".") for part in file.relative_to(match).parts):
+                found.add(file.parent)
+    return sorted(found)
+
+
+def _cohort_name(root: Path, roots: dict[Path, str]) -> str:
+    """The name of a study's folder; its whole path where another study has that name."""
+    root = root.resolve()
+    if root not in roots:
+        roots[root] = str(root) if root.name in roots.values() else root.name
+    return roots[root]
+
+
+def _read_cohort(root: Path, name: str, notes: list[str]) -> Cohort:
+    import anndata
+
+    from toxfusion.evaluation.comparison import Cohort
+    from toxfusion.evaluation.scoring import read_oracles
+
+    file = root / "expression.h5ad"
+    if not file.is_file():
+        notes.append(f"{name}: no study at {root} any more, so no oracle, and it is taken for a real study.")
+        return Cohort(name, virtual=False)
+    virtual = bool(anndata.read_h5ad(file, backed="r").uns.get("toxfusion", {}).get("virtual", False))
+    return Cohort(name, virtual, read_oracles(root / "truth") if virtual else None)
+
+
+if __name__ == "__main__":
+    main()

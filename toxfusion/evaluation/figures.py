@@ -1,0 +1,383 @@
+"""Figures that read at a glance: comparison, paired differences, embedding map, attention on a slide, curves
+of a run.
+
+Every function writes one PNG (matplotlib's Agg canvas, no display) in the colours of Okabe and Ito.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn import metrics as sk
+from sklearn.decomposition import PCA
+
+from toxfusion.evaluation.calibration import reliability
+from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
+from toxfusion.evaluation.scoring import LESIONS, headline_metric, headline_rows
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PINK, YELLOW, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+GREY = "#8a8a8a"
+DOSE_COLOURS = {"control": "#bdbdbd", "low": SKY, "middle": ORANGE, "high": RED}
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+}
+_MOST_COMPOUNDS_NAMED = 16
+
+
+class FigureError(ValueError):
+    """Nothing to draw, or arrays that do not fit together."""
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, facecolor="white")
+
+
+def comparison(found: Comparison, path: Path) -> None:
+    """Each experiment's value with its 95 % interval, one panel a task, with lines at chance and at the
+    oracle.
+    """
+    _panels(found, path, differences_only=False)
+
+
+def differences(found: Comparison, path: Path) -> None:
+    """Forest plot: paired difference of each experiment from the reference with its 95 % interval.
+
+    Raises:
+        FigureError: there is no experiment beside the reference.
+    """
+    _panels(found, path, differences_only=True)
+
+
+def _panels(found: Comparison, path: Path, *, differences_only: bool) -> None:
+    experiments = found.table["experiment"].drop_duplicates().tolist()
+    if differences_only:
+        experiments = [e for e in experiments if e != found.reference]
+    if not experiments:
+        raise FigureError(f"only {found.reference!r} has finished runs; there is nothing to set beside it.")
+    headlines = found.headlines
+    with mpl.rc_context(_STYLE):
+        figure = _figure(1.8 + 2.7 * len(headlines), 1.5 + 0.34 * len(experiments))
+        axes = figure.subplots(1, len(headlines), sharey=True, squeeze=False)[0]
+        for axis, headline in zip(axes, headlines, strict=True):
+            rows = (
+                found.table[found.table["headline"] == headline].set_index("experiment").reindex(experiments)
+            )
+            draw = _differences if differences_only else _values
+            draw(axis, rows, found.reference, headline)
+            axis.set_title(TITLES[headline].replace(", ", ",\n"))
+        axes[0].set_yticks(range(len(experiments)), experiments)
+        axes[0].set_ylim(len(experiments) - 0.4, -0.6)
+        _save(figure, path)
+
+
+def _errorbar(axis: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], colours: Sequence[str]) -> None:
+    value, low, high = (rows[c].to_numpy(dtype=float) for c in columns)
+    for y, colour in enumerate(colours):
+        if np.isfinite(value[y]):
+            spread = [[value[y] - low[y]], [high[y] - value[y]]] if np.isfinite(low[y]) else None
+            axis.errorbar(
+                value[y], y, xerr=spread, fmt="o", color=colour, markersize=6, capsize=3, linewidth=1.6
+            )
+
+
+def _values(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> None:
+    chance = 0.0 if headline == "severity" else 0.5
+    axis.axvline(chance, color=GREY, linestyle=":", linewidth=1.4)
+    axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
+                  textcoords="offset points", color="#555555", fontsize=8, va="top")  # fmt: skip
+    oracle = rows["oracle"].dropna()
+    if len(oracle):
+        axis.axvline(oracle.iloc[0], color=GREEN, linewidth=1.4)
+        axis.annotate("oracle", (oracle.iloc[0], 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
+                      textcoords="offset points", color=GREEN, fontsize=8, va="top")  # fmt: skip
+    if reference in rows.index:
+        low, high = (float(rows[c].to_numpy(dtype=float)[rows.index.get_loc(reference)]) for c in ("low", "high"))
+        axis.axvspan(low, high, color=BLUE, alpha=0.10, linewidth=0)
+    _errorbar(axis, rows, ("value", "low", "high"), [BLUE if e == reference else BLACK for e in rows.index])
+    axis.set_xlabel(METRIC_NAMES[headline_metric(headline)])
+    axis.grid(axis="y", color="#eeeeee")
+    axis.set_axisbelow(True)
+
+
+def _differences(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> None:
+    axis.axvline(0, color=GREY, linewidth=1.2)
+    sure = rows["p_holm"].to_numpy(dtype=float) < 0.05
+    colours = [RED if s else BLACK for s in sure]
+    _errorbar(axis, rows, ("difference", "difference_low", "difference_high"), colours)
+    axis.set_xlabel(f"{METRIC_NAMES[headline_metric(headline)]} minus {reference}\n(red: Holm p < 0.05)")
+    axis.grid(axis="y", color="#eeeeee")
+    axis.set_axisbelow(True)
+
+
+def embedding_map(
+    embedding: np.ndarray,
+    obs: pd.DataFrame,
+    path: Path,
+    *,
+    method: Literal["pca", "umap"] = "pca",
+    seed: int = 0,
+) -> None:
+    """Samples in two dimensions, coloured by dose level, by injury of their group and by compound.
+
+    Args:
+        embedding: float [n, d].
+        obs: n rows with dose_level, injury (1, 0, NaN) and compound, in the order of ``embedding``.
+        method: ``pca``, or ``umap`` (needs umap-learn).
+
+    Raises:
+        FigureError: shapes that do not fit, NaN, fewer than three samples, or umap-learn is not installed.
+    """
+    embedding = np.asarray(embedding, dtype=np.float64)
+    if embedding.ndim != 2 or len(embedding) != len(obs) or len(obs) < 3 or not np.isfinite(embedding).all():
+        raise FigureError(
+            f"a finite embedding [n >= 3, d] of {len(obs)} samples is needed, not {embedding.shape}."
+        )
+    points, names = _project(embedding, method, seed)
+    with mpl.rc_context(_STYLE):
+        figure = _figure(14, 4.4)
+        axes = figure.subplots(1, 3, sharex=True, sharey=True)
+        dose = obs["dose_level"].astype(str)
+        _categories(
+            axes[0], points, dose, {k: v for k, v in DOSE_COLOURS.items() if (dose == k).any()}, "dose level"
+        )
+        injury = obs["injury"].astype(float).map({1.0: "injured", 0.0: "not injured"}).fillna("no label")
+        colours = {"no label": "#d9d9d9", "not injured": BLUE, "injured": RED}
+        _categories(
+            axes[1], points, injury, {k: v for k, v in colours.items() if (injury == k).any()}, "dose group"
+        )
+        _compounds(axes[2], points, obs["compound"].astype(str))
+        for axis in axes:
+            axis.set_xlabel(names[0])
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[0].set_ylabel(names[1])
+        _save(figure, path)
+
+
+def _project(embedding: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, tuple[str, str]]:
+    if method == "pca":
+        if embedding.shape[1] == 1:
+            raise FigureError("a map needs an embedding of two dimensions or more.")
+        fitted = PCA(2, random_state=seed)
+        points = fitted.fit_transform(embedding)
+        share = 100 * fitted.explained_variance_ratio_
+        return points, (f"PC 1 ({share[0]:.0f} % of variance)", f"PC 2 ({share[1]:.0f} %)")
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise FigureError(
+            "umap-learn is not installed; install it, or draw the map with method='pca'."
+        ) from error
+    return UMAP(random_state=seed, n_jobs=1).fit_transform(embedding), ("UMAP 1", "UMAP 2")
+
+
+def _categories(
+    axis: Axes, points: np.ndarray, values: pd.Series, colours: dict[str, str], title: str
+) -> None:
+    for name, colour in colours.items():
+        chosen = (values == name).to_numpy()
+        axis.scatter(points[chosen, 0], points[chosen, 1], s=16, color=colour, linewidths=0.2,
+        edgecolors="white",
+                     label=f"{name} ({chosen.sum()})")  # fmt: skip
+    axis.set_title(title)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.6, handletextpad=0.2)
+
+
+def _compounds(axis: Axes, points: np.ndarray, compound: pd.Series) -> None:
+    """Each compound its own colour and marker; named in a legend while they are few."""
+    names = sorted(compound.unique())
+    for i, name in enumerate(names):
+        chosen = (compound == name).to_numpy()
+        axis.scatter(points[chosen, 0], points[chosen, 1], s=18, color=CYCLE[i % len(CYCLE)], linewidths=0.2,
+        edgecolors="white",
+                     marker=MARKERS[(i // len(CYCLE)) % len(MARKERS)], label=name)  # fmt: skip
+    axis.set_title(f"compound ({len(names)})")
+    if len(names) <= _MOST_COMPOUNDS_NAMED:
+        axis.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.3, handletextpad=0.2, fontsize=8
+        )
+
+
+def slide_attention(
+    thumbnail: np.ndarray,
+    coordinates: np.ndarray,
+    tile_size: float,
+    weights: np.ndarray,
+    path: Path,
+    *,
+    downsample: float,
+    mpp0: float,
+    title: str = "",
+) -> None:
+    """A slide beside the same slide under its attention.
+
+    Args:
+        thumbnail: uint8 [h, w, 3], RGB.
+        coordinates: [n, 2], x and y of each tile's top-left corner, level-0 px from the thumbnail's own
+            corner.
+        tile_size: side of a tile, level-0 px.
+        weights: [n], attention; drawn as a multiple of the uniform weight, colours clipped at the 99th
+            percentile.
+        downsample: level-0 px per thumbnail px.
+        mpp0: um per level-0 px, for the scale bar.
+
+    Raises:
+        FigureError: no tiles, arrays of different lengths, or weights that are negative or not finite.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if len(weights) == 0 or len(coordinates) != len(weights):
+        raise FigureError(
+            f"{len(coordinates)} tiles and {len(weights)} weights; there must be as many, and some."
+        )
+    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
+        raise FigureError("attention weights must be finite, not negative and not all zero.")
+    relative = weights * len(weights) / weights.sum()
+    map_of_tiles = _tile_map(
+        thumbnail.shape[:2], np.asarray(coordinates) / downsample, tile_size / downsample, relative
+    )
+    height, width = thumbnail.shape[:2]
+    with mpl.rc_context(_STYLE):
+        figure = _figure(11, 0.8 + 5.0 * height / width)
+        left, right = figure.subplots(1, 2)
+        left.imshow(thumbnail)
+        right.imshow(thumbnail)
+        top = max(float(np.percentile(relative, 99)), float(relative.min()) + 1e-9)
+        drawn = right.imshow(map_of_tiles, cmap="viridis", vmin=float(relative.min()), vmax=top, alpha=0.6,
+                             interpolation="nearest")  # fmt: skip
+        bar = figure.colorbar(drawn, ax=right, fraction=0.046, pad=0.02, extend="max")
+        bar.set_label("attention (1 = uniform over tiles)")
+        for axis, name in ((left, title or "H&E"), (right, "attention")):
+            axis.set_title(name)
+            axis.set_axis_off()
+        _scale_bar(left, width, height, mpp0 * downsample)
+        _save(figure, path)
+
+
+def _tile_map(
+    shape: tuple[int, ...], corners: np.ndarray, side: float, values: np.ndarray
+) -> np.ma.MaskedArray:
+    """Masked float [h, w]: mean value of the tiles that cover each pixel; masked where there is none."""
+    total, count = np.zeros(shape), np.zeros(shape)
+    for (x, y), value in zip(corners, values, strict=True):
+        rows = slice(max(round(y), 0), max(round(y + side), round(y) + 1))
+        columns = slice(max(round(x), 0), max(round(x + side), round(x) + 1))
+        total[rows, columns] += value
+        count[rows, columns] += 1
+    return np.ma.masked_where(count == 0, total / np.maximum(count, 1))
+
+
+def _scale_bar(axis: Axes, width: int, height: int, um_per_px: float) -> None:
+    """A bar of a round length, about a fifth of the image, in its lower left corner."""
+    wanted = width * um_per_px / 5
+    power = 10.0 ** np.floor(np.log10(wanted))
+    length = float(max(step * power for step in (1, 2, 5) if step * power <= wanted))
+    left, below = 0.04 * width, 0.95 * height
+    axis.plot(
+        [left, left + length / um_per_px], [below, below], color="black", linewidth=3, solid_capstyle="butt"
+    )
+    label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} um"
+    axis.text(left, below - 0.02 * height, label, fontsize=9, va="bottom",
+              bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0})  # fmt: skip
+
+
+def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
+    """ROC, precision-recall and reliability of each binary headline of a run.
+
+    Args:
+        tested: ``scoring.out_of_fold`` of the run or runs. Lesions are drawn as one curve each, in grey, for
+            ROC and PR.
+
+    Raises:
+        FigureError: no binary task has both classes.
+    """
+    headlines = [h for h in ("dili", "injury", LESIONS) if _two_classes(headline_rows(tested, h))]
+    if not headlines:
+        raise FigureError("no task has labelled test units of both classes; there is no curve to draw.")
+    with mpl.rc_context(_STYLE):
+        figure = _figure(11.5, 3.6 * len(headlines))
+        axes = figure.subplots(len(headlines), 3, squeeze=False)
+        for (roc, precision_recall, calibration), headline in zip(axes, headlines, strict=True):
+            rows = headline_rows(tested, headline)
+            _roc_and_pr(roc, precision_recall, rows)
+            _reliability(calibration, rows)
+            roc.set_title(f"{TITLES[headline]}: ROC")
+            precision_recall.set_title("precision and recall")
+            calibration.set_title("calibration")
+        if title:
+            figure.suptitle(title)
+        _save(figure, path)
+
+
+def _two_classes(rows: pd.DataFrame) -> bool:
+    return bool((rows.groupby("task")["label"].nunique() == 2).any())
+
+
+def _roc_and_pr(roc: Axes, precision_recall: Axes, rows: pd.DataFrame) -> None:
+    tasks = [str(t) for t, part in rows.groupby("task") if part["label"].nunique() == 2]
+    for i, task in enumerate(tasks):
+        part = rows[rows["task"] == task]
+        label, score = part["label"].to_numpy(), part["score"].to_numpy()
+        look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linewidth": 1.6,
+                                "linestyle": ("-", "--", ":")[(i // len(CYCLE)) % 3]}  # fmt: skip
+        name = task.removeprefix("lesion:") if len(tasks) > 1 else ""
+        x, y, _ = sk.roc_curve(label, score)
+        roc.plot(x, y, label=f"{name} {sk.roc_auc_score(label, score):.2f}".strip(), **look)
+        precision, recall, _ = sk.precision_recall_curve(label, score)
+        average = sk.average_precision_score(label, score)
+        precision_recall.step(
+            recall, precision, where="post", label=f"{average:.2f} (chance {label.mean():.2f})", **look
+        )
+        if len(tasks) == 1:
+            precision_recall.axhline(label.mean(), color=GREY, linestyle=":", linewidth=1.2)
+    roc.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
+    roc.set(
+        xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal"
+    )
+    precision_recall.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
+    roc.legend(title="AUROC", fontsize=8, title_fontsize=8, loc="lower right")
+    precision_recall.legend(title="average precision", fontsize=8, title_fontsize=8, loc="best")
+
+
+def _reliability(axis: Axes, rows: pd.DataFrame) -> None:
+    n_bins = int(np.clip(len(rows) // 20, 3, 10))
+    curves = [("as predicted", "score", BLUE, "o"), ("temperature-scaled", "scaled", ORANGE, "s")]
+    axis.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
+    for name, column, colour, marker in curves:
+        if rows[column].notna().all():
+            curve = reliability(rows["label"].to_numpy(), rows[column].to_numpy(), n_bins)
+            axis.plot(
+                curve.mean_score, curve.observed, color=colour, marker=marker, linewidth=1.4, label=name
+            )
+    axis.set(
+        xlabel="mean score of bin",
+        ylabel="observed share",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        aspect="equal",
+    )
+    axis.legend(fontsize=8, loc="upper left")
