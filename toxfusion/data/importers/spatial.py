@@ -67,9 +67,11 @@ def import_spatial(
     A spot's expression is log2(1 + counts scaled to ``counts_total``), its raw counts a layer. Its slide
     is the square of side 2 ``radius_um`` about it in the section's image, so one image holds many samples.
     Sections are studies and compounds (so that folds keep them apart); spots are never controls and have
-    no label. ``group_id`` is a square block of side ``block_um`` in the section: contrastive learning
-    takes no negatives from a spot's own group, which spares it its nearest neighbours except across block
-    borders; the share of neighbour pairs within a block is in the provenance, and x_um, y_um in obs.
+    no label.
+
+    ``group_id`` and ``animal_id`` are square blocks of side ``block_um``, the second tiling shifted by half a
+    block: contrastive learning takes no negatives from a sample's own group or animal, so that nearly all pairs
+    of neighbouring spots are spared (their share is in the provenance). ``patient`` holds the tumour.
 
     Args:
         sections: folders.
@@ -104,7 +106,7 @@ def import_spatial(
             "mpp": {s.name: round(s.mpp, 4) for s in read},
             "radius_um": radius_um,
             "block_um": block_um,
-            "neighbour_pairs_in_one_group": round(_pairs_in_one_group(obs, 1.5 * pitch_um), 3),
+            "neighbour_pairs_spared": round(_pairs_spared(obs, 1.5 * pitch_um), 3),
             "counts_total": counts_total,
         },
         name=name,
@@ -209,12 +211,10 @@ def _sample_ids(section: Section) -> pd.Index:
 
 def _obs(section: Section, block_um: float) -> pd.DataFrame:
     um = section.spots[["pixel_x", "pixel_y"]].to_numpy() * section.mpp
-    blocks = ((um - um.min(axis=0)) // block_um).astype(int)
     patient = re.match(r"^([A-Za-z]+)\d+$", section.name)
     return pd.DataFrame(
         {
-            # Sections of one tumour are named by its letter and their number (C2, C4).
-            "animal_id": patient[1] if patient else section.name,
+            "animal_id": _blocks(section.name, um, block_um, block_um / 2),
             "compound": section.name,
             "dose": np.nan,
             "dose_level": "",
@@ -223,14 +223,23 @@ def _obs(section: Section, block_um: float) -> pd.DataFrame:
             "batch": section.name,
             "is_control": False,
             "control_group": "",
-            "group_id": [f"{section.name}_block{x}x{y}" for x, y in blocks],
+            "group_id": _blocks(section.name, um, block_um, 0.0),
             "dili": np.nan,
             "injury": np.nan,
+            # Sections of one tumour are named by its letter and their number (C2, C4).
+            "patient": patient[1] if patient else section.name,
             "x_um": um[:, 0],
             "y_um": um[:, 1],
         },
         index=_sample_ids(section),
     )
+
+
+def _blocks(section: str, um: np.ndarray, side: float, shift: float) -> list[str]:
+    """The block of every spot in a square tiling of the section."""
+    cells = ((um - um.min(axis=0) + shift) // side).astype(int)
+    kind = "shifted" if shift else "block"
+    return [f"{section}_{kind}{x}x{y}" for x, y in cells]
 
 
 def _regions(section: Section, radius_um: float) -> pd.DataFrame:
@@ -253,12 +262,12 @@ def _regions(section: Section, radius_um: float) -> pd.DataFrame:
     )
 
 
-def _pairs_in_one_group(obs: pd.DataFrame, radius_um: float) -> float:
-    """Share of the pairs of spots of a section nearer than ``radius_um`` that are of one group."""
+def _pairs_spared(obs: pd.DataFrame, radius_um: float) -> float:
+    """Share of the pairs of spots of a section nearer than ``radius_um`` that share a group or an animal."""
     same = total = 0
     for _, spots in obs.groupby("study"):
         pairs = cKDTree(spots[["x_um", "y_um"]].to_numpy()).query_pairs(radius_um, output_type="ndarray")
-        groups = spots["group_id"].to_numpy()
-        same += int((groups[pairs[:, 0]] == groups[pairs[:, 1]]).sum())
+        blocks = spots[["group_id", "animal_id"]].to_numpy()
+        same += int((blocks[pairs[:, 0]] == blocks[pairs[:, 1]]).any(axis=1).sum())
         total += len(pairs)
     return same / total if total else 1.0
