@@ -302,17 +302,27 @@ def _choices() -> list[tuple[str, str]]:
     ]
 
 
+@functools.cache
+def _required(main_file: str, *overrides: str) -> tuple[str, ...]:
+    """``key=value`` for the values that only the user can give."""
+    try:
+        compose(main_file, overrides)
+    except ConfigError as error:
+        key, _, rest = str(error).partition(" has no value")
+        if not rest or f"{key}={REQUIRED}" in overrides:
+            raise
+        return _required(main_file, *overrides, f"{key}={REQUIRED}")
+    return overrides
+
+
 def composed(main_file: str, *overrides: str) -> dict[str, Any]:
     """Compose a shipped configuration; values that only the user can give are given."""
-    given = list(overrides)
-    while True:
-        try:
-            return compose(main_file, given)
-        except ConfigError as error:
-            key, _, rest = str(error).partition(" has no value")
-            if not rest or f"{key}={REQUIRED}" in given:
-                raise
-            given.append(f"{key}={REQUIRED}")
+    try:
+        return compose(main_file, [*_required(main_file), *overrides])
+    except ConfigError as error:
+        if " has no value" not in str(error):
+            raise
+        return compose(main_file, _required(main_file, *_required(main_file), *overrides))
 
 
 @pytest.mark.parametrize(("main_file", "choice"), _choices())

@@ -236,13 +236,18 @@ class Job:
 
 def _unresolved(error: Exception) -> ConfigError | None:
     """What to say of a value that OmegaConf cannot give; None for any other error."""
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from omegaconf.errors import (
+        InterpolationToMissingValueError,
+        MissingMandatoryValue,
+        OmegaConfBaseException,
+    )
 
     if not isinstance(error, OmegaConfBaseException):
         return None
-    missing = re.search(r"[Mm]issing mandatory value: (\S+)", str(error))
-    if missing or isinstance(error, MissingMandatoryValue):
-        key = missing[1] if missing else error.full_key
+    key = error.full_key if isinstance(error, MissingMandatoryValue) else None
+    if isinstance(error, InterpolationToMissingValueError):
+        key = re.sub(r".*mandatory value: (\S+).*", r"\1", _one_line(error))
+    if key:
         return ConfigError(f"{key} has no value: give it as {key}=...")
     return ConfigError(f"{error.full_key}: {str(error).partition(chr(10))[0]}")
 

@@ -5,7 +5,6 @@ Here live the rules of what the command line may say; ``toxfusion.config`` impor
 
 from __future__ import annotations
 
-import copy
 import difflib
 import re
 from collections.abc import Callable, Sequence
@@ -67,15 +66,14 @@ class CheckedLoader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
-        overlays = [default for default in defaults if _is_overlay(default)]
-        if overlays:
-            # Merging takes the nodes of cached files as they are, so the comparison has a cache of its own.
-            apart = copy.deepcopy(repo)
-            others = [default for default in defaults if default not in overlays]
-            known = super()._compose_config_from_defaults_list(others, apart)
-            for default in overlays:
-                file = self._load_single_config(default, apart)
-                _refuse_new_keys(file.config, known, f"{default.config_path}.yaml")
+        ours = [default for default in defaults if not (default.package or "").startswith("hydra")]
+        known: dict[str, Any] = {}
+        for default in ours:
+            if not _is_overlay(default):
+                _merge(known, _content(default, repo))
+        for default in ours:
+            if _is_overlay(default):
+                _refuse_new_keys(_content(default, repo), known, f"{default.config_path}.yaml")
         return super()._compose_config_from_defaults_list(defaults, repo)
 
     def _is_group(self, override: Override) -> bool:
@@ -157,16 +155,34 @@ def _is_overlay(default: ResultDefault) -> bool:
     return (default.config_path or "").partition("/")[0] in OVERLAYS
 
 
-def _refuse_new_keys(overlay: Any, known: Any, file: str, path: str = "") -> None:
+def _content(default: ResultDefault, repo: IConfigRepository) -> dict[str, Any]:
+    """What one file says, as plain dictionaries at the place it has in the whole; no value is resolved."""
+    file = repo.load_config(config_path=str(default.config_path))
+    content: Any = OmegaConf.to_container(file.config, resolve=False) if file else {}
+    content.pop("defaults", None)
+    for part in reversed((default.package or "").split(".")):
+        content = {part: content} if part else content
+    return dict(content)
+
+
+def _merge(known: dict[str, Any], content: dict[str, Any]) -> None:
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(known.get(key), dict):
+            _merge(known[key], value)
+        else:
+            known[key] = value
+
+
+def _refuse_new_keys(overlay: dict[str, Any], known: dict[str, Any], file: str, path: str = "") -> None:
     """Refuse a key of an experiment that no other file has; a node that brings its own _target_ may."""
-    for key in overlay:
+    for key, new in overlay.items():
         where = f"{path}{key}"
         if where == "hydra":
             continue
         if key not in known:
             raise ConfigError(f"{file}: unknown key '{where}'{nearest(str(key), list(known))}")
-        new, old = overlay._get_node(key), known._get_node(key)
-        if isinstance(new, DictConfig) and isinstance(old, DictConfig) and "_target_" not in new:
+        old = known[key]
+        if isinstance(new, dict) and isinstance(old, dict) and "_target_" not in new:
             _refuse_new_keys(new, old, file, f"{where}.")
 
 
