@@ -11,10 +11,9 @@ import pytest
 import tifffile
 
 GLASS, EOSIN, NUCLEUS = (244, 243, 246), (226, 150, 190), (96, 62, 142)
-WriteSlide = Callable[..., Path]
 
 
-def paint_section(width: int, height: int, seed: int = 0) -> np.ndarray:
+def _paint(width: int, height: int, seed: int = 0) -> np.ndarray:
     """uint8 RGB [height, width, 3]: an ellipse of tissue with nuclei on glass, filling the middle 80 %."""
     rng = np.random.default_rng(seed)
     picture = np.full((height, width, 3), GLASS, np.uint8)
@@ -28,7 +27,7 @@ def paint_section(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.clip(picture.astype(int) + noise, 0, 255).astype(np.uint8)
 
 
-def write_pyramid(
+def _write_pyramid(
     path: Path, picture: np.ndarray, *, mpp: float | None = 0.5, levels: int = 3, jpeg: bool = True
 ) -> Path:
     """A tiled pyramidal TIFF that OpenSlide opens; mpp in its resolution tags."""
@@ -48,13 +47,19 @@ def write_pyramid(
     return path
 
 
+@pytest.fixture(scope="session")
+def section() -> Callable[..., np.ndarray]:
+    """section(width, height, seed=0) -> uint8 RGB [height, width, 3], an ellipse of tissue on glass."""
+    return _paint
+
+
 @pytest.fixture
-def write_slide(tmp_path: Path) -> WriteSlide:
-    """write_slide(name, width=640, height=512, seed=0, **options of write_pyramid) -> path."""
+def write_slide(tmp_path: Path) -> Callable[..., Path]:
+    """write_slide(name, width=640, height=512, seed=0, mpp=0.5, levels=3, jpeg=True) -> path of a TIFF."""
 
     def write(name: str, width: int = 640, height: int = 512, seed: int = 0, **options: object) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_pyramid(path, paint_section(width, height, seed), **options)  # type: ignore[arg-type]
+        return _write_pyramid(path, _paint(width, height, seed), **options)  # type: ignore[arg-type]
 
     return write

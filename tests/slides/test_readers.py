@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.slides.conftest import WriteSlide, paint_section
 from toxfusion.slides import readers
 from toxfusion.slides.readers import Slide, SlideUnreadable, SlideUnsuitable, TiffSource, open_slide
+
+WriteSlide = Callable[..., Path]
+Section = Callable[..., np.ndarray]
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/slides is not there")
@@ -72,9 +75,11 @@ def write_ome(path: Path, picture: np.ndarray, size: float, unit: str, **options
 
 
 @pytest.mark.parametrize(("size", "unit"), [(0.25, "µm"), (250.0, "nm"), (0.00025, "mm")])
-def test_ome_tiff_by_tifffile_with_its_physical_size(tmp_path: Path, size: float, unit: str) -> None:
+def test_ome_tiff_by_tifffile_with_its_physical_size(
+    section: Section, tmp_path: Path, size: float, unit: str
+) -> None:
     path = tmp_path / "a.ome.tif"
-    write_ome(path, paint_section(300, 200), size, unit)
+    write_ome(path, section(300, 200), size, unit)
     with open_slide(path) as slide:
         assert slide.backend == "tifffile"
         assert "OpenSlide" in slide.remarks[0]
@@ -91,9 +96,9 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def tiff(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, section: Section, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TiffSource, np.ndarray]:
-    picture = paint_section(301, 203)
+    picture = section(301, 203)
     path = tmp_path_factory.mktemp("tiff") / "a.tif"
     options = dict(LAYOUTS[request.param])
     data = np.moveaxis(picture, 2, 0) if options.get("planarconfig") == "separate" else picture
@@ -125,8 +130,10 @@ def test_pixels_of_tifffile_and_openslide_agree(write_slide: WriteSlide) -> None
         )
 
 
-def test_a_plain_picture_needs_an_override_and_then_reads_like_the_array(tmp_path: Path) -> None:
-    picture = paint_section(200, 150)
+def test_a_plain_picture_needs_an_override_and_then_reads_like_the_array(
+    section: Section, tmp_path: Path
+) -> None:
+    picture = section(200, 150)
     path = tmp_path / "a.png"
     Image.fromarray(picture).save(path)
     with pytest.raises(SlideUnsuitable, match="mpp_override"):
@@ -187,10 +194,12 @@ def test_an_override_wins_over_the_file_and_nan_means_none(write_slide: WriteSli
     assert open_slide(path, mpp_override=float("nan")).mpp == pytest.approx(0.5, rel=1e-3)
 
 
-def test_the_dots_per_inch_of_an_image_program_are_no_mpp(write_slide: WriteSlide, tmp_path: Path) -> None:
+def test_the_dots_per_inch_of_an_image_program_are_no_mpp(
+    write_slide: WriteSlide, tmp_path: Path, section: Section
+) -> None:
     with pytest.raises(SlideUnsuitable, match="does not say how many micrometres"):
         open_slide(write_slide("none.tif", mpp=None))
-    picture = paint_section(300, 200)
+    picture = section(300, 200)
     tifffile.imwrite(
         tmp_path / "dpi.tif", picture, photometric="rgb", resolution=(72, 72), resolutionunit="INCH"
     )
@@ -229,8 +238,8 @@ def test_files_that_cannot_be_opened_say_why(tmp_path: Path, write_slide: WriteS
             open_slide(tmp_path / name)
 
 
-def test_a_wrong_extension_does_not_matter(tmp_path: Path, write_slide: WriteSlide) -> None:
-    Image.fromarray(paint_section(90, 60)).save(tmp_path / "a.png")
+def test_a_wrong_extension_does_not_matter(section: Section, tmp_path: Path, write_slide: WriteSlide) -> None:
+    Image.fromarray(section(90, 60)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.svs")
     assert open_slide(tmp_path / "a.svs", mpp_override=0.5).backend == "PIL"
     assert open_slide(write_slide("b.tif").rename(tmp_path / "b [1] ü.jpg")).backend == "OpenSlide"
