@@ -113,10 +113,10 @@ def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None
 
     part = fold.split.part_of()
     obs = fold.study.obs.loc[outputs.sample_ids].copy()
+    obs["part"] = [part.get(s, "") for s in outputs.sample_ids]
     for column in obs.columns:
         if obs[column].dtype == object or isinstance(obs[column].dtype, pd.StringDtype):
-            obs[column] = obs[column].astype(str).astype(object)
-    obs["part"] = [part.get(s, "") for s in outputs.sample_ids]
+            obs[column] = pd.Categorical(obs[column].astype(str))
     obs["gate_slide"], obs["gate_expression"] = outputs.gate[:, 0], outputs.gate[:, 1]
     table = anndata.AnnData(X=outputs.fused, obs=obs)
     for name in ("slide_shared", "expression_shared"):

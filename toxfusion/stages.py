@@ -12,8 +12,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers.logger import Logger
+from tqdm import tqdm
 
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.distributed import is_rank_zero
@@ -122,7 +122,7 @@ def fit_stage(
     lines = History(history, stage)
     position = int(read_checkpoint(start)["global_step"]) if start else 0
     lines.rewind(position)
-    trainer = _trainer(data, folder, steps, settings, [lines, *loggers])
+    trainer = _trainer(stage, data, folder, steps, settings, [lines, *loggers])
     _quiet()
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
     if trainer.interrupted:
@@ -136,8 +136,38 @@ def fit_stage(
     return best
 
 
+class StageProgress(Callback):
+    """One bar over the steps of a stage, on a terminal only."""
+
+    def __init__(self, stage: str, total: int) -> None:
+        self.stage, self.total = stage, total
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        hidden = None if trainer.is_global_zero else True
+        start = trainer.global_step
+        self.bar = tqdm(total=self.total, initial=start, desc=self.stage, unit="step", disable=hidden)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.bar is not None and MONITOR in trainer.callback_metrics:
+            self.bar.set_postfix(valid=f"{float(trainer.callback_metrics[MONITOR]):.3f}")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
 def _trainer(
-    data: PositionedDataModule, folder: Path, steps: int, settings: TrainerSettings, loggers: list[Logger]
+    stage: str,
+    data: PositionedDataModule,
+    folder: Path,
+    steps: int,
+    settings: TrainerSettings,
+    loggers: list[Logger],
 ) -> L.Trainer:
     between, total = whole_epochs(steps, data.steps_per_epoch, settings.validate_every)
     callbacks: list[Callback] = [
@@ -154,7 +184,7 @@ def _trainer(
     if settings.patience is not None:
         callbacks.append(EarlyStopping(MONITOR, patience=settings.patience, check_finite=True))
     if settings.progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks.append(StageProgress(stage, total))
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -171,7 +201,7 @@ def _trainer(
         callbacks=callbacks,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=settings.progress,
+        enable_progress_bar=False,
         deterministic="warn",
     )
 

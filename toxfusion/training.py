@@ -232,6 +232,9 @@ class NetworkRun:
         optimizer = self.config["optimizer"]
         module = PretrainingModule(
             self.network,
+            width=self.size["width"],
+            shared_dim=self.size["shared_dim"],
+            private_dim=self.size["private_dim"],
             n_genes=self.fold.n_genes,
             tile_dim=self.fold.tile_dim,
             weights=settings["weights"],
@@ -239,6 +242,7 @@ class NetworkRun:
             negatives=settings["negatives"],
             temperature=settings["temperature"],
             learn_temperature=settings["learn_temperature"],
+            orthogonality=settings["orthogonality"],
             optimization=self.plan(optimizer["pretrain_lr"], settings["steps"]),
             seed=self.seed,
         )

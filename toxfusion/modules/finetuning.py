@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from toxfusion.data.batch import Batch
 from toxfusion.data.sampling import torch_seed
 from toxfusion.data.tasks import Tasks
-from toxfusion.distributed import gather_rows, rank
+from toxfusion.distributed import rank
 from toxfusion.models.heads import CompoundHead, MultiLabelHead, OrdinalHead
 from toxfusion.models.network import Network
 from toxfusion.modules.optimization import Optimization
-from toxfusion.objectives.classification import MaskedBCE, positive_weight
-from toxfusion.objectives.ordinal import CORALLoss
+from toxfusion.objectives.classification import CompoundBCE, MaskedBCE, positive_weights
+from toxfusion.objectives.ordinal import Coral
 
 N_GRADES = 5
 
@@ -64,11 +64,11 @@ class FinetuningModule(L.LightningModule):
             self.heads["injury"] = CompoundHead(width, pooling=group_pooling)
         if tasks.lesions:
             self.heads["lesions"] = MultiLabelHead(width, len(tasks.lesions))
-            self.lesion_loss = MaskedBCE(positive_weight(labels["lesions"]))
+            self.lesion_loss = MaskedBCE(positive_weights(labels["lesions"]))
         if tasks.severity:
             self.heads["severity"] = OrdinalHead(width, N_GRADES)
-            self.severity_loss = CORALLoss()
-        self.binary_loss = MaskedBCE()
+            self.severity_loss = Coral()
+        self.unit_loss = CompoundBCE()
         if network_lr_share == 0:
             network.requires_grad_(False)
 
@@ -79,16 +79,12 @@ class FinetuningModule(L.LightningModule):
         for task, codes in (("dili", batch.compound), ("injury", batch.group)):
             if task in self.heads:
                 pooled = self.heads[task](vector, codes, batch.is_control)
-                labels = batch.labels[task]
-                if self.training:  # the head pooled the samples of all ranks
-                    labels, codes = gather_rows(labels), gather_rows(codes)
-                label = _label_of(labels, codes, pooled.compound)
-                out[task] = self.binary_loss(pooled.logits[:, None], label[:, None])
+                out[task] = self.unit_loss(pooled, codes, batch.labels[task], batch.is_control)
         if "lesions" in self.heads:
             out["lesions"] = self.lesion_loss(self.heads["lesions"](vector), batch.labels["lesions"])
         if "severity" in self.heads:
             out["severity"] = self.severity_loss(
-                self.heads["severity"](vector)[:, 0], batch.labels["severity"]
+                self.heads["severity"](vector), batch.labels["severity"]
             )
         return out
 
@@ -143,12 +139,3 @@ class FinetuningModule(L.LightningModule):
         self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
         return total
 
-
-def _label_of(labels: Tensor, codes: Tensor, wanted: Tensor) -> Tensor:
-    """Label of each unit: that of any of its samples that has one; NaN when none has. [U]"""
-    out = labels.new_full((len(wanted),), float("nan"))
-    for i, code in enumerate(wanted.tolist()):
-        known = labels[(codes == code) & ~torch.isnan(labels)]
-        if len(known):
-            out[i] = known[0]
-    return out

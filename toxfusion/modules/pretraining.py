@@ -6,6 +6,7 @@ Terms of one modality are left out when the other modality is not in use; the te
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -18,15 +19,16 @@ from toxfusion.distributed import rank
 from toxfusion.models.expression import GeneDecoder
 from toxfusion.models.network import Network, Representation
 from toxfusion.modules.optimization import Optimization
-from toxfusion.objectives.contrastive import InfoNCE, Relations
-from toxfusion.objectives.masked import masked_mse
-from toxfusion.objectives.monitors import alignment, smooth_rank
-from toxfusion.objectives.orthogonality import cosine_orthogonality
+from toxfusion.objectives.contrastive import ContrastiveTerm, InfoNCE, Kin
+from toxfusion.objectives.masked import MaskedGenes, masked_mean_square
+from toxfusion.objectives.monitors import smooth_rank, variance_of
+from toxfusion.objectives.orthogonality import Orthogonality
 
 TERMS = ("align", "sub_bag", "genes", "orthogonality", "retention")
-PAIR_TERMS = ("align",)
-SLIDE_TERMS = ("sub_bag",)
-EXPRESSION_TERMS = ("genes",)
+"""Names of the terms, as in pretrain.weights."""
+
+NEEDS: dict[str, tuple[str, ...]] = {"align": ("bag", "expression"), "sub_bag": ("bag",), "genes": ("expression",)}
+"""Branches of the network without which a term does not apply."""
 
 
 def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
@@ -44,12 +46,14 @@ class PretrainingModule(L.LightningModule):
 
     Args:
         network: what is pretrained.
+        width, shared_dim, private_dim: of the network's vectors and of their shared and private parts.
         n_genes: G of the expression, 0 without.
         tile_dim: D of the tile features, 0 without.
         weights: term -> weight; see conf/pretrain/full.yaml.
         gene_mask: share of genes hidden from the expression branch, 0 to 1.
         negatives: "exclude", "soft" or "keep" for pairs of one dose group, one animal, or two vehicle controls.
         temperature, learn_temperature: of InfoNCE.
+        orthogonality: its form, "cosine" or "cross_correlation".
         seed: masks and sub-bags are a function of it and the step.
 
     Raises:
@@ -60,6 +64,9 @@ class PretrainingModule(L.LightningModule):
         self,
         network: Network,
         *,
+        shared_dim: int,
+        private_dim: int,
+        width: int,
         n_genes: int,
         tile_dim: int,
         weights: Mapping[str, float],
@@ -67,6 +74,7 @@ class PretrainingModule(L.LightningModule):
         negatives: str,
         temperature: float,
         learn_temperature: bool,
+        orthogonality: str,
         optimization: Optimization,
         seed: int,
     ) -> None:
@@ -77,20 +85,21 @@ class PretrainingModule(L.LightningModule):
         self.network, self.optimization, self.seed = network, optimization, seed
         self.gene_mask = gene_mask
         self.weights = {k: float(w) for k, w in weights.items() if w > 0 and self._applies(k)}
-        width = network.width
-        self.align = InfoNCE(temperature, learnable=learn_temperature, negatives=negatives)
-        self.sub_bag = InfoNCE(temperature, learnable=learn_temperature, negatives=negatives)
-        parts = network.shared_dim + network.private_dim
+        self.align, self.sub_bag = (
+            InfoNCE(temperature=temperature, learnable=learn_temperature, duplicates=negatives) for _ in range(2)
+        )
+        self.genes, self.orthogonality = MaskedGenes(), Orthogonality(form=orthogonality)
+        parts = shared_dim + private_dim
         genes, tiles = network.expression is not None, network.bag is not None
         self.decode_genes = (
-            GeneDecoder(network.width, n_genes)
+            GeneDecoder(width, n_genes)
             if genes and not hasattr(network.expression, "decode")
             else None
         )
         self.parts_to_profile = nn.Linear(parts, n_genes) if genes else None
-        self.fused_to_profile = nn.Linear(network.width, n_genes) if genes else None
+        self.fused_to_profile = nn.Linear(width, n_genes) if genes else None
         self.parts_to_tile = nn.Linear(parts, tile_dim) if tiles else None
-        self.fused_to_tile = nn.Linear(network.width, tile_dim) if tiles else None
+        self.fused_to_tile = nn.Linear(width, tile_dim) if tiles else None
 
     def losses(self, batch: Batch, generator: torch.Generator) -> tuple[dict[str, Tensor], Representation]:
         """The terms in use, unweighted, and the representation they were taken from.
@@ -98,6 +107,7 @@ class PretrainingModule(L.LightningModule):
         Args:
             generator: on the CPU; of gene masks and sub-bags.
         """
+        self.beside: dict[str, Tensor] = {}
         network = self.network
         other = None
         seen = batch
@@ -110,18 +120,17 @@ class PretrainingModule(L.LightningModule):
             hidden = (draws < self.gene_mask) & batch.has_expression[:, None]
         out = network(seen, visible=None if hidden is None else ~hidden)
         terms: dict[str, Tensor] = {}
+        kin = Kin(batch.group, batch.animal, batch.is_control)
         if "align" in self.weights:
             paired = batch.has_slide & batch.has_expression
-            terms["align"] = self._contrast(
-                self.align, out.slide_shared, out.expression_shared, batch, paired
-            )
+            terms["align"] = self._take("align", self.align(out.slide_shared, out.expression_shared, kin, paired))
         if "sub_bag" in self.weights and other is not None:
             there = other.lengths > 0
             second = network.slide_projections(network.bag(other).vector)[0]
-            terms["sub_bag"] = self._contrast(self.sub_bag, out.slide_shared, second, batch, there)
+            terms["sub_bag"] = self._take("sub_bag", self.sub_bag(out.slide_shared, second, kin, there))
         if "genes" in self.weights:
             decoded = self._decode(out)
-            terms["genes"] = masked_mse(decoded, batch.expression, hidden)
+            terms["genes"] = self.genes(decoded, batch.expression, hidden, batch.has_expression)
         if "orthogonality" in self.weights:
             terms["orthogonality"] = self._orthogonality(out, batch)
         if "retention" in self.weights:
@@ -144,21 +153,16 @@ class PretrainingModule(L.LightningModule):
         return self.optimization.configure(self)
 
     def _applies(self, term: str) -> bool:
-        needs = {
-            "align": ("bag", "expression"),
-            "sub_bag": ("bag",),
-            "genes": ("expression",),
-        }
-        return all(getattr(self.network, branch) is not None for branch in needs.get(term, ()))
+        return all(getattr(self.network, branch) is not None for branch in NEEDS.get(term, ()))
 
-    def _contrast(self, loss: InfoNCE, a: Tensor, b: Tensor, batch: Batch, keep: Tensor) -> Tensor:
-        return loss(
-            a[keep],
-            b[keep],
-            group=batch.group[keep],
-            animal=batch.animal[keep],
-            control=batch.is_control[keep],
-        )
+    def _take(self, name: str, term: ContrastiveTerm) -> Tensor:
+        """The loss of a contrastive term; what it says beside goes to the log."""
+        self.beside |= {
+            f"{name}_scale": term.scale,
+            f"{name}_accuracy": term.accuracy,
+            f"{name}_skipped": term.skipped.float(),
+        }
+        return term.loss
 
     def _decode(self, out: Representation) -> Tensor:
         if self.decode_genes is not None:
@@ -166,15 +170,16 @@ class PretrainingModule(L.LightningModule):
         return self.network.expression.decode(out.expression)
 
     def _orthogonality(self, out: Representation, batch: Batch) -> Tensor:
+        """Shared against private of each branch, and the two private parts against each other."""
         both = batch.has_slide & batch.has_expression
         pairs = [
             (out.slide_shared, out.slide_private, batch.has_slide),
             (out.expression_shared, out.expression_private, batch.has_expression),
             (out.slide_private, out.expression_private, both),
         ]
-        return torch.stack(
-            [self.orthogonal(a[k], b[k]) for a, b, k in pairs if a is not None and b is not None]
-        ).mean()
+        terms = [self.orthogonality(a, b, k) for a, b, k in pairs if a is not None and b is not None]
+        self.beside["orthogonality_floor"] = torch.stack([t.floor for t in terms]).mean()
+        return torch.stack([t.loss for t in terms]).mean()
 
     def _retention(self, out: Representation, batch: Batch) -> Tensor:
         """Read the bag's mean tile and the whole profile back, from the parts of a branch and from the fused vector."""
@@ -183,26 +188,27 @@ class PretrainingModule(L.LightningModule):
             target = bag_means(batch.tiles)
             keep = batch.has_slide[:, None].expand_as(target)
             parts = torch.cat([out.slide_shared, out.slide_private], 1)
-            errors += [masked_mse(self.parts_to_tile(parts), target, keep)]
-            errors += [masked_mse(self.fused_to_tile(out.fused.vector), target, keep)]
+            errors += [masked_mean_square(self.parts_to_tile(parts), target, keep)]
+            errors += [masked_mean_square(self.fused_to_tile(out.fused.vector), target, keep)]
         if self.parts_to_profile is not None:
             keep = batch.has_expression[:, None].expand_as(batch.expression)
             parts = torch.cat([out.expression_shared, out.expression_private], 1)
-            errors += [masked_mse(self.parts_to_profile(parts), batch.expression, keep)]
-            errors += [masked_mse(self.fused_to_profile(out.fused.vector), batch.expression, keep)]
+            errors += [masked_mean_square(self.parts_to_profile(parts), batch.expression, keep)]
+            errors += [masked_mean_square(self.fused_to_profile(out.fused.vector), batch.expression, keep)]
         return torch.stack(errors).mean()
 
     @torch.no_grad()
     def _monitor(self, out: Representation, batch: Batch) -> None:
         """Signs of collapse: smooth rank of the shared parts, variance of the private parts, mean gate."""
-        values = {"monitor/gate_slide": out.fused.gate[:, 0].mean()}
+        values = {f"monitor/{k}": v.detach() for k, v in self.beside.items()}
+        values["monitor/gate_slide"] = out.fused.gate[:, 0].mean()
         for name, shared, private, there in (
             ("slide", out.slide_shared, out.slide_private, batch.has_slide),
             ("expression", out.expression_shared, out.expression_private, batch.has_expression),
         ):
             if shared is not None and private is not None and there.sum() > 1:
                 values[f"monitor/rank_{name}"] = smooth_rank(shared[there].float())
-                values[f"monitor/variance_private_{name}"] = private[there].float().var(0).mean()
+                values[f"monitor/variance_private_{name}"] = variance_of(private[there])
         self.log_dict(values, batch_size=len(batch))
 
     def _log(self, terms: dict[str, Tensor], part: str, size: int) -> Tensor:

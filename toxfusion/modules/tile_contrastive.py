@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toxfusion.data.sampling import torch_generator, torch_seed
-from toxfusion.data.stain_augmentation import augment
+from toxfusion.data.stain_augmentation import TileAugmentation
 from toxfusion.data.tile_sampling import TileBatch
 from toxfusion.distributed import rank
 from toxfusion.models.tile import ContrastiveProjection, TileEncoder
@@ -40,7 +40,8 @@ class TileContrastiveModule(L.LightningModule):
         super().__init__()
         self.encoder = encoder
         self.projection = ContrastiveProjection(encoder.dim, out=projection_dim)
-        self.loss = NTXent(temperature)
+        self.augment = TileAugmentation()
+        self.loss = NTXent(temperature=temperature)
         self.optimization, self.seed = optimization, seed
 
     def on_train_batch_start(self, batch: TileBatch, batch_idx: int) -> None:
@@ -61,5 +62,5 @@ class TileContrastiveModule(L.LightningModule):
         views = []
         for view in (0, 1):
             draws = torch_generator(self.seed, "augment", batch.step, view, rank())
-            views.append(self.projection(self.encoder(augment(batch.tiles, draws))))
-        return self.loss(views[0], views[1])
+            views.append(self.projection(self.encoder(self.augment(batch.tiles, draws))))
+        return self.loss(views[0], views[1]).loss
