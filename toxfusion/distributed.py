@@ -1,18 +1,18 @@
 """Gathering over ranks with gradient, and rank-zero work. One process is the case of one rank; no Lightning here.
 
 Convention: a loss is computed on every rank so that the *mean over ranks* equals the loss of one process on the joined
-batch. DDP averages parameter gradients over ranks, and the backward of ``gather_rows`` sums the gradients that all ranks
-send to a row, so the averaged gradient equals the one-process gradient.
+batch. DDP averages parameter gradients over ranks, and the backward of ``gather_rows`` sums the gradients that all
+ranks send to a row, so the averaged gradient equals the one-process gradient.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn import functional as dist_nn
 
 
 def world_size() -> int:
@@ -25,6 +25,25 @@ def rank() -> int:
 
 def is_rank_zero() -> bool:
     return rank() == 0
+
+
+class _Gather(torch.autograd.Function):
+    """[B, ...] of each rank -> [ranks, B, ...]; backward sums over ranks what each row is sent.
+
+    Works on every backend: torch's own differentiable gather is deprecated, and its successor wants reduce-scatter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[rank()]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -49,7 +68,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     if len(send) < longest:
         send = torch.cat([send, send.new_zeros(longest - len(send), *send.shape[1:])])
     if send.is_floating_point():
-        parts = list(dist_nn.all_gather(send.contiguous()))
+        parts = list(_Gather.apply(send))
     else:
         parts = [torch.zeros_like(send) for _ in range(n)]
         dist.all_gather(parts, send.contiguous())

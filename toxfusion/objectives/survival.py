@@ -68,7 +68,7 @@ class CoxEfron(nn.Module):
         share = rank / tied.sum(1).clamp(min=1)
         # log(sum_R e^r - share sum_D e^r) = log sum_j w_j e^(r_j), w_j = 1 at risk, 1 - share among the tied
         # events.
-        weight = at_risk - share[:, None] * tied.to(risk.dtype)
+        weight = at_risk.to(risk.dtype) - share[:, None] * tied
         log_weight = torch.where(weight > 0, weight, 1.0).log().masked_fill(weight <= 0, float("-inf"))
         rows = torch.where(happened[:, None], log_weight, 0.0) + risk
         log_likelihood = torch.where(happened, risk - rows.logsumexp(1), 0.0).sum()
