@@ -55,14 +55,12 @@ def render_slide(spec: SlideSpec, path: Path, mask_path: Path | None = None) -> 
     tissue = np.zeros(bits.shape, bool)
 
     def strip(row: int) -> NDArray[np.uint8]:
-        blocks = [painter.block(row, column) for column in range(painter.blocks[1])]
-        for block in blocks:
-            place = (
-                slice(block.mask_y, block.mask_y + block.mask.shape[0]),
-                slice(block.mask_x, block.mask_x + block.mask.shape[1]),
-            )
-            bits[place], tissue[place] = block.mask, block.tissue
-        return np.concatenate([block.rgb for block in blocks], axis=1)
+        painted = []
+        for column in range(painter.blocks[1]):
+            rgb, truth = painter.block(row, column)
+            bits[truth.place], tissue[truth.place] = truth.bits, truth.tissue
+            painted.append(rgb)
+        return np.concatenate(painted, axis=1)
 
     strips = (strip(row) for row in range(painter.blocks[0]))
     write_pyramid(path, strips, spec.height, spec.width, mpp=spec.mpp, quality=spec.stain.jpeg_quality)
@@ -86,7 +84,7 @@ def render_region(spec: SlideSpec, x: int, y: int, width: int, height: int) -> N
     out = np.empty((height, width, 3), np.uint8)
     for row in range(y // BLOCK, (y + height - 1) // BLOCK + 1):
         for column in range(x // BLOCK, (x + width - 1) // BLOCK + 1):
-            rgb = painter.block(row, column).rgb
+            rgb, _ = painter.block(row, column)
             top, left = row * BLOCK, column * BLOCK
             y0, y1 = max(y, top), min(y + height, top + rgb.shape[0])
             x0, x1 = max(x, left), min(x + width, left + rgb.shape[1])
@@ -101,12 +99,8 @@ def render_mask(spec: SlideSpec) -> tuple[NDArray[np.uint16], SlideTruth]:
     tissue = np.zeros(bits.shape, bool)
     for row in range(painter.blocks[0]):
         for column in range(painter.blocks[1]):
-            block = painter.block(row, column)
-            place = (
-                slice(block.mask_y, block.mask_y + block.mask.shape[0]),
-                slice(block.mask_x, block.mask_x + block.mask.shape[1]),
-            )
-            bits[place], tissue[place] = block.mask, block.tissue
+            truth = painter.mask_block(row, column)
+            bits[truth.place], tissue[truth.place] = truth.bits, truth.tissue
     return bits, _truth(spec, painter, bits, tissue)
 
 

@@ -139,8 +139,10 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
         ok &= portal < 70
     if lesion.zone == "centrilobular":
         ok &= lobules.sample(lobules.central, points) < 70
+    if not ok.any():  # a small slide may show no place of this zone; the lesion is drawn all the same
+        ok = (tissue > 20) & (lobules.sample(lobules.lumen, points) < -8)
     points, sizes = points[ok][:wanted], sizes[ok][:wanted]
-    base = 13.0 if lesion.phenotype == "microgranuloma" else 24.0
+    base = 13.0 if lesion.phenotype == "microgranuloma" else 29.0
     growth = 1 + 0.16 * lesion.severity
     return Foci(points, np.clip(base * sizes * growth, 12, 80))
 

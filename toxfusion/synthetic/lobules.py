@@ -22,6 +22,8 @@ CENTRAL_SPACING_UM = 560.0
 WHOLE_PIECE_UM = 3000.0
 """Smaller slides are windows on a piece of liver: tissue may run past some of their sides."""
 
+DRAWS = 24
+
 Points = NDArray[np.float64]
 
 
@@ -82,8 +84,7 @@ def build_lobules(seed: int, width_um: float, height_um: float) -> Lobules:
     """Lobules of a slide of the given size; the same seed and size give the same lobules."""
     rng = np.random.default_rng([seed, 11])
     shape = (int((height_um + 2 * RIM_UM) / GRID_UM) + 1, int((width_um + 2 * RIM_UM) / GRID_UM) + 1)
-    central_centres = _spread_points(rng, width_um, height_um, CENTRAL_SPACING_UM)
-    portal_centres = _portal_points(rng, central_centres)
+    central_centres, portal_centres = _centres(rng, width_um, height_um)
     central_veins = _central_veins(rng, central_centres)
     tracts, portal_veins = _portal_tracts(rng, portal_centres)
     central_mask = _raster(rng, shape, central_veins, roughness=0.12)
@@ -122,6 +123,23 @@ def signed_distance(mask: NDArray[np.bool_]) -> FloatArray:
     gap = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
     gap = np.where(gap > 0, gap - 0.5, gap + 0.5).astype(np.float32)
     return cv2.GaussianBlur(gap, (0, 0), 0.9) * np.float32(GRID_UM)
+
+
+def _centres(rng: np.random.Generator, width_um: float, height_um: float) -> tuple[Points, Points]:
+    """Central veins and portal tracts; of a few draws the first with one of each well inside a small slide."""
+    size = np.array([width_um, height_um])
+    best: tuple[int, Points, Points] | None = None
+    for _ in range(DRAWS):
+        central = _spread_points(rng, width_um, height_um, CENTRAL_SPACING_UM)
+        portal = _portal_points(rng, central)
+        shown = sum(bool(((group > 0.15 * size) & (group < 0.85 * size)).all(1).any()) for group in (central, portal))
+        if best is None or shown > best[0]:
+            best = (shown, central, portal)
+        if shown == 2:
+            break
+    if best is None:
+        raise ValueError("lobules: no draw of vessel centres was made")
+    return best[1], best[2]
 
 
 def _spread_points(rng: np.random.Generator, width_um: float, height_um: float, spacing: float) -> Points:

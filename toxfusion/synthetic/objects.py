@@ -18,7 +18,7 @@ NUCLEATED = 0.65
 BINUCLEATE = 0.12
 PLOIDY_UM = (7.6, 9.3, 11.3)
 PLOIDY_SHARE = (0.18, 0.64, 0.18)
-SINUSOIDAL_PER_HEPATOCYTE = 0.27
+SINUSOIDAL_PER_HEPATOCYTE = 0.235
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,11 @@ def _stroma_nuclei(
     rng: np.random.Generator, spec: SlideSpec, lobules: Lobules, stroma: Stroma, bank: SpriteBank, out: _Collector
 ) -> None:
     """Fibroblasts and a few lymphocytes of connective tissue; flat endothelium of veins; flat cells of the capsule."""
-    points = _scatter(rng, spec, 5200)
+    points = _scatter(rng, spec, 9000)
     depth = lobules.sample(stroma.depth, points)
     lumen = lobules.sample(lobules.lumen, points)
     tissue = lobules.sample(lobules.tissue, points)
-    crowd = 1 - 0.75 * lobules.sample(stroma.pallor, points)
+    crowd = np.clip(1 - 0.8 * lobules.sample(stroma.pallor, points), 0.2, 0.75)
     inside = (depth > 1) & (lumen < -3) & (tissue > 2) & (rng.random(len(points)) < crowd)
     inside &= lobules.sample(stroma.cellular, points) < 0.5
     points = points[inside]

@@ -28,33 +28,51 @@ PERIOD = 1024
 
 
 @dataclass(frozen=True)
-class Block:
-    """Pixels of one block.
+class MaskBlock:
+    """Truth under one block at `MASK_MPP`.
 
     Args:
-        rgb: uint8 [h, w, 3].
-        mask: uint16 [mh, mw] lesion bits at `MASK_MPP`.
-        tissue: bool [mh, mw], tissue at `MASK_MPP`.
-        mask_x, mask_y: column and row of the mask's first pixel in the slide's mask.
+        bits: uint16 [h, w] lesion bits.
+        tissue: bool [h, w].
+        place: rows and columns of the slide's mask that these are.
     """
 
-    rgb: NDArray[np.uint8]
-    mask: NDArray[np.uint16]
+    bits: NDArray[np.uint16]
     tissue: NDArray[np.bool_]
-    mask_x: int
-    mask_y: int
+    place: tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A block with its margin: place, shape, owning hepatocyte of each pixel and coarse fields."""
+
+    left: int
+    top: int
+    margin: int
+    shape: tuple[int, int]
+    owner: NDArray[np.int32]
+    fields: dict[str, FloatArray]
+
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """The block without its margin."""
+        m = self.margin
+        return slice(m, self.shape[0] - m), slice(m, self.shape[1] - m)
 
 
 @dataclass(frozen=True)
 class _Textures:
-    """Tileable textures [PERIOD, PERIOD]; foam_* are distances in um to the nearest vacuole centre."""
+    """Textures of period `PERIOD`, padded so that any window is one slice.
+
+    foam_* are distances in um to the nearest vacuole centre, None on slides without such vacuoles.
+    """
 
     fine: FloatArray
     medium: FloatArray
     lace: FloatArray
     slow: FloatArray
-    foam_coarse: FloatArray
-    foam_fine: FloatArray
+    foam_coarse: FloatArray | None
+    foam_fine: FloatArray | None
 
 
 class SlidePainter:
@@ -71,7 +89,8 @@ class SlidePainter:
         self.cells: Hepatocytes = build_hepatocytes(spec, self.lobules, self.stroma)
         self.bank: SpriteBank = build_sprites(spec.seed, spec.mpp)
         self.objects: Objects = build_objects(spec, self.lobules, self.stroma, self.cells, self.bank)
-        self._textures = _build_textures(spec)
+        self._margin = int(np.ceil(MARGIN_UM / spec.mpp))
+        self._textures = _build_textures(spec, self.cells, BLOCK + 2 * self._margin)
         self._artefacts = Artefacts(spec)
         self._colour = _stain_matrix(spec.stain)
         self._cell_order = np.argsort(self.cells.centre[:, 1], kind="stable")
@@ -83,48 +102,53 @@ class SlidePainter:
         """Number of block rows and columns."""
         return -(-self.spec.height // BLOCK), -(-self.spec.width // BLOCK)
 
-    def block(self, row: int, column: int) -> Block:
-        """Paint one block of the lattice; the last row and column are cut to the slide."""
-        spec = self.spec
-        x0, y0 = column * BLOCK, row * BLOCK
-        width, height = min(BLOCK, spec.width - x0), min(BLOCK, spec.height - y0)
-        margin = int(np.ceil(MARGIN_UM / spec.mpp))
-        left, top = x0 - margin, y0 - margin
-        shape = (height + 2 * margin, width + 2 * margin)
-        fields = {
-            name: self._patch(field, left, top, shape)
-            for name, field in (
-                ("tissue", self.lobules.tissue),
-                ("lumen", self.lobules.lumen),
-                ("depth", self.stroma.depth),
-                ("pallor", self.stroma.pallor),
-                ("cellular", self.stroma.cellular),
-            )
-        }
-        owner = self._territories(left, top, shape)
-        canvas = self._parenchyma(owner, left, top, shape)
+    def block(self, row: int, column: int) -> tuple[NDArray[np.uint8], MaskBlock]:
+        """Paint one block of the lattice, uint8 [h, w, 3]; the last row and column are cut to the slide."""
+        window = self._window(row, column)
+        left, top, shape, fields = window.left, window.top, window.shape, window.fields
+        canvas = self._parenchyma(window.owner, left, top, shape)
         self._connective(canvas, fields, left, top, shape)
         self._stamp(canvas, row, left, top)
-        np.multiply(canvas, np.clip(fields["tissue"] / np.float32(1.0) + 0.5, 0, 1)[..., None], out=canvas)
+        canvas *= np.clip(fields["tissue"] + np.float32(0.5), 0, 1)[..., None]
         canvas = self._artefacts.on_tissue(canvas, left, top)
-        rgb = self._develop(canvas)
-        rgb = self._artefacts.on_glass(rgb, left, top)
-        core = np.ascontiguousarray(rgb[margin : margin + height, margin : margin + width])
-        mask, tissue, mask_x, mask_y = self._mask(owner, fields, x0, y0, width, height, margin)
-        return Block(core, mask, tissue, mask_x, mask_y)
+        rgb = self._artefacts.on_glass(self._develop(canvas), left, top)
+        return np.ascontiguousarray(rgb[window.core]), self._mask(window)
+
+    def mask_block(self, row: int, column: int) -> MaskBlock:
+        """Only the truth under a block, without painting it."""
+        return self._mask(self._window(row, column))
+
+    def _window(self, row: int, column: int) -> _Window:
+        spec = self.spec
+        margin = self._margin
+        left, top = column * BLOCK - margin, row * BLOCK - margin
+        shape = (
+            min(BLOCK, spec.height - row * BLOCK) + 2 * margin,
+            min(BLOCK, spec.width - column * BLOCK) + 2 * margin,
+        )
+        coarse = {
+            "tissue": self.lobules.tissue,
+            "lumen": self.lobules.lumen,
+            "depth": self.stroma.depth,
+            "pallor": self.stroma.pallor,
+            "cellular": self.stroma.cellular,
+        }
+        fields = {name: self._patch(field, left, top, shape) for name, field in coarse.items()}
+        return _Window(left, top, margin, shape, self._territories(left, top, shape), fields)
 
     def _patch(self, field: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
-        """A coarse field at level-0 pixels of a window."""
+        """A coarse field at level-0 pixels of a window; bilinear at half resolution, then doubled."""
         scale = self.spec.mpp / GRID_UM
-        start = [(place + 0.5) * scale - self.lobules.origin / GRID_UM for place in (left, top)]
-        matrix = np.array([[scale, 0, start[0]], [0, scale, start[1]]])
+        start = [(place + 1) * scale - self.lobules.origin / GRID_UM for place in (left, top)]
+        matrix = np.array([[2 * scale, 0, start[0]], [0, 2 * scale, start[1]]])
+        half = (-(-shape[1] // 2), -(-shape[0] // 2))
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(field, matrix, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        small = cv2.warpAffine(field, matrix, half, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.resize(small, (2 * half[0], 2 * half[1]))[: shape[0], : shape[1]]
 
     def _texture(self, texture: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
-        rows = np.arange(top, top + shape[0]) % PERIOD
-        columns = np.arange(left, left + shape[1]) % PERIOD
-        return texture[rows[:, None], columns[None]]
+        row, column = top % PERIOD, left % PERIOD
+        return texture[row : row + shape[0], column : column + shape[1]]
 
     def _territories(self, left: int, top: int, shape: tuple[int, int]) -> NDArray[np.int32]:
         """Index of the hepatocyte that owns each pixel (Voronoi, with wavy borders); -1 where there is none."""
@@ -158,16 +182,16 @@ class SlidePainter:
         medium = self._texture(self._textures.medium, left, top, shape)
         lace = self._texture(self._textures.lace, left, top, shape)
         slow = self._texture(self._textures.slow, left, top, shape)
-        grain = cells.granule[owner]
-        eosin = cells.eosin[owner] * (0.205 + (0.042 + 0.03 * grain) * fine + 0.032 * medium)
-        blue = cells.basophil[owner] * (0.02 + 0.07 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0))
-        clear = np.clip((lace - (2.1 - 2.5 * cells.glycogen[owner])) * 1.8, 0, 0.8)
+        grain = np.take(cells.granule, owner)
+        eosin = np.take(cells.eosin, owner) * (0.205 + (0.042 + 0.03 * grain) * fine + 0.032 * medium)
+        blue = np.take(cells.basophil, owner) * (0.026 + 0.085 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0))
+        clear = np.clip((lace - (2.1 - 2.4 * np.take(cells.glycogen, owner))) * 1.6, 0, 0.68)
         for level, distance, radius, most in (
             (cells.micro, self._textures.foam_coarse, 0.95, 0.9),
-            (cells.foam, self._textures.foam_fine, 0.55, 0.6),
+            (cells.foam, self._textures.foam_fine, 0.6, 0.72),
         ):
-            if level.any():
-                share = level[owner]
+            if distance is not None:
+                share = np.take(level, owner)
                 gap = self._texture(distance, left, top, shape)
                 open_disc = np.clip((radius * (0.5 + 0.7 * share) - gap) / 0.35 + 0.5, 0, most)
                 clear = np.maximum(clear, open_disc * (share > 0.2) * (0.6 + 0.4 * share))
@@ -177,10 +201,11 @@ class SlidePainter:
         edge = _edges(owner)
         line = cv2.blur(edge, (3, 3)).astype(np.float32) * np.float32(1 / 255)
         eosin += 0.03 * line
-        cord_gap = cv2.distanceTransform(255 - _edges(cells.cord[owner].astype(np.int32)), cv2.DIST_L2, 3)
-        half = cells.open_sinusoid[owner] * np.clip(0.6 + 1.05 * slow + 0.5 * lace, -0.3, 3.4)
+        cord_gap = cv2.distanceTransform(255 - _edges(np.take(cells.cord, owner)), cv2.DIST_L2, 3)
+        half = np.take(cells.open_sinusoid, owner) * np.clip(0.85 + 1.05 * slow + 0.5 * lace, -0.3, 3.4)
+        half *= self._along_cords(cord_gap, left, top)
         gap = np.clip((half - cord_gap * np.float32(mpp)) / np.float32(0.9) + 0.5, 0, 1)
-        blood = cells.blood[owner]
+        blood = np.take(cells.blood, owner)
         stream = np.clip((np.roll(slow, 211, axis=1) + 0.6 * np.roll(lace, 97, axis=0) - 1.7 + 2.0 * blood) * 3, 0, 1)
         whole = blood >= 1.0
         if whole.any():
@@ -191,36 +216,53 @@ class SlidePainter:
         canvas[..., 2] = 0.6 * gap * stream * (1 + 0.12 * fine + 0.15 * medium)
         return canvas
 
+    def _along_cords(self, cord_gap: FloatArray, left: int, top: int) -> FloatArray:
+        """1 where a border between cords runs along the lobule's radius, near 0 where it cuts across it."""
+        small = cv2.resize(cord_gap, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)
+        across_x = cv2.Sobel(small, cv2.CV_32F, 1, 0, ksize=3)
+        across_y = cv2.Sobel(small, cv2.CV_32F, 0, 1, ksize=3)
+        shape = cord_gap.shape
+        axis_x = cv2.resize(self._patch(self.lobules.axis_x, left, top, shape), small.shape[::-1])
+        axis_y = cv2.resize(self._patch(self.lobules.axis_y, left, top, shape), small.shape[::-1])
+        squared = across_x * across_x + across_y * across_y
+        cosine = across_x * axis_x + across_y * axis_y
+        ratio = cv2.blur(cosine * cosine, (5, 5)) / (cv2.blur(squared, (5, 5)) + np.float32(1.0))
+        return cv2.resize(np.clip(1.3 - 1.6 * ratio, 0.1, 1.0), shape[::-1])
+
     def _connective(
         self, canvas: FloatArray, fields: dict[str, FloatArray], left: int, top: int, shape: tuple[int, int]
     ) -> None:
         """Stroma, vein walls, lumens and capsule over the parenchyma, in place."""
-        mpp = self.spec.mpp
-        near = fields["depth"] > -6
-        wall = np.abs(fields["lumen"]) < 9
-        capsule = fields["tissue"] < 6
-        if not (near.any() or wall.any() or capsule.any() or (fields["lumen"] > 0).any()):
+        concerned = (fields["depth"] > -6) | (fields["lumen"] > -6) | (fields["tissue"] < 6)
+        index = np.flatnonzero(concerned)
+        if len(index) == 0:
             return
-        slow = self._texture(self._textures.slow, left, top, shape)
-        medium = self._texture(self._textures.medium, left, top, shape)
-        lace = self._texture(self._textures.lace, left, top, shape)
-        depth = fields["depth"] + 1.6 * slow
-        cover = np.clip(depth / 1.2 + 0.5, 0, 1)
-        strand = 0.5 + 0.5 * np.cos(fields["depth"] * 1.1 + 3.4 * slow + 1.4 * lace + 0.5 * medium)
-        solid = 1 - fields["pallor"]
-        eosin = solid * (0.12 + 0.08 * strand + 0.025 * medium) + (1 - solid) * (0.012 + 0.035 * strand)
-        blue = 0.02 + 0.03 * strand * solid
-        eosin += fields["cellular"] * (0.14 + 0.02 * medium - eosin)
-        blue += fields["cellular"] * (0.11 * fields["cellular"] + 0.04 * medium - blue)
+        slow, medium, lace = (
+            self._texture(texture, left, top, shape)[concerned]
+            for texture in (self._textures.slow, self._textures.medium, self._textures.lace)
+        )
+        tissue, lumen, depth, pallor, cellular = (
+            fields[name].ravel()[index] for name in ("tissue", "lumen", "depth", "pallor", "cellular")
+        )
+        flat = canvas.reshape(-1, 3)
+        stain = flat[index]
+        cover = np.clip((depth + 1.6 * slow) / 1.2 + 0.5, 0, 1)
+        strand = 0.5 + 0.5 * np.cos(depth * 1.1 + 3.4 * slow + 1.4 * lace + 0.5 * medium)
+        solid = 1 - pallor
+        eosin = solid * (0.10 + 0.08 * strand + 0.025 * medium) + (1 - solid) * (0.012 + 0.035 * strand)
+        blue = solid * (0.035 + 0.04 * strand + 0.02 * medium)
+        eosin += cellular * (0.14 + 0.02 * medium - eosin)
+        blue += cellular * (0.11 * cellular + 0.04 * medium - blue)
         for channel, value in ((0, blue), (1, eosin), (2, np.float32(0))):
-            canvas[..., channel] += cover * (value - canvas[..., channel])
-        lumen = fields["lumen"] + 0.7 * slow
-        rim = np.exp(-(((lumen + 1.3) / 1.1) ** 2))
-        canvas[..., 1] = np.maximum(canvas[..., 1], 0.20 * rim)
-        canvas[..., 0] = np.maximum(canvas[..., 0], 0.05 * rim)
-        canvas *= (1 - np.clip(lumen / max(0.8, mpp) + 0.5, 0, 1))[..., None]
-        skin = np.exp(-(((fields["tissue"] - 1.6) / 1.3) ** 2))
-        canvas[..., 1] = np.maximum(canvas[..., 1], 0.24 * skin)
+            stain[:, channel] += cover * (value - stain[:, channel])
+        wall = lumen + 0.7 * slow
+        rim = np.exp(-(((wall + 1.3) / 1.1) ** 2))
+        stain[:, 1] = np.maximum(stain[:, 1], 0.20 * rim)
+        stain[:, 0] = np.maximum(stain[:, 0], 0.05 * rim)
+        stain *= (1 - np.clip(wall / max(0.8, self.spec.mpp) + 0.5, 0, 1))[:, None]
+        skin = np.exp(-(((tissue - 1.6) / 1.3) ** 2))
+        stain[:, 1] = np.maximum(stain[:, 1], 0.24 * skin)
+        flat[index] = stain
 
     def _stamp(self, canvas: FloatArray, row: int, left: int, top: int) -> None:
         """Stamp the objects that touch a window, in drawing order."""
@@ -262,28 +304,21 @@ class SlidePainter:
             light = cv2.GaussianBlur(light, (0, 0), sigma)
         return np.clip(light + 0.5, 0, 255).astype(np.uint8)
 
-    def _mask(
-        self,
-        owner: NDArray[np.int32],
-        fields: dict[str, FloatArray],
-        x0: int,
-        y0: int,
-        width: int,
-        height: int,
-        margin: int,
-    ) -> tuple[NDArray[np.uint16], NDArray[np.bool_], int, int]:
+    def _mask(self, window: _Window) -> MaskBlock:
         """Lesion bits and tissue at the mask pixels whose centres lie in the block."""
-        rows, mask_y = mask_pixels(y0, height, self.spec.mpp)
-        columns, mask_x = mask_pixels(x0, width, self.spec.mpp)
-        place = np.ix_(rows - y0 + margin, columns - x0 + margin)
-        tissue = fields["tissue"][place] > 0
-        owned = owner[place]
+        left, top, margin = window.left, window.top, window.margin
+        rows, first_row = mask_pixels(top + margin, window.shape[0] - 2 * margin, self.spec.mpp)
+        columns, first_column = mask_pixels(left + margin, window.shape[1] - 2 * margin, self.spec.mpp)
+        place = np.ix_(rows - top, columns - left)
+        tissue = window.fields["tissue"][place] > 0
+        owned = window.owner[place]
         bits = np.where(owned >= 0, self.cells.bits[np.maximum(owned, 0)], 0).astype(np.uint16)
         um = [(axis + 0.5) * self.spec.mpp - self.lobules.origin for axis in (rows, columns)]
-        coarse = np.ix_(*(np.clip(np.round(axis / GRID_UM).astype(int), 0, None) for axis in um))
-        bits = np.where(fields["depth"][place] > 0, self.stroma.bits[coarse], bits)
-        bits[~tissue | (fields["lumen"][place] > 0)] = 0
-        return bits, tissue, mask_x, mask_y
+        coarse = np.ix_(*(np.round(axis / GRID_UM).astype(int) for axis in um))
+        bits = np.where(window.fields["depth"][place] > 0, self.stroma.bits[coarse], bits)
+        bits[~tissue | (window.fields["lumen"][place] > 0)] = 0
+        span = slice(first_row, first_row + len(rows)), slice(first_column, first_column + len(columns))
+        return MaskBlock(bits, tissue, span)
 
 
 def mask_pixels(start: int, length: int, mpp: float) -> tuple[NDArray[np.int64], int]:
@@ -316,16 +351,20 @@ def _stain_matrix(stain: Stain) -> FloatArray:
     return (-np.log(10) * stain.thickness * stain.gamma * np.stack(rows, axis=1)).astype(np.float32)
 
 
-def _build_textures(spec: SlideSpec) -> _Textures:
+def _build_textures(spec: SlideSpec, cells: Hepatocytes, window: int) -> _Textures:
     rng = np.random.default_rng([spec.seed, 83])
     um = 1 / spec.mpp
+
+    def padded(texture: FloatArray) -> FloatArray:
+        return np.pad(texture, ((0, window), (0, window)), mode="wrap")
+
     return _Textures(
-        fine=tileable_texture(rng, PERIOD, 0.45 * um),
-        medium=tileable_texture(rng, PERIOD, 1.0 * um),
-        lace=tileable_texture(rng, PERIOD, 1.5 * um),
-        slow=tileable_texture(rng, PERIOD, 4.5 * um),
-        foam_coarse=_foam(rng, 2.7, spec.mpp),
-        foam_fine=_foam(rng, 1.8, spec.mpp),
+        fine=padded(tileable_texture(rng, PERIOD, 0.45 * um)),
+        medium=padded(tileable_texture(rng, PERIOD, 1.0 * um)),
+        lace=padded(tileable_texture(rng, PERIOD, 1.25 * um)),
+        slow=padded(tileable_texture(rng, PERIOD, 4.5 * um)),
+        foam_coarse=padded(_foam(rng, 2.7, spec.mpp)) if cells.micro.any() else None,
+        foam_fine=padded(_foam(rng, 1.8, spec.mpp)) if cells.foam.any() else None,
     )
 
 

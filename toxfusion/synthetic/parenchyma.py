@@ -230,17 +230,17 @@ def _apply(
         cells.basophil[hit] *= 0.6
         cells.glycogen[hit] *= 0.15
     elif phenotype == "vacuolization":
-        foamy = rng.random(n) < 0.35
+        foamy = rng.random(n) < 0.25
         cells.micro[hit] = np.where(foamy, by_severity(severity, (0, 0.45, 0.6, 0.75, 0.85, 0.9)), 0.1)
         cells.macro[hit] = by_severity(severity, (0, 0.65, 0.75, 0.85, 1.0, 1.1))
         cells.macro_um[hit] = by_severity(severity, (4, 5.6, 6.2, 7.2, 11.0, 12.0))
         cells.basophil[hit] *= 0.85
     elif phenotype == "necrosis":
         cells.necrotic[hit] = True
-        cells.eosin[hit] *= 1.28
+        cells.eosin[hit] *= 1.3 * np.exp(rng.normal(0, 0.1, n))
         cells.basophil[hit] *= 0.15
         cells.glycogen[hit] *= 0.2
-        cells.open_sinusoid[hit] *= 1.35
+        cells.open_sinusoid[hit] *= 2.0
         cells.blood[hit] = np.maximum(cells.blood[hit], 0.55)
     elif phenotype == "anisonucleosis":
         cells.nucleus[hit] *= by_severity(severity, (1.0, 1.1, 1.2, 1.35, 1.5, 1.55))

@@ -85,13 +85,13 @@ class Stain:
         blur_um: standard deviation of the point spread function in um.
     """
 
-    hematoxylin: tuple[float, float, float] = (0.52, 0.77, 0.37)
-    eosin: tuple[float, float, float] = (0.23, 0.89, 0.40)
+    hematoxylin: tuple[float, float, float] = (0.51, 0.79, 0.34)
+    eosin: tuple[float, float, float] = (0.22, 0.89, 0.39)
     h_strength: float = 1.0
     e_strength: float = 1.0
     thickness: float = 1.0
     gamma: float = 1.0
-    white: float = 246.0
+    white: float = 248.0
     jpeg_quality: int = 82
     blur_um: float = 0.28
 

@@ -120,7 +120,7 @@ def _hepatocyte_nuclei(rng: np.random.Generator, mpp: float, diameter: float, n:
     rim = np.exp(-(((depth - 0.55) / 0.55) ** 2))
     clumps = np.clip(c.grain(0.055 * diameter), -0.3, 2)
     tone = rng.normal(1, 0.12, (n, 1, 1)).astype(np.float32)
-    h = tone * (0.19 + 0.33 * rim + 0.24 * clumps)
+    h = tone * (0.15 + 0.45 * rim + 0.27 * clumps)
     for k in range(3):
         shown = (rng.random(n) < (0.95, 0.6, 0.25)[k])[:, None, None]
         far, turn = rng.uniform(0, 0.26, n) * diameter, rng.uniform(0, 2 * np.pi, n)
@@ -289,8 +289,8 @@ def build_sprites(seed: int, mpp: float) -> SpriteBank:
         bank.count[kind] = len(bank.keep) - bank.first[kind]
 
     add("hepatocyte", *(_hepatocyte_nuclei(rng, mpp, d, 8) for d in NUCLEUS_UM))
-    add("sinusoidal", _turned(rng, mpp, 7.8, 3.7, 0.88, 3, 0.1))
-    add("kupffer", _turned(rng, mpp, 7.2, 4.9, 0.78, 2, 0.12))
+    add("sinusoidal", _turned(rng, mpp, 6.9, 3.6, 0.9, 3, 0.1))
+    add("kupffer", _turned(rng, mpp, 6.4, 4.7, 0.85, 2, 0.12))
     add("spindle", _turned(rng, mpp, 11.5, 2.4, 0.52, 3, 0.06))
     add("oval", _turned(rng, mpp, 8.6, 5.0, 0.38, 3, 0.07))
     add("lymphocyte", _round_dark(rng, mpp, 5.9, 0.98, 12, 0.2))
