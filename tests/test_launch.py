@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from toxfusion.config import ConfigError
-from toxfusion.launch import LaunchError, launch, ranks_are_started
+from toxfusion.launch import LaunchError, adopt_ranks, first_host, launch
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="gloo over torchrun is tried on Linux and macOS"
@@ -108,13 +108,30 @@ def test_a_rank_of_an_outer_torchrun_starts_no_ranks(
     [
         ({}, False),
         ({"WORLD_SIZE": "1"}, True),
-        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, True),
         ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1"}, False),  # a submitit job of one task
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # the batch script itself, outside srun
     ],
 )
-def test_ranks_of_torchrun_and_srun_are_recognised(environment: dict[str, str], started: bool) -> None:
-    assert ranks_are_started(environment) is started
+def test_a_rank_of_an_outer_launcher_is_recognised(environment: dict[str, str], started: bool) -> None:
+    before = dict(environment)
+    assert adopt_ranks(environment) is started
+    assert environment == before
+
+
+def test_the_tasks_of_an_srun_step_become_ranks_that_meet_in_one_place() -> None:
+    step = {
+        "SLURM_JOB_ID": "123456",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "gpu[07-09,12],cpu1",
+    }
+    ranks = [{**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % 2)} for rank in range(4)]
+    assert all(adopt_ranks(rank) for rank in ranks)
+    assert [rank["RANK"] for rank in ranks] == ["0", "1", "2", "3"]
+    assert [rank["LOCAL_RANK"] for rank in ranks] == ["0", "1", "0", "1"]
+    assert {rank["WORLD_SIZE"] for rank in ranks} == {"4"}
+    assert {(rank["MASTER_ADDR"], rank["MASTER_PORT"]) for rank in ranks} == {("gpu07", "23456")}
+    assert first_host("node3") == first_host("node3,node5") == "node3"
 
 
 def test_no_process_is_refused(config: dict[str, Any]) -> None:

@@ -96,7 +96,8 @@ class CheckedLoader(ConfigLoaderImpl):
         options = list(error.options)
         kind = "experiment" if str(missing.parent) == "experiment" else f"option of {missing.parent}"
         hint = nearest(missing.name, options)
-        return f"unknown {kind} '{missing.name}'{hint}; there are: {', '.join(options)}"
+        extra = "; more come with pip install 'toxfusion[sweeps]'" if missing.parts[0] == "hydra" else ""
+        return f"unknown {kind} '{missing.name}'{hint}; there are: {', '.join(options)}{extra}"
 
     def _refuse_unused_group(
         self, config_name: str | None, groups: Sequence[Override], load: Callable[[list[str]], DictConfig]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def launch(config: dict[str, Any], processes: int, target: str = RUN) -> float:
     """
     if processes < 1:
         raise LaunchError(f"trainer.devices={processes}: at least one process is needed")
-    if processes == 1 or ranks_are_started(os.environ):
+    if processes == 1 or adopt_ranks(os.environ):
         return float(located(target)(config))
     folder = Path(config["paths"]["output"]) / "launch"
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,9 +54,26 @@ def launch(config: dict[str, Any], processes: int, target: str = RUN) -> float:
     return _metric(file, processes, status)
 
 
-def ranks_are_started(environment: Mapping[str, str]) -> bool:
-    """Whether this process is a rank already: of torchrun (WORLD_SIZE) or an srun step of several tasks."""
-    return "WORLD_SIZE" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
+    """Whether an outer launcher has made this process one rank of several, or of one, already.
+
+    torchrun says so itself. The tasks of an srun step get torchrun's variables here (WORLD_SIZE, RANK,
+    LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so that there is one way to join the ranks.
+    """
+    if "WORLD_SIZE" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", "0"))
+        environment["WORLD_SIZE"] = environment["SLURM_STEP_NUM_TASKS"]
+        environment["RANK"] = environment["SLURM_PROCID"]
+        environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+        environment.setdefault("MASTER_ADDR", first_host(environment["SLURM_STEP_NODELIST"]))
+        environment.setdefault("MASTER_PORT", str(20000 + (job + step) % 10000))
+    return "WORLD_SIZE" in environment
+
+
+def first_host(node_list: str) -> str:
+    """The first host of SLURM's short form: ``gpu[07-09,12],cpu1`` gives gpu07."""
+    name, number = re.match(r"([^\[,]+)(?:\[(\d+))?", node_list).groups(default="")  # type: ignore[union-attr]
+    return f"{name}{number}"
 
 
 def result_file(config_file: Path) -> Path:

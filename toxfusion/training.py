@@ -27,7 +27,7 @@ from toxfusion.distributed import barrier, device_of, is_rank_zero, join_ranks
 from toxfusion.evaluation.predictions import write as write_predictions
 from toxfusion.evaluation.retrieval import retrieval_table
 from toxfusion.evaluation.scoring import as_dict, score_run
-from toxfusion.launch import launch, ranks_are_started
+from toxfusion.launch import adopt_ranks, launch
 from toxfusion.models.network import Network
 from toxfusion.modules.baselines import fit_baseline
 from toxfusion.modules.finetuning import FinetuningModule
@@ -51,7 +51,7 @@ def run(config: Config) -> float:
     """
     folder = RunFolder(Path(config["paths"]["output"]))
     done = folder.finished()
-    if not ranks_are_started(os.environ):
+    if not adopt_ranks(os.environ):
         folder.claim(config)
         if done is not None and config["resume"]:
             return float(done["objective"])
