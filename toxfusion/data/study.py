@@ -387,8 +387,10 @@ def _obs_table(obs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _var_table(var: pd.DataFrame) -> pd.DataFrame:
-    symbols = _column(var, "symbol", EXPRESSION_FILE).astype(object)
-    var["symbol"] = symbols.where(symbols.notna(), "").map(str)
+    for column in ("symbol", "human_ortholog"):
+        if column in var.columns or column == "symbol":
+            values = _column(var, column, EXPRESSION_FILE).astype(object)
+            var[column] = values.where(values.notna(), "").map(str)
     return var
 
 
@@ -604,7 +606,12 @@ def _write_files(study: Study, counts: np.ndarray | None, audit: Audit) -> None:
 
     root = study.root
     root.mkdir(parents=True, exist_ok=True)
-    adata = anndata.AnnData(X=study.expression, obs=study.obs.copy(), var=study.var.copy())
+    # Text as categories: anndata would make them so on writing, and say so for every column.
+    obs, var = (
+        table.astype(dict.fromkeys(table.select_dtypes(object).columns, "category"))
+        for table in (study.obs, study.var)
+    )
+    adata = anndata.AnnData(X=study.expression, obs=obs, var=var)
     adata.obsm["findings"] = study.findings.astype(np.float32)
     if study.spontaneous is not None:
         adata.obsm["spontaneous"] = study.spontaneous

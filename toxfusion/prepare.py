@@ -1,0 +1,60 @@
+"""``python -m toxfusion.prepare``: real tables and images into a study folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toxfusion.config import entry_point
+
+if TYPE_CHECKING:
+    from toxfusion.data.study import Study
+
+
+@entry_point("prepare")
+def main(config: dict[str, Any]) -> None:
+    """Write a study from real tables and images, with an audit of every record dropped or altered."""
+    from toxfusion.config import build
+    from toxfusion.data.audit import Audit
+    from toxfusion.data.study import AUDIT_FILE
+
+    study = build(config["source"])(Path(config["output"]))
+    print(describe(study))
+    audit = Audit.read(study.root / AUDIT_FILE)
+    lines = audit.summary().splitlines()
+    print(f"audit: {len(audit)} records in {study.root / AUDIT_FILE}")
+    print("\n".join(lines[: config["reasons"]]))
+    if len(lines) > config["reasons"]:
+        print(f"    ... and {len(lines) - config['reasons']} more reasons")
+
+
+def describe(study: Study) -> str:
+    """What a study holds, in a few lines."""
+    obs = study.obs
+    treated = obs[~obs["is_control"]]
+    dili = treated.groupby("compound")["dili"].first()
+    affected = int((study.findings > 0).any(axis=1).sum())
+    both = int((study.has_expression & study.has_slide).sum())
+    lines = [
+        f"study {study.name!r} in {study.root}",
+        f"samples: {len(obs)} ({int(obs['is_control'].sum())} vehicle controls), {int(study.has_expression.sum())} "
+        f"with expression, {int(study.has_slide.sum())} with slides, {both} with both",
+        f"genes: {len(study.var)}; slides: {len(study.slides)}; compounds: {obs['compound'].nunique()}; "
+        f"studies: {obs['study'].nunique()}; groups: {obs['group_id'].nunique()}",
+        f"DILI: {int((dili == 1).sum())} compounds positive, {int((dili == 0).sum())} negative, "
+        f"{int(dili.isna().sum())} unlabelled; injury: {_groups(study, 1.0)} groups injured, "
+        f"{_groups(study, 0.0)} not",
+        f"findings: {study.findings.shape[1]} terms, {affected} samples with one",
+    ]
+    if mpp := study.provenance.get("mpp"):
+        lines.append("um per pixel from the spots: " + ", ".join(f"{k} {v}" for k, v in mpp.items()))
+    return "\n".join(lines)
+
+
+def _groups(study: Study, label: float) -> int:
+    obs = study.obs
+    return int(obs.loc[obs["injury"] == label, "group_id"].nunique())
+
+
+if __name__ == "__main__":
+    main()
