@@ -83,7 +83,9 @@ def read_photographs(folder: Path) -> dict[str, Photograph]:
         for row in csv.DictReader(lines):
             bgr = cv2.imread(str(folder / row["file"]))
             if bgr is None:
-                raise FileNotFoundError(f"{folder / 'captions.csv'}, column file: {row['file']!r} cannot be read")
+                raise FileNotFoundError(
+                    f"{folder / 'captions.csv'}, column file: {row['file']!r} cannot be read"
+                )
             name, objective = row["file"][:6], row["objective"]
             caption = f"{row['finding']} grade {row['grade']} {objective}x"
             rgb = np.ascontiguousarray(bgr[FRAME][..., ::-1])
@@ -163,11 +165,17 @@ def run_measure(folder: Path, seeds: range) -> None:
         for stain in ("haematoxylin", "eosin"):
             for k, level in enumerate(("q05", "q25", "q50", "q75", "q95", "q99")):
                 rows.append(
-                    (f"{stain} {level}", [getattr(m, stain)[k] for m in real], [getattr(m, stain)[k] for m in drawn])
+                    (
+                        f"{stain} {level}",
+                        [getattr(m, stain)[k] for m in real],
+                        [getattr(m, stain)[k] for m in drawn],
+                    )
                 )
         for name, a, b in rows:
             mark = "in range" if min(a) <= np.mean(b) <= max(a) else "OUTSIDE"
-            print(f"{name:22s} photographs {min(a):8.3f} to {max(a):8.3f}   renderings {np.mean(b):8.3f}  {mark}")
+            print(
+                f"{name:22s} photographs {min(a):8.3f} to {max(a):8.3f}   renderings {np.mean(b):8.3f}  {mark}"
+            )
 
 
 def run_sheet(folder: Path, out: Path, seed: int, zoom: float) -> None:
@@ -211,7 +219,9 @@ def run_speed(side: int, count: int) -> None:
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("measure", "sheet"):
         command = commands.add_parser(name)

@@ -40,7 +40,9 @@ ZONE_OF = {
 }
 
 
-def spec(*lesions: Lesion, seed: int = 5, width: int = SIDE, height: int = SIDE, **fields: object) -> SlideSpec:
+def spec(
+    *lesions: Lesion, seed: int = 5, width: int = SIDE, height: int = SIDE, **fields: object
+) -> SlideSpec:
     return SlideSpec("s", seed, width, height, lesions=lesions, **fields)  # type: ignore[arg-type]
 
 
@@ -140,7 +142,9 @@ def test_extent_follows_the_grade(phenotype: str) -> None:
     assert not hit[~target].any()
 
 
-@pytest.mark.parametrize(("zone", "low", "high"), [("centrilobular", 0, 0.5), ("periportal", 0.5, 1), ("midzonal", 0.25, 0.75)])
+@pytest.mark.parametrize(
+    ("zone", "low", "high"), [("centrilobular", 0, 0.5), ("periportal", 0.5, 1), ("midzonal", 0.25, 0.75)]
+)
 def test_mask_lies_in_its_zone(zone: str, low: float, high: float) -> None:
     given = spec(Lesion("eosinophilic_change", 4.0, zone), width=1200, height=1200)
     bits, _ = render_mask(given)
@@ -159,7 +163,8 @@ def test_zones_part_the_lobule() -> None:
     central = in_target_zone("centrilobular", coordinate, far)
     portal = in_target_zone("periportal", coordinate, far)
     assert not (central & portal).any()
-    assert central[0] and portal[-1]
+    assert central[0]
+    assert portal[-1]
     assert in_target_zone("midzonal", coordinate, far)[50]
     assert in_target_zone("diffuse", coordinate, far).all()
     assert CENTRILOBULAR_BELOW < 0.5 < PERIPORTAL_ABOVE
@@ -211,7 +216,9 @@ def test_stain_moves_colour() -> None:
     assert dark.mean() < pale.mean() - 10
 
 
-@pytest.mark.parametrize("artefact", ["pen", "fold", "blur", "tear", "knife_line", "bubble", "dust", "autolysis"])
+@pytest.mark.parametrize(
+    "artefact", ["pen", "fold", "blur", "tear", "knife_line", "bubble", "dust", "autolysis"]
+)
 def test_artefact_changes_pixels_but_not_the_mask(artefact: str) -> None:
     lesion = Lesion("glycogen_gain", 2.0)
     plain, marked = spec(lesion), spec(lesion, artefacts=(artefact,))

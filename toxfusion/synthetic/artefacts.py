@@ -41,7 +41,9 @@ class Artefacts:
             canvas = cv2.GaussianBlur(canvas, (0, 0), 0.7 / self.spec.mpp)
         if "knife_line" in names:
             for k in range(2):
-                gap = np.abs(self._line_distance(canvas.shape, left, top, self._draw["knife_line"][4 * k : 4 * k + 4]))
+                gap = np.abs(
+                    self._line_distance(canvas.shape, left, top, self._draw["knife_line"][4 * k : 4 * k + 4])
+                )
                 canvas *= np.clip(gap - 1.2, 0.25, 1)[..., None]
         if "tear" in names:
             gap = self._line_distance(canvas.shape, left, top, self._draw["tear"])
@@ -90,7 +92,9 @@ class Artefacts:
         turn = np.pi * draw[2]
         return place, float(np.cos(turn)), float(np.sin(turn))
 
-    def _line_distance(self, shape: tuple[int, ...], left: int, top: int, draw: NDArray[np.float64]) -> FloatArray:
+    def _line_distance(
+        self, shape: tuple[int, ...], left: int, top: int, draw: NDArray[np.float64]
+    ) -> FloatArray:
         x, y = self._grid(shape, left, top)
         place, cos, sin = self._frame(draw)
         return ((x - place[0]) * -sin + (y - place[1]) * cos).astype(np.float32)
@@ -100,7 +104,9 @@ class Artefacts:
         place, cos, sin = self._frame(draw)
         return ((x - place[0]) * cos + (y - place[1]) * sin).astype(np.float32)
 
-    def _spot_distance(self, shape: tuple[int, ...], left: int, top: int, draw: NDArray[np.float64]) -> FloatArray:
+    def _spot_distance(
+        self, shape: tuple[int, ...], left: int, top: int, draw: NDArray[np.float64]
+    ) -> FloatArray:
         x, y = self._grid(shape, left, top)
         place, _, _ = self._frame(draw)
         return np.hypot(x - place[0], y - place[1]).astype(np.float32)
@@ -109,7 +115,10 @@ class Artefacts:
         layer = np.full(rgb.shape[:2], 255, np.uint8)
         for place_x, place_y, size, turn in self._dust:
             centre = (int(place_x * self.spec.width) - left, int(place_y * self.spec.height) - top)
-            axes = (max(1, int((1 + 5 * size**3) / self.spec.mpp)), max(1, int((0.8 + 2 * size) / self.spec.mpp)))
+            axes = (
+                max(1, int((1 + 5 * size**3) / self.spec.mpp)),
+                max(1, int((0.8 + 2 * size) / self.spec.mpp)),
+            )
             cv2.ellipse(layer, centre, axes, 180 * turn, 0, 360, 70, -1)
         layer = cv2.GaussianBlur(layer, (0, 0), 1.0 / self.spec.mpp)
         return (rgb.astype(np.uint16) * layer[..., None] // 255).astype(np.uint8)

@@ -123,7 +123,9 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
     rng = np.random.default_rng([spec.seed, 29, PHENOTYPES.index(lesion.phenotype)])
     width_um, height_um = spec.width * spec.mpp, spec.height * spec.mpp
     area_mm2 = float((lobules.tissue > 0).sum()) * (GRID_UM / 1000) ** 2
-    wanted = max(1, int(np.ceil(by_severity(lesion.severity, FOCI_PER_MM2) * area_mm2 * rng.uniform(0.7, 1.2))))
+    wanted = max(
+        1, int(np.ceil(by_severity(lesion.severity, FOCI_PER_MM2) * area_mm2 * rng.uniform(0.7, 1.2)))
+    )
     pool = int(40 * 18 * max(area_mm2, 0.05)) + 400
     points = rng.uniform([0, 0], [width_um, height_um], (pool, 2))
     if lesion.zone == "portal":
@@ -133,14 +135,16 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
     sizes = rng.gamma(6.0, 1 / 6.0, pool)
     tissue, portal = lobules.sample(lobules.tissue, points), lobules.sample(lobules.portal, points)
     coordinate = lobules.sample(lobules.zone, points)
-    ok = (tissue > 35) & in_target_zone(lesion.zone, coordinate, portal)
+    shown = ((points > 15) & (points < np.array([width_um, height_um]) - 15)).all(1)
+    shown &= (tissue > 20) & (lobules.sample(lobules.lumen, points) < -10)
+    ok = shown & (tissue > 35) & in_target_zone(lesion.zone, coordinate, portal)
     ok &= lobules.sample(lobules.lumen, points) < -14
     if lesion.zone == "periportal":
         ok &= portal < 70
     if lesion.zone == "centrilobular":
         ok &= lobules.sample(lobules.central, points) < 70
     if not ok.any():  # a small slide may show no place of this zone; the lesion is drawn all the same
-        ok = (tissue > 20) & (lobules.sample(lobules.lumen, points) < -8)
+        ok = shown
     points, sizes = points[ok][:wanted], sizes[ok][:wanted]
     base = 13.0 if lesion.phenotype == "microgranuloma" else 29.0
     growth = 1 + 0.16 * lesion.severity
@@ -236,8 +240,12 @@ def _fibrosis_depth(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> FloatA
         a, b = hubs.centre[i], hubs.centre[j]
         t = np.linspace(0, 1, 24)[:, None]
         sideways = np.array([-(b - a)[1], (b - a)[0]])
-        path = a + t * (b - a) + sideways * (bow[0] * np.sin(np.pi * t) + 0.4 * bow[1] * np.sin(3 * np.pi * t))
-        cv2.polylines(canvas, [np.round((path + RIM_UM) / GRID_UM * 16).astype(np.int32)], False, 1, 1, shift=4)
+        path = (
+            a + t * (b - a) + sideways * (bow[0] * np.sin(np.pi * t) + 0.4 * bow[1] * np.sin(3 * np.pi * t))
+        )
+        cv2.polylines(
+            canvas, [np.round((path + RIM_UM) / GRID_UM * 16).astype(np.int32)], False, 1, 1, shift=4
+        )
     if canvas.any():
         depth = np.maximum(depth, signed_distance(canvas.astype(bool)) + 0.32 * width)
     return depth.astype(np.float32)

@@ -132,7 +132,9 @@ def _centres(rng: np.random.Generator, width_um: float, height_um: float) -> tup
     for _ in range(DRAWS):
         central = _spread_points(rng, width_um, height_um, CENTRAL_SPACING_UM)
         portal = _portal_points(rng, central)
-        shown = sum(bool(((group > 0.15 * size) & (group < 0.85 * size)).all(1).any()) for group in (central, portal))
+        shown = sum(
+            bool(((group > 0.15 * size) & (group < 0.85 * size)).all(1).any()) for group in (central, portal)
+        )
         if best is None or shown > best[0]:
             best = (shown, central, portal)
         if shown == 2:
@@ -172,7 +174,9 @@ def _portal_points(rng: np.random.Generator, central: Points) -> Points:
     ok = np.abs(cross) > 1e4
     a, ab, ac, cross = a[ok], ab[ok], ac[ok], cross[ok]
     ab2, ac2 = (ab**2).sum(1), (ac**2).sum(1)
-    offset = np.stack([ac[:, 1] * ab2 - ab[:, 1] * ac2, ab[:, 0] * ac2 - ac[:, 0] * ab2], axis=1) / cross[:, None]
+    offset = (
+        np.stack([ac[:, 1] * ab2 - ab[:, 1] * ac2, ab[:, 0] * ac2 - ac[:, 0] * ab2], axis=1) / cross[:, None]
+    )
     points = a + offset
     points = points[(np.hypot(*offset.T) < 700)]
     points = points[rng.random(len(points)) > 0.15]
@@ -204,7 +208,9 @@ def _portal_tracts(rng: np.random.Generator, centres: Points) -> tuple[Vessels, 
     angle = rng.uniform(0, np.pi, n)
     tracts = Vessels(centres, half, angle)
     along = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    vein_half = half * rng.uniform(0.5, 0.66, (n, 1)) * np.stack([np.ones(n), rng.uniform(0.7, 1.1, n)], axis=1)
+    vein_half = (
+        half * rng.uniform(0.5, 0.66, (n, 1)) * np.stack([np.ones(n), rng.uniform(0.7, 1.1, n)], axis=1)
+    )
     side = rng.choice([-1.0, 1.0], (n, 1))
     vein_centre = centres + along * side * (half[:, :1] - vein_half[:, :1]) * 0.8
     return tracts, Vessels(vein_centre, vein_half, angle + rng.normal(0, 0.2, n))
@@ -222,13 +228,17 @@ def _raster(
         weight = rng.normal(0, roughness, len(harmonics)) / (harmonics - 1)
         ripple = 1 + (weight[:, None] * np.cos(harmonics[:, None] * theta + phase[:, None])).sum(0)
         x, y = half[0] * ripple * np.cos(theta), half[1] * ripple * np.sin(theta)
-        outline = np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=1)
+        outline = np.stack(
+            [x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=1
+        )
         pixels = (outline + centre + RIM_UM) / GRID_UM
         cv2.fillPoly(canvas, [np.round(pixels * 16).astype(np.int32)], 1, shift=4)
     return canvas.astype(bool)
 
 
-def _tissue_edge(rng: np.random.Generator, shape: tuple[int, int], width_um: float, height_um: float) -> FloatArray:
+def _tissue_edge(
+    rng: np.random.Generator, shape: tuple[int, int], width_um: float, height_um: float
+) -> FloatArray:
     """Signed distance to an irregular, roundish outline inside the field of view."""
     y, x = np.meshgrid(
         np.arange(shape[0], dtype=np.float32) * GRID_UM - RIM_UM,
@@ -250,7 +260,9 @@ def _tissue_edge(rng: np.random.Generator, shape: tuple[int, int], width_um: flo
     return (-outside - bend).astype(np.float32)
 
 
-def _cord_axis(rng: np.random.Generator, central: FloatArray, portal: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _cord_axis(
+    rng: np.random.Generator, central: FloatArray, portal: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Cords run from portal tract to central vein: along the gradient of the difference of distances."""
     slope = cv2.GaussianBlur(np.clip(central, 0, 400) - 0.7 * np.clip(portal, 0, 400), (0, 0), 24 / GRID_UM)
     gx = cv2.Sobel(slope, cv2.CV_32F, 1, 0, ksize=3)

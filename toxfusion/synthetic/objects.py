@@ -75,7 +75,9 @@ def build_objects(
     return Objects(centre, sprite, mirror, out.hepatocyte, out.other)
 
 
-def _hepatocyte_nuclei(rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, out: _Collector) -> None:
+def _hepatocyte_nuclei(
+    rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, out: _Collector
+) -> None:
     n = len(cells)
     shown = rng.random(n) < NUCLEATED
     special = cells.apoptotic | cells.mitotic
@@ -86,7 +88,9 @@ def _hepatocyte_nuclei(rng: np.random.Generator, cells: Hepatocytes, bank: Sprit
     diameter = np.where(twin, np.minimum(diameter, 8.4 * cells.nucleus), diameter)
     turn = rng.uniform(0, 2 * np.pi, n)
     away = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    centre = cells.centre + np.where(twin[:, None], away * diameter[:, None] * 0.56, away * rng.uniform(0, 1.6, (n, 1)))
+    centre = cells.centre + np.where(
+        twin[:, None], away * diameter[:, None] * 0.56, away * rng.uniform(0, 1.6, (n, 1))
+    )
     for who, place in ((alive, centre), (twin, 2 * cells.centre - centre)):
         out.add(place[who], bank.pick_sized("hepatocyte", rng, diameter[who], NUCLEUS_UM), "hepatocyte")
     dead = shown & cells.necrotic & ~special
@@ -94,9 +98,13 @@ def _hepatocyte_nuclei(rng: np.random.Generator, cells: Hepatocytes, bank: Sprit
     shrunken, fading = dead & (fate < 0.5), dead & (fate >= 0.5) & (fate < 0.85)
     out.add(centre[shrunken], bank.pick("pyknotic", rng, int(shrunken.sum())), "hepatocyte")
     out.add(centre[fading], bank.pick("ghost", rng, int(fading.sum())), "hepatocyte")
-    out.add(cells.centre[cells.apoptotic], bank.pick("apoptotic", rng, int(cells.apoptotic.sum())), "hepatocyte")
+    out.add(
+        cells.centre[cells.apoptotic], bank.pick("apoptotic", rng, int(cells.apoptotic.sum())), "hepatocyte"
+    )
     angle = rng.uniform(0, np.pi, int(cells.mitotic.sum()))
-    out.add(cells.centre[cells.mitotic], bank.pick_turned("mitosis", rng, angle), "hepatocyte", mirrored=False)
+    out.add(
+        cells.centre[cells.mitotic], bank.pick_turned("mitosis", rng, angle), "hepatocyte", mirrored=False
+    )
 
 
 def _droplets(rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, out: _Collector) -> None:
@@ -110,7 +118,9 @@ def _droplets(rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, ou
     out.add(centre, bank.pick_sized("vacuole", rng, diameter, VACUOLE_UM))
 
 
-def _sinusoidal_nuclei(rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, out: _Collector) -> None:
+def _sinusoidal_nuclei(
+    rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, out: _Collector
+) -> None:
     """Endothelial, stellate and Kupffer nuclei: on borders between cords, along the border."""
     if len(cells) < 4:
         return
@@ -135,7 +145,9 @@ def _sinusoidal_nuclei(rng: np.random.Generator, cells: Hepatocytes, bank: Sprit
     out.add(centre[kupffer], bank.pick_turned("kupffer", rng, angle[kupffer]), "other", mirrored=False)
 
 
-def _necrosis_inflammation(rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, out: _Collector) -> None:
+def _necrosis_inflammation(
+    rng: np.random.Generator, cells: Hepatocytes, bank: SpriteBank, out: _Collector
+) -> None:
     """Leucocytes among necrotic cells."""
     owner = np.flatnonzero(cells.necrotic)
     owner = np.repeat(owner, rng.poisson(0.45, len(owner)))
@@ -171,7 +183,12 @@ def _blood(
 
 
 def _stroma_nuclei(
-    rng: np.random.Generator, spec: SlideSpec, lobules: Lobules, stroma: Stroma, bank: SpriteBank, out: _Collector
+    rng: np.random.Generator,
+    spec: SlideSpec,
+    lobules: Lobules,
+    stroma: Stroma,
+    bank: SpriteBank,
+    out: _Collector,
 ) -> None:
     """Fibroblasts and a few lymphocytes of connective tissue; flat endothelium of veins; flat cells of the capsule."""
     points = _scatter(rng, spec, 9000)
@@ -198,9 +215,9 @@ def _stroma_nuclei(
 
 def _border_angle(lobules: Lobules, field: NDArray[np.float32], points: Points) -> NDArray[np.float64]:
     """Direction (rad) of the level line of a coarse field at points."""
-    step = 5.0
-    gx = lobules.sample(field, points + [step, 0]) - lobules.sample(field, points - [step, 0])
-    gy = lobules.sample(field, points + [0, step]) - lobules.sample(field, points - [0, step])
+    right, down = np.array([5.0, 0.0]), np.array([0.0, 5.0])
+    gx = lobules.sample(field, points + right) - lobules.sample(field, points - right)
+    gy = lobules.sample(field, points + down) - lobules.sample(field, points - down)
     return np.arctan2(gx, -gy).astype(np.float64)
 
 
@@ -220,7 +237,8 @@ def _tract_contents(
         artery = tracts.centre[k] + opposite * half[1] * 0.45 + along * rng.normal(0, 4)
         seats = [artery]
         out.add(
-            artery[None], bank.pick_sized("artery", rng, np.array([rng.uniform(10, 10 + half[1] * 0.3)]), ARTERY_UM)
+            artery[None],
+            bank.pick_sized("artery", rng, np.array([rng.uniform(10, 10 + half[1] * 0.3)]), ARTERY_UM),
         )
         number = max(1, rng.poisson(mean_ducts - 1) + 1)
         tries = 0
@@ -238,7 +256,9 @@ def _tract_contents(
             seats.append(seat)
             number -= 1
             out.add(seat[None], bank.pick_sized("duct", rng, np.array([diameter]), DUCT_UM))
-            out.other += round(np.pi * (diameter - 6) / 6.2) if (seat > 0).all() and (seat < out.size).all() else 0
+            out.other += (
+                round(np.pi * (diameter - 6) / 6.2) if (seat > 0).all() and (seat < out.size).all() else 0
+            )
         if severity > 0:
             _oval_files(rng, lobules, tracts.centre[k], half, severity, bank, out)
 

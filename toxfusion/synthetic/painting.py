@@ -168,10 +168,14 @@ class SlidePainter:
         wave = self._texture(self._textures.slow, left, top, shape) * np.float32(0.8 / mpp)
         column = np.arange(shape[1], dtype=np.float32)[None] + wave
         row = np.arange(shape[0], dtype=np.float32)[:, None] + wave[:, ::-1]
-        bent = cv2.remap(label.astype(np.float32), column, row, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        bent = cv2.remap(
+            label.astype(np.float32), column, row, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
+        )
         return cell_of_label[bent.astype(np.int32)]
 
-    def _parenchyma(self, owner: NDArray[np.int32], left: int, top: int, shape: tuple[int, int]) -> FloatArray:
+    def _parenchyma(
+        self, owner: NDArray[np.int32], left: int, top: int, shape: tuple[int, int]
+    ) -> FloatArray:
         """Cytoplasm, cell borders and sinusoids; float32 [h, w, 3] of haematoxylin, eosin, erythrocyte."""
         cells, mpp = self.cells, self.spec.mpp
         canvas = np.zeros((*shape, 3), np.float32)
@@ -184,7 +188,9 @@ class SlidePainter:
         slow = self._texture(self._textures.slow, left, top, shape)
         grain = np.take(cells.granule, owner)
         eosin = np.take(cells.eosin, owner) * (0.205 + (0.042 + 0.03 * grain) * fine + 0.032 * medium)
-        blue = np.take(cells.basophil, owner) * (0.026 + 0.085 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0))
+        blue = np.take(cells.basophil, owner) * (
+            0.026 + 0.085 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0)
+        )
         clear = np.clip((lace - (2.1 - 2.4 * np.take(cells.glycogen, owner))) * 1.6, 0, 0.68)
         for level, distance, radius, most in (
             (cells.micro, self._textures.foam_coarse, 0.95, 0.9),
@@ -206,7 +212,9 @@ class SlidePainter:
         half *= self._along_cords(cord_gap, left, top)
         gap = np.clip((half - cord_gap * np.float32(mpp)) / np.float32(0.9) + 0.5, 0, 1)
         blood = np.take(cells.blood, owner)
-        stream = np.clip((np.roll(slow, 211, axis=1) + 0.6 * np.roll(lace, 97, axis=0) - 1.7 + 2.0 * blood) * 3, 0, 1)
+        stream = np.clip(
+            (np.roll(slow, 211, axis=1) + 0.6 * np.roll(lace, 97, axis=0) - 1.7 + 2.0 * blood) * 3, 0, 1
+        )
         whole = blood >= 1.0
         if whole.any():
             gap = np.maximum(gap, whole * np.clip((np.roll(slow, 401, axis=0) - 0.9) * 3, 0, 1))
@@ -274,7 +282,9 @@ class SlidePainter:
         inside = (pixels > -reach).all(1) & (pixels < [width + reach, height + reach]).all(1)
         keep_bank, add_bank = self.bank.keep, self.bank.add
         columns = zip(
-            pixels[inside].tolist(), objects.sprite[near][inside].tolist(), objects.mirror[near][inside].tolist(),
+            pixels[inside].tolist(),
+            objects.sprite[near][inside].tolist(),
+            objects.mirror[near][inside].tolist(),
             strict=True,
         )
         for (x, y), sprite, mirror in columns:
@@ -372,7 +382,9 @@ def _foam(rng: np.random.Generator, pitch_um: float, mpp: float) -> FloatArray:
     """Tileable distance (um) to jittered lattice points."""
     n = round(PERIOD * mpp / pitch_um)
     pitch = PERIOD / n
-    seat = (np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1) + rng.uniform(0.05, 0.95, (n, n, 2))) * pitch
+    seat = (
+        np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1) + rng.uniform(0.05, 0.95, (n, n, 2))
+    ) * pitch
     seeds = np.ones((PERIOD, PERIOD), np.uint8)
     pixels = seat.reshape(-1, 2).astype(int) % PERIOD
     seeds[pixels[:, 1], pixels[:, 0]] = 0

@@ -121,7 +121,9 @@ def _affected(spec: SlideSpec, lobules: Lobules, lesion: Lesion, points: Points)
     """Which places a lesion affects: the best-scoring share of its target zone."""
     plan = plan_cell_lesion(spec, lobules, lesion)
     rng = np.random.default_rng([spec.seed, 43, bit_of(lesion.phenotype)])
-    score = lobules.sample(plan.score, points) + plan.jitter * rng.standard_normal(len(points)).astype(np.float32)
+    score = lobules.sample(plan.score, points) + plan.jitter * rng.standard_normal(len(points)).astype(
+        np.float32
+    )
     target = lobules.sample(plan.target.astype(np.float32), points) > 0.5
     if not target.any() or plan.extent <= 0:
         return np.zeros(len(points), bool)
@@ -164,9 +166,7 @@ def _random_packing(points: Points, radius: FloatArray) -> NDArray[np.int64]:
     return np.flatnonzero(kept)
 
 
-def _cords(
-    rng: np.random.Generator, spec: SlideSpec, lobules: Lobules, centre: Points
-) -> NDArray[np.int64]:
+def _cords(rng: np.random.Generator, spec: SlideSpec, lobules: Lobules, centre: Points) -> NDArray[np.int64]:
     """Group cells into cords: nearest of scattered seeds, in a metric stretched along the lobule's radius."""
     width_um, height_um = spec.width * spec.mpp, spec.height * spec.mpp
     low, high = -CORD_REACH_UM, np.array([width_um, height_um]) + CORD_REACH_UM
@@ -226,7 +226,9 @@ def _apply(
         cells.nucleus[hit] *= 1.06
     elif phenotype == "eosinophilic_change":
         cells.eosin[hit] *= by_severity(severity, (1.0, 1.14, 1.2, 1.27, 1.34, 1.36))
-        cells.granule[hit] = np.maximum(cells.granule[hit], by_severity(severity, (0.1, 0.55, 0.7, 0.85, 1, 1)))
+        cells.granule[hit] = np.maximum(
+            cells.granule[hit], by_severity(severity, (0.1, 0.55, 0.7, 0.85, 1, 1))
+        )
         cells.basophil[hit] *= 0.6
         cells.glycogen[hit] *= 0.15
     elif phenotype == "vacuolization":

@@ -47,7 +47,7 @@ def write_pyramid(
     reduced = np.empty((*shapes[1], 3), np.uint8) if len(shapes) > 1 else None
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with tifffile.TiffWriter(partial, bigtiff=height * width > 1_000_000_000) as tiff:
+        with tifffile.TiffWriter(partial, bigtiff=True) as tiff:
             _write_level(tiff, _base_tiles(strips, height, width, reduced), shapes[0], mpp, quality, 0)
             level = reduced
             for number, shape in enumerate(shapes[1:], start=1):

@@ -39,7 +39,9 @@ class SpriteBank:
         """n random sprites of a kind."""
         return self.first[kind] + rng.integers(self.count[kind], size=n)
 
-    def pick_turned(self, kind: str, rng: np.random.Generator, angle: NDArray[np.float64]) -> NDArray[np.int64]:
+    def pick_turned(
+        self, kind: str, rng: np.random.Generator, angle: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
         """One sprite of an elongated kind per angle (rad, modulo pi)."""
         variants = self.count[kind] // ANGLES
         turn = np.round(np.mod(angle, np.pi) / np.pi * ANGLES).astype(np.int64) % ANGLES
@@ -51,7 +53,11 @@ class SpriteBank:
         """One sprite per diameter (um), of the nearest size of the bank."""
         variants = self.count[kind] // len(sizes)
         edges = np.sqrt(np.array(sizes[1:]) * np.array(sizes[:-1]))
-        return self.first[kind] + np.digitize(diameter, edges) * variants + rng.integers(variants, size=len(diameter))
+        return (
+            self.first[kind]
+            + np.digitize(diameter, edges) * variants
+            + rng.integers(variants, size=len(diameter))
+        )
 
 
 class _Canvas:
@@ -103,7 +109,9 @@ class _Canvas:
 Layer = tuple[FloatArray, FloatArray]
 
 
-def _stack(canvas: _Canvas, cover: FloatArray, h: FloatArray, e: FloatArray, r: FloatArray | float = 0.0) -> Layer:
+def _stack(
+    canvas: _Canvas, cover: FloatArray, h: FloatArray, e: FloatArray, r: FloatArray | float = 0.0
+) -> Layer:
     full = np.broadcast_to(np.asarray(r, np.float32), cover.shape)
     add = np.stack([cover * h, cover * e, cover * full], axis=-1)
     return 1 - cover[..., None], np.ascontiguousarray(add, np.float32)
@@ -114,7 +122,10 @@ def _hepatocyte_nuclei(rng: np.random.Generator, mpp: float, diameter: float, n:
     c = _Canvas(rng, n, diameter * 0.62, mpp)
     stretch = np.exp(rng.normal(0, 0.05, n)).astype(np.float32)
     depth = c.ellipse(
-        diameter / 2 * stretch, diameter / 2 / stretch, rng.uniform(0, np.pi, n).astype(np.float32), rough=0.025
+        diameter / 2 * stretch,
+        diameter / 2 / stretch,
+        rng.uniform(0, np.pi, n).astype(np.float32),
+        rough=0.025,
     )
     cover = c.cover(depth)
     rim = np.exp(-(((depth - 0.55) / 0.55) ** 2))
@@ -136,7 +147,13 @@ def _hepatocyte_nuclei(rng: np.random.Generator, mpp: float, diameter: float, n:
 
 
 def _turned(
-    rng: np.random.Generator, mpp: float, long_um: float, short_um: float, h: float, variants: int, rough: float
+    rng: np.random.Generator,
+    mpp: float,
+    long_um: float,
+    short_um: float,
+    h: float,
+    variants: int,
+    rough: float,
 ) -> Layer:
     """Elongated dark nuclei, `variants` per angle."""
     n = ANGLES * variants
@@ -149,12 +166,16 @@ def _turned(
     return _stack(c, c.cover(depth), tone * (h + 0.14 * c.grain(0.5)), np.full_like(depth, 0.18))
 
 
-def _round_dark(rng: np.random.Generator, mpp: float, diameter: float, h: float, n: int, clumped: float) -> Layer:
+def _round_dark(
+    rng: np.random.Generator, mpp: float, diameter: float, h: float, n: int, clumped: float
+) -> Layer:
     c = _Canvas(rng, n, diameter * 0.7, mpp)
     size = np.exp(rng.normal(0, 0.12, n)).astype(np.float32)
     stretch = np.exp(rng.normal(0, 0.12, n)).astype(np.float32)
     depth = c.ellipse(
-        diameter / 2 * size * stretch, diameter / 2 * size / stretch, rng.uniform(0, 3.1, n).astype(np.float32)
+        diameter / 2 * size * stretch,
+        diameter / 2 * size / stretch,
+        rng.uniform(0, 3.1, n).astype(np.float32),
     )
     tone = rng.normal(1, 0.1, (n, 1, 1)).astype(np.float32)
     return _stack(c, c.cover(depth), tone * (h + clumped * c.grain(0.6)), np.full_like(depth, 0.18))
@@ -192,7 +213,9 @@ def _apoptotic_bodies(rng: np.random.Generator, mpp: float, n: int) -> Layer:
     for k in range(3):
         turn, far = rng.uniform(0, 2 * np.pi, n), rng.uniform(0, 0.5, n) * radius
         crumb = c.ellipse(
-            rng.uniform(0.8, 1.9, n).astype(np.float32), rng.uniform(0.7, 1.4, n).astype(np.float32), 0.0,
+            rng.uniform(0.8, 1.9, n).astype(np.float32),
+            rng.uniform(0.7, 1.4, n).astype(np.float32),
+            0.0,
             ((far * np.cos(turn)).astype(np.float32), (far * np.sin(turn)).astype(np.float32)),
         )
         shown = (rng.random(n) < (1, 0.6, 0.4)[k])[:, None, None]
@@ -221,7 +244,9 @@ def _mitoses(rng: np.random.Generator, mpp: float) -> Layer:
 def _erythrocytes(rng: np.random.Generator, mpp: float, n: int) -> Layer:
     c = _Canvas(rng, n, 4.5, mpp)
     size = rng.uniform(2.5, 3.2, n).astype(np.float32)
-    depth = c.ellipse(size, size * rng.uniform(0.7, 1, n).astype(np.float32), rng.uniform(0, 3, n).astype(np.float32))
+    depth = c.ellipse(
+        size, size * rng.uniform(0.7, 1, n).astype(np.float32), rng.uniform(0, 3, n).astype(np.float32)
+    )
     dimple = 1 - 0.25 * np.exp(-(((depth - 2.6) / 1.0) ** 2))
     return _stack(c, c.cover(depth), np.zeros_like(depth), np.zeros_like(depth), 0.72 * dimple)
 
@@ -251,7 +276,9 @@ def _ducts(rng: np.random.Generator, mpp: float, diameter: float, n: int) -> Lay
         turn = spin + 2 * np.pi * (k + rng.uniform(-0.22, 0.22, n)) / count
         u, v = (diameter / 2 - 2.9) * stretch * np.cos(turn), (diameter / 2 - 2.9) / stretch * np.sin(turn)
         cx, cy = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
-        spot = c.ellipse(2.5, 2.0, turn + np.pi / 2 + angle, (cx.astype(np.float32), cy.astype(np.float32)), 0.05)
+        spot = c.ellipse(
+            2.5, 2.0, turn + np.pi / 2 + angle, (cx.astype(np.float32), cy.astype(np.float32)), 0.05
+        )
         h = np.maximum(h, c.cover(spot) * (0.55 + 0.1 * c.grain(0.5)))
     ring = 0.08 * np.exp(-((outer / 0.8) ** 2))
     return _stack(c, cover, h, 0.10 * wall + ring)
@@ -269,7 +296,9 @@ def _arteries(rng: np.random.Generator, mpp: float, diameter: float, n: int) -> 
         turn = spin + 2 * np.pi * (k + rng.uniform(-0.3, 0.3, n)) / count
         far = rng.uniform(0.26, 0.42, n) * diameter
         spot = c.ellipse(
-            2.4, 0.8, (turn + np.pi / 2).astype(np.float32),
+            2.4,
+            0.8,
+            (turn + np.pi / 2).astype(np.float32),
             ((far * np.cos(turn)).astype(np.float32), (far * np.sin(turn)).astype(np.float32)),
         )
         h = np.maximum(h, 0.6 * c.cover(spot))
