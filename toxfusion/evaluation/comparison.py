@@ -83,10 +83,10 @@ class Comparison:
     Attributes:
         reference: the experiment that differences are taken from.
         table: one row per experiment and headline (dili, injury, lesions, severity): experiment, headline,
-            metric, value, low, high, n, n_compounds, n_imputed, prevalence, undefined_draws, strata,
-            strata_low, strata_high (AUROC inside dose x time), difference, difference_low, difference_high,
-            p, p_holm (over the experiments of the headline), n_paired, strata_difference (and _low, _high),
-            oracle, share, share_low, share_high, above_oracle.
+            metric, value, low, high, n_tasks (lesions in the average), n, n_compounds, n_imputed,
+            prevalence, undefined_draws, strata, strata_low, strata_high (AUROC inside dose x time),
+            difference, difference_low, difference_high, p, p_holm (over the experiments of the headline),
+            n_paired, strata_difference (and _low, _high), oracle, share, share_low, share_high, above_oracle.
         notes: incomplete folds, suspected leaks, runs left out, pairs that could not be made.
     """
 
@@ -150,7 +150,8 @@ class Comparison:
         """Title of a headline's block: what is counted, how many, how common."""
         rows = self.table[self.table["headline"] == headline]
         first = rows.iloc[0]
-        parts = [f"{first['n']} units of {first['n_compounds']} compounds"]
+        parts = [f"{first['n_tasks']} lesions"] if headline == LESIONS else []
+        parts.append(f"{first['n']} units of {first['n_compounds']} compounds")
         if not math.isnan(first["prevalence"]):
             parts.append(f"{100 * first['prevalence']:.0f} % positive")
         if not math.isnan(first["oracle"]):
@@ -360,6 +361,7 @@ class _Row:
             "value": own.value,
             "low": own.low,
             "high": own.high,
+            "n_tasks": rows["task"].nunique(),
             "n": rows["unit_id"].nunique(),
             "n_compounds": rows["compound"].nunique(),
             "n_imputed": int(rows.loc[rows["imputed"].astype(bool), "unit_id"].nunique())

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA
@@ -23,13 +25,14 @@ from toxfusion.evaluation.calibration import reliability
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
 from toxfusion.evaluation.scoring import LESIONS, headline_metric, headline_rows
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PINK, YELLOW, BLACK)
+CYCLE = (BLUE, ORANGE, GREEN, RED, SKY, PINK, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 GREY = "#8a8a8a"
 DOSE_COLOURS = {"control": "#bdbdbd", "low": SKY, "middle": ORANGE, "high": RED}
+INJURY_COLOURS = {"no label": "#d9d9d9", "not injured": BLUE, "injured": RED}
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -116,7 +119,9 @@ def _values(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> No
         axis.annotate("oracle", (oracle.iloc[0], 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
                       textcoords="offset points", color=GREEN, fontsize=8, va="top")  # fmt: skip
     if reference in rows.index:
-        low, high = (float(rows[c].to_numpy(dtype=float)[rows.index.get_loc(reference)]) for c in ("low", "high"))
+        low, high = (
+            float(rows[c].to_numpy(dtype=float)[rows.index.get_loc(reference)]) for c in ("low", "high")
+        )
         axis.axvspan(low, high, color=BLUE, alpha=0.10, linewidth=0)
     _errorbar(axis, rows, ("value", "low", "high"), [BLUE if e == reference else BLACK for e in rows.index])
     axis.set_xlabel(METRIC_NAMES[headline_metric(headline)])
@@ -129,7 +134,8 @@ def _differences(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) 
     sure = rows["p_holm"].to_numpy(dtype=float) < 0.05
     colours = [RED if s else BLACK for s in sure]
     _errorbar(axis, rows, ("difference", "difference_low", "difference_high"), colours)
-    axis.set_xlabel(f"{METRIC_NAMES[headline_metric(headline)]} minus {reference}\n(red: Holm p < 0.05)")
+    axis.set_xlabel(f"{METRIC_NAMES[headline_metric(headline)]} minus {reference}\n(coloured: Holm p < 0.05)")
+    axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="y", color="#eeeeee")
     axis.set_axisbelow(True)
 
@@ -159,17 +165,12 @@ def embedding_map(
         )
     points, names = _project(embedding, method, seed)
     with mpl.rc_context(_STYLE):
-        figure = _figure(14, 4.4)
+        figure = _figure(13, 5.2)
         axes = figure.subplots(1, 3, sharex=True, sharey=True)
-        dose = obs["dose_level"].astype(str)
-        _categories(
-            axes[0], points, dose, {k: v for k, v in DOSE_COLOURS.items() if (dose == k).any()}, "dose level"
-        )
+        dose = obs["dose_level"].astype(str).replace("", "not given")
         injury = obs["injury"].astype(float).map({1.0: "injured", 0.0: "not injured"}).fillna("no label")
-        colours = {"no label": "#d9d9d9", "not injured": BLUE, "injured": RED}
-        _categories(
-            axes[1], points, injury, {k: v for k, v in colours.items() if (injury == k).any()}, "dose group"
-        )
+        _categories(axes[0], points, dose, DOSE_COLOURS, "dose level")
+        _categories(axes[1], points, injury, INJURY_COLOURS, "injury of the dose group")
         _compounds(axes[2], points, obs["compound"].astype(str))
         for axis in axes:
             axis.set_xlabel(names[0])
@@ -199,13 +200,22 @@ def _project(embedding: np.ndarray, method: str, seed: int) -> tuple[np.ndarray,
 def _categories(
     axis: Axes, points: np.ndarray, values: pd.Series, colours: dict[str, str], title: str
 ) -> None:
-    for name, colour in colours.items():
+    present = {name: colour for name, colour in colours.items() if (values == name).any()}
+    for name in sorted(set(values) - set(colours)):
+        present[name] = GREY
+    for name, colour in present.items():
         chosen = (values == name).to_numpy()
-        axis.scatter(points[chosen, 0], points[chosen, 1], s=16, color=colour, linewidths=0.2,
-        edgecolors="white",
-                     label=f"{name} ({chosen.sum()})")  # fmt: skip
+        axis.scatter(
+            points[chosen, 0],
+            points[chosen, 1],
+            s=16,
+            color=colour,
+            linewidths=0.2,
+            edgecolors="white",
+            label=f"{name} ({chosen.sum()})",
+        )
     axis.set_title(title)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.6, handletextpad=0.2)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, markerscale=1.6, handletextpad=0.2)
 
 
 def _compounds(axis: Axes, points: np.ndarray, compound: pd.Series) -> None:
@@ -213,14 +223,20 @@ def _compounds(axis: Axes, points: np.ndarray, compound: pd.Series) -> None:
     names = sorted(compound.unique())
     for i, name in enumerate(names):
         chosen = (compound == name).to_numpy()
-        axis.scatter(points[chosen, 0], points[chosen, 1], s=18, color=CYCLE[i % len(CYCLE)], linewidths=0.2,
-        edgecolors="white",
-                     marker=MARKERS[(i // len(CYCLE)) % len(MARKERS)], label=name)  # fmt: skip
+        axis.scatter(
+            points[chosen, 0],
+            points[chosen, 1],
+            s=18,
+            color=CYCLE[i % len(CYCLE)],
+            marker=MARKERS[(i // len(CYCLE)) % len(MARKERS)],
+            linewidths=0.2,
+            edgecolors="white",
+            label=name,
+        )
     axis.set_title(f"compound ({len(names)})")
     if len(names) <= _MOST_COMPOUNDS_NAMED:
-        axis.legend(
-            loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.3, handletextpad=0.2, fontsize=8
-        )
+        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 4}
+        axis.legend(**below, markerscale=1.3, handletextpad=0.2, columnspacing=1.0, fontsize=8)
 
 
 def slide_attention(
@@ -266,10 +282,12 @@ def slide_attention(
         left, right = figure.subplots(1, 2)
         left.imshow(thumbnail)
         right.imshow(thumbnail)
-        top = max(float(np.percentile(relative, 99)), float(relative.min()) + 1e-9)
-        drawn = right.imshow(map_of_tiles, cmap="viridis", vmin=float(relative.min()), vmax=top, alpha=0.6,
-                             interpolation="nearest")  # fmt: skip
-        bar = figure.colorbar(drawn, ax=right, fraction=0.046, pad=0.02, extend="max")
+        bottom, top = float(relative.min()), float(np.percentile(relative, 99))
+        colours = Normalize(bottom, max(top, bottom + 1e-9), clip=True)
+        opacity = 0.1 + 0.65 * colours(map_of_tiles.filled(bottom))
+        right.imshow(map_of_tiles, cmap="viridis", norm=colours, alpha=opacity, interpolation="nearest")
+        shades = ScalarMappable(colours, "viridis")
+        bar = figure.colorbar(shades, ax=right, fraction=0.046, pad=0.02, shrink=0.9, extend="max")
         bar.set_label("attention (1 = uniform over tiles)")
         for axis, name in ((left, title or "H&E"), (right, "attention")):
             axis.set_title(name)
@@ -325,7 +343,7 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
             rows = headline_rows(tested, headline)
             _roc_and_pr(roc, precision_recall, rows)
             _reliability(calibration, rows)
-            roc.set_title(f"{TITLES[headline]}: ROC")
+            roc.set_title(f"{TITLES[headline].removesuffix(', macro average')}: ROC")
             precision_recall.set_title("precision and recall")
             calibration.set_title("calibration")
         if title:
