@@ -125,19 +125,23 @@ def read_section(folder: Path, pitch_um: float, min_counts: int, audit: Audit) -
     images = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGES]
     if len(images) != 1:
         raise ImportTableError(f"{folder}: holds {len(images)} images; keep one, of a type in {IMAGES}")
-    spots = _read_spots(positions, folder.name, audit)
+    placed = _read_spots(positions)
     counts = read_table(table, index_col=0)
     counts.index = counts.index.astype(str)
     if not (counts.to_numpy() >= 0).all():
         raise ImportTableError(f"{table}: holds negative or missing counts; give raw counts")
-    for spot in spots.index.difference(counts.index):
-        audit.drop(STAGE, "spot", f"{folder.name}_{spot}", "has a position but no counts")
-    for spot in counts.index.difference(spots.index):
-        audit.drop(STAGE, "spot", f"{folder.name}_{spot}", "has counts but no selected position")
+    spots = placed[placed["selected"]]
     total = counts.sum(axis=1)
-    for spot in counts.index[(total < min_counts) & counts.index.isin(spots.index)]:
-        audit.drop(STAGE, "spot", f"{folder.name}_{spot}", f"fewer than {min_counts} counts")
-    kept = spots.index[spots.index.isin(counts.index[total >= min_counts])]
+    rich = counts.index[total >= min_counts]
+    for lost, reason in (
+        (placed.index[~placed["selected"]], "not under tissue (selected is 0)"),
+        (spots.index.difference(counts.index), "has a position but no counts"),
+        (counts.index.difference(placed.index), "has counts but no position"),
+        (spots.index.intersection(counts.index).difference(rich), f"fewer than {min_counts} counts"),
+    ):
+        for spot in lost:
+            audit.drop(STAGE, "spot", f"{folder.name}_{spot}", reason)
+    kept = spots.index[spots.index.isin(rich)]
     if not len(kept):
         raise ImportTableError(
             f"{folder}: no spot with a position and {min_counts} counts; lower source.min_counts"
@@ -173,19 +177,16 @@ def _only(folder: Path, pattern: str, what: str) -> Path:
     return found[0]
 
 
-def _read_spots(path: Path, section: str, audit: Audit) -> pd.DataFrame:
+def _read_spots(path: Path) -> pd.DataFrame:
+    """Positions by spot, with a flag ``selected``: under tissue."""
     table = read_table(path)
     require_columns(table, ("x", "y", "pixel_x", "pixel_y"), path)
     spots = pd.DataFrame({c: numbers(table[c], path) for c in ("x", "y", "pixel_x", "pixel_y")})
+    spots["selected"] = table["selected"] == 1 if "selected" in table.columns else True
     spots.index = pd.Index([f"{x:.0f}x{y:.0f}" for x, y in zip(spots["x"], spots["y"], strict=True)])
     twice = spots.index[spots.index.duplicated()]
     if len(twice):
         raise ImportTableError(f"{path}: spot {twice[0]!r} appears twice; keep one row")
-    if "selected" in table.columns:
-        selected = table["selected"].to_numpy() == 1
-        for spot in spots.index[~selected]:
-            audit.drop(STAGE, "spot", f"{section}_{spot}", "not under tissue (selected is 0)")
-        spots = spots[selected]
     return spots
 
 

@@ -98,7 +98,7 @@ def import_tggates(
     examined = _examined(chosen, lesions, audit)
     obs["injury"] = _injury(chosen, lesions).where(examined)
     obs["died"] = _has_row(chosen, lesions[lesions["FINDING_TYPE"] == DEAD])
-    obs = obs.join(_hazard(obs["compound"], dilirank, dilist, audit))
+    obs = obs.join(hazard_labels(obs["compound"], dilirank, dilist, audit))
     obs["dili"] = obs[f"{dili}_label"]
     grades, spontaneous = _findings(chosen, lesions, examined, audit)
     matrix = _matrix(profiles, obs.index, median_centre)
@@ -332,8 +332,15 @@ def _chemistry(arrays: pd.DataFrame, path: str) -> pd.DataFrame:
     return table
 
 
-def _hazard(compounds: pd.Series, dilirank: str | None, dilist: str | None, audit: Audit) -> pd.DataFrame:
-    """Columns dilirank, dilirank_label, dilist, dilist_label by sample, joined by normalised name."""
+def hazard_labels(
+    compounds: pd.Series, dilirank: str | None, dilist: str | None, audit: Audit
+) -> pd.DataFrame:
+    """Columns dilirank, dilirank_label, dilist, dilist_label, joined by normalised name of the compound.
+
+    Args:
+        compounds: names, one a sample.
+        dilirank, dilist: FDA tables, or None: classes are then empty and labels NaN.
+    """
     table = pd.DataFrame(index=compounds.index)
     for kind, path, name_column, class_column, labels in (
         ("dilirank", dilirank, "Compound Name", "vDILIConcern", DILIRANK),
