@@ -17,9 +17,9 @@ Course = tuple[float, float, float, float, float, float, float, float]
 ABSENT: Course = (0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def at_time(course: Course, time_h: float) -> float:
-    """Relative size of an effect at a time, interpolated linearly in log time and flat beyond the ends."""
-    return float(np.interp(np.log(time_h), np.log(COURSE_TIMES_H), course))
+def at_time(course: Course, time_h: np.ndarray) -> np.ndarray:
+    """Relative size of an effect at times (hours, any shape), linear in log time and flat beyond the ends."""
+    return np.interp(np.log(time_h), np.log(COURSE_TIMES_H), course)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def genes(text: str) -> dict[str, float]:
 
 AXES: tuple[Axis, ...] = (
     Axis(
-        "A1", "CAR/PXR induction", 0.34, (("centrilobular", 0.9), ("diffuse", 0.1)), 1.5, 3.0,
+        "A1", "CAR/PXR induction", 0.50, (("centrilobular", 0.9), ("diffuse", 0.1)), 1.5, 3.0,
         (0, 0, 0.08, 0.3, 0.7, 0.85, 1, 1), (0.3, 0.6, 0.7, 0.9, 1, 1, 1, 1),
         (SlideEffect("hypertrophy"),),
         genes(
@@ -115,7 +115,7 @@ AXES: tuple[Axis, ...] = (
         ),
     ),
     Axis(
-        "A4", "Steatosis", 0.22, (("centrilobular", 0.4), ("periportal", 0.3), ("diffuse", 0.3)), 3.0, 1.5,
+        "A4", "Steatosis", 0.11, (("centrilobular", 0.4), ("periportal", 0.3), ("diffuse", 0.3)), 3.0, 1.5,
         (0.15, 0.3, 0.45, 0.65, 0.85, 0.95, 1, 1), (0.2, 0.5, 0.7, 1, 0.9, 0.9, 0.9, 0.9),
         (SlideEffect("vacuolization"),),
         genes(
@@ -125,9 +125,9 @@ AXES: tuple[Axis, ...] = (
         coupling=0.3,
     ),
     Axis(
-        "A5", "Necrosis", 0.34, (("centrilobular", 0.5), ("periportal", 0.15), ("random", 0.35)), 3.0, 2.5,
+        "A5", "Necrosis", 0.30, (("centrilobular", 0.5), ("periportal", 0.15), ("random", 0.35)), 3.0, 2.5,
         (0.2, 0.45, 0.7, 1, 0.8, 0.65, 0.6, 0.65), (0.5, 0.9, 1, 0.9, 0.7, 0.6, 0.5, 0.5),
-        (SlideEffect("necrosis"), SlideEffect("single_cell_necrosis"), SlideEffect("hemorrhage", 0.8, 1.2)),
+        (SlideEffect("necrosis"), SlideEffect("single_cell_necrosis", 1.0, 0.0, (1, 1, 1, 1, 0.9, 0.7, 0.6, 0.6)), SlideEffect("hemorrhage", 0.8, 1.2)),
         genes(
             "Hmox1+2.5 Atf3+3 Myc+2 Jun+1.5 Fos+2.5 Egr1+2.5 Gdf15+2 Krt8+1 Krt18+1 Tnfrsf12a+2.5 Anxa2+2 "
             "S100a11+1.2 Lgals3+2 Spp1+2.5 Cyp2e1-1.5 Cyp1a2-1.5 Glul-1 Cyp2c11-2"
@@ -135,7 +135,7 @@ AXES: tuple[Axis, ...] = (
         focal=True, coupling=0.5,
     ),
     Axis(
-        "A6", "Inflammation", 0.20, (("periportal", 0.45), ("portal", 0.25), ("random", 0.3)), 2.0, 2.0,
+        "A6", "Inflammation", 0.16, (("periportal", 0.45), ("portal", 0.25), ("random", 0.3)), 2.0, 2.0,
         (0.1, 0.2, 0.35, 0.7, 0.8, 0.9, 0.95, 1), (0.2, 0.5, 0.8, 1, 0.9, 0.8, 0.8, 0.8),
         (SlideEffect("infiltration"),),
         genes(
@@ -158,7 +158,7 @@ AXES: tuple[Axis, ...] = (
         coupling=0.4,
     ),
     Axis(
-        "A8", "Fibrosis", 0.08, (("centrilobular", 0.55), ("periportal", 0.45)), 2.0, 2.0,
+        "A8", "Fibrosis", 0.05, (("centrilobular", 0.55), ("periportal", 0.45)), 2.0, 2.0,
         (0, 0, 0, 0.02, 0.2, 0.45, 0.75, 1), (0, 0, 0.05, 0.1, 0.4, 0.7, 0.9, 1),
         (SlideEffect("fibrosis"),),
         genes(
@@ -170,14 +170,14 @@ AXES: tuple[Axis, ...] = (
     Axis(
         "A9", "Nrf2 and oxidative stress", 0.30, (("centrilobular", 1.0),), 0.5, 3.0,
         (0.4, 0.6, 0.8, 0.9, 0.9, 0.9, 1, 1), (0.7, 1, 1, 0.8, 0.7, 0.7, 0.7, 0.7),
-        (SlideEffect("eosinophilic_change", 1.0, 0.5),),
+        (SlideEffect("eosinophilic_change", 1.0, 0.8),),
         genes(
             "Nqo1+2.5 Hmox1+2 Gclc+1.2 Gclm+1.2 Srxn1+2 Txnrd1+1.5 G6pd+1.5 Gsr+1 Gsta2+1.5 Gstp1+2 Akr1b8+3 "
             "Akr7a3+2.5 Abcc2+1 Abcc4+1.5 Slc7a11+2 Gpx2+2 Mt1a+3 Osgin1+1.5"
         ),
     ),
     Axis(
-        "A10", "DNA damage and p53", 0.10, (("periportal", 0.5), ("midzonal", 0.5)), 1.5, 3.0,
+        "A10", "DNA damage and p53", 0.09, (("periportal", 0.5), ("midzonal", 0.5)), 1.5, 3.0,
         (0, 0, 0.02, 0.2, 0.45, 0.65, 0.85, 1), (0.3, 0.7, 0.9, 1, 0.9, 0.9, 0.9, 0.9),
         (SlideEffect("anisonucleosis"), SlideEffect("single_cell_necrosis", 0.6, 0.8)),
         genes(
@@ -194,7 +194,7 @@ AXES: tuple[Axis, ...] = (
         ),
     ),
     Axis(
-        "A12", "Phospholipidosis", 0.08, (("periportal", 0.5), ("diffuse", 0.5)), 1.5, 2.0,
+        "A12", "Phospholipidosis", 0.04, (("periportal", 0.5), ("diffuse", 0.5)), 1.5, 2.0,
         (0, 0, 0, 0.15, 0.45, 0.7, 0.9, 1), (0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1, 1),
         (SlideEffect("phospholipidosis"),),
         genes(
@@ -212,7 +212,7 @@ AXES: tuple[Axis, ...] = (
         ),
     ),
     Axis(
-        "A14", "Mitosis", 0.24, (("periportal", 0.5), ("midzonal", 0.5)), 2.0, 3.0,
+        "A14", "Mitosis", 0.22, (("periportal", 0.5), ("midzonal", 0.5)), 2.0, 3.0,
         (0, 0.1, 0.3, 1, 1, 0.7, 0.5, 0.4), (0.1, 0.2, 0.4, 1, 0.9, 0.5, 0.3, 0.2),
         (SlideEffect("mitosis"),),
         genes(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -22,16 +23,19 @@ LEVELS: tuple[str, ...] = ("control", "low", "middle", "high")
 N_AXES, N_PHENOTYPES = len(AXES), len(PHENOTYPES)
 PHENOTYPE_INDEX: dict[str, int] = {name: k for k, name in enumerate(PHENOTYPES)}
 
-INERT_SHARE = 0.25
+INERT_SHARE = 0.12
 EXTRA_AXES = (0.20, 0.33, 0.30, 0.17)
 SEVERITY_MEDIAN, SEVERITY_LOG_SD = 1.75, 0.45
-LOG_ED50_MEAN, LOG_ED50_SD = -0.35, 0.75
+LOG_ED50_MEAN, LOG_ED50_SD = 0.50, 1.7
+HILL_RANGE = (1.0, 2.5)
+ACCUMULATION = 0.25
+SPEED_LOG_SD = 1.0
 EXPRESSION_POTENCY = 0.4
 DECOUPLING_SD = 0.45
 SILENT_SHARE = {"A5": 0.30, "A7": 0.30}
 UNAFFECTED = -1.0
-GROUP_SD, ANIMAL_SD = 0.20, 0.30
-DIFFUSE_PIECE_SD, FOCAL_PIECE_SD = 0.22, 0.45
+GROUP_SD, ANIMAL_SD = 0.20, 0.25
+DIFFUSE_PIECE_SD, FOCAL_PIECE_SD = 0.35, 0.60
 COMPOUNDS_PER_BATCH = 5
 SECOND_BATCH_SHARE = 0.4
 
@@ -39,8 +43,10 @@ FOCAL_PHENOTYPES = frozenset(
     ("necrosis", "single_cell_necrosis", "infiltration", "fibrosis", "hemorrhage", "mitosis", "edema")
 )
 BACKGROUND_MEAN: dict[str, float] = {
-    "hypertrophy": 0.15, "vacuolization": 0.12, "eosinophilic_change": 0.10, "glycogen_gain": 0.15,
-    "glycogen_loss": 0.15, "anisonucleosis": 0.10, "mitosis": 0.08, "single_cell_necrosis": 0.06,
+    "hypertrophy": 0.38, "vacuolization": 0.32, "eosinophilic_change": 0.32, "glycogen_gain": 0.30,
+    "glycogen_loss": 0.30, "anisonucleosis": 0.35, "mitosis": 0.22, "single_cell_necrosis": 0.20,
+    "bile_duct_proliferation": 0.30, "fibrosis": 0.25, "edema": 0.25, "phospholipidosis": 0.20,
+    "infiltration": 0.07,
 }  # fmt: skip
 """Mean of the physiological variation that control and treated slides share, in units of severity."""
 
@@ -104,6 +110,7 @@ class Compounds:
         loaded: bool [C, A].
         slide_max, expression_max: [C, A] severity and relative programme size at a saturating dose.
         ed50: [C, A] as a share of the high dose; hill: [C, A].
+        speed: [C], factor on time: a fast compound runs through the courses early.
         zone: int [C, A], position in the zones of the axis.
         effect_on: bool [C, P], phenotypes that the compound's axes may show (necrosis may be zonal, single-cell or
             both; glycogen rises or falls).
@@ -121,6 +128,7 @@ class Compounds:
     expression_max: np.ndarray
     ed50: np.ndarray
     hill: np.ndarray
+    speed: np.ndarray
     zone: np.ndarray
     effect_on: np.ndarray
     exposure: np.ndarray
@@ -131,7 +139,7 @@ class Compounds:
     def __len__(self) -> int:
         return len(self.index)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         return [f"VL{i:04d}" for i in self.index]
 
@@ -212,7 +220,8 @@ def _draw_compound(seed: int, index: int) -> dict[str, np.ndarray | float | int 
         "slide_max": slide_max * loaded,
         "expression_max": expression_max * loaded,
         "ed50": np.exp(log_ed50),
-        "hill": rng.uniform(1.5, 4.0, N_AXES),
+        "hill": rng.uniform(*HILL_RANGE, N_AXES),
+        "speed": float(np.exp(SPEED_LOG_SD * rng.normal())),
         "zone": np.array([_choose(rng, [p for _, p in axis.zones]) for axis in AXES]),
         "effect_on": _effects(rng),
         "exposure": float(rng.normal()),
@@ -284,10 +293,7 @@ def draw_latents(seed: int, compounds: Compounds, times_h: Sequence[float]) -> L
     fractions = np.stack(
         [np.zeros(len(compounds)), compounds.step**-2, compounds.step**-1, np.ones(len(compounds))], 1
     )
-    response = (
-        _hill(fractions[:, :, None], compounds.ed50[:, None], compounds.hill[:, None])
-        * compounds.loaded[:, None]
-    )
+    response = _response(compounds, fractions, times_h, 1.0) * compounds.loaded[:, None, None]
     group, spread = _group_severity(compounds, response, noise["group"], times_h)
     animal = group[..., None, :] + ANIMAL_SD * spread[..., None, :] * noise["animal_phenotype"]
     piece_sd = np.where([p in FOCAL_PHENOTYPES for p in PHENOTYPES], FOCAL_PIECE_SD, DIFFUSE_PIECE_SD)
@@ -308,6 +314,17 @@ def draw_latents(seed: int, compounds: Compounds, times_h: Sequence[float]) -> L
         died=_deaths(animal, fractions, noise["death"], times_h),
     )
     return latents
+
+
+def _response(
+    compounds: Compounds, fractions: np.ndarray, times_h: Sequence[float], potency: float
+) -> np.ndarray:
+    """[C, T, L, A] Hill response; a dose that is repeated counts for more, by (t / 24 h) ** `ACCUMULATION`."""
+    amount = (
+        fractions[:, None, :, None] * (np.asarray(times_h, float) / 24)[None, :, None, None] ** ACCUMULATION
+    )
+    ed50, slope = compounds.ed50[:, None, None] * potency, compounds.hill[:, None, None]
+    return _hill(amount, ed50, slope)
 
 
 def _hill(dose: np.ndarray, ed50: np.ndarray, slope: np.ndarray) -> np.ndarray:
@@ -384,7 +401,7 @@ def _group_severity(
     for a, axis in enumerate(AXES):
         for effect in axis.effects:
             p = PHENOTYPE_INDEX[effect.phenotype]
-            drive = _drive(response[..., a], axis.slide_course, effect.course, times_h)
+            drive = _drive(compounds, response[..., a], (axis.slide_course, effect.course), times_h)
             own = 0.2 + 0.8 * drive
             shown = UNAFFECTED + (compounds.slide_max[:, a, None, None] - UNAFFECTED) * drive
             shown = effect.weight * (shown + GROUP_SD * own * noise[..., a] - effect.offset)
@@ -395,10 +412,12 @@ def _group_severity(
     return severity, spread
 
 
-def _drive(response: np.ndarray, course: Course, further: Course, times_h: Sequence[float]) -> np.ndarray:
-    """[C, T, L]: dose response [C, L] times the course over the times."""
-    at = np.array([at_time(course, t) * at_time(further, t) for t in times_h])
-    return response[:, None, :] * at[None, :, None]
+def _drive(
+    compounds: Compounds, response: np.ndarray, courses: Sequence[Course], times_h: Sequence[float]
+) -> np.ndarray:
+    """[C, T, L]: dose response [C, T, L] times the courses, run through at the compound's speed."""
+    own = compounds.speed[:, None] * np.asarray(times_h, float)
+    return response * np.prod([at_time(course, own) for course in courses], axis=0)[:, :, None]
 
 
 def _axis_severity(
@@ -407,7 +426,7 @@ def _axis_severity(
     """[C, T, L, 5, A] unclipped severity of each axis in the RNA piece."""
     out = np.empty((*noise["axis"].shape[:-1], N_AXES))
     for a, axis in enumerate(AXES):
-        drive = _drive(response[..., a], axis.slide_course, (1,) * 8, times_h)[..., None]
+        drive = _drive(compounds, response[..., a], (axis.slide_course,), times_h)[..., None]
         own = 0.2 + 0.8 * drive
         group = UNAFFECTED + (compounds.slide_max[:, a, None, None, None] - UNAFFECTED) * drive
         group = group + GROUP_SD * own * noise["group"][..., None, a]
@@ -424,14 +443,11 @@ def _activity(
     times_h: Sequence[float],
 ) -> np.ndarray:
     """[C, T, L, 5, A] programme size: early drive at lower doses than lesions, and the lesion in the RNA piece."""
-    potency = compounds.ed50[:, None] * EXPRESSION_POTENCY
-    response = (
-        _hill(fractions[:, :, None], potency, compounds.hill[:, None] * 0.7)
-        * compounds.expression_max[:, None]
-    )
+    response = _response(compounds, fractions, times_h, EXPRESSION_POTENCY)
+    response = response * compounds.expression_max[:, None, None]
     out = np.empty_like(rna)
     for a, axis in enumerate(AXES):
-        drive = _drive(response[..., a], axis.expression_course, (1,) * 8, times_h)[..., None]
+        drive = _drive(compounds, response[..., a], (axis.expression_course,), times_h)[..., None]
         own = (
             0.15 * noise["group"][..., None, N_AXES + a]
             + 0.12 * noise["axis"][..., a]
@@ -461,5 +477,5 @@ def _deaths(animal: np.ndarray, fractions: np.ndarray, u: np.ndarray, times_h: S
         ..., [PHENOTYPE_INDEX[p] for p in ("necrosis", "anisonucleosis", "single_cell_necrosis")]
     ].max(-1)
     late = np.array([0.3 if t <= 24 else 0.6 if t < 300 else 1.0 for t in times_h])[None, :, None, None]
-    chance = (0.008 + 0.06 * np.clip(worst, 0, 4)) * (fractions[:, None, :, None] ** 3) * late
+    chance = (0.015 + 0.14 * np.clip(worst, 0, 4)) * (fractions[:, None, :, None] ** 3) * late
     return u[..., 0] < chance

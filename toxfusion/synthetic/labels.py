@@ -43,9 +43,9 @@ TERMS: dict[str, tuple[str, ...]] = {
 }
 """Finding terms of TG-GATEs and the phenotypes a reader reports under them; glycogen loss has no term."""
 
-DETECTION = 0.35
+DETECTION = 0.40
 MINIMAL_REPORTED = 0.85
-READING_SD = 0.12
+READING_SD = 0.20
 INJURED_RATS = 2
 
 ANALYTES: tuple[str, ...] = ("ALT", "AST", "ALP", "TBIL", "TG", "liver_weight_pct")

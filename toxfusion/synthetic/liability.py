@@ -16,7 +16,7 @@ COMPONENTS: tuple[str, ...] = (
     "hypertrophy_with_oxidative_stress",
     "cholestasis_with_er_stress",
 )
-"""A5 and A7 lesions; A9 and A11 programmes; A1 lesions x A9 programme; A7 lesions x A11 programme."""
+"""A5 and A7 lesions; the A11 and half of the A9 programme; A1 lesions x A9 programme; A7 lesions x A11 programme."""
 
 
 @dataclass(frozen=True)
@@ -24,38 +24,39 @@ class Setting:
     """Shares of the variance of the liability; what is left is unobserved idiosyncrasy.
 
     Args:
-        components: one share for each of `COMPONENTS`.
-        exposure: of human dose and exposure, which no rat shows.
+        weights: of the standardised `COMPONENTS`, relative to each other.
+        rat: share of their sum, which rats can show; exposure: of human dose and exposure, which no rat shows.
+        centre: of the weighted sum, so that half of the population has DILI; scale: its SD in the population.
     """
 
-    components: tuple[float, float, float, float]
+    weights: tuple[float, float, float, float]
+    rat: float
     exposure: float
-
-    @property
-    def rat(self) -> float:
-        return sum(self.components)
+    centre: float
+    scale: float
 
 
 SETTINGS: dict[str, Setting] = {
-    "realistic": Setting((0.040, 0.040, 0.012, 0.008), 0.10),
-    "easy": Setting((0.150, 0.150, 0.060, 0.040), 0.0),
+    "realistic": Setting((0.9, 0.9, 0.8, 0.35), 0.135, 0.09, -0.0635, 1.7444),
+    "easy": Setting((0.9, 0.9, 0.8, 0.35), 0.54, 0.0, -0.2330, 1.7444),
 }
 
-# Mean and SD of the raw components over 40,000 compounds of seed 12345; `population_moments` computes them.
-POPULATION_MEAN: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-POPULATION_SD: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+# Mean and SD of the raw components, and centre and scale above, over 40,000 compounds of seed 12345
+# (`population_moments`); constants, so that a compound's label does not depend on the cohort it is in.
+POPULATION_MEAN: tuple[float, ...] = (0.4013, 0.3348, 0.1423, 0.0245)
+POPULATION_SD: tuple[float, ...] = (0.6949, 0.5300, 0.5117, 0.2219)
 
 
 def components(compounds: Compounds) -> np.ndarray:
-    """float [C, 4], raw `COMPONENTS` at the high dose: log(1 + severity or activity), and products of them."""
+    """float [C, 4], raw `COMPONENTS` at the high dose: log(1 + 3 x severity or activity), and products of them."""
     potency = 1.0 / (1.0 + compounds.ed50**compounds.hill)
-    lesion = np.log1p(compounds.slide_max * potency)
-    programme = np.log1p(compounds.expression_max)
+    lesion = np.log1p(3 * compounds.slide_max * potency)
+    programme = np.log1p(3 * compounds.expression_max)
     a1, a5, a7, a9, a11 = (INDEX[name] for name in ("A1", "A5", "A7", "A9", "A11"))
     return np.stack(
         [
             lesion[:, a5] + lesion[:, a7],
-            programme[:, a9] + programme[:, a11],
+            0.5 * programme[:, a9] + programme[:, a11],
             lesion[:, a1] * programme[:, a9],
             lesion[:, a7] * programme[:, a11],
         ],
@@ -63,10 +64,15 @@ def components(compounds: Compounds) -> np.ndarray:
     )
 
 
+def weighted_sum(compounds: Compounds, setting: str) -> np.ndarray:
+    """float [C]: the weighted, standardised components."""
+    return ((components(compounds) - POPULATION_MEAN) / POPULATION_SD) @ np.array(SETTINGS[setting].weights)
+
+
 def rat_liability(compounds: Compounds, setting: str) -> np.ndarray:
-    """float [C]: the part of the liability that rats can show, mean 0 and variance about `Setting.rat`."""
-    standard = (components(compounds) - POPULATION_MEAN) / POPULATION_SD
-    return standard @ np.sqrt(SETTINGS[setting].components)
+    """float [C]: the part of the liability that rats can show, of variance `Setting.rat`."""
+    shares = SETTINGS[setting]
+    return np.sqrt(shares.rat) * (weighted_sum(compounds, setting) - shares.centre) / shares.scale
 
 
 def dili(compounds: Compounds, setting: str) -> np.ndarray:

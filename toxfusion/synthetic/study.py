@@ -8,6 +8,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Cohort:
     rats: np.ndarray
     died: np.ndarray
 
-    @property
+    @cached_property
     def sample_ids(self) -> list[str]:
         return [f"{self.group_id(rat)}-{int(rat[3]) + 1}" for rat in self.rats]
 
@@ -139,6 +140,8 @@ def synthesize_study(root: Path | str, config: StudyConfig, progress: bool = Fal
     Raises:
         CohortError: the folder holds a virtual study of another configuration or generator version.
     """
+    from toxfusion.synthetic.oracle import write_oracles
+
     root = Path(root)
     _claim(root, config)
     cohort = draw_cohort(config.cohort)
@@ -157,6 +160,7 @@ def synthesize_study(root: Path | str, config: StudyConfig, progress: bool = Fal
     specs = slide_specs(cohort, config, n_slides) if config.slides else {}
     if specs:
         render_slides(root, specs, config.jobs, progress)
+    write_oracles(root / "truth", cohort)
     expression = measure_expression(
         config.cohort.seed,
         cohort.compounds,
