@@ -36,7 +36,7 @@ def main(config: dict[str, Any]) -> None:
     _check(config)
     if config["output"] == "tiles":
         _extract_tiles(config)
-    elif config["source"] == "tiles":
+    elif config["input"] == "tiles":
         _encode_tiles(config)
     else:
         _extract_features(config)
@@ -44,13 +44,13 @@ def main(config: dict[str, Any]) -> None:
 
 def _check(config: dict[str, Any]) -> None:
     """Raise ConfigError for choices that do not go together."""
-    for key, options in (("output", ("tiles", "features")), ("source", ("slides", "tiles"))):
+    for key, options in (("output", ("tiles", "features")), ("input", ("slides", "tiles"))):
         if config[key] not in options:
             raise ConfigError(f"{key}={config[key]}: choose {' or '.join(options)}")
     if (config["study"] is None) == (config["slides"] is None):
         raise ConfigError("give either study=FOLDER or slides=FOLDER_OR_FILES")
-    if config["output"] == "tiles" and config["source"] == "tiles":
-        raise ConfigError("source=tiles makes features: add output=features")
+    if config["output"] == "tiles" and config["input"] == "tiles":
+        raise ConfigError("input=tiles makes features: add output=features")
 
 
 def _extract_tiles(config: dict[str, Any]) -> None:

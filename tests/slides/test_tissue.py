@@ -55,6 +55,7 @@ def test_a_field_without_glass_is_all_tissue(colour: tuple[int, int, int]) -> No
 @pytest.mark.parametrize("colour", [(244, 243, 246), (255, 255, 255), (225, 224, 222), (180, 180, 180)])
 def test_glass_and_grey_shadow_are_no_tissue(colour: tuple[int, int, int]) -> None:
     assert not tissue_mask(noisy(colour), 4.0).any()
+    assert not tissue_mask(noisy(colour, 40, 40), 4.0).any()
 
 
 def test_specks_are_left_out_and_small_lumina_filled(section: Section) -> None:

@@ -113,7 +113,7 @@ def tissue_mask(overview: Pixels, mpp: float) -> Mask:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     closed = cv2.morphologyEx(raw, cv2.MORPH_CLOSE, kernel).astype(bool)
     kept = _without_small(closed, SMALLEST_TISSUE_UM2 / mpp**2)
-    return ~_without_small(~kept, LARGEST_HOLE_UM2 / mpp**2)
+    return kept | _small_holes(kept, LARGEST_HOLE_UM2 / mpp**2)
 
 
 def pen_mask(overview: Pixels, mpp: float) -> Mask:
@@ -144,6 +144,16 @@ def _without_small(mask: Mask, least: float) -> Mask:
     large = stats[:, cv2.CC_STAT_AREA] >= least
     large[0] = False
     return np.asarray(large[labels], dtype=np.bool_) if n > 1 else np.zeros_like(mask)
+
+
+def _small_holes(mask: Mask, most: float) -> Mask:
+    """Parts of at most `most` pixels that a mask encloses; what touches the edge of the picture is no hole."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=8)
+    small = stats[:, cv2.CC_STAT_AREA] <= most
+    small[0] = False
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        small[np.unique(edge)] = False
+    return np.asarray(small[labels], dtype=np.bool_)
 
 
 def preview(mask: TissueMask, region: Region, corners: Corners, tile_size: float) -> Pixels:
