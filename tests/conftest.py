@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from toxfusion.data.audit import Audit
+from toxfusion.data.bag_store import BagStore, StoreSpec
 from toxfusion.data.study import Study, write_study
 
 N_GENES = 50
@@ -115,3 +116,21 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def own_tiny_study(tmp_path: Path) -> Study:
     """A copy of the small study that a test may change."""
     return write_study(tmp_path / "study", **tiny_tables())
+
+
+@pytest.fixture
+def study_with_features(own_tiny_study: Study) -> Study:
+    """A study that a test may change, with a feature store "random": 3 to 6 tiles a slide, 8 numbers a tile."""
+    rng = np.random.default_rng(1)
+    spec = StoreSpec(
+        "features", "float16", (8,), {"encoder": "random", "mpp": 1.0, "tile_px": 112, "trained_on": []}
+    )
+    store = BagStore.create(own_tiny_study.root / "features" / "random", spec)
+    with store.writer() as writer:
+        for i, slide_id in enumerate(own_tiny_study.slides.index):
+            n = 3 + i % 4
+            corners = np.column_stack([112 * np.arange(n), np.zeros(n)]).astype(np.int32)
+            writer.append(
+                slide_id, rng.normal(size=(n, 8)).astype(np.float16), corners, tile_size=112.0, mpp0=1.0
+            )
+    return own_tiny_study

@@ -242,3 +242,10 @@ def test_opening_a_study_imports_neither_scanpy_nor_tiatoolbox(own_tiny_study: S
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_features_of_a_slide_are_found_through_the_study(study_with_features: Study) -> None:
+    store = study_with_features.features("random")
+    slide = study_with_features.slides_of(study_with_features.sample_ids[0])[1]
+    assert store.rows(slide).shape == (4, 8)
+    assert store.spec.provenance["encoder"] == "random"
