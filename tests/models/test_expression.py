@@ -67,6 +67,13 @@ def test_hidden_genes_get_no_attention_at_all() -> None:
     assert_close(weights.sum(-1), torch.ones(5, 6))
 
 
+def test_a_profile_with_every_gene_hidden_is_finite_and_says_nothing() -> None:
+    encoder, x = built("masked_genes"), profiles()
+    nothing = encoder(x, torch.zeros_like(x, dtype=torch.bool)).vector
+    assert nothing.isfinite().all()
+    assert_close(nothing, nothing[:1].expand(5, -1))
+
+
 def test_reading_is_attention_over_gene_tokens_written_out() -> None:
     encoder, x = built("masked_genes"), profiles(2)
     tokens = encoder.gene + x[:, :, None] * encoder.level

@@ -164,7 +164,9 @@ class MaskedGeneEncoder(ExpressionEncoder):
         by_level = (query @ self.key(self.level).T).float()
         logits = torch.addcmul(by_gene, x.float()[:, None], by_level)
         if visible is not None:
-            logits = logits.masked_fill(~visible[:, None], float("-inf"))
+            # Where a sample shows nothing, its latents read zeros: the hidden values are gone from x by then.
+            shown = visible | ~visible.any(1, keepdim=True)
+            logits = logits.masked_fill(~shown[:, None], float("-inf"))
         return logits.softmax(-1)
 
     def decode(self, encoding: ExpressionEncoding) -> Tensor:

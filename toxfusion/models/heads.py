@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.distributed import gather_rows
+from toxfusion.models.precision import full_precision
 
 Pooling = Literal["mean", "max", "noisy_or", "attention"]
 LOGIT_LIMIT = 80.0  # exp(-80) is still a normal float32
@@ -61,6 +62,7 @@ class CompoundHead(nn.Module):
         return CompoundLogits(codes, pooled, own)
 
 
+@full_precision
 def pool_compounds(
     logits: Tensor, scores: Tensor, compound: Tensor, treated: Tensor, pooling: Pooling
 ) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.distributed import first_row, gather_rows, global_mean
+from toxfusion.models.precision import at_least_float32, full_precision
 
 Duplicates = Literal["keep", "exclude", "soft"]
 MAX_SCALE = 100.0
@@ -55,8 +56,7 @@ class Kin:
 
 def unit(rows: Tensor) -> Tensor:
     """Rows of length 1, in float32 (float64 stays)."""
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    return F.normalize(rows, dim=-1)
+    return F.normalize(at_least_float32(rows), dim=-1)
 
 
 class Scale(nn.Module):
@@ -109,6 +109,7 @@ class InfoNCE(nn.Module):
         self.scale = Scale(temperature, learnable=learnable)
         self.duplicates, self.soft_weight, self.normalize = duplicates, soft_weight, normalize
 
+    @full_precision
     def forward(
         self, first: Tensor, second: Tensor, kin: Kin | None = None, valid: Tensor | None = None
     ) -> ContrastiveTerm:
@@ -119,8 +120,8 @@ class InfoNCE(nn.Module):
             kin: near-duplicates; nobody is kin where None.
             valid: bool [B], rows that have both views; the others are neither rows nor columns.
         """
-        if self.normalize:
-            first, second = unit(first), unit(second)
+        as_compared = unit if self.normalize else at_least_float32
+        first, second = as_compared(first), as_compared(second)
         valid = torch.ones(len(first), dtype=torch.bool, device=first.device) if valid is None else valid
         columns_first, columns_second = gather_rows(first), gather_rows(second)
         column_valid = gather_rows(valid)
@@ -203,6 +204,7 @@ class SigLIP(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias), requires_grad=learnable)
         self.duplicates = duplicates
 
+    @full_precision
     def forward(
         self, first: Tensor, second: Tensor, kin: Kin | None = None, valid: Tensor | None = None
     ) -> ContrastiveTerm:
@@ -234,6 +236,7 @@ class NTXent(nn.Module):
         super().__init__()
         self.scale = Scale(temperature, learnable=False)
 
+    @full_precision
     def forward(self, first: Tensor, second: Tensor) -> ContrastiveTerm:
         """first, second: [N, S], two views of N tiles."""
         first, second = unit(first), unit(second)

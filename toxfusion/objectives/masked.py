@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from toxfusion.distributed import global_mean
 from toxfusion.models.attention import SelfAttentionBlock
+from toxfusion.models.precision import at_least_float32
 
 
 def masked_mean_square(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -17,14 +18,13 @@ def masked_mean_square(predicted: Tensor, target: Tensor, mask: Tensor) -> Tenso
             then
             counts by the mean over D).
     """
-    square = (_at_least_float32(predicted) - _at_least_float32(target)).square()
+    everywhere = mask if mask.dim() == target.dim() else mask[..., None]
+    error = at_least_float32(predicted) - at_least_float32(target)
+    # Masked before squaring: what does not count may be NaN, and so must not reach the gradient.
+    square = torch.where(everywhere, error, 0.0).square()
     if mask.dim() < square.dim():
         square = square.mean(-1)
-    return global_mean(square.masked_fill(~mask, 0.0).sum(), mask.sum())
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
+    return global_mean(square.sum(), mask.sum())
 
 
 def draw_mask(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toxfusion.distributed import gather_rows
+from toxfusion.models.precision import at_least_float32, full_precision
 from toxfusion.objectives.contrastive import unit
 
 
@@ -37,6 +38,7 @@ class Orthogonality(nn.Module):
             raise ValueError(f"form={form!r} is neither cosine nor cross_correlation")
         self.form = form
 
+    @full_precision
     def forward(self, first: Tensor, second: Tensor, valid: Tensor | None = None) -> OrthogonalityTerm:
         """first [B, d_a], second [B, d_b] of the same samples; valid bool [B], samples that have both."""
         if valid is None:
@@ -61,8 +63,7 @@ def standardise(rows: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
 
     Other rows are 0.
     """
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    rows = torch.where(weight, rows, 0.0)
+    rows = torch.where(weight, at_least_float32(rows), 0.0)
     count = weight.sum().clamp(min=1)
     centred = torch.where(weight, rows - rows.sum(0) / count, 0.0)
     return centred / (centred.square().sum(0) / count + eps**2).sqrt()

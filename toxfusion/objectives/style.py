@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.distributed import gather_rows, global_mean
+from toxfusion.models.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class StyleBranch(nn.Module):
         mean, log_variance = self.encode(vector).float().chunk(2, 1)
         log_variance = log_variance.clamp(-10.0, 10.0)
         noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
-        drawn = self.decode(mean + noise * (log_variance / 2).exp()).float()
-        scores = F.normalize(drawn, dim=1) @ F.normalize(self.prototypes.float(), dim=1).T
-        return Style(mean, log_variance, scores)
+        drawn = self.decode(mean + noise * (log_variance / 2).exp())
+        return Style(mean, log_variance, self._scores(drawn))
+
+    @full_precision
+    def _scores(self, drawn: Tensor) -> Tensor:
+        return F.normalize(drawn.float(), dim=1) @ F.normalize(self.prototypes.float(), dim=1).T
 
 
 def style_kl(mean: Tensor, log_variance: Tensor, present: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.distributed import gather_rows, global_mean
+from toxfusion.models.precision import at_least_float32, full_precision
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,14 @@ class VICReg(nn.Module):
         self.weights = (invariance, variance, covariance)
         self.eps = eps
 
+    @full_precision
     def forward(self, first: Tensor, second: Tensor, valid: Tensor | None = None) -> VICRegTerm:
         """first, second [B, D]; valid bool [B], samples that have both."""
         if valid is None:
             valid = torch.ones(len(first), dtype=torch.bool, device=first.device)
         kept = gather_rows(valid)
         # Rows of all ranks: the loss is the same on each, so that its mean over ranks is the loss itself.
-        first, second = (
-            gather_rows(rows if rows.dtype == torch.float64 else rows.float()) for rows in (first, second)
-        )
+        first, second = (gather_rows(at_least_float32(rows)) for rows in (first, second))
         weight = kept[:, None].to(first.dtype)
         count = weight.sum()
         invariance = ((first - second).square().mean(1, keepdim=True) * weight).sum() / count.clamp(min=1)
