@@ -7,6 +7,7 @@ Each number is the median over fresh processes. The targets are 1 s for --help a
 
 from __future__ import annotations
 
+import re
 import statistics
 import subprocess
 import sys
@@ -14,11 +15,18 @@ import time
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "toxfusion"
+CONF = PACKAGE.parent / "conf"
 ASKED = {"--help": ["--help"], "compose": ["--cfg", "job"]}
 
 
 def commands() -> list[str]:
     return sorted(file.stem for file in PACKAGE.glob("*.py") if "\n@entry_point(" in file.read_text())
+
+
+def required_groups(command: str) -> list[str]:
+    """``group=option`` for the groups that have no default."""
+    groups = re.findall(r"^ +- (\w+): \?\?\?", (CONF / f"{command}.yaml").read_text(), re.MULTILINE)
+    return [f"{group}={min((CONF / group).glob('*.yaml')).stem}" for group in groups]
 
 
 def median_seconds(command: str, arguments: list[str], repeats: int) -> float:
@@ -36,7 +44,10 @@ def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     print(f"{'command':<12}" + "".join(f"{name:>12}" for name in ASKED))
     for command in commands():
-        medians = (median_seconds(command, arguments, repeats) for arguments in ASKED.values())
+        medians = (
+            median_seconds(command, [*arguments, *required_groups(command)], repeats)
+            for arguments in ASKED.values()
+        )
         print(f"{command:<12}" + "".join(f"{seconds:>10.2f} s" for seconds in medians), flush=True)
 
 

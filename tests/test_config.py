@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -269,12 +272,25 @@ def test_the_configuration_is_found_from_any_folder(tmp_path: Path) -> None:
     assert config_dir() == CONF
 
 
-def test_the_wheel_ships_the_configuration() -> None:
-    import tomllib
-
-    build_settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    assert build_settings["targets"]["wheel"]["force-include"] == {"conf": "toxfusion/conf"}
-    assert not (ROOT / "toxfusion" / "conf").exists()
+def test_a_wheel_ships_the_configuration_and_finds_it_from_any_folder(tmp_path: Path) -> None:
+    """Lays the package out as pyproject.toml tells the build to, and composes there."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    site, elsewhere = tmp_path / "site", tmp_path / "any folder"
+    elsewhere.mkdir()
+    for package in settings["packages"]:
+        shutil.copytree(ROOT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for source, place in settings["force-include"].items():
+        shutil.copytree(ROOT / source, site / place)
+    printed = subprocess.check_output(
+        [sys.executable, "-m", "toxfusion.train", "--info", "searchpath"],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        text=True,
+    )
+    assert str(site / "toxfusion" / "conf") in printed
+    assert str(CONF) not in printed
 
 
 # --- what the package ships ---------------------------------------------------------------------------------
@@ -302,27 +318,35 @@ def _choices() -> list[tuple[str, str]]:
     ]
 
 
-@functools.cache
-def _required(main_file: str, *overrides: str) -> tuple[str, ...]:
-    """``key=value`` for the values that only the user can give."""
-    try:
-        compose(main_file, overrides)
-    except ConfigError as error:
-        key, _, rest = str(error).partition(" has no value")
-        if not rest or f"{key}={REQUIRED}" in overrides:
-            raise
-        return _required(main_file, *overrides, f"{key}={REQUIRED}")
-    return overrides
+def must_choose(main_file: str, *overrides: str) -> list[str]:
+    """An option of each group that has no default, unless it is chosen already."""
+    chosen = {override.partition("=")[0] for override in overrides}
+    groups = [group for group, option in _defaults(main_file).items() if option == "???"]
+    return [f"{group}={_options(group)[0]}" for group in groups if group not in chosen]
 
 
 def composed(main_file: str, *overrides: str) -> dict[str, Any]:
-    """Compose a shipped configuration; values that only the user can give are given."""
+    """Compose a shipped configuration; what only the user can give is given."""
+    given = [*must_choose(main_file, *overrides), *overrides]
+    if not must_choose(main_file):
+        given += _given_by_user(main_file)
+    return _completed(main_file, given)[0]
+
+
+@functools.cache
+def _given_by_user(main_file: str) -> tuple[str, ...]:
+    return tuple(_completed(main_file, [])[1])
+
+
+def _completed(main_file: str, given: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """What overrides compose to, and the overrides with ``key=value`` for each value that they leave missing."""
     try:
-        return compose(main_file, [*_required(main_file), *overrides])
+        return compose(main_file, given), given
     except ConfigError as error:
-        if " has no value" not in str(error):
+        key, _, rest = str(error).partition(" has no value")
+        if not rest or f"{key}={REQUIRED}" in given:
             raise
-        return compose(main_file, _required(main_file, *_required(main_file), *overrides))
+        return _completed(main_file, [*given, f"{key}={REQUIRED}"])
 
 
 @pytest.mark.parametrize(("main_file", "choice"), _choices())
@@ -334,7 +358,7 @@ def test_every_option_of_every_group_composes_and_fits_what_it_builds(main_file:
 def test_every_command_refuses_unknown_keys(main_file: str) -> None:
     for override in ("no_such_key=1", "+no_such_key=1", "++paths.no_such_key=1"):
         with pytest.raises(ConfigError, match=r"unknown key '.*no_such_key'"):
-            compose(main_file, [override])
+            compose(main_file, [*must_choose(main_file), override])
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

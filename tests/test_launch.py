@@ -63,7 +63,7 @@ def weight_of(config: dict[str, Any]) -> float:
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[__name__.count(".")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return {"weight": 1.5e-5, "paths": {"output": str(tmp_path / "run")}, "name": "a, b = c"}
 

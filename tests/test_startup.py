@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 PACKAGE = Path(__file__).resolve().parents[1] / "toxfusion"
+CONF = PACKAGE.parent / "conf"
 COMMANDS = sorted(file.stem for file in PACKAGE.glob("*.py") if "\n@entry_point(" in file.read_text())
 
 #: Too slow to import for a command that only prints or composes.
@@ -36,6 +38,15 @@ def printed_and_imported(command: str, *arguments: str) -> tuple[str, set[str]]:
     return text, set(modules)
 
 
+def required_groups(command: str) -> list[str]:
+    """``group=option`` for the groups of a command that have no default."""
+    entries = yaml.safe_load((CONF / f"{command}.yaml").read_text())["defaults"]
+    groups = [
+        group for entry in entries if entry != "_self_" for group, option in entry.items() if option == "???"
+    ]
+    return [f"{group}={min((CONF / group).glob('*.yaml')).stem}" for group in groups]
+
+
 def test_there_are_commands() -> None:
     assert "train" in COMMANDS
 
@@ -50,7 +61,7 @@ def test_help_imports_neither_hydra_nor_anything_heavy(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_composing_imports_nothing_heavy(command: str) -> None:
-    text, modules = printed_and_imported(command, "--cfg", "job")
+    text, modules = printed_and_imported(command, "--cfg", "job", *required_groups(command))
     assert text.strip(), f"{command} does not compose"
     # The sweeper that is installed beside Hydra brings NumPy by itself.
     assert not modules & (HEAVY - {"numpy"})

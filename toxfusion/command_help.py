@@ -53,7 +53,7 @@ def _files(group: str, folders: Sequence[Path]) -> dict[str, Path]:
 def _groups(chosen: dict[str, str], folders: Sequence[Path]) -> str:
     width = max((len(group) for group in chosen), default=0)
     lines = [
-        f"  {group:<{width}}  {' | '.join(_files(group, folders))}  [{default}]"
+        f"  {group:<{width}}  {' | '.join(_files(group, folders))}  [{'required' if default == '???' else default}]"
         for group, default in chosen.items()
         if group not in DESCRIBED
     ]
