@@ -59,8 +59,7 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
     from toxfusion.evaluation.comparison import ComparisonError, Run
     from toxfusion.runs import RunFolder
 
-    runs: list[Run] = []
-    roots: dict[Path, str] = {}
+    kept: list[tuple[RunFolder, dict[str, Any]]] = []
     notes: list[str] = []
     for folder in map(RunFolder, _run_folders(pattern)):
         if folder.finished() is None:
@@ -68,19 +67,22 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
         elif not folder.predictions.is_file():
             notes.append(f"{folder.root}: finished without predictions (a tile encoder, say), left out.")
         else:
-            config = folder.read_config()
-            cohort = _cohort_name(Path(config["data"]["root"]), roots)
-            runs.append(
-                Run(
-                    experiment=config["name"] + config["paths"].get("variant", ""),
-                    cohort=cohort,
-                    fold=int(config["split"]["fold"]),
-                    seed=int(config["seed"]),
-                    n_folds=config["split"].get("n_folds"),
-                    table=predictions.read(folder.predictions),
-                    source=str(folder.root),
-                )
-            )
+            kept.append((folder, folder.read_config()))
+    # What every run was given beside its experiment tells none of them apart.
+    shared = len({_variant(config) for _, config in kept}) == 1
+    roots: dict[Path, str] = {}
+    runs = [
+        Run(
+            experiment=config["name"] + ("" if shared else _variant(config)),
+            cohort=_cohort_name(Path(config["data"]["root"]), roots),
+            fold=int(config["split"]["fold"]),
+            seed=int(config["seed"]),
+            n_folds=config["split"].get("n_folds"),
+            table=predictions.read(folder.predictions),
+            source=str(folder.root),
+        )
+        for folder, config in kept
+    ]
     if not runs:
         raise ComparisonError(
             f"runs={pattern}: no finished run with predictions there. {' '.join(notes)}".strip()
@@ -98,6 +100,11 @@ def _run_folders(pattern: str) -> list[Path]:
             if not any(part.startswith(".") for part in file.relative_to(match).parts):
                 found.add(file.parent)
     return sorted(found)
+
+
+def _variant(config: dict[str, Any]) -> str:
+    """What the command line changed beside the experiment, as the run folder's name has it."""
+    return str(config["paths"].get("variant", ""))
 
 
 def _cohort_name(root: Path, roots: dict[Path, str]) -> str:

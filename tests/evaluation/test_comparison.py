@@ -140,7 +140,9 @@ def test_what_cannot_be_compared_is_refused(make_table) -> None:
         compare([], VIRTUAL, reference="full")
 
 
-def _write_run(folder: Path, name: str, fold: int, table: pd.DataFrame, *, done: bool = True) -> None:
+def _write_run(
+    folder: Path, name: str, fold: int, table: pd.DataFrame, *, done: bool = True, variant: str = ""
+) -> None:
     folder.mkdir(parents=True)
     config = {
         "name": name,
@@ -148,7 +150,7 @@ def _write_run(folder: Path, name: str, fold: int, table: pd.DataFrame, *, done:
         "method": "network",
         "data": {"root": str(folder.parents[2] / "made_up")},
         "split": {"fold": fold, "n_folds": 2},
-        "paths": {"variant": ""},
+        "paths": {"variant": variant},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / ".hydra").mkdir()
@@ -194,6 +196,20 @@ def test_command_line_end_to_end(
     assert "<table" in (folder / "comparison.html").read_text()
     for name in ("comparison.png", "differences.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("variants", "expected"),
+    [(("_seed-1", "_seed-1"), {"full", "clip"}), (("", "_lr-1"), {"full", "clip_lr-1"})],
+)
+def test_only_what_tells_runs_apart_is_in_the_name(
+    make_table, tmp_path: Path, variants, expected: set[str]
+) -> None:
+    from toxfusion.compare import read_runs
+
+    for name, variant in zip(("full", "clip"), variants, strict=True):
+        _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), variant=variant)
+    assert {run.experiment for run in read_runs(str(tmp_path / "o"))[0]} == expected
 
 
 def test_command_line_names_a_pattern_that_matches_nothing(
