@@ -206,13 +206,13 @@ def run_speed(side: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         lesions = (Lesion("vacuolization", 2.0, "centrilobular"), Lesion("infiltration", 1.5, "portal"))
         for seed in range(count):
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             spec = SlideSpec(f"s{seed}", seed, side, side, lesions=lesions)
             truth = render_slide(spec, Path(folder) / "s.tif", Path(folder) / "s.png")
-            seconds = time.perf_counter() - start
+            seconds, processor = time.perf_counter() - start, time.process_time() - worked
             size = (Path(folder) / "s.tif").stat().st_size / 1e6
             print(
-                f"{side} x {side} px: {seconds:.2f} s, {size:.2f} MB, {truth.n_hepatocyte_nuclei} hepatocyte nuclei"
+                f"{side} x {side} px: {seconds:.2f} s ({processor:.2f} s of processor), {size:.2f} MB, {truth.n_hepatocyte_nuclei} hepatocyte nuclei"
             )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 

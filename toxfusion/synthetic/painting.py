@@ -189,7 +189,7 @@ class SlidePainter:
         grain = np.take(cells.granule, owner)
         eosin = np.take(cells.eosin, owner) * (0.205 + (0.042 + 0.03 * grain) * fine + 0.032 * medium)
         blue = np.take(cells.basophil, owner) * (
-            0.026 + 0.085 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0)
+            0.034 + 0.095 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0)
         )
         clear = np.clip((lace - (2.1 - 2.4 * np.take(cells.glycogen, owner))) * 1.6, 0, 0.68)
         for level, distance, radius, most in (
@@ -199,7 +199,9 @@ class SlidePainter:
             if distance is not None:
                 share = np.take(level, owner)
                 gap = self._texture(distance, left, top, shape)
-                open_disc = np.clip((radius * (0.5 + 0.7 * share) - gap) / 0.35 + 0.5, 0, most)
+                open_disc = np.clip(
+                    (radius * (0.5 + 0.7 * share) * (1 + 0.22 * lace) - gap) / 0.35 + 0.5, 0, most
+                )
                 clear = np.maximum(clear, open_disc * (share > 0.2) * (0.6 + 0.4 * share))
         kept = 1 - clear
         eosin *= kept

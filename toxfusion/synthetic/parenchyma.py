@@ -15,7 +15,7 @@ from toxfusion.synthetic.slide_spec import Lesion, SlideSpec
 
 PACKING = 0.70
 """Cells of a saturated random packing with exclusion radius r: about PACKING / r^2 per unit area."""
-AREA_UM2 = (345.0, 285.0)
+AREA_UM2 = (358.0, 294.0)
 """Section area of a hepatocyte territory at the central vein and at the portal tract (sinusoid share included)."""
 CANDIDATES_PER_MM2 = 14_000
 REACH_UM = 40.0
