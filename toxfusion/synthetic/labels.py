@@ -63,7 +63,9 @@ EFFECTS: dict[str, dict[str, tuple[float, ...]]] = {
         "eosinophilic_change": (0, 0.15, 0.25, 0.40, 0.60),
     },
 }
-"""Median log2 change against concurrent controls at severities 0 to 4, after the measured folds."""
+"""Median log2 change against concurrent controls without lesion and at grades 1 to 4, after the measured folds."""
+GRADE_SEVERITY = (0.0, 0.35, 1.1, 2.0, 3.0)
+"""Severity in the whole liver that stands for no lesion and grades 1 to 4; the worst piece that is read shows more."""
 EFFECT_LOG_SD = 0.6
 
 
@@ -200,7 +202,7 @@ def _effect(severity: np.ndarray) -> np.ndarray:
     for analyte in ANALYTES:
         change = np.zeros(severity.shape[:-1])
         for phenotype, steps in EFFECTS[analyte].items():
-            shown = np.interp(severity[..., PHENOTYPE_INDEX[phenotype]], range(5), steps)
+            shown = np.interp(severity[..., PHENOTYPE_INDEX[phenotype]], GRADE_SEVERITY, steps)
             change = np.where(np.abs(shown) > np.abs(change), shown, change)
         columns.append(change)
     return np.stack(columns, -1)

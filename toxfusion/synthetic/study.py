@@ -7,7 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,18 @@ class StudyConfig:
             raise CohortError(f"jobs: {self.jobs!r} is under 1")
         if self.slide_px < 128:
             raise CohortError(f"slide_px: {self.slide_px!r} is under 128 px")
+
+
+def study_config(settings: dict[str, Any]) -> StudyConfig:
+    """Settings of the command line (conf/synthesize.yaml) as a configuration.
+
+    Raises:
+        CohortError: a value out of range.
+    """
+    names = [f.name for f in fields(CohortConfig)]
+    cohort = {name: settings[name] for name in names} | {"times_h": tuple(map(float, settings["times_h"]))}
+    own = {name: settings[name] for name in ("slides", "slide_px", "mpp", "jobs")}
+    return StudyConfig(cohort=CohortConfig(**cohort), **own)
 
 
 @dataclass(frozen=True)
