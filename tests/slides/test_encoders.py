@@ -18,6 +18,7 @@ from toxfusion.slides.encoders import (
     ENCODERS,
     EncoderError,
     PublishedEncoder,
+    _resolution_remarks,
     dinov2_layout,
     load_encoder,
     load_weights,
@@ -58,10 +59,18 @@ def test_input_is_standardised_with_the_statistics_of_the_row() -> None:
 
 
 def test_a_transformer_gets_tiles_of_its_own_size() -> None:
-    loaded, remarks = load_encoder("vit_small", weights=None, random=True, mpp=1.0, tile_px=64)
-    assert loaded.module(TILES[:1]).shape == (1, 384)
-    assert any("224 px" in remark for remark in remarks)
-    assert load_encoder("resnet18", weights=None, random=True, mpp=1.0, tile_px=64)[1] == []
+    with torch.device("meta"):
+        encoder = PublishedEncoder(ENCODERS["vit_small"])
+    encoder.backbone = nn.Flatten()
+    encoder.mean, encoder.std = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    flat = torch.full((1, 64, 64, 3), 51, dtype=torch.uint8)
+    torch.testing.assert_close(encoder(flat), torch.full((1, 3 * 224 * 224), 0.2))
+
+
+def test_tiles_unlike_those_of_training_are_remarked_upon() -> None:
+    assert len(_resolution_remarks(ENCODERS["uni"], 1.0, 112)) == 2
+    assert _resolution_remarks(ENCODERS["uni"], 0.5, 224) == []
+    assert _resolution_remarks(ENCODERS["resnet50"], 1.0, 112) == []
 
 
 def test_random_weights_are_the_same_for_a_seed_and_leave_the_generator_alone() -> None:

@@ -69,7 +69,7 @@ def test_specks_are_left_out_and_small_lumina_filled(section: Section) -> None:
     assert mask.mean() == pytest.approx(100 * 180 / (200 * 300), rel=0.05)
 
 
-@pytest.mark.parametrize("ink", [(40, 60, 170), (30, 140, 80), (20, 20, 25)])
+@pytest.mark.parametrize("ink", [(40, 60, 170), (30, 140, 80), (20, 20, 25), (45, 38, 55)])
 def test_pen_is_found_and_is_no_tissue(
     ink: tuple[int, int, int], write_slide: Callable[..., Path], section: Section
 ) -> None:
@@ -83,7 +83,7 @@ def test_pen_is_found_and_is_no_tissue(
 
 
 def test_haematoxylin_and_blood_are_no_pen() -> None:
-    for colour in [(96, 62, 142), (70, 45, 120), (190, 40, 60), (120, 20, 60)]:
+    for colour in [(96, 62, 142), (70, 45, 120), (190, 40, 60), (120, 20, 60), (80, 20, 80), (60, 35, 100)]:
         assert not pen_mask(noisy(colour), 4.0).any()
 
 

@@ -195,6 +195,22 @@ class _Segment:
             self._coordinates = _map(self._file("coordinates"), "int32", (2,))
         return self._coordinates[entry.start : end]
 
+    def is_sound(self, entry: _Entry) -> bool:
+        """Rows and coordinates match their checksums."""
+        return (
+            zlib.crc32(_bytes(self.rows(entry))) == entry.rows_crc
+            and zlib.crc32(_bytes(self.coordinates(entry))) == entry.coordinates_crc
+        )
+
+    def rewrite_index(self, entries: Sequence[_Entry]) -> None:
+        """Replace the index log by one of these entries only."""
+        draft = self._index_path.with_suffix(".draft")
+        with open(draft, "wb") as file:
+            file.writelines(entry.line() for entry in entries)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self._index_path)
+
     def _file(self, kind: str) -> Path:
         return self._index_path.with_suffix(f".{kind}")
 
@@ -327,15 +343,36 @@ class BagStore:
                         f"segment {name} is ignored"
                     )
                 first.setdefault(entry.slide_id, name)
-                if zlib.crc32(_bytes(segment.rows(entry))) != entry.rows_crc:
+                if not segment.is_sound(entry):
                     problems.append(
-                        f"slide {entry.slide_id}: rows in segment {name} do not match their checksum"
-                    )
-                if zlib.crc32(_bytes(segment.coordinates(entry))) != entry.coordinates_crc:
-                    problems.append(
-                        f"slide {entry.slide_id}: coordinates in segment {name} do not match their checksum"
+                        f"slide {entry.slide_id}: rows or coordinates in segment {name} unlike their checksum"
                     )
         return problems
+
+    def repair(self) -> list[str]:
+        """Drop from the index whatever `verify` complains of, so that it can be written again.
+
+        Each index log is replaced at once; rows stay where they are. No writer may be at work.
+
+        Returns:
+            The slides whose bag was dropped, sorted; they can be extracted again.
+
+        Raises:
+            StoreError: an index cannot be replaced.
+        """
+        self.refresh()
+        kept: set[str] = set()
+        for name in sorted(self._segments):
+            segment = self._segments[name]
+            sound = [e for e in segment.entries if e.slide_id not in kept and segment.is_sound(e)]
+            kept.update(entry.slide_id for entry in sound)
+            if segment.problems or len(sound) < len(segment.entries):
+                with _explained(f"bag store {self.root} cannot be repaired"):
+                    segment.rewrite_index(sound)
+        dropped = sorted(set(self._bags) - kept)
+        self._segments, self._bags, self._sorted_ids = {}, {}, None
+        self.refresh()
+        return dropped
 
     def digest(self) -> str:
         """SHA-256 of specification and content, the same for equal content whoever wrote it in what order."""
