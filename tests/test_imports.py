@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "modules": {"shared", "data", "models", "objectives", "evaluation"},
     "slides": {"shared", "data", "models"},
     "synthetic": {"shared", "data", "evaluation"},
-    "interpret": {"shared", "data", "models", "evaluation"},
-    "training": {"shared", "data", "models", "objectives", "modules", "evaluation", "interpret"},
+    "interpret": {"shared", "data", "models", "evaluation", "slides"},
+    "training": {"shared", "data", "models", "objectives", "modules", "evaluation"},
 }
 #: Needed by every room, and importing none of them.
 SHARED = {"config", "config_loader", "command_help", "distributed", "launch"}
