@@ -12,7 +12,7 @@ import yaml
 
 from toxfusion.data.audit import replace_file
 
-INCIDENTAL = ("paths", "logger", "resume", "figures")
+INCIDENTAL = ("paths", "logger", "resume")
 """Config keys that change nothing in the results."""
 
 INCIDENTAL_TRAINER = ("progress", "checkpoint_every")

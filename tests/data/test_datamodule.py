@@ -6,31 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.feature_store import DIM, write_features
 from toxfusion.data.audit import Audit
-from toxfusion.data.bag_store import BagStore, StoreSpec
+from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import FoldData, LeakError, StudyDataModule, fit_tile_scaler
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream
 from toxfusion.data.splits import CompoundKFold, Split, SplitError
 from toxfusion.data.study import Study
 from toxfusion.data.tasks import Tasks, resolve_tasks
-
-DIM = 8
-
-
-def write_features(study: Study, name: str = "test", trained_on: tuple[str, ...] = ()) -> BagStore:
-    """Random features of every slide of the small study, 3 to 9 tiles each."""
-    spec = StoreSpec("features", "float16", (DIM,), {"encoder": name, "trained_on": list(trained_on)})
-    store = BagStore.create(study.root / "features" / name, spec)
-    with store.writer() as writer:
-        for i, slide in enumerate(study.slides.index):
-            rng = np.random.default_rng(i)
-            n = 3 + i % 7
-            rows = rng.normal(i, 1.0, (n, DIM)).astype(np.float16)
-            places = rng.integers(0, 2000, (n, 2)).astype(np.int32)
-            writer.append(slide, rows, places, tile_size=224.0, mpp0=0.5)
-    store.refresh()
-    return store
 
 
 def make_fold(study: Study, store: BagStore | None, tile_reference: str = "none") -> FoldData:

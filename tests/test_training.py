@@ -1,0 +1,321 @@
+"""Whole runs on a small study: every stage, exact resume after SIGKILL, two ranks, nulls, and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.feature_store import write_features
+from toxfusion.config import compose
+from toxfusion.data.audit import Audit
+from toxfusion.data.nulls import permute_labels, shuffle_pairs
+from toxfusion.data.splits import CompoundKFold
+from toxfusion.data.study import Study
+from toxfusion.runs import RunError, RunFolder, config_digest
+from toxfusion.scoring import score_study
+from toxfusion.stages import CheckpointError, read_checkpoint
+from toxfusion.training import build_network, run
+
+SMALL = [
+    "size=demo",
+    "size.width=16",
+    "size.shared_dim=8",
+    "size.private_dim=8",
+    "size.gene_latents=4",
+    "size.n_genes=20",
+    "size.pretrain_steps=6",
+    "size.pretrain_batch=8",
+    "size.finetune_steps=6",
+    "size.compounds_per_batch=2",
+    "size.treated_per_compound=4",
+    "trainer.checkpoint_every=4",
+    "trainer.validate_every=3",
+    "trainer.progress=false",
+    "split.n_folds=3",
+    "task.min_animals=3",
+    "task.min_compounds=2",
+]
+STORED = ["tile_features=store", "tile_features.name=test"]
+
+
+def overrides(study: Study, outputs: Path, *extra: str) -> list[str]:
+    features = [] if any(e.startswith("tile_features") for e in extra) else STORED
+    return [f"data.root={study.root}", f"paths.outputs={outputs}", *SMALL, *features, *extra]
+
+
+def small(study: Study, outputs: Path, *extra: str) -> dict[str, Any]:
+    config = compose("train", overrides(study, outputs, *extra))
+    config["paths"]["output"] = str(outputs / config["name"])
+    return config
+
+
+@pytest.fixture(scope="module")
+def featured(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    from tests.conftest import tiny_tables
+    from toxfusion.data.study import write_study
+
+    study = write_study(tmp_path_factory.mktemp("featured") / "study", **tiny_tables())
+    write_features(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def full_run(featured: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, dict[str, Any]]:
+    config = small(featured, tmp_path_factory.mktemp("full"))
+    run(config)
+    return RunFolder(Path(config["paths"]["output"])), config
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder.stage("finetune") / "best.ckpt")["state_dict"]
+
+
+def test_a_run_leaves_scores_of_every_test_unit(
+    full_run: tuple[RunFolder, dict[str, Any]], featured: Study
+) -> None:
+    folder, _ = full_run
+    table = pd.read_parquet(folder.predictions)
+    split = json.loads(folder.split.read_text())
+    test = table[table["part"] == "test"]
+    assert set(test.loc[test["task"] == "severity", "unit_id"]) == set(split["test"])
+    treated = featured.obs.loc[split["test"]].query("not is_control")
+    assert set(test.loc[test["task"] == "dili", "unit_id"]) == set(treated["compound"])
+    assert set(test.loc[test["task"] == "injury", "unit_id"]) == set(treated["group_id"])
+    metrics = json.loads(folder.metrics.read_text())
+    assert {r["direction"] for r in metrics["retrieval"]} == {"slide_to_expression", "expression_to_slide"}
+    assert folder.finished() is not None
+
+
+def test_embeddings_open_in_scanpy_with_gates_that_sum_to_one(
+    full_run: tuple[RunFolder, dict[str, Any]],
+) -> None:
+    import anndata
+
+    folder, config = full_run
+    table = anndata.read_h5ad(folder.embeddings)
+    assert table.shape[1] == config["size"]["width"]
+    np.testing.assert_allclose(table.obs["gate_slide"] + table.obs["gate_expression"], 1.0, atol=1e-5)
+    assert set(table.obs["part"]) == {"valid", "test"}
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    full_run: tuple[RunFolder, dict[str, Any]], featured: Study, tmp_path: Path
+) -> None:
+    folder, _ = full_run
+    again = small(featured, tmp_path / "a")
+    run(again)
+    other = small(featured, tmp_path / "b", "seed=1")
+    run(other)
+    first, second, third = (
+        weights(f) for f in (folder, *(RunFolder(Path(c["paths"]["output"])) for c in (again, other)))
+    )
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not all(torch.equal(first[k], third[k]) for k in first)
+
+
+def test_a_finished_run_is_not_repeated_and_another_config_is_refused(
+    full_run: tuple[RunFolder, dict[str, Any]],
+) -> None:
+    folder, config = full_run
+    before = folder.metrics.stat().st_mtime_ns
+    run(config)
+    assert folder.metrics.stat().st_mtime_ns == before
+    changed = {**config, "seed": 9}
+    with pytest.raises(RunError, match="another config"):
+        run(changed)
+    quieter = {**config, "logger": {"kind": "none"}}
+    assert config_digest(quieter) == config_digest(config)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
+    full_run: tuple[RunFolder, dict[str, Any]], featured: Study, tmp_path: Path, stage: str
+) -> None:
+    """SIGKILL once last.ckpt (step 4 of 6, in mid-epoch) is there, then run again."""
+    folder, _ = full_run
+    config = small(featured, tmp_path)
+    mine = RunFolder(Path(config["paths"]["output"]))
+    code = (
+        "import json, sys, time, torch\n"
+        "from toxfusion.training import run\n"
+        "from toxfusion.modules import pretraining, finetuning\n"
+        "module = {'pretrain': pretraining.PretrainingModule, 'finetune': finetuning.FinetuningModule}[sys.argv[2]]\n"
+        "step = module.training_step\n"
+        "def slow(self, batch, index):\n"
+        "    if self.global_step == 5:\n"
+        "        time.sleep(60)\n"
+        "    return step(self, batch, index)\n"
+        "module.training_step = slow\n"
+        "run(json.loads(sys.argv[1]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(config), stage], cwd=Path(__file__).parents[1]
+    )
+    last = mine.stage(stage) / "last.ckpt"
+    deadline = time.monotonic() + 240
+    while not last.is_file() and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (mine.stage(stage) / "finished.json").exists()
+    run(config)
+    whole, resumed = weights(folder), weights(mine)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    first, second = pd.read_parquet(folder.predictions), pd.read_parquet(mine.predictions)
+    pd.testing.assert_frame_equal(first, second)
+    lines = [pd.read_csv(f.history) for f in (folder, mine)]
+    pd.testing.assert_frame_equal(*lines)
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    ["ablation_wsi_only", "ablation_omics_only", "ablation_noxattn", "ablation_nopretrain", "ablation_noorth",
+     "ablation_noalign", "supervised_concat", "meanpool_logistic", "pca_logistic", "metadata_logistic"],
+)  # fmt: skip
+def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment: str) -> None:
+    config = small(featured, tmp_path, f"experiment={experiment}")
+    if experiment == "ablation_nopretrain":
+        assert config["pretrain"]["steps"] == 0
+        assert config["pretrain"]["finetune_extra_steps"] == 6
+    run(config)
+    folder = RunFolder(Path(config["paths"]["output"]))
+    table = pd.read_parquet(folder.predictions)
+    assert {"dili", "injury", "severity"} <= set(table["task"])
+    names = set(pd.read_csv(folder.history)["name"]) if folder.history.exists() else set()
+    if experiment == "ablation_omics_only":
+        assert "valid/genes" in names
+        assert not names & {"valid/align", "valid/sub_bag"}
+    if experiment == "ablation_wsi_only":
+        assert "valid/sub_bag" in names
+        assert not names & {"valid/align", "valid/genes"}
+    if experiment == "ablation_noalign":
+        assert "valid/align" not in names
+
+
+def test_two_ranks_run_the_job_once_and_score_each_unit_once(featured: Study, tmp_path: Path) -> None:
+    config = small(featured, tmp_path, "trainer=ddp_cpu", "trainer.progress=false", "size.pretrain_batch=4",
+                   "size.compounds_per_batch=1")  # fmt: skip
+    objective = run(config)
+    folder = RunFolder(Path(config["paths"]["output"]))
+    table = pd.read_parquet(folder.predictions)
+    split = json.loads(folder.split.read_text())
+    severity = table[(table["task"] == "severity") & (table["part"] == "test")]
+    assert sorted(severity["unit_id"]) == sorted(split["test"])
+    assert objective == folder.finished()["objective"] or np.isnan(objective)
+
+
+def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path: Path) -> None:
+    from tests.conftest import tiny_tables
+    from toxfusion.data.bag_store import BagStore, StoreSpec
+    from toxfusion.data.study import write_study
+
+    study = write_study(tmp_path / "study", **tiny_tables())
+    spec = StoreSpec("tiles", "uint8", (32, 32, 3), {"mpp": 1.0, "tile_px": 32, "grid": "default"})
+    store = BagStore.create(study.root / "tiles" / "default", spec)
+    rng = np.random.default_rng(0)
+    with store.writer() as writer:
+        for slide in study.slides.index:
+            tiles = rng.integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+            writer.append(slide, tiles, np.arange(6).reshape(3, 2).astype(np.int32), tile_size=64.0, mpp0=0.5)
+    config = small(study, tmp_path, "tile_features=contrastive", "size.tile_steps=2", "size.tile_batch=4",
+                   "size.pretrain_steps=3", "size.finetune_steps=3")  # fmt: skip
+    run(config)
+    folder = next((study.root / "features").iterdir())
+    split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.2, seed=0)(study)
+    seen = set(study.obs.loc[[*split.train, *split.valid], "compound"])
+    features = BagStore.open(folder)
+    assert set(features.spec.provenance["trained_on"]) == seen
+    assert set(features.slide_ids) == set(study.slides.index)
+    unseen_fold = small(study, tmp_path / "other", "tile_features=store", f"tile_features.name={folder.name}",
+                        "split.fold=1")  # fmt: skip
+    with pytest.raises(ValueError, match="trained on"):
+        run(unseen_fold)
+
+
+def test_predict_scores_a_study_without_labels(
+    full_run: tuple[RunFolder, dict[str, Any]], tmp_path: Path, study_tables: dict[str, Any]
+) -> None:
+    from toxfusion.data.study import write_study
+
+    folder, _ = full_run
+    study_tables["obs"] = study_tables["obs"].assign(dili=np.nan, injury=np.nan)
+    study_tables["findings"] = study_tables["findings"].iloc[:, :0]
+    study_tables["spontaneous"] = None
+    order = np.random.default_rng(0).permutation(study_tables["expression"].shape[1])
+    plain = write_study(tmp_path / "plain", **study_tables)
+    write_features(plain)
+    study_tables["expression"] = study_tables["expression"][:, order]
+    study_tables["var"] = study_tables["var"].iloc[order]
+    shuffled = write_study(tmp_path / "shuffled", **study_tables)
+    write_features(shuffled)
+    first, second = (score_study([folder.root], s, Audit()) for s in (plain, shuffled))
+    assert set(first.units.loc[first.units["task"] == "dili", "unit_id"]) == set(plain.obs["compound"])
+    # Genes are found by name, so their order does not matter.
+    np.testing.assert_allclose(first.units["risk"], second.units["risk"], atol=1e-6)
+    study_tables["var"] = study_tables["var"].rename(index={study_tables["var"].index[0]: "unknown"})
+    lacking = write_study(tmp_path / "lacking", **study_tables)
+    write_features(lacking)
+    gene = plain.var.index[order[0]]
+    contract = read_checkpoint(folder.stage("finetune") / "best.ckpt")["contract"]
+    if gene in contract["expression"]["gene_ids"]:
+        with pytest.raises(ValueError, match=gene):
+            score_study([folder.root], lacking, Audit())
+
+
+def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, ("touch " + str(tmp_path / "ran"),)
+
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {}, "payload": Evil()}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint of tensors"):
+        read_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "absent.ckpt")
+
+
+def test_ablation_without_cross_attention_has_nearly_as_many_parameters(
+    featured: Study, tmp_path: Path
+) -> None:
+    counts = []
+    for experiment in ("full", "ablation_noxattn"):
+        config = compose("train", [f"data.root={featured.root}", "size=study", f"experiment={experiment}"])
+        network = build_network(config, n_genes=1500, tile_dim=512)
+        counts.append(sum(p.numel() for p in network.parameters()))
+    assert abs(counts[0] - counts[1]) / counts[0] < 0.1
+
+
+def test_permuted_labels_keep_prevalence_and_levels(tiny_study: Study) -> None:
+    null = permute_labels(tiny_study, seed=1)
+    treated = ~tiny_study.obs["is_control"].astype(bool)
+    for label, unit in (("dili", "compound"), ("injury", "group_id")):
+        per_unit = null.obs[treated].groupby(unit)[label].nunique(dropna=False)
+        assert (per_unit == 1).all()
+        real = tiny_study.obs[treated].groupby(unit)[label].first()
+        assert null.obs[treated].groupby(unit)[label].first().sum() == real.sum()
+    assert null.findings.to_numpy().sum() == tiny_study.findings.to_numpy().sum()
+    assert not np.array_equal(null.findings, tiny_study.findings)
+
+
+def test_shuffled_pairs_leave_test_pairs_alone(tiny_study: Study) -> None:
+    split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.2, seed=0)(tiny_study)
+    null = shuffle_pairs(tiny_study, split, seed=1)
+    for sample in split.test:
+        assert null.slides_of(sample) == tiny_study.slides_of(sample)
+    moved = [s for s in split.train if null.slides_of(s) != tiny_study.slides_of(s)]
+    assert len(moved) > len(split.train) / 2
+    assert sorted(null.slides.index) == sorted(tiny_study.slides.index)

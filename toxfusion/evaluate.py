@@ -1,0 +1,30 @@
+"""``python -m toxfusion.evaluate``: score a finished run again from its checkpoint, with intervals and figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toxfusion.config import entry_point
+
+
+@entry_point("evaluate")
+def main(config: dict[str, Any]) -> None:
+    """Score a finished run again from its checkpoint: predictions, embeddings, metrics with intervals, figures."""
+    from pathlib import Path
+
+    from toxfusion.evaluating import evaluate_run
+    from toxfusion.runs import RunFolder
+
+    table = evaluate_run(
+        RunFolder(Path(config["run"])),
+        Path(config["paths"]["output"]),
+        draws=config["draws"],
+        seed=config["seed"],
+    )
+    shown = table[table["metric"].isin(["auroc", "auprc", "balanced_accuracy", "mcc", "kappa"])]
+    columns = ["task", "metric", "value", "low", "high", "n", "n_compounds", "prevalence"]
+    print(shown[columns].to_string(index=False, float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Pictures of a finished run: its embeddings, and a test slide under its attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import torch
+
+from toxfusion.evaluation import figures
+from toxfusion.loading import load_own_study, load_run
+from toxfusion.runs import RunError, RunFolder
+from toxfusion.slides.readers import open_slide
+
+THUMBNAIL_PX = 1200
+
+
+def draw_embeddings(folder: RunFolder, path: Path) -> None:
+    """Fused vectors of the validation and test samples, in two dimensions."""
+    table = anndata.read_h5ad(folder.embeddings)
+    figures.embedding_map(table.X, table.obs, path)
+
+
+@torch.inference_mode()
+def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> str:
+    """Attention of a run over one slide, the mean over heads.
+
+    Args:
+        slide_id: the slide; where None, the test sample with the highest grade of any finding that has one slide.
+
+    Returns:
+        The slide's id.
+
+    Raises:
+        RunError: no slide of the test part, or one without tiles.
+    """
+    study, split = load_own_study(folder)
+    run = load_run(folder, study, split)
+    if slide_id is None:
+        grades = study.findings.loc[split.test].max(axis=1).sort_values(ascending=False, kind="stable")
+        shown = [s for s in grades.index if len(study.slides_of(s)) == 1 and run.fold.has_slide(s)]
+        if not shown:
+            raise RunError(f"{folder.root}: no test sample has exactly one slide with tiles; name a slide")
+        slide_id = study.slides_of(shown[0])[0]
+    sample = str(study.slides.at[slide_id, "sample_id"])
+    if run.module.network.bag is None or run.fold.store is None or study.slides_of(sample) != [slide_id]:
+        raise RunError(
+            f"{folder.root}: no attention over slide {slide_id}: the run reads no slides, or {sample} has several"
+        )
+    tiles = run.fold.batch([sample], stage="evaluate").tiles
+    encoding = run.module.network.bag(tiles)
+    if encoding.attention is None:
+        raise RunError(f"{folder.root}: its bag encoder has no attention to show; take bag=abmil")
+    override = _override(study.slides.at[slide_id, "mpp_override"])
+    with open_slide(study.slide_path(slide_id), mpp_override=override) as slide:
+        downsample = max(1.0, max(slide.dimensions) / THUMBNAIL_PX)
+        thumbnail = slide.overview(slide.mpp * downsample)
+    found = study.findings.loc[sample]
+    lesions = ", ".join(f"{term} {int(grade)}" for term, grade in found[found >= 1].items()) or "no finding"
+    figures.slide_attention(
+        thumbnail,
+        run.fold.store.coordinates(slide_id),
+        run.fold.store.tile_size(slide_id),
+        encoding.attention.float().mean(1).numpy(),
+        path,
+        downsample=downsample,
+        mpp0=run.fold.store.mpp0(slide_id),
+        title=f"{slide_id}: {lesions}",
+    )
+    return slide_id
+
+
+def _override(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
