@@ -83,6 +83,21 @@ def test_dose_and_time_alone_are_at_chance_within_strata(make_table) -> None:
     assert _value(scores, "injury", "auroc_within_strata") == pytest.approx(0.5)
 
 
+def test_a_method_that_only_knows_its_training_prevalence_is_at_chance_within_folds(make_table) -> None:
+    """Pooled, it falls below chance: a fold rich in positives has a training part that is poor in them."""
+    tables = _folds(make_table)
+    joined = pd.concat(tables)
+    tested = joined[(joined["part"] == "test") & (joined["task"] == "injury")]
+    for table in tables:
+        elsewhere = tested.loc[tested["fold"] != table["fold"].iloc[0], "label"].mean()
+        table["score"] = np.where(table["task"] == "injury", elsewhere, table["score"])
+    scores = scoring.score_run(tables, draws=50)
+    assert _value(scores, "injury", "auroc") < 0.48
+    assert _value(scores, "injury", "auroc_within_folds") == pytest.approx(0.5)
+    alone = scoring.score_run(tables[0], draws=50)
+    assert "auroc_within_folds" not in set(alone["metric"])
+
+
 def test_oracle_share(make_table, tmp_path: Path) -> None:
     table = make_table()
     oracle = table[["task", "level", "unit_id", "label", "score"]].copy()
@@ -135,8 +150,8 @@ def test_studies_are_compared_within_themselves(make_table) -> None:
 def test_permuted_labels_are_at_chance(make_table) -> None:
     table = make_table(n_compounds=60)
     rng = np.random.default_rng(1)
-    outside = {"dili": 0, "injury": 0, "lesion:necrosis": 0}
-    for _ in range(20):
+    outside = {"dili": 0, "injury": 0}
+    for _ in range(12):
         for task in outside:
             rows = table["task"] == task
             table.loc[rows, "label"] = rng.permutation(table.loc[rows, "label"])
@@ -144,7 +159,7 @@ def test_permuted_labels_are_at_chance(make_table) -> None:
         for task in outside:
             low, high = (_value(scores, task, "auroc", side) for side in ("low", "high"))
             outside[task] += not low <= 0.5 <= high
-    assert max(outside.values()) <= 4, outside
+    assert max(outside.values()) <= 3, outside
 
 
 def test_same_seed_same_numbers(make_table) -> None:

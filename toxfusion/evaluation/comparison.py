@@ -21,6 +21,7 @@ from toxfusion.evaluation.scoring import (
     HEADLINES,
     LEAK_AUROC,
     LESIONS,
+    Within,
     headline_metric,
     headline_rows,
     headline_statistic,
@@ -142,7 +143,9 @@ class Comparison:
         if rows["share"].notna().any():
             shown["share of oracle [95 %]"] = _spans(rows, "share", "share_low", "share_high")
         if rows["strata"].notna().any():
-            shown["within dose x time"] = _spans(rows, "strata", "strata_low", "strata_high")
+            shown["within dose x time"] = [_span(v, _NAN, _NAN) for v in rows["strata"]]
+        if rows["folds"].notna().any():
+            shown["within folds"] = [_span(v, _NAN, _NAN) for v in rows["folds"]]
         shown["n"] = rows["n"].astype(str)
         return shown.reset_index(drop=True)
 
@@ -350,10 +353,13 @@ class _Row:
         rows, binary = self.rows, self.headline != "severity"
         resampling = resampling_of(rows, draws=self.draws, seed=self.seed)
         own = bootstrap.interval(headline_statistic(rows, resampling), resampling, method=self.method)
-        strata = _NOTHING
+        strata = folds = _NOTHING
         if binary and strata_of(rows) is not None:
-            within = headline_statistic(rows, resampling, within_strata=True)
-            strata = bootstrap.interval(within, resampling, method=self.method)
+            statistic = headline_statistic(rows, resampling, within="strata")
+            strata = bootstrap.interval(statistic, resampling, method=self.method)
+        if binary and rows.groupby("cohort")["fold"].nunique().max() > 1:
+            statistic = headline_statistic(rows, resampling, within="folds")
+            folds = bootstrap.interval(statistic, resampling, method=self.method)
         found = {
             "experiment": self.experiment,
             "headline": self.headline,
@@ -372,6 +378,9 @@ class _Row:
             "strata": strata.value,
             "strata_low": strata.low,
             "strata_high": strata.high,
+            "folds": folds.value,
+            "folds_low": folds.low,
+            "folds_high": folds.high,
         }
         return {**found, **self._against(standard, notes), **self._beside(oracles, notes)}
 
@@ -392,9 +401,9 @@ class _Row:
                     notes.append(
                         f"{where}: paired on the {n_paired} units that both this and the reference scored."
                     )
-                whole = self._difference(mine, theirs, within_strata=False)
+                whole = self._difference(mine, theirs, within=None)
                 if self.headline != "severity" and strata_of(mine) is not None:
-                    inside = self._difference(mine, theirs, within_strata=True)
+                    inside = self._difference(mine, theirs, within="strata")
         return {
             "difference": whole.value,
             "difference_low": whole.low,
@@ -406,11 +415,9 @@ class _Row:
             "strata_difference_high": inside.high,
         }
 
-    def _difference(self, mine: pd.DataFrame, theirs: pd.DataFrame, *, within_strata: bool) -> Difference:
+    def _difference(self, mine: pd.DataFrame, theirs: pd.DataFrame, *, within: Within | None) -> Difference:
         resampling = resampling_of(mine, draws=self.draws, seed=self.seed)
-        first, second = (
-            headline_statistic(r, resampling, within_strata=within_strata) for r in (mine, theirs)
-        )
+        first, second = (headline_statistic(r, resampling, within=within) for r in (mine, theirs))
         return bootstrap.paired_difference(first, second, resampling)
 
     def _beside(self, oracles: pd.DataFrame | None, notes: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -130,18 +130,24 @@ def strata_of(rows: pd.DataFrame) -> np.ndarray | None:
     return (_cohorts(rows) + " " + rows["dose_level"] + " " + rows["time_h"].astype(str)).to_numpy(dtype=str)
 
 
+Within = Literal["strata", "folds"]
 RowStatistic = Callable[[pd.DataFrame, np.ndarray, int], Statistic]
 
 
+def _auroc_among(rows: pd.DataFrame, codes: np.ndarray, n: int, stratum: np.ndarray | None) -> Statistic:
+    return bootstrap.auroc_statistic(rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n, stratum)
+
+
 def _auroc(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
-    cohort = _cohorts(rows).to_numpy(dtype=str)
-    return bootstrap.auroc_statistic(rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n, cohort)
+    return _auroc_among(rows, codes, n, _cohorts(rows).to_numpy(dtype=str))
 
 
-def _auroc_within(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
-    return bootstrap.auroc_statistic(
-        rows["label"].to_numpy(), rows["score"].to_numpy(), codes, n, strata_of(rows)
-    )
+def _auroc_in_strata(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return _auroc_among(rows, codes, n, strata_of(rows))
+
+
+def _auroc_in_folds(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return _auroc_among(rows, codes, n, (_cohorts(rows) + " " + rows["fold"].astype(str)).to_numpy(dtype=str))
 
 
 def _auprc(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
@@ -168,6 +174,7 @@ def _absolute_error(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
     return bootstrap.mean_statistic((rows["label"] - rows["score"]).abs().to_numpy(), codes, n)
 
 
+_WITHIN: dict[Within, RowStatistic] = {"strata": _auroc_in_strata, "folds": _auroc_in_folds}
 _CALLED: dict[str, RowStatistic] = {"balanced_accuracy": _balanced, "mcc": _matthews}
 _RANKED: dict[str, RowStatistic] = {"auroc": _auroc, "auprc": _auprc, "brier": _brier}
 _GRADED: dict[str, RowStatistic] = {"quadratic_kappa": _kappa, "mean_absolute_error": _absolute_error}
@@ -179,18 +186,19 @@ def headline_metric(headline: str) -> str:
 
 
 def headline_statistic(
-    rows: pd.DataFrame, resampling: Resampling, *, within_strata: bool = False
+    rows: pd.DataFrame, resampling: Resampling, *, within: Within | None = None
 ) -> Statistic:
     """The statistic of ``headline_metric`` for ``headline_rows``; macro where the rows are of several
     lesions.
 
     Args:
         rows: labelled rows of one headline.
-        within_strata: AUROC inside dose x time strata only.
+        within: compare pairs of one dose x time stratum only ("strata"), or of one fold only ("folds");
+            AUROC only.
     """
     if rows["task"].eq("severity").all():
         return _over_tasks(rows, resampling, _kappa)
-    return _over_tasks(rows, resampling, _auroc_within if within_strata else _auroc)
+    return _over_tasks(rows, resampling, _auroc if within is None else _WITHIN[within])
 
 
 def _over_tasks(rows: pd.DataFrame, resampling: Resampling, make: RowStatistic) -> Statistic:
@@ -327,7 +335,7 @@ def _task_records(
     label = rows["label"].to_numpy()
     one_class = metrics.one_class_reason(label)
     found = [record(metric, make, "" if metric == "brier" else one_class) for metric, make in _RANKED.items()]
-    found.append(_within_record(base, rows, resampling, method, one_class))
+    found += _within_records(base, rows, resampling, method, one_class)
     undecided = "; ".join(sorted(set(rows["undecided"]) - {""}))
     for metric, make in _CALLED.items():
         if undecided:
@@ -338,14 +346,19 @@ def _task_records(
     return found + _oracle_records(base, rows, oracles, draws, seed, method)
 
 
-def _within_record(
+def _within_records(
     base: dict[str, Any], rows: pd.DataFrame, resampling: Resampling, method: IntervalMethod, reason: str
-) -> dict[str, Any]:
-    metric = "auroc_within_strata"
+) -> list[dict[str, Any]]:
+    """AUROC inside dose x time strata, and inside folds where there are several."""
     if strata_of(rows) is None:
-        return _point_record(base, metric, metrics.undefined(_NO_STRATA))
-    statistic = headline_statistic(rows, resampling, within_strata=True)
-    return _interval_record(base, metric, statistic, resampling, method, reason)
+        found = [_point_record(base, "auroc_within_strata", metrics.undefined(_NO_STRATA))]
+    else:
+        statistic = headline_statistic(rows, resampling, within="strata")
+        found = [_interval_record(base, "auroc_within_strata", statistic, resampling, method, reason)]
+    if rows["fold"].nunique() > 1:
+        statistic = headline_statistic(rows, resampling, within="folds")
+        found.append(_interval_record(base, "auroc_within_folds", statistic, resampling, method, reason))
+    return found
 
 
 def _points(rows: pd.DataFrame) -> dict[str, Measure]:
@@ -389,7 +402,7 @@ def _macro_records(
             continue
         statistic = _over_tasks(both, resampling, make)
         found.append(_interval_record(base, metric, statistic, resampling, method, note))
-    found.append(_within_record(base, both, resampling, method, note))
+    found += _within_records(base, both, resampling, method, note)
     return found + _oracle_records(base, both, oracles, draws, seed, method)
 
 
