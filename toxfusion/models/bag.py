@@ -95,9 +95,8 @@ class BagEncoder(nn.Module, ABC):
         self.in_dim, self.width, self.n_tokens, self.heads = in_dim, width, n_tokens, heads
         self.register_buffer("feature_mean", torch.zeros(in_dim))
         self.register_buffer("feature_std", torch.ones(in_dim))
-        self.project = nn.Sequential(
-            nn.Linear(in_dim, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)
-        )
+        # No norm over a tile's features: a tile near the mean of all would look as remarkable as any other.
+        self.project = nn.Sequential(nn.Linear(in_dim, width), nn.GELU(), nn.Dropout(dropout))
 
     def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Standardise features by the mean and deviation [in_dim] of training tiles, kept in the checkpoint."""

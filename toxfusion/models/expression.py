@@ -52,12 +52,7 @@ class MLPExpression(ExpressionEncoder):
         super().__init__(n_genes, width, n_tokens=1)
         hidden = hidden or 2 * width
         self.layers = nn.Sequential(
-            nn.Linear(n_genes, hidden),
-            nn.LayerNorm(hidden),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, width),
-            nn.LayerNorm(width),
+            nn.Linear(n_genes, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
 
     def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
@@ -103,7 +98,7 @@ class MaskedGeneEncoder(ExpressionEncoder):
     x_g, the projections of all genes are computed once a batch and no [B, G, W] tensor is made:
 
         logit[b, m, g] = q_m . (e_g K) + x[b, g] q_m . (u_g K)      (-inf where gene g is not visible)
-        latent[b, m]   = LayerNorm(O sum_g softmax_g(logit) x[b, g] v_g) + l_m
+        latent[b, m]   = G O sum_g softmax_g(logit) x[b, g] v_g + l_m
 
     The decoder mixes tokens and vector to a few decoder tokens t, which gene embeddings query:
 
@@ -132,12 +127,13 @@ class MaskedGeneEncoder(ExpressionEncoder):
         gene_dim = gene_dim or width // 2
         self.gene = learned_tokens(n_genes, gene_dim)
         self.level = learned_tokens(n_genes, gene_dim)
-        self.value = learned_tokens(n_genes, gene_dim)
+        # As small as the weights of a linear layer over all genes, and read with a factor of G to match: at unit scale
+        # an optimiser of fixed step would need sqrt(G) times as many steps to move what is read.
+        self.value = nn.Parameter(torch.randn(n_genes, gene_dim) * n_genes**-0.5)
         self.latents = learned_tokens(n_latents, width)
         self.query = nn.Linear(width, gene_dim, bias=False)
         self.key = nn.Linear(gene_dim, gene_dim, bias=False)
         self.read_out = nn.Linear(gene_dim, width)
-        self.norm_read = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
         )
@@ -150,8 +146,9 @@ class MaskedGeneEncoder(ExpressionEncoder):
 
     def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
         weights = self.read_weights(x, visible)
-        read = self.read_out((weights * x[:, None]) @ self.value)
-        tokens = self.norm_read(read) + self.latents
+        # A fixed factor and not a norm, which would hide how strongly an animal responds.
+        read = (weights * x[:, None]) @ self.value * self.n_genes
+        tokens = self.read_out(read) + self.latents
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
@@ -218,7 +215,6 @@ class PathwayTokens(ExpressionEncoder):
         self.register_buffer("index", torch.tensor([gene for genes in sets for gene in genes]))
         self.sizes = [len(genes) for genes in sets]
         self.first = nn.ModuleList(nn.Linear(size, hidden) for size in self.sizes)
-        self.norm_first = nn.LayerNorm(hidden)
         self.second = nn.Parameter(torch.randn(len(sets), hidden, width) * hidden**-0.5)
         self.identity = learned_tokens(len(sets), width)
         self.blocks = nn.ModuleList(
@@ -230,7 +226,7 @@ class PathwayTokens(ExpressionEncoder):
     def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
         parts = x.index_select(1, self.index).split(self.sizes, 1)
         first = torch.stack([layer(part) for layer, part in zip(self.first, parts, strict=True)])
-        tokens = torch.bmm(F.gelu(self.norm_first(first)), self.second).transpose(0, 1) + self.identity
+        tokens = torch.bmm(F.gelu(first), self.second).transpose(0, 1) + self.identity
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
