@@ -211,8 +211,9 @@ def run_speed(side: int, count: int) -> None:
             truth = render_slide(spec, Path(folder) / "s.tif", Path(folder) / "s.png")
             seconds, processor = time.perf_counter() - start, time.process_time() - worked
             size = (Path(folder) / "s.tif").stat().st_size / 1e6
+            nuclei = truth.n_hepatocyte_nuclei
             print(
-                f"{side} x {side} px: {seconds:.2f} s ({processor:.2f} s of processor), {size:.2f} MB, {truth.n_hepatocyte_nuclei} hepatocyte nuclei"
+                f"{side} x {side} px: {seconds:.2f} s ({processor:.2f} s of processor), {size:.2f} MB, {nuclei} nuclei"
             )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
