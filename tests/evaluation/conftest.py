@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,13 @@ def _probability(signal: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-signal))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_table() -> MakeTable:
     """A maker of one fold's predictions: 4 treated samples (2 doses x 2 times) and one control of each
     compound.
     """
 
+    @cache
     def make(
         *,
         fold: int = 0,
@@ -95,4 +97,4 @@ def make_table() -> MakeTable:
             )
         return pd.concat(tables, ignore_index=True)
 
-    return make
+    return lambda **settings: make(**settings).copy()
