@@ -63,7 +63,7 @@ def _run(name: str, command: Callable[..., None], arguments: list[str]) -> None:
 
 def _draw(study: Path, runs: Path, folder: Path) -> None:
     """An embedding map of the test samples and a slide under its attention, of the first fold of the full method."""
-    from toxfusion.heatmap import draw_embeddings, draw_heatmap
+    from toxfusion.interpret.heatmap import draw_embeddings, draw_heatmap
     from toxfusion.runs import RunFolder
 
     full = next(f.parent for f in sorted(runs.glob("*/full*/fold0_seed0/done.json")))

@@ -1,9 +1,10 @@
-"""From a trained network to the predictions table and the embeddings: every sample once, whatever the number of ranks."""
+"""From a trained network to predictions and embeddings: every sample once, whatever the number of ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,23 +87,25 @@ def predictions_table(
         group=obs["group_id"].astype(str).tolist(),
         is_control=obs["is_control"].to_numpy(dtype=bool),
     )
-    common = {"part": part, "fold": fold.split.fold, "seed": seed}
+    make_rows = partial(rows, part=part, fold=fold.split.fold, seed=seed)
     treated = obs[~obs["is_control"].astype(bool)]
     for task, level in (("dili", "compound"), ("injury", "group")):
         if task in scores and len(treated):
             column = "compound" if level == "compound" else "group_id"
-            label = treated[task].groupby(treated[column].astype(str)).first()
+            known = treated[task].groupby(treated[column].astype(str)).first()
             units = describe_units(treated, level)
-            score = pd.Series(scores[task])
-            tables.append(rows(units, task=task, level=level, label=label, score=score, **common))
+            tables.append(
+                make_rows(units, task=task, level=level, label=known, score=pd.Series(scores[task]))
+            )
     units = describe_units(obs, "sample").loc[list(sample_ids)]
     for i, task in enumerate(fold.tasks.lesion_tasks):
         label, score = labels["lesions"][:, i], scores["lesions"][:, i]
-        tables.append(rows(units, task=task, level="sample", label=label, score=score, **common))
+        tables.append(make_rows(units, task=task, level="sample", label=label, score=score))
     if "severity" in scores:
-        label = labels["severity"]
         tables.append(
-            rows(units, task="severity", level="sample", label=label, score=scores["severity"], **common)
+            make_rows(
+                units, task="severity", level="sample", label=labels["severity"], score=scores["severity"]
+            )
         )
     return pd.concat(tables, ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""One run from a resolved config: split, tile features, pretraining, fine-tuning, test. What ``toxfusion.train`` calls."""
+"""One run from a resolved config: split, tile features, pretraining, fine-tuning, test. ``toxfusion.train`` calls it."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ class NetworkRun:
         table = retrieval_table(
             outputs.slide_shared, outputs.expression_shared, groups=groups, shuffles=20, seed=self.seed
         )
-        return table.to_dict("records")
+        return [{str(k): v for k, v in record.items()} for record in table.to_dict("records")]
 
     def data_module(self, stage: str) -> StudyDataModule:
         """Batches of single samples for pretraining, of whole compounds for fine-tuning."""

@@ -97,10 +97,10 @@ def test_samples_without_any_modality_are_audited(own_tiny_study: Study) -> None
 
 
 def test_an_encoder_that_saw_a_test_compound_is_refused(own_tiny_study: Study) -> None:
+    split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(own_tiny_study)
+    store = write_features(own_tiny_study, "leaky", (str(own_tiny_study.obs.at[split.test[0], "compound"]),))
     with pytest.raises(LeakError, match="trained on 1 test compound"):
-        split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(own_tiny_study)
-        seen = own_tiny_study.obs.at[split.test[0], "compound"]
-        make_fold(own_tiny_study, write_features(own_tiny_study, "leaky", (seen,)))
+        make_fold(own_tiny_study, store)
 
 
 def test_setup_refuses_a_compound_on_both_sides(fold: FoldData) -> None:

@@ -27,7 +27,7 @@ from toxfusion.data.tasks import Tasks
 from toxfusion.distributed import rank, world_size
 
 SLIDE_GAP_UM = 1e6
-"""Coordinates of a sample's second, third ... slide are shifted by this, so that tiles of two slides are never neighbours."""
+"""Coordinates of a sample's second, third ... slide are shifted by this: tiles of two slides are never neighbours."""
 
 
 class LeakError(ValueError):
@@ -265,7 +265,7 @@ class FoldData:
             local = chosen[(chosen >= starts[k]) & (chosen < starts[k + 1])] - starts[k]
             rows.append(np.asarray(self.store.rows(slide, local), np.float32))
             um = self.store.coordinates(slide)[local] * self.store.mpp0(slide)
-            where.append((um + [k * SLIDE_GAP_UM, 0.0]).astype(np.float32))
+            where.append((um + np.array([k * SLIDE_GAP_UM, 0.0])).astype(np.float32))
         offset = self.scaler.mean
         reference = self._tile_reference.get(str(self.study.obs.at[sample, "control_group"]))
         if reference is not None:

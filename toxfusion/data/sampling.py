@@ -38,7 +38,8 @@ def torch_generator(*key: int | str, device: str = "cpu") -> torch.Generator:
 class Sampler(Protocol):
     """Chooses the samples of a step."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int: ...
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[str]: ...
 

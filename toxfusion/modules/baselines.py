@@ -27,7 +27,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from toxfusion.data.datamodule import FoldData
-from toxfusion.data.study import DOSE_LEVELS, Study
+from toxfusion.data.study import Study
+from toxfusion.data.study_rules import DOSE_LEVELS
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.predictions import MAX_GRADE
 

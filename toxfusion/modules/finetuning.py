@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from toxfusion.data.batch import Batch
@@ -83,9 +84,7 @@ class FinetuningModule(L.LightningModule):
         if "lesions" in self.heads:
             out["lesions"] = self.lesion_loss(self.heads["lesions"](vector), batch.labels["lesions"])
         if "severity" in self.heads:
-            out["severity"] = self.severity_loss(
-                self.heads["severity"](vector), batch.labels["severity"]
-            )
+            out["severity"] = self.severity_loss(self.heads["severity"](vector), batch.labels["severity"])
         return out
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -97,7 +96,7 @@ class FinetuningModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._log(self.losses(batch), "valid", len(batch))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimization.configure(self, {"network.": self.network_lr_share})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -138,4 +137,3 @@ class FinetuningModule(L.LightningModule):
         values = {f"{part}/{k}": v.detach() for k, v in losses.items()} | {f"{part}/loss": total.detach()}
         self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
         return total
-

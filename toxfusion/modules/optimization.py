@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 
@@ -27,7 +27,9 @@ class Optimization:
     warmup: float
     steps: int
 
-    def configure(self, module: nn.Module, lr_shares: Mapping[str, float] | None = None) -> dict[str, Any]:
+    def configure(
+        self, module: nn.Module, lr_shares: Mapping[str, float] | None = None
+    ) -> OptimizerLRSchedulerConfig:
         """What ``LightningModule.configure_optimizers`` returns.
 
         Args:

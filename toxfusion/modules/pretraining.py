@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from toxfusion.data.batch import Batch, RaggedTiles
@@ -27,7 +27,11 @@ from toxfusion.objectives.orthogonality import Orthogonality
 TERMS = ("align", "sub_bag", "genes", "orthogonality", "retention")
 """Names of the terms, as in pretrain.weights."""
 
-NEEDS: dict[str, tuple[str, ...]] = {"align": ("bag", "expression"), "sub_bag": ("bag",), "genes": ("expression",)}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "align": ("bag", "expression"),
+    "sub_bag": ("bag",),
+    "genes": ("expression",),
+}
 """Branches of the network without which a term does not apply."""
 
 
@@ -86,15 +90,14 @@ class PretrainingModule(L.LightningModule):
         self.gene_mask = gene_mask
         self.weights = {k: float(w) for k, w in weights.items() if w > 0 and self._applies(k)}
         self.align, self.sub_bag = (
-            InfoNCE(temperature=temperature, learnable=learn_temperature, duplicates=negatives) for _ in range(2)
+            InfoNCE(temperature=temperature, learnable=learn_temperature, duplicates=negatives)
+            for _ in range(2)
         )
         self.genes, self.orthogonality = MaskedGenes(), Orthogonality(form=orthogonality)
         parts = shared_dim + private_dim
         genes, tiles = network.expression is not None, network.bag is not None
         self.decode_genes = (
-            GeneDecoder(width, n_genes)
-            if genes and not hasattr(network.expression, "decode")
-            else None
+            GeneDecoder(width, n_genes) if genes and not hasattr(network.expression, "decode") else None
         )
         self.parts_to_profile = nn.Linear(parts, n_genes) if genes else None
         self.fused_to_profile = nn.Linear(width, n_genes) if genes else None
@@ -123,7 +126,9 @@ class PretrainingModule(L.LightningModule):
         kin = Kin(batch.group, batch.animal, batch.is_control)
         if "align" in self.weights:
             paired = batch.has_slide & batch.has_expression
-            terms["align"] = self._take("align", self.align(out.slide_shared, out.expression_shared, kin, paired))
+            terms["align"] = self._take(
+                "align", self.align(out.slide_shared, out.expression_shared, kin, paired)
+            )
         if "sub_bag" in self.weights and other is not None:
             there = other.lengths > 0
             second = network.slide_projections(network.bag(other).vector)[0]
@@ -149,7 +154,7 @@ class PretrainingModule(L.LightningModule):
         terms, _ = self.losses(batch, torch_generator(self.seed, "masks", -1, batch_idx, rank()))
         self._log(terms, "valid", len(batch))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimization.configure(self)
 
     def _applies(self, term: str) -> bool:

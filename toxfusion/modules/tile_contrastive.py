@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from toxfusion.data.sampling import torch_generator, torch_seed
@@ -55,7 +54,7 @@ class TileContrastiveModule(L.LightningModule):
     def validation_step(self, batch: TileBatch, batch_idx: int) -> None:
         self.log("valid/loss", self._contrast(batch), sync_dist=True, batch_size=len(batch.tiles))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimization.configure(self)
 
     def _contrast(self, batch: TileBatch) -> Tensor:

@@ -38,8 +38,8 @@ def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> 
     study, split = load_own_study(folder)
     run = load_run(folder, study, split)
     if slide_id is None:
-        grades = study.findings.loc[split.test].max(axis=1).sort_values(ascending=False, kind="stable")
-        shown = [s for s in grades.index if len(study.slides_of(s)) == 1 and run.fold.has_slide(s)]
+        worst = study.findings.loc[split.test].max(axis=1).sort_values(ascending=False, kind="stable")
+        shown = [s for s in worst.index if len(study.slides_of(s)) == 1 and run.fold.has_slide(s)]
         if not shown:
             raise RunError(f"{folder.root}: no test sample has exactly one slide with tiles; name a slide")
         slide_id = study.slides_of(shown[0])[0]
@@ -52,12 +52,14 @@ def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> 
     encoding = run.module.network.bag(tiles)
     if encoding.attention is None:
         raise RunError(f"{folder.root}: its bag encoder has no attention to show; take bag=abmil")
-    override = _override(study.slides.at[slide_id, "mpp_override"])
+    override = _override(study.slides["mpp_override"].loc[slide_id])
     with open_slide(study.slide_path(slide_id), mpp_override=override) as slide:
         downsample = max(1.0, max(slide.dimensions) / THUMBNAIL_PX)
         thumbnail = slide.overview(slide.mpp * downsample)
-    found = study.findings.loc[sample]
-    lesions = ", ".join(f"{term} {int(grade)}" for term, grade in found[found >= 1].items()) or "no finding"
+    grades = study.findings.loc[sample].dropna().to_dict()
+    lesions = (
+        ", ".join(f"{term} {int(grade)}" for term, grade in grades.items() if grade >= 1) or "no finding"
+    )
     figures.slide_attention(
         thumbnail,
         run.fold.store.coordinates(slide_id),
