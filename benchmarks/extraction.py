@@ -93,9 +93,14 @@ def reader_rates(path: Path, grid: TileGrid) -> dict[str, float]:
 
     def by_tiatoolbox() -> int:
         from tiatoolbox.tools.patchextraction import SlidingWindowPatchExtractor
+        from tiatoolbox.wsicore.wsireader import WSIReader
 
         extractor = SlidingWindowPatchExtractor(
-            input_img=path, patch_size=(side, side), resolution=grid.mpp, units="mpp", within_bound=True
+            input_img=WSIReader.open(path, mpp=(mpp0, mpp0)),
+            patch_size=(side, side),
+            resolution=grid.mpp,
+            units="mpp",
+            within_bound=True,
         )
         n = min(len(corners), len(extractor))
         for i in range(n):
