@@ -1,4 +1,4 @@
-"""One stage of training with Lightning: checkpoints, early stopping, exact resume. What is trained is not known here."""
+"""One stage of training with Lightning: checkpoints, early stopping, exact resume; not what is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run from a resolved config: split, tile features, pretraining, fine-tuning, test. ``toxfusion.train`` calls it."""
+"""One run from a resolved config: split, tile features, pretraining, fine-tuning, test."""
 
 from __future__ import annotations
 

@@ -152,11 +152,8 @@ class FoldData:
         self._labels = {k: torch.from_numpy(v) for k, v in tasks.labels(study, self.sample_ids).items()}
         self._expression = self._read_expression()
         self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
-        self._tile_reference = (
-            control_tile_means(study, store)
-            if store is not None and scaler.reference == "matched_controls"
-            else {}
-        )
+        controls = store is not None and scaler is not None and scaler.reference == "matched_controls"
+        self._tile_reference = control_tile_means(study, store) if controls and store is not None else {}
         self._check_encoder()
 
     @property
@@ -280,8 +277,8 @@ class FoldData:
         leaked = sorted(seen & tested)
         if leaked:
             raise LeakError(
-                f"{self.store.root}: the tile encoder of these features was trained on {len(leaked)} test compound(s) of "
-                f"fold {self.split.fold}: {leaked[:5]}; train it on this fold's training compounds "
+                f"{self.store.root}: the tile encoder of these features was trained on {len(leaked)} test compound(s) "
+                f"of fold {self.split.fold}: {leaked[:5]}; train it on this fold's training compounds "
                 "(tile_features=contrastive does so) or use a published encoder"
             )
 

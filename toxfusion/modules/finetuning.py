@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -16,7 +16,7 @@ from toxfusion.data.batch import Batch
 from toxfusion.data.sampling import torch_seed
 from toxfusion.data.tasks import Tasks
 from toxfusion.distributed import rank
-from toxfusion.models.heads import CompoundHead, MultiLabelHead, OrdinalHead
+from toxfusion.models.heads import CompoundHead, MultiLabelHead, OrdinalHead, Pooling
 from toxfusion.models.network import Network
 from toxfusion.modules.optimization import Optimization
 from toxfusion.objectives.classification import CompoundBCE, MaskedBCE, positive_weights
@@ -47,8 +47,8 @@ class FinetuningModule(L.LightningModule):
         width: int,
         labels: Mapping[str, Tensor],
         weights: Mapping[str, float],
-        compound_pooling: str,
-        group_pooling: str,
+        compound_pooling: Pooling,
+        group_pooling: Pooling,
         network_lr_share: float,
         optimization: Optimization,
         seed: int,
@@ -128,7 +128,7 @@ class FinetuningModule(L.LightningModule):
         if "lesions" in self.heads:
             out["lesions"] = self.heads["lesions"](vectors).sigmoid().double().numpy()
         if "severity" in self.heads:
-            head = self.heads["severity"]
+            head = cast(OrdinalHead, self.heads["severity"])
             out["severity"] = head.expected_grade(head(vectors))[:, 0].double().numpy()
         return out
 

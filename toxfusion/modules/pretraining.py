@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import lightning as L
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.sampling import torch_generator, torch_seed
 from toxfusion.distributed import rank
-from toxfusion.models.expression import GeneDecoder
+from toxfusion.models.expression import ExpressionEncoding, GeneDecoder, MaskedGeneEncoder
 from toxfusion.models.network import Network, Representation
 from toxfusion.modules.optimization import Optimization
-from toxfusion.objectives.contrastive import ContrastiveTerm, InfoNCE, Kin
+from toxfusion.objectives.contrastive import ContrastiveTerm, Duplicates, InfoNCE, Kin
 from toxfusion.objectives.masked import MaskedGenes, masked_mean_square
 from toxfusion.objectives.monitors import smooth_rank, variance_of
 from toxfusion.objectives.orthogonality import Orthogonality
@@ -75,10 +76,10 @@ class PretrainingModule(L.LightningModule):
         tile_dim: int,
         weights: Mapping[str, float],
         gene_mask: float,
-        negatives: str,
+        negatives: Duplicates,
         temperature: float,
         learn_temperature: bool,
-        orthogonality: str,
+        orthogonality: Literal["cosine", "cross_correlation"],
         optimization: Optimization,
         seed: int,
     ) -> None:
@@ -95,14 +96,16 @@ class PretrainingModule(L.LightningModule):
         )
         self.genes, self.orthogonality = MaskedGenes(), Orthogonality(form=orthogonality)
         parts = shared_dim + private_dim
-        genes, tiles = network.expression is not None, network.bag is not None
-        self.decode_genes = (
-            GeneDecoder(width, n_genes) if genes and not hasattr(network.expression, "decode") else None
+        encoder = network.expression
+        self.decoder = (
+            GeneDecoder(width, n_genes)
+            if encoder is not None and not isinstance(encoder, MaskedGeneEncoder)
+            else None
         )
-        self.parts_to_profile = nn.Linear(parts, n_genes) if genes else None
-        self.fused_to_profile = nn.Linear(width, n_genes) if genes else None
-        self.parts_to_tile = nn.Linear(parts, tile_dim) if tiles else None
-        self.fused_to_tile = nn.Linear(width, tile_dim) if tiles else None
+        targets = {"tile": tile_dim} if network.bag is not None else {}
+        targets |= {"profile": n_genes} if encoder is not None else {}
+        self.read_parts = nn.ModuleDict({name: nn.Linear(parts, size) for name, size in targets.items()})
+        self.read_fused = nn.ModuleDict({name: nn.Linear(width, size) for name, size in targets.items()})
 
     def losses(self, batch: Batch, generator: torch.Generator) -> tuple[dict[str, Tensor], Representation]:
         """The terms in use, unweighted, and the representation they were taken from.
@@ -133,8 +136,8 @@ class PretrainingModule(L.LightningModule):
             there = other.lengths > 0
             second = network.slide_projections(network.bag(other).vector)[0]
             terms["sub_bag"] = self._take("sub_bag", self.sub_bag(out.slide_shared, second, kin, there))
-        if "genes" in self.weights:
-            decoded = self._decode(out)
+        if "genes" in self.weights and out.expression is not None and hidden is not None:
+            decoded = self._decode(out.expression)
             terms["genes"] = self.genes(decoded, batch.expression, hidden, batch.has_expression)
         if "orthogonality" in self.weights:
             terms["orthogonality"] = self._orthogonality(out, batch)
@@ -169,10 +172,11 @@ class PretrainingModule(L.LightningModule):
         }
         return term.loss
 
-    def _decode(self, out: Representation) -> Tensor:
-        if self.decode_genes is not None:
-            return self.decode_genes(out.expression.vector)
-        return self.network.expression.decode(out.expression)
+    def _decode(self, encoding: ExpressionEncoding) -> Tensor:
+        """Expression [B, G] from what the branch made of the visible genes."""
+        if isinstance(self.network.expression, MaskedGeneEncoder):
+            return self.network.expression.decode(encoding)
+        return self.decoder(encoding.vector)
 
     def _orthogonality(self, out: Representation, batch: Batch) -> Tensor:
         """Shared against private of each branch, and the two private parts against each other."""
@@ -189,17 +193,21 @@ class PretrainingModule(L.LightningModule):
     def _retention(self, out: Representation, batch: Batch) -> Tensor:
         """Read the bag's mean tile and the whole profile back, from the parts of a branch and from the fused vector."""
         errors = []
-        if self.parts_to_tile is not None:
-            target = bag_means(batch.tiles)
-            keep = batch.has_slide[:, None].expand_as(target)
-            parts = torch.cat([out.slide_shared, out.slide_private], 1)
-            errors += [masked_mean_square(self.parts_to_tile(parts), target, keep)]
-            errors += [masked_mean_square(self.fused_to_tile(out.fused.vector), target, keep)]
-        if self.parts_to_profile is not None:
-            keep = batch.has_expression[:, None].expand_as(batch.expression)
-            parts = torch.cat([out.expression_shared, out.expression_private], 1)
-            errors += [masked_mean_square(self.parts_to_profile(parts), batch.expression, keep)]
-            errors += [masked_mean_square(self.fused_to_profile(out.fused.vector), batch.expression, keep)]
+        for name, target, there, shared, private in (
+            ("tile", bag_means(batch.tiles), batch.has_slide, out.slide_shared, out.slide_private),
+            (
+                "profile",
+                batch.expression,
+                batch.has_expression,
+                out.expression_shared,
+                out.expression_private,
+            ),
+        ):
+            if shared is not None and private is not None:
+                keep = there[:, None].expand_as(target)
+                from_parts = self.read_parts[name](torch.cat([shared, private], 1))
+                errors.append(masked_mean_square(from_parts, target, keep))
+                errors.append(masked_mean_square(self.read_fused[name](out.fused.vector), target, keep))
         return torch.stack(errors).mean()
 
     @torch.no_grad()
