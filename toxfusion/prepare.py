@@ -16,7 +16,7 @@ def main(config: dict[str, Any]) -> None:
     """Write a study from real tables and images, with an audit of every record dropped or altered."""
     from toxfusion.config import build
     from toxfusion.data.audit import Audit
-    from toxfusion.data.study import AUDIT_FILE
+    from toxfusion.data.study_rules import AUDIT_FILE
 
     study = build(config["source"])(Path(config["output"]))
     print(describe(study))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.data.audit import Audit
-from toxfusion.data.study import SLIDE_COLUMNS
+from toxfusion.data.study_rules import SLIDE_COLUMNS
 
 STAGE = "prepare"
 SPREADSHEETS = (".xlsx", ".xlsm")
