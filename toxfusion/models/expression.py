@@ -126,7 +126,8 @@ class MaskedGeneEncoder(ExpressionEncoder):
         super().__init__(n_genes, width, n_tokens=n_latents)
         gene_dim = gene_dim or width // 2
         self.gene = learned_tokens(n_genes, gene_dim)
-        self.level = learned_tokens(n_genes, gene_dim)
+        # Attention follows the genes at first, and their levels as far as training finds a use for that.
+        self.level = nn.Parameter(torch.randn(n_genes, gene_dim) * 0.1)
         # As small as the weights of a linear layer over all genes, and read with a factor of G to match: at unit scale
         # an optimiser of fixed step would need sqrt(G) times as many steps to move what is read.
         self.value = nn.Parameter(torch.randn(n_genes, gene_dim) * n_genes**-0.5)
