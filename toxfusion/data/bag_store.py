@@ -269,7 +269,7 @@ class BagStore:
         found = _read_spec(root / "store.json")
         if spec is not None and (differences := found.differences(spec)):
             raise StoreMismatch(
-                f"bag store {root} has {'; '.join(differences)}: write to another folder, or remove this one"
+                f"bag store {root} has {'; '.join(differences)}: use another name for the store, or remove it"
             )
         return cls(root, found)
 

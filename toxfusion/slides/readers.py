@@ -187,8 +187,7 @@ class OpenSlideSource:
         )
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        rgba = np.asarray(self._slide.read_region((x, y), level, (width, height)))
-        return _on_white(rgba)
+        return _rgb(self._slide.read_region((x, y), level, (width, height)))
 
     def close(self) -> None:
         self._slide.close()
@@ -408,7 +407,8 @@ def _on_white(pixels: Pixels) -> Pixels:
 
 def _rgb(picture: Image.Image) -> Pixels:
     """A picture of any colour mode as RGB on a white ground."""
-    if picture.mode in ("RGB", "CMYK", "YCbCr") and "transparency" not in picture.info:
+    opaque = picture.mode in ("RGB", "CMYK", "YCbCr") and "transparency" not in picture.info
+    if opaque or (picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255)):
         return np.asarray(picture.convert("RGB"), dtype=np.uint8)
     return _on_white(np.asarray(picture.convert("RGBA"), dtype=np.uint8))
 
