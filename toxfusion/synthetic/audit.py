@@ -95,7 +95,7 @@ def cohort_checks(config: CohortConfig, n_compounds: int = AUDIT_COMPOUNDS) -> I
         replace(config, n_compounds=n_compounds, times_h=COURSE_TIMES_H, animals_per_group=5)
     )
     reading = cohort.reading
-    related = reading.related.any(-1)
+    related = np.any(reading.related, axis=-1)
     yield _close("treatment-related finding, % by dose", related.mean((0, 1, 3)) * 100, RELATED, 2.0, 0.35)
     yield _close(
         "groups with 2 or more of 5, % by dose", cohort.injury.mean((0, 1)) * 100, INJURED_GROUPS, 2.0, 0.35
@@ -111,7 +111,7 @@ def cohort_checks(config: CohortConfig, n_compounds: int = AUDIT_COMPOUNDS) -> I
     yield _between("groups with a single rat affected, %", shares[0], 8, 20)
     grades = np.bincount(reading.grade[reading.related], minlength=5)[1:]
     yield _close("grades 1 to 4 of related findings, %", grades / grades.sum() * 100, GRADES, 8.0, 0.0)
-    spontaneous = reading.spontaneous.any(-1)
+    spontaneous = np.any(reading.spontaneous, axis=-1)
     yield _between(
         "controls with any finding, %", (reading.grade[:, :, 0] > 0).any(-1).mean() * 100, 3.5, 7.0
     )
@@ -161,7 +161,7 @@ def _chemistry_checks(cohort: Cohort) -> Iterator[Check]:
     alt = values[..., 0] / np.median(values[:, :, :1, :, 0], axis=3, keepdims=True)
     fold = [float(np.median(alt[grade == g])) if (grade == g).sum() > 5 else np.nan for g in (1, 2, 3)]
     yield Check("ALT fold at related necrosis grade 1, 2, 3", _numbers(fold), "1.5 3.9 7.8", None)
-    any_finding = cohort.reading.related.any(-1)[:, :, 1:].ravel()
+    any_finding = np.any(cohort.reading.related, axis=-1)[:, :, 1:].ravel()
     hypertrophy = (cohort.reading.grade[..., 0] > 0)[:, :, 1:].ravel()
     weight = values[:, :, 1:, :, ANALYTES.index("liver_weight_pct")].ravel()
     yield Check(
@@ -188,13 +188,15 @@ def oracle_checks(config: CohortConfig) -> Iterator[Check]:
     """Oracles of thousands of compounds in both settings, and of the lesions of a cohort."""
     limits = {"realistic": {"both": (0.61, 0.67), "all": (0.68, 0.73)}, "easy": {"both": (0.77, 0.83)}}
     for setting, wanted in limits.items():
-        found = population_aurocs(setting, POPULATION, config.seed).set_index("view")["auroc"]
+        table = population_aurocs(setting, POPULATION, config.seed)
+        found: dict[str, float] = dict(zip(table["view"], table["auroc"].astype(float), strict=True))
         for view in ("both", "slide", "expression", "all"):
             subject = f"DILI oracle, {setting}, {view}, {POPULATION} compounds"
-            yield _between(subject, found[view], *wanted.get(view, (0.5, found["all"] + 0.01)), digits=3)
+            low, high = wanted.get(view, (0.5, found["all"] + 0.01))
+            yield _between(subject, found[view], low, high, digits=3)
     cohort = draw_cohort(replace(config, n_compounds=AUDIT_COMPOUNDS, animals_per_group=2))
     aurocs = oracle_aurocs(oracle_table(cohort))
-    yield _between("group injury oracle, both", aurocs.loc["injury", "both"], 0.90, 0.98)
+    yield _between("group injury oracle, both", _of(aurocs, "injury"), 0.90, 0.98)
     lesions = aurocs[(aurocs.index != "dili") & (aurocs.index != "injury") & (aurocs["positives"] >= 15)]
     macro = lesions[["both", "slide", "expression"]].mean()
     gain = macro["both"] - macro[["slide", "expression"]].max()
@@ -278,10 +280,10 @@ def _batch_checks(x: np.ndarray, obs: pd.DataFrame, cohort: Cohort) -> Iterator[
         "batch from controls, accuracy",
         f"{accuracy:.2f} (chance {chance:.2f})",
         "succeeds",
-        accuracy > 3 * chance,
+        bool(accuracy > 3 * chance),
     )
     compound = cohort.rats[control, 0]
-    injured = cohort.injury[:, :, 3].any(1)
+    injured = np.any(cohort.injury[:, :, 3], axis=1)
     means = np.stack([scores[compound == c].mean(0) for c in range(len(cohort.compounds))])
     value = _cross_validated(means, injured, cohort.compounds.index // 5)
     yield _between("injury of the compound from its controls, AUROC", value, 0.35, SHORTCUT_LIMIT)
@@ -295,11 +297,11 @@ def _gene_checks(x: np.ndarray, obs: pd.DataFrame, cohort: Cohort) -> Iterator[C
     rats = cohort.rats[~control]
     aurocs = oracle_aurocs(oracle_table(cohort))
     injury = cohort.injury[tuple(rats[:, :3].T)]
-    gaps = {"injury": aurocs.loc["injury", "both"] - _best_gene(change, injury)}
+    gaps = {"injury": _of(aurocs, "injury") - _best_gene(change, injury)}
     for k, term in enumerate(TERMS):
         label = cohort.reading.grade[(*rats.T, k)] > 0
         if label.sum() >= 20:
-            gaps[term] = aurocs.loc[f"lesion:{term}", "both"] - _best_gene(change, label)
+            gaps[term] = _of(aurocs, f"lesion:{term}") - _best_gene(change, label)
     closest = min(gaps, key=lambda name: gaps[name])
     yield _between("oracle minus best single gene, injury", gaps["injury"], 0.05, 0.5, digits=3)
     yield _between(
@@ -310,7 +312,12 @@ def _gene_checks(x: np.ndarray, obs: pd.DataFrame, cohort: Cohort) -> Iterator[C
         digits=3,
     )
     name = f"{closest} {gaps[closest]:.3f}"
-    yield Check("the label nearest to one gene", name, "at least 0.050", gaps[closest] >= 0.05)
+    yield Check("the label nearest to one gene", name, "at least 0.050", bool(gaps[closest] >= 0.05))
+
+
+def _of(aurocs: pd.DataFrame, task: str) -> float:
+    """The oracle of both modalities for a task."""
+    return float(aurocs["both"].to_dict()[task])
 
 
 def _best_gene(change: np.ndarray, label: np.ndarray) -> float:
@@ -355,7 +362,7 @@ def _slide_checks(study: Study) -> Iterator[Check]:
         yield _shortcut(f"{name} for high dose against control, AUROC", value, limit, low_or_high.sum())
         found = study.findings.loc[obs.index].to_numpy()
         plain = [k for k, t in enumerate(study.findings.columns) if t not in COLOUR_LESIONS]
-        lesion = (found[:, plain] > 0).any(1)
+        lesion = np.any(found[:, plain] > 0, axis=1)
         value = _cross_validated(features, lesion, experiment)
         yield _shortcut(f"{name} for any lesion that is no colour, AUROC", value, limit, len(lesion))
     controls = obs["is_control"].to_numpy()
@@ -371,7 +378,7 @@ def _shortcut(subject: str, value: float, limit: float, n: int) -> Check:
         f"{subject} (n {n})",
         f"{value:.2f}",
         f"at most {limit:.2f} (+ chance error: {allowed:.2f})",
-        value <= allowed,
+        bool(value <= allowed),
     )
 
 

@@ -127,7 +127,11 @@ AXES: tuple[Axis, ...] = (
     Axis(
         "A5", "Necrosis", 0.30, (("centrilobular", 0.5), ("periportal", 0.15), ("random", 0.35)), 3.0, 2.5,
         (0.2, 0.45, 0.7, 1, 0.8, 0.65, 0.6, 0.65), (0.5, 0.9, 1, 0.9, 0.7, 0.6, 0.5, 0.5),
-        (SlideEffect("necrosis"), SlideEffect("single_cell_necrosis", 1.0, 0.0, (1, 1, 1, 1, 0.9, 0.7, 0.6, 0.6)), SlideEffect("hemorrhage", 0.8, 1.2)),
+        (
+            SlideEffect("necrosis"),
+            SlideEffect("single_cell_necrosis", 1.0, 0.0, (1, 1, 1, 1, 0.9, 0.7, 0.6, 0.6)),
+            SlideEffect("hemorrhage", 0.8, 1.2),
+        ),
         genes(
             "Hmox1+2.5 Atf3+3 Myc+2 Jun+1.5 Fos+2.5 Egr1+2.5 Gdf15+2 Krt8+1 Krt18+1 Tnfrsf12a+2.5 Anxa2+2 "
             "S100a11+1.2 Lgals3+2 Spp1+2.5 Cyp2e1-1.5 Cyp1a2-1.5 Glul-1 Cyp2c11-2"

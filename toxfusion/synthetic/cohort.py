@@ -43,10 +43,10 @@ FOCAL_PHENOTYPES = frozenset(
     ("necrosis", "single_cell_necrosis", "infiltration", "fibrosis", "hemorrhage", "mitosis", "edema")
 )
 BACKGROUND_MEAN: dict[str, float] = {
-    "hypertrophy": 0.38, "vacuolization": 0.32, "eosinophilic_change": 0.32, "glycogen_gain": 0.30,
-    "glycogen_loss": 0.30, "anisonucleosis": 0.35, "mitosis": 0.22, "single_cell_necrosis": 0.20,
-    "bile_duct_proliferation": 0.30, "fibrosis": 0.25, "edema": 0.25, "phospholipidosis": 0.20,
-    "infiltration": 0.07,
+    "hypertrophy": 0.40, "vacuolization": 0.34, "eosinophilic_change": 0.34, "glycogen_gain": 0.32,
+    "glycogen_loss": 0.32, "anisonucleosis": 0.36, "mitosis": 0.26, "single_cell_necrosis": 0.22,
+    "bile_duct_proliferation": 0.32, "fibrosis": 0.28, "edema": 0.27, "phospholipidosis": 0.22,
+    "infiltration": 0.09,
 }  # fmt: skip
 """Mean of the physiological variation that control and treated slides share, in units of severity."""
 
@@ -299,7 +299,7 @@ def draw_latents(seed: int, compounds: Compounds, times_h: Sequence[float]) -> L
     piece_sd = np.where([p in FOCAL_PHENOTYPES for p in PHENOTYPES], FOCAL_PIECE_SD, DIFFUSE_PIECE_SD)
     pieces = {k: animal + piece_sd * spread[..., None, :] * noise[k] for k in ("reading", "slide")}
     rna = _axis_severity(compounds, response, noise, times_h)
-    latents = Latents(
+    return Latents(
         animal=animal,
         reading=pieces["reading"],
         slide=pieces["slide"],
@@ -313,7 +313,6 @@ def draw_latents(seed: int, compounds: Compounds, times_h: Sequence[float]) -> L
         dose_fraction=fractions,
         died=_deaths(animal, fractions, noise["death"], times_h),
     )
-    return latents
 
 
 def _response(

@@ -94,15 +94,16 @@ FAMILIES: dict[str, str] = {
 }
 """Numbered members of gene families, as ranges."""
 
-RIBOSOMAL = (
+_RIBOSOMAL = (
     "Rpl10 Rpl10a Rpl10l Rpl11 Rpl12 Rpl13 Rpl13a Rpl14 Rpl15 Rpl17 Rpl18 Rpl18a Rpl19 Rpl21 Rpl22 "
     "Rpl22l1 Rpl23 Rpl23a Rpl24 Rpl26 Rpl27 Rpl27a Rpl28 Rpl29 Rpl3 Rpl30 Rpl30l1 Rpl31 Rpl32 Rpl34 Rpl35 "
     "Rpl35a Rpl36 Rpl36a Rpl37 Rpl37a Rpl38 Rpl39 Rpl39l Rpl3l Rpl4 Rpl41 Rpl5 Rpl6 Rpl7 Rpl7a Rpl7l1 "
     "Rpl8 Rpl9 Rplp0 Rplp0l1 Rplp1 Rplp2 Rps10 Rps10l1 Rps11 Rps12 Rps13 Rps14 Rps15 Rps15a Rps16 Rps17 "
     "Rps18 Rps18l1 Rps19 Rps19l2 Rps2 Rps20 Rps21 Rps23 Rps24 Rps25 Rps27 Rps27a Rps27l Rps28 Rps29 Rps3 "
     "Rps3a Rps4x Rps4y2 Rps5 Rps6 Rps7 Rps8 Rps9 Rps9l1 "
-).split()
-LIVER = (
+)
+RIBOSOMAL: tuple[str, ...] = tuple(_RIBOSOMAL.split())
+_LIVER = (
     "Alb Apoa1 Apoa2 Apoa4 Apoa5 Apob Apoc1 Apoc2 Apoc4 Apoe Apoh Apom Tf Ttr Fga Fgb Fgg F2 F5 F7 F9 F10 "
     "F11 F12 Plg Serpinc1 Serpind1 Serpinf1 Serpinf2 Serping1 Fetub Hpx Kng1 Itih1 Itih2 Itih3 Itih4 C1s "
     "C2 C4a C5 C6 C8a C8b C8g C9 Cfb Cfh Cfi Masp1 Masp2 Mbl1 Mbl2 Rbp4 Gc Vtn Proc Pros1 Hrg Azgp1 Ambp "
@@ -115,7 +116,8 @@ LIVER = (
     "Cry1 Cry2 Bhlhe40 Ciart Irs1 Irs2 Insr Slco1a1 Slco1a4 Slco1b2 Slco2b1 Slc10a1 Slc10a2 Abcb11 Abcb4 "
     "Abcb1a Abcc6 Abcg5 Abcg8 Actb B2m Hprt1 Ppia Tbp Ywhaz Sdha Ubc Tuba1a Tuba1b Eef1a1 Eef2 Hspa8 "
     "Hsp90ab1 Cat Sod1 Sod2 Gpx1 Gpx4 Ftl1 Fth1 Tfrc Slc40a1 "
-).split()
+)
+LIVER: tuple[str, ...] = tuple(_LIVER.split())
 
 FACTOR_LEADERS: dict[str, str] = {
     "growth_hormone": "Cish Socs2 Onecut1 Myc Igf1 Igfals Cyp2c11 Hsd3b5",
@@ -130,9 +132,7 @@ FACTORS: tuple[str, ...] = tuple(FACTOR_LEADERS)
 MEAN_LEVEL, SD_LEVEL, LEVEL_RANGE = 6.5, 2.3, (2.5, 14.5)
 FACTOR_SHARE = 0.40
 MEDIAN_SD = 0.16
-_ABUNDANT = frozenset(
-    "Alb Apoa1 Apoa2 Apoe Tf Ttr Fga Fgb Fgg Serpinc1 Hpx Rbp4 Aldob Eef1a1 Ftl1 Fth1".split()
-)
+_ABUNDANT = "Alb Apoa1 Apoa2 Apoe Tf Ttr Fga Fgb Fgg Serpinc1 Hpx Rbp4 Aldob Eef1a1 Ftl1 Fth1"
 _CATALOGUE_SEED = 20_250_313
 
 
@@ -190,7 +190,7 @@ def gene_catalogue() -> GeneCatalogue:
     position = {symbol: index for index, symbol in enumerate(symbols)}
     rng = stream(_CATALOGUE_SEED, "genes")
     level = np.clip(rng.normal(MEAN_LEVEL, SD_LEVEL, n), 3.0, 13.5)
-    for symbol in (*_ABUNDANT, *RIBOSOMAL):
+    for symbol in (*_ABUNDANT.split(), *RIBOSOMAL):
         level[position[symbol]] = rng.uniform(11.5, 13.8)
     # Low intensities are noisier; the spread between genes follows the counts of control rats.
     sd = MEDIAN_SD * np.exp(rng.normal(0, 0.35, n)) * (1 + 0.5 * np.clip((5.5 - level) / 2.5, 0, 1))

@@ -129,14 +129,15 @@ def reading_probabilities(
 
     By drawing sections, readers and, for injury, the rats of the group anew given the latents.
     """
-    reported, highest, injured = 0.0, 0.0, 0.0
+    shape = latents.reading.shape[:4]
+    reported, highest, injured = np.zeros((*shape, len(TERMS))), np.zeros(shape), np.zeros(shape[:3])
     for _ in range(redraws):
         reading = redrawn_readings(compounds, latents, rng, whole_group=False)
-        reported = reported + (reading.grade > 0)
-        highest = highest + reading.grade.max(-1)
+        reported += reading.grade > 0
+        highest += reading.grade.max(-1)
         group = redrawn_readings(compounds, latents, rng, whole_group=True)
-        injured = injured + (group.related.any(-1).sum(-1) >= INJURED_RATS)
-    return (np.asarray(reported) / redraws, np.asarray(highest) / redraws, np.asarray(injured) / redraws)
+        injured += group.related.any(-1).sum(-1) >= INJURED_RATS
+    return reported / redraws, highest / redraws, injured / redraws
 
 
 def visible(latents: Latents) -> dict[str, np.ndarray]:

@@ -41,8 +41,8 @@ def batch_stain(seed: int, batch: int) -> Stain:
     h, e, thickness = np.exp(rng.normal(0, (0.15, 0.10, 0.05)))
     scanner = SCANNERS[int(rng.integers(len(SCANNERS)))]
     return Stain(
-        hematoxylin=tuple(float(v) for v in hematoxylin.round(4)),
-        eosin=tuple(float(v) for v in eosin.round(4)),
+        hematoxylin=_rgb(hematoxylin),
+        eosin=_rgb(eosin),
         h_strength=round(float(h), 4),
         e_strength=round(float(e), 4),
         thickness=round(float(thickness), 4),
@@ -51,6 +51,11 @@ def batch_stain(seed: int, batch: int) -> Stain:
         jpeg_quality=int(scanner["jpeg_quality"]),
         blur_um=scanner["blur_um"],
     )
+
+
+def _rgb(values: np.ndarray) -> tuple[float, float, float]:
+    red, green, blue = (round(float(v), 4) for v in values)
+    return red, green, blue
 
 
 def zones_of(compounds: Compounds, c: int) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -428,17 +429,27 @@ def render_slides(root: Path, specs: dict[str, tuple[str, SlideSpec]], jobs: int
             render_one(root, spec)
             bar.update()
     else:
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(render_one, root, spec) for spec in missing]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        _render_in_processes(root, missing, jobs, bar.update)
     bar.close()
     _write_slide_truth(root, specs)
+
+
+def _render_in_processes(
+    root: Path, specs: Sequence[SlideSpec], jobs: int, done: Callable[[], object]
+) -> None:
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(render_one, root, spec) for spec in specs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done()
+        except BrokenProcessPool as error:
+            raise CohortError(
+                f"{root / 'slides'}: a rendering process was killed (out of memory?). Run the same command "
+                "again, with fewer jobs if need be: finished slides are kept"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def render_one(root: Path, spec: SlideSpec) -> None:

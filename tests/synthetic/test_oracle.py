@@ -1,0 +1,109 @@
+"""Oracles: labels are the study's, scores are calibrated, and more sight is never worse by more than chance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from toxfusion.synthetic import oracle
+from toxfusion.synthetic.cohort import CohortConfig, draw_compounds
+from toxfusion.synthetic.liability import dili, dili_probability
+from toxfusion.synthetic.oracle import dili_oracles, marginalise, oracle_aurocs, oracle_table
+from toxfusion.synthetic.study import Cohort, draw_cohort, observations
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return draw_cohort(CohortConfig(seed=4, n_compounds=60, times_h=(360.0,), animals_per_group=1))
+
+
+@pytest.fixture(scope="module")
+def table(cohort: Cohort) -> pd.DataFrame:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(oracle, "POPULATION_COMPOUNDS", 120)
+    patch.setattr(oracle, "DILI_POPULATION", 1500)
+    try:
+        return oracle_table(cohort)
+    finally:
+        patch.undo()
+
+
+def test_units_and_labels_are_those_of_the_study(cohort: Cohort, table: pd.DataFrame) -> None:
+    obs = observations(cohort)
+    treated = obs[~obs["is_control"]]
+    dili_rows = table[(table["task"] == "dili") & (table["view"] == "both")].set_index("unit_id")
+    assert set(dili_rows.index) == set(obs["compound"])
+    assert (treated["dili"].to_numpy() == dili_rows.loc[treated["compound"], "label"].to_numpy()).all()
+    injury = table[(table["task"] == "injury") & (table["view"] == "both")].set_index("unit_id")
+    assert set(injury.index) == set(treated["group_id"])
+    assert (treated["injury"].to_numpy() == injury.loc[treated["group_id"], "label"].to_numpy()).all()
+    lesion = table[(table["task"] == "lesion:Hypertrophy") & (table["view"] == "slide")]
+    assert lesion["unit_id"].tolist() == list(obs.index)
+    assert not table.duplicated(["task", "view", "unit_id"]).any()
+
+
+def test_scores_are_probabilities_and_grades(table: pd.DataFrame) -> None:
+    binary = table[table["task"] != "severity"]
+    assert binary["score"].between(0, 1).all()
+    assert table.loc[table["task"] == "severity", "score"].between(0, 4).all()
+    assert set(table["view"]) == {"both", "slide", "expression", "all"}
+
+
+def test_oracles_of_injury_tell_more_than_chance_and_less_than_everything(table: pd.DataFrame) -> None:
+    aurocs = oracle_aurocs(table).loc["injury"]
+    assert 0.6 < aurocs["slide"] < aurocs["all"]
+    assert 0.6 < aurocs["expression"] < aurocs["all"]
+    assert aurocs["both"] > max(aurocs["slide"], aurocs["expression"]) - 0.02
+
+
+def test_dili_probability_is_calibrated() -> None:
+    compounds = draw_compounds(77, range(4000))
+    for setting in ("realistic", "easy"):
+        label = dili(compounds, setting)
+        for exposure in (False, True):
+            score = dili_probability(compounds, setting, exposure=exposure)
+            order = np.argsort(score)
+            for part in np.array_split(order, 4):
+                assert label[part].mean() == pytest.approx(score[part].mean(), abs=0.05)
+
+
+def test_realistic_and_easy_oracles() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    compounds = draw_compounds(78, range(5000))
+    population = draw_compounds(79, range(2000))
+    found = {}
+    for setting in ("realistic", "easy"):
+        label = dili(compounds, setting)
+        scores = dili_oracles(compounds, setting, population)
+        found[setting] = {view: roc_auc_score(label, score) for view, score in scores.items()}
+    assert found["realistic"]["both"] == pytest.approx(0.64, abs=0.03)
+    assert found["realistic"]["all"] == pytest.approx(0.70, abs=0.03)
+    assert found["easy"]["both"] == pytest.approx(0.80, abs=0.03)
+    for views in found.values():
+        assert 0.52 < views["slide"] < views["both"]
+        assert 0.52 < views["expression"] < views["both"]
+
+
+def test_marginalising_gives_the_mean_of_what_is_not_seen() -> None:
+    """P depends on a seen flag and on an unseen one that is 1 in a quarter: expect the average over the latter."""
+    rng = np.random.default_rng(0)
+    seen, hidden = rng.integers(0, 2, 4000), rng.random(4000) < 0.25
+    probability = 0.2 + 0.4 * seen + 0.3 * hidden
+    score = marginalise(seen[:, None].astype(float), probability, np.array([[0.0], [1.0]]))
+    assert score == pytest.approx([0.275, 0.675], abs=0.02)
+
+
+def test_a_label_that_never_varies_is_itself() -> None:
+    assert marginalise(np.zeros((5, 1)), np.zeros(5), np.zeros((2, 1))).tolist() == [0.0, 0.0]
+
+
+def test_the_setting_changes_labels_only() -> None:
+    easy = draw_cohort(CohortConfig(seed=4, n_compounds=12, times_h=(24.0,), setting="easy"))
+    real = draw_cohort(replace(easy.config, setting="realistic"))
+    assert np.array_equal(easy.latents.animal, real.latents.animal)
+    assert np.array_equal(easy.reading.grade, real.reading.grade)
+    assert not np.array_equal(easy.dili, real.dili)
