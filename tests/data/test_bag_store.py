@@ -105,7 +105,7 @@ def test_verify_finds_any_changed_byte(written: Path, data: st.DataObject) -> No
         # Repair drops what is damaged and nothing else; what is written again makes the store whole.
         store.repair()
         assert store.verify() == []
-        assert len(store) >= 2
+        assert len(store) >= 1  # a newline turned into another byte joins the lines of two bags
         with store.writer() as writer:
             for seed, (slide_id, n) in enumerate({"a": 2, "b": 3, "c": 1}.items()):
                 if slide_id not in store:

@@ -310,7 +310,8 @@ class TiatoolboxSource:
         return np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)
 
     def close(self) -> None:
-        self._reader.close()
+        """tiatoolbox closes a slide when its reader goes."""
+        del self._reader
 
 
 _BACKENDS: tuple[tuple[str, Callable[[Path], LevelSource]], ...] = (
