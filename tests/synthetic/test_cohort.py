@@ -182,7 +182,7 @@ def test_readers_grade_the_piece_they_see() -> None:
     grade = reading.grade[..., list(TERMS).index("Fibrosis")]
     assert reading.related[..., list(TERMS).index("Fibrosis")].all()
     assert set(np.unique(grade)) <= {1, 2, 3, 4}
-    assert 0.9 < np.isin(grade, (2, 3)).mean()
+    assert np.isin(grade, (2, 3)).mean() > 0.9
     assert reading.grade.sum() == grade.sum()
 
 
