@@ -79,35 +79,20 @@ def _run(config: Config, folder: RunFolder) -> float:
         for k in ("dili", "injury", "lesions", "severity", "min_animals", "min_compounds")
     }
     tasks = resolve_tasks(study, **task)
-    method = config["method"]
+    method, modality = config["method"], modality_in_use(config)
     trainer = TrainerSettings(**config["trainer"])
     loggers = make_loggers(config, folder)
-    audit = Audit()
+    tiles = {"grid": config["data"]["grid"], "trainer": trainer, "loggers": loggers}
     if method == "tile_encoder":
-        path = fold_encoder(
-            config["tile_features"],
-            study,
-            split,
-            grid=config["data"]["grid"],
-            trainer=trainer,
-            loggers=loggers,
-        )
+        path = fold_encoder(config["tile_features"], study, split, **tiles)
         if is_rank_zero():
             print(f"tile encoder: {path}")
             folder.close(config, math.nan)
         return math.nan
-    modality = modality_in_use(config)
-    store = None
-    if modality != "omics":
-        store = tile_features(
-            config["tile_features"],
-            study,
-            split,
-            grid=config["data"]["grid"],
-            trainer=trainer,
-            loggers=loggers,
-        )
+    store = None if modality == "omics" else tile_features(config["tile_features"], study, split, **tiles)
     fold = make_fold(config, study, split, tasks, store, modality)
+    audit = Audit()
+    table: pd.DataFrame | None
     extra: dict[str, Any] = {}
     if method == "network":
         table, extra = NetworkRun(config, folder, fold, trainer, loggers, audit).execute()
@@ -115,24 +100,38 @@ def _run(config: Config, folder: RunFolder) -> float:
         table = fit_baseline(method, fold, seed=config["seed"])
     objective = math.nan
     if is_rank_zero():
+        audit.write(folder.audit)
+        objective = _report(config, folder, study, table, extra, loggers)
+        folder.close(config, objective)
+    return objective
+
+
+def _report(
+    config: Config,
+    folder: RunFolder,
+    study: Study,
+    table: pd.DataFrame | None,
+    extra: dict[str, Any],
+    loggers: list[Logger],
+) -> float:
+    """Write predictions and metrics; returns the validation objective."""
+    objective, scores = math.nan, {}
+    if table is not None:
         write_predictions(table, folder.predictions)
         truth = study.root / "truth" if study.virtual and not config["permute_labels"] else None
         scores = as_dict(score_run(table, truth))
         objective = validation_objective(table)
-        metrics = {"objective": objective, "scores": scores, **extra}
-        replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
-        audit.write(folder.audit)
-        for logger in loggers:
-            logger.log_metrics(
-                {
-                    f"test/{task}/{name}": entry["value"]
-                    for task, of in scores.items()
-                    for name, entry in of.items()
-                    if entry["value"] is not None
-                }
-            )
-            logger.finalize("success")
-        folder.close(config, objective)
+    metrics = {"objective": objective, "scores": scores, **extra}
+    replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
+    found = {
+        f"test/{task}/{name}": entry["value"]
+        for task, of in scores.items()
+        for name, entry in of.items()
+        if entry["value"] is not None
+    }
+    for logger in loggers:
+        logger.log_metrics(found)
+        logger.finalize("success")
     return objective
 
 
@@ -205,26 +204,29 @@ class NetworkRun:
         self.valid = fold.usable(fold.split.valid, audit)
         self.network = build_network(config, n_genes=self.fold.n_genes, tile_dim=self.fold.tile_dim)
 
-    def execute(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Returns the predictions table, and what metrics.json holds beside the scores."""
+    def execute(self) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+        """The predictions table (None without a task), and what metrics.json holds beside the scores."""
         extra: dict[str, Any] = {"parameters": sum(p.numel() for p in self.network.parameters())}
         if self.config["pretrain"]["steps"] > 0:
             self.pretrain()
         if self.config["modality"]["name"] == "both":
             extra["retrieval"] = self.retrieval()
-        module = self.finetune()
-        data = self.data_module("finetune")
-        outputs = encode_samples(
-            self.network, data, [*self.split.valid, *self.split.test], device_of(self.trainer.accelerator)
-        )
-        parts = [("valid", self.split.valid), ("test", self.split.test)]
-        tables = [
-            predictions_table(module, self.fold, outputs, part=part, sample_ids=ids, seed=self.seed)
-            for part, ids in parts
-        ]
+        module = self.finetune() if self.fold.tasks else None
+        outputs = self.encode([*self.split.valid, *self.split.test])
         if is_rank_zero():
             write_embeddings(self.fold, outputs, self.folder.embeddings)
+        if module is None:
+            return None, extra
+        tables = [
+            predictions_table(module, self.fold, outputs, part=part, sample_ids=ids, seed=self.seed)
+            for part, ids in (("valid", self.split.valid), ("test", self.split.test))
+        ]
         return pd.concat(tables, ignore_index=True), extra
+
+    def encode(self, sample_ids: list[str]) -> SampleOutputs:
+        """What the network says of samples, on all their tiles."""
+        data = self.data_module("pretrain")
+        return encode_samples(self.network, data, sample_ids, device_of(self.trainer.accelerator))
 
     def pretrain(self) -> None:
         """Self-supervised pretraining on training samples."""
@@ -274,9 +276,7 @@ class NetworkRun:
         paired = [s for s in self.split.test if self.fold.has_slide(s) and self.fold.has_expression(s)]
         if len(paired) < 2:
             return []
-        outputs: SampleOutputs = encode_samples(
-            self.network, self.data_module("pretrain"), paired, device_of(self.trainer.accelerator)
-        )
+        outputs = self.encode(paired)
         groups = self.study.obs.loc[paired, "group_id"].astype(str).to_numpy()
         table = retrieval_table(
             outputs.slide_shared, outputs.expression_shared, groups=groups, shuffles=20, seed=self.seed

@@ -158,17 +158,6 @@ def test_transmil_sees_where_tiles_are(make_tiles: Make) -> None:
     assert not torch.allclose(encoder(moved).vector, encoder(tiles).vector, atol=1e-4)
 
 
-def test_statistics_of_training_tiles_standardise_features(make_tiles: Make) -> None:
-    tiles = make_tiles([6])
-    mean, std = tiles.features.mean(0), tiles.features.std(0)
-    plain, fitted = built("mean"), built("mean")
-    fitted.set_feature_statistics(mean, std)
-    expected = plain(tiles.with_features((tiles.features - mean) / std))
-    assert_close(fitted(tiles).vector, expected.vector)
-    with pytest.raises(ValueError, match=r"must both be \[10\]"):
-        fitted.set_feature_statistics(mean[:3], std[:3])
-
-
 def test_groups_of_like_length_hold_little_padding(make_tiles: Make) -> None:
     lengths = [1, 2, 3, 4, 5, 63, 64, 65, 1000, 0]
     groups = length_groups(make_tiles(lengths))

@@ -31,9 +31,9 @@ class Tasks:
     lesions: tuple[str, ...]
     severity: bool
 
-    def __post_init__(self) -> None:
-        if not (self.dili or self.injury or self.lesions or self.severity):
-            raise ValueError("task: nothing to predict; switch on dili, injury, lesions or severity")
+    def __bool__(self) -> bool:
+        """Whether there is anything to predict."""
+        return bool(self.dili or self.injury or self.lesions or self.severity)
 
     @property
     def lesion_tasks(self) -> tuple[str, ...]:

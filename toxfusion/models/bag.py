@@ -77,7 +77,7 @@ def _place(parts: list[tuple[Tensor, Tensor]], n_rows: int, empty: Tensor) -> Te
 
 
 class BagEncoder(nn.Module, ABC):
-    """Tiles [T, in_dim] of B bags -> SlideEncoding with ``n_tokens`` tokens a bag.
+    """Standardised tiles [T, in_dim] of B bags -> SlideEncoding with ``n_tokens`` tokens a bag.
 
     Args:
         in_dim: width D of a tile's feature vector.
@@ -87,29 +87,15 @@ class BagEncoder(nn.Module, ABC):
     An empty bag gives zeros. The order of tiles in a bag does not matter.
     """
 
-    feature_mean: Tensor
-    feature_std: Tensor
-
     def __init__(self, in_dim: int, width: int, *, n_tokens: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.in_dim, self.width, self.n_tokens, self.heads = in_dim, width, n_tokens, heads
-        self.register_buffer("feature_mean", torch.zeros(in_dim))
-        self.register_buffer("feature_std", torch.ones(in_dim))
         # No norm over a tile's features: a tile near the mean of all would look as remarkable as any other.
         self.project = nn.Sequential(nn.Linear(in_dim, width), nn.GELU(), nn.Dropout(dropout))
 
-    def set_feature_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise features by the mean and deviation [in_dim] of training tiles, kept in the checkpoint."""
-        if mean.shape != self.feature_mean.shape or std.shape != self.feature_std.shape:
-            raise ValueError(
-                f"mean {tuple(mean.shape)} and std {tuple(std.shape)} must both be [{self.in_dim}]"
-            )
-        self.feature_mean.copy_(mean)
-        self.feature_std.copy_(std.clamp(min=1e-6))
-
     def forward_features(self, tiles: RaggedTiles) -> Tensor:
         """Projected tile features, [T, W]."""
-        return self.project((tiles.features - self.feature_mean) / self.feature_std)
+        return self.project(tiles.features)
 
     def forward_attention(self, features: Tensor, tiles: RaggedTiles) -> Tensor:
         """Weight of each tile in its bag, float32 [T, heads]; sums to 1 over a bag. ``features`` [T, W]."""
