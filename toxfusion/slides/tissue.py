@@ -25,9 +25,10 @@ MASK_MPP = 4.0
 MASK_SIDE = 4096
 #: The Otsu threshold on colour density is held within these limits: below the first lies the colour noise of
 #: glass, above the second nothing but tissue. So a slide without glass is all tissue, an empty one none.
-DENSITY_LIMITS = (0.05, 0.12)
+DENSITY_LIMITS = (0.05, 0.10)
 CLOSING_UM = 24.0
 SMALLEST_TISSUE_UM2 = 10_000.0
+SMALLEST_TISSUE_SHARE = 0.05
 LARGEST_HOLE_UM2 = 40_000.0
 PREVIEW_SIDE = 512
 _TISSUE_COLOUR, _TILE_COLOUR, _PEN_COLOUR = (0, 130, 60), (30, 60, 200), (230, 120, 0)
@@ -112,7 +113,7 @@ def tissue_mask(overview: Pixels, mpp: float) -> Mask:
     side = 2 * max(1, round(CLOSING_UM / mpp / 2)) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     closed = cv2.morphologyEx(raw, cv2.MORPH_CLOSE, kernel).astype(bool)
-    kept = _without_small(closed, SMALLEST_TISSUE_UM2 / mpp**2)
+    kept = _without_small(closed, min(SMALLEST_TISSUE_UM2 / mpp**2, SMALLEST_TISSUE_SHARE * closed.size))
     return kept | _small_holes(kept, LARGEST_HOLE_UM2 / mpp**2)
 
 
