@@ -122,8 +122,8 @@ def fit_stage(
     lines = History(history, stage)
     position = int(read_checkpoint(start)["global_step"]) if start else 0
     lines.rewind(position)
-    trainer = _trainer(stage, data, folder, steps, settings, [lines, *loggers])
     _quiet()
+    trainer = _trainer(stage, data, folder, steps, settings, [lines, *loggers])
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
