@@ -83,9 +83,9 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
 
 def whole_epochs(steps: int, steps_per_epoch: int, validate_every: int) -> tuple[int, int]:
     """Epochs between validations, and total steps rounded up to end on a validation."""
-    between = max(1, round(validate_every / steps_per_epoch))
-    block = between * steps_per_epoch
-    return between, -(-steps // block) * block
+    epochs = -(-steps // steps_per_epoch)
+    between = min(epochs, max(1, round(validate_every / steps_per_epoch)))
+    return between, -(-epochs // between) * between * steps_per_epoch
 
 
 def fit_stage(
