@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from toxfusion.config import ConfigError
-from toxfusion.launch import LaunchError, adopt_ranks, first_host, launch
+from toxfusion.launch import LaunchError, adopt_ranks, check_ranks, first_host, launch
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="gloo over torchrun is tried on Linux and macOS"
@@ -34,6 +34,13 @@ def sum_of_ranks(config: dict[str, Any]) -> float:
     Path(config["paths"]["output"], f"rank{dist.get_rank()}").write_text(str(os.getpid()))
     dist.destroy_process_group()
     return float(total) if os.environ["RANK"] == "0" else -1.0
+
+
+def test_ranks_that_the_configuration_does_not_speak_of_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    check_ranks(2, 2)
+    with pytest.raises(LaunchError, match="make 2 processes, but 4 were started"):
+        check_ranks(2, 1)
 
 
 def refuse(config: dict[str, Any]) -> float:

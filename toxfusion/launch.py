@@ -70,6 +70,16 @@ def adopt_ranks(environment: MutableMapping[str, str]) -> bool:
     return "WORLD_SIZE" in environment
 
 
+def check_ranks(devices: int, num_nodes: int) -> None:
+    """Raises LaunchError where the ranks that were started are not the ones the configuration speaks of."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != devices * num_nodes:
+        raise LaunchError(
+            f"trainer.devices={devices} and trainer.num_nodes={num_nodes} make {devices * num_nodes} processes, but "
+            f"{started} were started; let the two agree (several nodes are started by torchrun or srun)"
+        )
+
+
 def first_host(node_list: str) -> str:
     """The first host of SLURM's short form: ``gpu[07-09,12],cpu1`` gives gpu07."""
     name, number = re.match(r"([^\[,]+)(?:\[(\d+))?", node_list).groups(default="")  # type: ignore[union-attr]

@@ -27,7 +27,7 @@ from toxfusion.distributed import barrier, device_of, is_rank_zero, join_ranks
 from toxfusion.evaluation.predictions import write as write_predictions
 from toxfusion.evaluation.retrieval import retrieval_table
 from toxfusion.evaluation.scoring import as_dict, score_run
-from toxfusion.launch import adopt_ranks, launch
+from toxfusion.launch import adopt_ranks, check_ranks, launch
 from toxfusion.models.network import Network
 from toxfusion.modules.baselines import fit_baseline
 from toxfusion.modules.finetuning import FinetuningModule
@@ -41,6 +41,10 @@ from toxfusion.tile_features import fold_encoder, tile_features
 Config = dict[str, Any]
 
 
+class TrainingError(ValueError):
+    """A config whose parts do not go together."""
+
+
 def run(config: Config) -> float:
     """Run one experiment on one fold, or return what a finished run of the same config gave.
 
@@ -49,15 +53,20 @@ def run(config: Config) -> float:
     Returns:
         The validation score that a sweep maximises: mean AUROC of the binary tasks on the validation part.
     """
-    folder = RunFolder(Path(config["paths"]["output"]))
+    folder, trainer = RunFolder(Path(config["paths"]["output"])), config["trainer"]
+    adopted = adopt_ranks(os.environ)
+    if adopted:
+        join_ranks(trainer["accelerator"])
+        check_ranks(trainer["devices"], trainer["num_nodes"])
     done = folder.finished()
-    if not adopt_ranks(os.environ):
+    barrier()  # all ranks have looked before rank zero may start the run afresh
+    if is_rank_zero():
         folder.claim(config)
-        if done is not None and config["resume"]:
-            return float(done["objective"])
-        if int(config["trainer"]["devices"]) > 1:
-            return launch(config, int(config["trainer"]["devices"]))
-    join_ranks(config["trainer"]["accelerator"])
+    barrier()
+    if done is not None and config["resume"]:
+        return float(done["objective"])
+    if not adopted and int(trainer["devices"]) > 1:
+        return launch(config, int(trainer["devices"]))
     objective = _run(config, folder)
     barrier()
     return objective
@@ -157,7 +166,7 @@ def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """The loggers beside history.csv; none on other ranks than zero.
 
     Raises:
-        ValueError: an unknown kind.
+        TrainingError: an unknown kind.
     """
     settings = config["logger"]
     if settings["kind"] == "csv" or not is_rank_zero():
@@ -181,7 +190,7 @@ def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
         from lightning.pytorch.loggers import TensorBoardLogger
 
         return [TensorBoardLogger(folder.root, name="tensorboard", version="")]
-    raise ValueError(f"logger.kind: {settings['kind']!r} is none of csv, wandb, tensorboard")
+    raise TrainingError(f"logger.kind: {settings['kind']!r} is none of csv, wandb, tensorboard")
 
 
 class NetworkRun:
@@ -329,12 +338,16 @@ class NetworkRun:
 def make_fold(
     config: Config, study: Study, split: Split, tasks: Tasks, store: BagStore | None, modality: str
 ) -> FoldData:
-    """Fit what is fitted, on training samples, for the modalities in use."""
+    """Fit what is fitted, on training samples, for the modalities in use.
+
+    Raises:
+        TrainingError: slides are in use, and there are no tile features.
+    """
     data = config["data"]
     scaler = None
     if modality != "omics":
         if store is None:
-            raise ValueError(
+            raise TrainingError(
                 f"modality={modality} needs tile features; tile_features=none goes with modality=omics"
             )
         scaler = fit_tile_scaler(study, store, split.train, data["tile_reference"])
