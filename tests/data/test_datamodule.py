@@ -9,7 +9,14 @@ import torch
 from tests.feature_store import DIM, write_features
 from toxfusion.data.audit import Audit
 from toxfusion.data.bag_store import BagStore
-from toxfusion.data.datamodule import FoldData, LeakError, StudyDataModule, fit_tile_scaler
+from toxfusion.data.datamodule import (
+    FoldData,
+    LeakError,
+    StudyDataModule,
+    TooFewSamples,
+    even_chunks_of_rank,
+    fit_tile_scaler,
+)
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream
 from toxfusion.data.splits import CompoundKFold, Split, SplitError
@@ -115,6 +122,35 @@ def test_setup_refuses_a_compound_on_both_sides(fold: FoldData) -> None:
         valid=fold.split.valid,
     )
     with pytest.raises(SplitError):
+        module.setup("fit")
+
+
+@pytest.mark.parametrize(("n", "batch_size", "ranks"), [(10, 4, 1), (9, 4, 2), (17, 4, 4), (33, 16, 2)])
+def test_every_rank_validates_on_as_many_batches(n: int, batch_size: int, ranks: int) -> None:
+    """9 samples in batches of 4 on two ranks: five and four, so that the second splits its only batch."""
+    samples = [str(i) for i in range(n)]
+    shares = [even_chunks_of_rank(samples, batch_size, r, ranks) for r in range(ranks)]
+    assert len({len(chunks) for chunks in shares}) == 1
+    chunks = [chunk for share in shares for chunk in share]
+    assert all(1 <= len(chunk) <= batch_size for chunk in chunks)
+    assert sorted(s for chunk in chunks for s in chunk) == sorted(samples)
+
+
+def test_fewer_validation_samples_than_ranks_are_refused() -> None:
+    with pytest.raises(TooFewSamples, match="3 samples in batches of 4 do not go round 4 processes"):
+        even_chunks_of_rank(["a", "b", "c"], 4, 3, 4)
+
+
+def test_setup_refuses_an_empty_validation_part(fold: FoldData) -> None:
+    module = StudyDataModule(
+        fold,
+        stage="pretrain",
+        sampler=SampleStream(tuple(fold.split.train), 4, 0),
+        tiles_per_bag=4,
+        eval_batch_size=8,
+        valid=[],
+    )
+    with pytest.raises(TooFewSamples, match=r"split\.valid_fraction"):
         module.setup("fit")
 
 

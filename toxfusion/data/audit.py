@@ -13,6 +13,10 @@ from typing import Literal
 Outcome = Literal["dropped", "changed"]
 
 
+class AuditError(ValueError):
+    """A file that is no audit."""
+
+
 @dataclass(frozen=True)
 class AuditRecord:
     """One record that did not pass as it was.
@@ -86,13 +90,13 @@ class Audit:
         """Read what ``write`` wrote.
 
         Raises:
-            ValueError: the file is not a list of audit records.
+            AuditError: the file is not a list of audit records.
         """
         try:
             rows = json.loads(Path(path).read_text(encoding="utf-8"))
             return Audit(AuditRecord(**row) for row in rows)
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path}: not an audit file ({error}); delete it or restore it") from error
+            raise AuditError(f"{path}: not an audit file ({error}); delete it or restore it") from error
 
 
 def replace_file(path: Path, content: bytes) -> None:

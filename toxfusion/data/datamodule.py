@@ -34,6 +34,14 @@ class LeakError(ValueError):
     """Something that was fitted has seen what it is now tested on."""
 
 
+class TooFewSamples(ValueError):
+    """There is nothing to fit on, to validate on, or to share out."""
+
+
+class TileScalerError(ValueError):
+    """A reference of tile features that does not exist."""
+
+
 @dataclass(frozen=True)
 class TileScaler:
     """Standardises tile features by training tiles, against vehicle controls of the same experiment if asked.
@@ -84,10 +92,11 @@ def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], re
     """Mean and deviation over all tiles of training samples.
 
     Raises:
-        ValueError: no training sample has a tile in the store, or the reference is unknown.
+        TooFewSamples: no training sample has a tile in the store.
+        TileScalerError: the reference is unknown.
     """
     if reference not in ("none", "matched_controls"):
-        raise ValueError(f"data.tile_reference: {reference!r} is neither 'none' nor 'matched_controls'")
+        raise TileScalerError(f"data.tile_reference: {reference!r} is neither 'none' nor 'matched_controls'")
     controls = control_tile_means(study, store) if reference == "matched_controls" else {}
     total = square = None
     count = 0
@@ -103,7 +112,9 @@ def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], re
             square = (rows**2).sum(0) if square is None else square + (rows**2).sum(0)
             count += len(rows)
     if total is None or square is None or count == 0:
-        raise ValueError(f"no training sample has tiles in the feature store {store.root}; run extract first")
+        raise TooFewSamples(
+            f"no training sample has tiles in the feature store {store.root}; run extract first"
+        )
     mean = total / count
     scale = np.sqrt(np.maximum(square / count - mean**2, 0.0))
     return TileScaler(mean.astype(np.float32), np.maximum(scale, 1e-4).astype(np.float32), reference)
@@ -327,13 +338,37 @@ class _FromPosition(IterableDataset[Any]):
             yield self.module.training_batch(position)
 
 
-class _Chunks(Dataset[Batch]):
-    """Fixed batches of samples, all tiles, for validation and prediction; each rank has its own, none twice."""
+def chunks_of_rank(sample_ids: Sequence[str], batch_size: int, rank: int, world_size: int) -> list[list[str]]:
+    """Batches of every R-th sample, none twice."""
+    mine = list(sample_ids)[rank::world_size]
+    return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
 
-    def __init__(self, fold: FoldData, sample_ids: Sequence[str], batch_size: int) -> None:
-        mine = list(sample_ids)[rank() :: world_size()]
-        self.fold = fold
-        self.chunks = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+
+def even_chunks_of_rank(
+    sample_ids: Sequence[str], batch_size: int, rank: int, world_size: int
+) -> list[list[str]]:
+    """As ``chunks_of_rank``, but as many on every rank: losses of validation gather over ranks.
+
+    Raises:
+        TooFewSamples: a rank would have a batch without a sample.
+    """
+    chunks = chunks_of_rank(sample_ids, batch_size, rank, world_size)
+    if len(chunks) < len(chunks_of_rank(sample_ids, batch_size, 0, world_size)):
+        if not chunks or batch_size == 1:
+            raise TooFewSamples(
+                f"{len(sample_ids)} samples in batches of {batch_size} do not go round {world_size} processes; take "
+                "fewer processes (trainer.devices) or another size.eval_batch"
+            )
+        last = chunks.pop()
+        chunks += [last[: len(last) // 2], last[len(last) // 2 :]]
+    return chunks
+
+
+class _Chunks(Dataset[Batch]):
+    """Fixed batches of samples, all tiles, for validation and prediction."""
+
+    def __init__(self, fold: FoldData, chunks: list[list[str]]) -> None:
+        self.fold, self.chunks = fold, chunks
 
     def __len__(self) -> int:
         return len(self.chunks)
@@ -373,19 +408,32 @@ class StudyDataModule(PositionedDataModule):
         self.tiles_per_bag, self.eval_batch_size, self.valid = tiles_per_bag, eval_batch_size, list(valid)
 
     def setup(self, stage: str) -> None:
-        """Assert that no unit straddles the parts of the split."""
+        """Assert that no unit straddles the parts of the split, and that there is something to validate on.
+
+        Raises:
+            SplitError: a unit straddles parts.
+            TooFewSamples: the validation part has no usable sample.
+        """
         self.fold.split.check(self.fold.study)
+        if not self.valid:
+            raise TooFewSamples(
+                f"fold {self.fold.split.fold}: no validation sample with the modality in use; the best checkpoint is "
+                "chosen on that part, so give split.valid_fraction a value above 0, or another split"
+            )
 
     def training_batch(self, position: int) -> Batch:
         chosen = self.sampler.batch(position, rank(), world_size())
         return self.fold.batch(chosen, stage=self.stage, step=position, tiles_per_bag=self.tiles_per_bag)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader(self.valid)
+        return self._loader(even_chunks_of_rank(self.valid, self.eval_batch_size, rank(), world_size()))
 
     def loader(self, sample_ids: Sequence[str]) -> DataLoader[Batch]:
         """All tiles of the given samples, in order, once."""
-        return DataLoader(_Chunks(self.fold, sample_ids, self.eval_batch_size), batch_size=None)
+        return self._loader(chunks_of_rank(sample_ids, self.eval_batch_size, rank(), world_size()))
+
+    def _loader(self, chunks: list[list[str]]) -> DataLoader[Batch]:
+        return DataLoader(_Chunks(self.fold, chunks), batch_size=None)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)

@@ -35,6 +35,10 @@ def torch_generator(*key: int | str, device: str = "cpu") -> torch.Generator:
     return torch.Generator(device=device).manual_seed(torch_seed(*key))
 
 
+class SamplingError(ValueError):
+    """There is no sample to draw."""
+
+
 class Sampler(Protocol):
     """Chooses the samples of a step."""
 
@@ -72,7 +76,7 @@ class SampleStream:
 
     def __post_init__(self) -> None:
         if not self.sample_ids:
-            raise ValueError(f"{self.stage}: no training sample to draw from")
+            raise SamplingError(f"{self.stage}: no training sample to draw from")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -112,7 +116,7 @@ class CompoundStream:
         for compound, rows in self.obs[control].groupby("compound", sort=True, observed=True):
             self._controls[str(compound)] = sorted(map(str, rows.index))
         if not self._strata:
-            raise ValueError(f"{self.stage}: no treated training sample to draw from")
+            raise SamplingError(f"{self.stage}: no treated training sample to draw from")
 
     @property
     def compounds(self) -> list[str]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 LESION_PREFIX = "lesion:"
 
 
+class TaskError(ValueError):
+    """A task that the study has no labels for."""
+
+
 @dataclass(frozen=True)
 class Tasks:
     """The labels of one run.
@@ -80,7 +84,7 @@ def resolve_tasks(
             compounds of the whole study (a choice of what to score, by prevalence alone); None for no lesions.
 
     Raises:
-        ValueError: a term that the study does not have, or no label of a task that is switched on.
+        TaskError: a term that the study does not have, or no label of a task that is switched on.
     """
     terms = list(study.findings.columns)
     if lesions is None:
@@ -97,12 +101,12 @@ def resolve_tasks(
         chosen = (lesions,) if isinstance(lesions, str) else tuple(lesions)
         unknown = [t for t in chosen if t not in terms]
         if unknown:
-            raise ValueError(
+            raise TaskError(
                 f"task.lesions: {unknown} not among the findings of {study.root / 'expression.h5ad'}; known: {terms}"
             )
     for name, wanted in (("dili", dili), ("injury", injury)):
         if wanted and study.obs.loc[~study.obs["is_control"].astype(bool), name].isna().all():
-            raise ValueError(
+            raise TaskError(
                 f"task.{name}: column {name!r} of {study.root / 'expression.h5ad'} has no label for a treated sample; "
                 f"add labels or set task.{name}=false"
             )

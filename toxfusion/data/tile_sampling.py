@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import PositionedDataModule
-from toxfusion.data.sampling import generator
+from toxfusion.data.sampling import SamplingError, generator
 from toxfusion.distributed import rank, world_size
 
 
@@ -57,7 +57,7 @@ class TileDataModule(PositionedDataModule):
         self.store, self.batch_size, self.seed = store, batch_size, seed
         self.slide_ids = sorted(s for s in slide_ids if s in store and store.n_rows(s) > 0)
         if not self.slide_ids:
-            raise ValueError(
+            raise SamplingError(
                 f"{store.root}: no tile of a training slide; run `extract output=tiles` on this study"
             )
 

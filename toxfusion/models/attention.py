@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 
+class WidthError(ValueError):
+    """A width that the heads cannot share."""
+
+
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention that also returns its weights.
 
@@ -18,7 +22,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"heads={heads} does not divide width={width}; choose a divisor of the width")
+            raise WidthError(f"heads={heads} does not divide width={width}; choose a divisor of the width")
         self.heads = heads
         self.query = nn.Linear(width, width)
         # A bias on the keys shifts all logits of a query alike, so that softmax would give it no gradient.

@@ -14,6 +14,10 @@ from torch.nn import functional as F
 from toxfusion.models.attention import SelfAttentionBlock, learned_tokens
 
 
+class GeneError(ValueError):
+    """Genes that are not those of the encoder."""
+
+
 @dataclass(frozen=True)
 class ExpressionEncoding:
     """What an expression encoder gives: tokens [B, P, W] and vector [B, W]."""
@@ -35,7 +39,7 @@ class ExpressionEncoder(nn.Module, ABC):
     def forward(self, x: Tensor, visible: Tensor | None = None) -> ExpressionEncoding:
         """x: float [B, G]. visible: bool [B, G], True where a gene may be read; all of them where None."""
         if x.shape[1] != self.n_genes:
-            raise ValueError(
+            raise GeneError(
                 f"expression has {x.shape[1]} genes, the encoder {self.n_genes}; align the genes to the model's order"
             )
         return self.encode(x if visible is None else x.masked_fill(~visible, 0.0), visible)
@@ -204,7 +208,7 @@ class PathwayTokens(ExpressionEncoder):
         sets = [sorted({int(gene) for gene in genes}) for genes in gene_sets]
         for i, genes in enumerate(sets):
             if not genes or genes[0] < 0 or genes[-1] >= n_genes:
-                raise ValueError(
+                raise GeneError(
                     f"gene set {i} holds {len(genes)} genes of positions {genes[:1]} to {genes[-1:]}; a set needs at "
                     f"least one gene, in 0..{n_genes - 1}: drop it or map it to the model's genes"
                 )

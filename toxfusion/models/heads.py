@@ -16,6 +16,10 @@ Pooling = Literal["mean", "max", "noisy_or", "attention"]
 LOGIT_LIMIT = 80.0  # exp(-80) is still a normal float32
 
 
+class HeadError(ValueError):
+    """A head that does not exist."""
+
+
 def _head(width: int, n_outputs: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, n_outputs))
 
@@ -42,7 +46,7 @@ class CompoundHead(nn.Module):
     def __init__(self, width: int, *, pooling: Pooling = "mean", dropout: float = 0.1) -> None:
         super().__init__()
         if pooling not in ("mean", "max", "noisy_or", "attention"):
-            raise ValueError(f"pooling={pooling!r} is none of mean, max, noisy_or, attention")
+            raise HeadError(f"pooling={pooling!r} is none of mean, max, noisy_or, attention")
         self.pooling = pooling
         self.head = _head(width, 1, dropout)
         self.score = (
@@ -146,7 +150,7 @@ class OrdinalHead(nn.Module):
     ) -> None:
         super().__init__()
         if method not in ("coral", "corn") or n_grades < 2:
-            raise ValueError(f"method={method!r} must be coral or corn and n_grades={n_grades} at least 2")
+            raise HeadError(f"method={method!r} must be coral or corn and n_grades={n_grades} at least 2")
         self.method, self.n_targets, self.n_steps = method, n_targets, n_grades - 1
         self.head = _head(width, n_targets * (1 if method == "coral" else self.n_steps), dropout)
         if method == "coral":

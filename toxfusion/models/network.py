@@ -19,6 +19,10 @@ from toxfusion.models.fusion import Fused, Fusion, SingleModality, drop_modality
 Modality = Literal["both", "wsi", "omics"]
 
 
+class ModalityError(ValueError):
+    """A modality that does not exist, or whose branch is missing."""
+
+
 @dataclass(frozen=True)
 class Representation:
     """What the network says of B samples; fields of an absent branch are None.
@@ -82,9 +86,9 @@ class Network(nn.Module):
         super().__init__()
         needed = {"both": (bag, expression, fusion), "wsi": (bag,), "omics": (expression,)}
         if modality not in needed:
-            raise ValueError(f"modality={modality!r} is none of {', '.join(needed)}")
+            raise ModalityError(f"modality={modality!r} is none of {', '.join(needed)}")
         if any(part is None for part in needed[modality]):
-            raise ValueError(
+            raise ModalityError(
                 f"modality={modality!r} needs bag={bag is not None}, expression={expression is not None}, "
                 f"fusion={fusion is not None} to be there; build the missing part"
             )

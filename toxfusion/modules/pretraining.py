@@ -36,6 +36,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Branches of the network without which a term does not apply."""
 
 
+class PretrainingError(ValueError):
+    """A term of pretraining that does not exist."""
+
+
 def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
     """Two random halves of each bag; the first has the odd tile, so that it is empty only where the bag is."""
     keys = torch.rand(len(tiles.features), generator=generator).to(tiles.offsets.device)
@@ -62,7 +66,7 @@ class PretrainingModule(L.LightningModule):
         seed: masks and sub-bags are a function of it and the step.
 
     Raises:
-        ValueError: an unknown term.
+        PretrainingError: an unknown term.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class PretrainingModule(L.LightningModule):
         super().__init__()
         unknown = set(weights) - set(TERMS)
         if unknown:
-            raise ValueError(f"pretrain.weights: no term {sorted(unknown)}; there are {TERMS}")
+            raise PretrainingError(f"pretrain.weights: no term {sorted(unknown)}; there are {TERMS}")
         self.network, self.optimization, self.seed = network, optimization, seed
         self.gene_mask = gene_mask
         self.weights = {k: float(w) for k, w in weights.items() if w > 0 and self._applies(k)}

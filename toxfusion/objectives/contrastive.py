@@ -20,6 +20,10 @@ Duplicates = Literal["keep", "exclude", "soft"]
 MAX_SCALE = 100.0
 
 
+class ContrastError(ValueError):
+    """A setting of a contrastive loss that does not exist."""
+
+
 @dataclass(frozen=True)
 class ContrastiveTerm:
     """loss: scalar. scale: 1 / temperature. accuracy.
@@ -68,7 +72,7 @@ class Scale(nn.Module):
     def __init__(self, temperature: float, *, learnable: bool) -> None:
         super().__init__()
         if not 1 / MAX_SCALE <= temperature <= 1:
-            raise ValueError(f"temperature={temperature} must lie in [{1 / MAX_SCALE}, 1]")
+            raise ContrastError(f"temperature={temperature} must lie in [{1 / MAX_SCALE}, 1]")
         log_scale = torch.tensor(-math.log(temperature))
         self.log_scale = nn.Parameter(log_scale, requires_grad=learnable)
 
@@ -105,7 +109,7 @@ class InfoNCE(nn.Module):
     ) -> None:
         super().__init__()
         if duplicates not in ("keep", "exclude", "soft"):
-            raise ValueError(f"duplicates={duplicates!r} is none of keep, exclude, soft")
+            raise ContrastError(f"duplicates={duplicates!r} is none of keep, exclude, soft")
         self.scale = Scale(temperature, learnable=learnable)
         self.duplicates, self.soft_weight, self.normalize = duplicates, soft_weight, normalize
 
@@ -199,7 +203,7 @@ class SigLIP(nn.Module):
     ) -> None:
         super().__init__()
         if duplicates not in ("keep", "exclude"):
-            raise ValueError(f"duplicates={duplicates!r} is neither keep nor exclude")
+            raise ContrastError(f"duplicates={duplicates!r} is neither keep nor exclude")
         self.scale = Scale(temperature, learnable=learnable)
         self.bias = nn.Parameter(torch.tensor(bias), requires_grad=learnable)
         self.duplicates = duplicates

@@ -13,6 +13,10 @@ from toxfusion.models.precision import at_least_float32, full_precision
 from toxfusion.objectives.contrastive import unit
 
 
+class OrthogonalityError(ValueError):
+    """A form of the term that does not exist, or does not fit the widths."""
+
+
 @dataclass(frozen=True)
 class OrthogonalityTerm:
     """loss: scalar. floor.
@@ -35,7 +39,7 @@ class Orthogonality(nn.Module):
     def __init__(self, *, form: Literal["cosine", "cross_correlation"] = "cross_correlation") -> None:
         super().__init__()
         if form not in ("cosine", "cross_correlation"):
-            raise ValueError(f"form={form!r} is neither cosine nor cross_correlation")
+            raise OrthogonalityError(f"form={form!r} is neither cosine nor cross_correlation")
         self.form = form
 
     @full_precision
@@ -48,7 +52,7 @@ class Orthogonality(nn.Module):
         count = weight.sum()
         if self.form == "cosine":
             if first.shape[1] != second.shape[1]:
-                raise ValueError(
+                raise OrthogonalityError(
                     f"cosine needs equal widths, these are {first.shape[1]} and {second.shape[1]}"
                 )
             square = (unit(first) * unit(second)).sum(1, keepdim=True).square()
