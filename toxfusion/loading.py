@@ -73,7 +73,7 @@ def load_run(folder: RunFolder, study: Study, split: Split) -> LoadedRun:
     Raises:
         RunError: the run is not finished, or is of no network.
         CheckpointError: its checkpoint cannot be read.
-        ValueError: the study lacks a gene that the network reads, or has it twice.
+        ExpressionError: the study lacks a gene that the network reads, or has it twice.
     """
     config = folder.read_config()
     if folder.finished() is None or config["method"] != "network":
@@ -119,7 +119,13 @@ def _features(config: dict[str, Any], contract: dict[str, Any], study: Study) ->
     if not encoder.is_file():
         encoder.parent.mkdir(parents=True, exist_ok=True)
         part = encoder.with_suffix(".part")
-        shutil.copyfile(Path(config["data"]["root"]) / "encoders" / encoder.name, part)
+        own = Path(config["data"]["root"]) / "encoders" / encoder.name
+        if not own.is_file():
+            raise RunError(
+                f"{own}: the run's tile encoder is not there (the study the run was trained on has moved?); copy it "
+                f"to {encoder}"
+            )
+        shutil.copyfile(own, part)
         part.replace(encoder)
     batch_size = config["tile_features"]["encode_batch"]
     trainer = TrainerSettings(**config["trainer"])

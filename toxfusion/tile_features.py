@@ -23,6 +23,10 @@ from toxfusion.runs import digest
 from toxfusion.stages import TrainerSettings, fit_stage
 
 
+class TileFeaturesError(ValueError):
+    """Tile features that cannot be made from what there is."""
+
+
 def tile_features(
     settings: dict[str, Any],
     study: Study,
@@ -39,7 +43,7 @@ def tile_features(
         grid: name of the tile store that contrastive and random encoders read.
 
     Raises:
-        ValueError: an unknown kind.
+        TileFeaturesError: an unknown kind.
     """
     kind = settings["kind"]
     if kind == "none":
@@ -49,7 +53,7 @@ def tile_features(
     if kind in ("contrastive", "random"):
         encoder = fold_encoder(settings, study, split, grid=grid, trainer=trainer, loggers=loggers)
         return encode_study(study, encoder, grid=grid, batch_size=settings["encode_batch"], trainer=trainer)
-    raise ValueError(f"tile_features.kind: {kind!r} is none of contrastive, random, store, none")
+    raise TileFeaturesError(f"tile_features.kind: {kind!r} is none of contrastive, random, store, none")
 
 
 def fold_encoder(
@@ -68,14 +72,23 @@ def fold_encoder(
 
     Returns:
         The path of the encoder's checkpoint.
+
+    Raises:
+        TileFeaturesError: the kind of tile features has no encoder of this fold.
     """
+    if settings["kind"] not in ("contrastive", "random"):
+        raise TileFeaturesError(
+            f"tile_features.kind: {settings['kind']!r} trains no encoder; take tile_features=contrastive or random"
+        )
     tiles = study.tiles(grid)
     seen = sorted([*split.train, *split.valid]) if settings["kind"] == "contrastive" else []
     key = digest(
         {"settings": settings, "grid": tiles.spec.provenance, "px": tiles.spec.row_shape, "samples": seen}
     )
     path = study.root / "encoders" / f"{settings['kind']}-{key}.ckpt"
-    if path.is_file():
+    known = path.is_file()
+    barrier()  # all ranks have looked before rank zero may write it
+    if known:
         return path
     torch.manual_seed(torch_seed(settings["seed"], "tile_encoder"))
     encoder = TileEncoder(
@@ -128,10 +141,21 @@ def fold_encoder(
 def encode_study(
     study: Study, encoder_path: Path, *, grid: str, batch_size: int, trainer: TrainerSettings
 ) -> BagStore:
-    """Features of a study's tiles by an encoder of ours, in a store named after the encoder; only what is missing."""
+    """Features of a study's tiles by an encoder of ours, in a store named after the encoder; only what is missing.
+
+    Raises:
+        TileFeaturesError: the tiles have another scale or size than those the encoder was made for.
+    """
     tiles = study.tiles(grid)
     loaded = load_tile_encoder(encoder_path)
     encoder = loaded.encoder
+    there = (float(tiles.spec.provenance["mpp"]), int(tiles.spec.row_shape[0]))
+    if there != (encoder.mpp, encoder.tile_px):
+        raise TileFeaturesError(
+            f"{tiles.root}: tiles of {there[1]} px at {there[0]:g} um/px, but {encoder_path.name} takes "
+            f"{encoder.tile_px} px at {encoder.mpp:g} um/px; extract the slides with grid.mpp={encoder.mpp:g} "
+            f"grid.tile_px={encoder.tile_px}"
+        )
     spec = StoreSpec(
         kind="features",
         dtype="float16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Sequence
@@ -115,7 +116,10 @@ def save_tile_encoder(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    torch.save(content, part)
+    # By way of memory: a file of torch.save holds its own name, and equal encoders are to have equal bytes.
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    part.write_bytes(packed.getvalue())
     os.replace(part, path)
 
 
@@ -127,7 +131,7 @@ def load_tile_encoder(path: Path) -> LoadedTileEncoder:
             another kind.
     """
     if not path.is_file():
-        raise TileEncoderError(f"no tile encoder at {path}; train one with experiment=tile_contrastive")
+        raise TileEncoderError(f"no tile encoder at {path}; train one with experiment=tile_encoder")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
