@@ -107,9 +107,23 @@ def barrier() -> None:
         dist.barrier()
 
 
+class DeviceError(RuntimeError):
+    """A configuration asks for GPUs that are not there."""
+
+
+def check_devices(accelerator: str, devices: int) -> None:
+    """Raises DeviceError where this machine shows fewer GPUs than a training asks for."""
+    there = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and there < devices:
+        raise DeviceError(
+            f"trainer.accelerator={accelerator} trainer.devices={devices}: this machine shows {there} GPUs; give "
+            "another trainer.devices, or trainer=cpu"
+        )
+
+
 def device_of(accelerator: str) -> torch.device:
-    """The device of this rank for Lightning's name of an accelerator."""
-    if accelerator in ("gpu", "cuda"):
+    """The device of this rank for Lightning's name of an accelerator; a run of a GPU can be used without one."""
+    if accelerator in ("gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 

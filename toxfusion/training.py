@@ -23,7 +23,7 @@ from toxfusion.data.sampling import CompoundStream, SampleStream
 from toxfusion.data.splits import Split, write_manifest
 from toxfusion.data.study import Study
 from toxfusion.data.tasks import Tasks, resolve_tasks
-from toxfusion.distributed import barrier, device_of, is_rank_zero, join_ranks
+from toxfusion.distributed import barrier, check_devices, device_of, is_rank_zero, join_ranks
 from toxfusion.evaluation.predictions import write as write_predictions
 from toxfusion.evaluation.retrieval import retrieval_table
 from toxfusion.evaluation.scoring import as_dict, score_run
@@ -56,6 +56,7 @@ def run(config: Config) -> float:
     folder, trainer = RunFolder(Path(config["paths"]["output"])), config["trainer"]
     adopted = adopt_ranks(os.environ)
     if adopted:
+        check_devices(trainer["accelerator"], int(os.environ.get("LOCAL_RANK", "0")) + 1)
         join_ranks(trainer["accelerator"])
         check_ranks(trainer["devices"], trainer["num_nodes"])
     done = folder.finished()
@@ -65,8 +66,11 @@ def run(config: Config) -> float:
     barrier()
     if done is not None and config["resume"]:
         return float(done["objective"])
-    if not adopted and int(trainer["devices"]) > 1:
-        return launch(config, int(trainer["devices"]))
+    if not adopted:
+        check_devices(trainer["accelerator"], trainer["devices"])
+        if trainer["devices"] > 1:
+            return launch(config, trainer["devices"])
+        check_ranks(trainer["devices"], trainer["num_nodes"])
     objective = _run(config, folder)
     barrier()
     return objective
