@@ -21,7 +21,7 @@ def main(config: dict[str, Any]) -> None:
         draws=config["draws"],
         seed=config["seed"],
     )
-    shown = table[table["metric"].isin(["auroc", "auprc", "balanced_accuracy", "mcc", "kappa"])]
+    shown = table[table["metric"].isin(["auroc", "auprc", "balanced_accuracy", "mcc", "quadratic_kappa"])]
     columns = ["task", "metric", "value", "low", "high", "n", "n_compounds", "prevalence"]
     print(shown[columns].to_string(index=False, float_format="%.3f"))
 
