@@ -296,7 +296,6 @@ def _hydra(task_name: str, config_path: str | None, extra_folder: str | None) ->
 
     version.setbase("1.3")
     OmegaConf.register_new_resolver("variant", variant_name, replace=True)
-    OmegaConf.register_new_resolver("basename", lambda path: Path(path).resolve().name, replace=True)
     OmegaConf.register_new_resolver("basename", lambda folder: Path(folder).resolve().name, replace=True)
     folder = _existing_folder(config_path) if config_path else config_dir()
     search_path = create_config_search_path(str(folder))
