@@ -35,7 +35,7 @@ EXPERIMENTS = (
     "chemistry_logistic",
 )
 NULLS = ("null_permuted_labels", "null_shuffled_pairs")
-COHORT = ("size=study", "n_compounds=60", "slide_px=1024")
+COHORT = ("size=study", "n_compounds=40", "slide_px=1024")
 
 
 def command(*arguments: str, threads: int) -> None:
@@ -98,8 +98,9 @@ def main() -> None:
     )
     given.document.write_text(
         "# Results on virtual studies\n\n"
-        f"Written by `python benchmarks/results.py --seeds {seeds} --folds {given.folds}`: virtual studies of seeds that "
-        f"no setting was chosen on ({', '.join(COHORT)}), {given.folds} compound-disjoint folds, one seed of training. "
+        f"Written by `python benchmarks/results.py --seeds {seeds} --folds {given.folds}`: virtual studies of "
+        f"seeds that no setting was chosen on ({', '.join(COHORT)}), {given.folds} "
+        "compound-disjoint folds, one seed of training. "
         "No number here says anything about a real compound; what the study is, says [synthetic.md](synthetic.md), and "
         "what each column means, [evaluation.md](evaluation.md).\n\n"
         f"{(found / 'comparison.md').read_text().strip()}\n\n"

@@ -19,6 +19,9 @@ from toxfusion.loading import load_run
 from toxfusion.prediction import encode_samples, predictions_table
 from toxfusion.runs import RunError, RunFolder
 
+LEAST_TO_CALIBRATE = 20
+"""Validation units below which a temperature would be noise; scores stay as they are then."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -26,8 +29,8 @@ class Scores:
 
     Attributes:
         units: one row a task and unit: unit_id, compound, risk (mean over runs, calibrated on the validation part
-            of each run), spread (standard deviation over runs), low, high (over runs), n_runs, seen_in_training (a
-            run trained on a compound of that name).
+            of each run where that has 20 units), spread (standard deviation over runs), low, high (over runs),
+            n_runs, seen_in_training (a run trained on a compound of that name).
         samples: one row a sample: gate_slide, gate_expression (means over runs), and which modalities there are.
     """
 
@@ -81,7 +84,7 @@ def _calibrated(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     for task in table["task"].unique():
         valid = known[(known["task"] == task) & (known["part"] == "valid") & known["label"].notna()]
-        if task == "severity" or valid["label"].nunique() < 2:
+        if task == "severity" or valid["label"].nunique() < 2 or len(valid) < LEAST_TO_CALIBRATE:
             continue
         temperature = fit_temperature(valid["label"].to_numpy(), valid["score"].to_numpy())
         if temperature.defined:

@@ -41,7 +41,6 @@ class TrainerSettings:
     validate_every: int
     patience: int | None
     progress: bool
-    compile: bool
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -116,9 +115,9 @@ def fit_stage(
     if not resume and is_rank_zero() and folder.is_dir():
         for old in (finished, best, last):
             old.unlink(missing_ok=True)
-    if settings.compile:
-        module.compile()
     start = last if resume and last.is_file() else None
+    for logger in loggers:
+        vars(logger)["_prefix"] = stage  # both stages log train/loss
     lines = History(history, stage)
     position = int(read_checkpoint(start)["global_step"]) if start else 0
     lines.rewind(position)

@@ -82,8 +82,15 @@ def fold_encoder(
         )
     tiles = study.tiles(grid)
     seen = sorted([*split.train, *split.valid]) if settings["kind"] == "contrastive" else []
+    made_by = (trainer.devices * trainer.num_nodes, trainer.accumulate_grad_batches, trainer.precision)
     key = digest(
-        {"settings": settings, "grid": tiles.spec.provenance, "px": tiles.spec.row_shape, "samples": seen}
+        {
+            "settings": settings,
+            "grid": tiles.spec.provenance,
+            "px": tiles.spec.row_shape,
+            "samples": seen,
+            "trainer": made_by if settings["kind"] == "contrastive" else None,
+        }
     )
     path = study.root / "encoders" / f"{settings['kind']}-{key}.ckpt"
     known = path.is_file()
@@ -126,14 +133,14 @@ def fold_encoder(
     trained_on = sorted(set(study.obs.loc[seen, "compound"].astype(str)))
     if is_rank_zero():
         path.parent.mkdir(parents=True, exist_ok=True)
-        made_by = {
+        about = {
             "encoder": path.stem,
             "settings": settings,
             "study": study.name,
             "grid": grid,
             "fold": split.fold,
         }
-        save_tile_encoder(path, encoder, trained_on=trained_on, provenance=made_by)
+        save_tile_encoder(path, encoder, trained_on=trained_on, provenance=about)
     barrier()
     return path
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import pandas as pd
+import torch
 from lightning.pytorch.loggers.logger import Logger
 
 from toxfusion.config import build
@@ -19,7 +20,7 @@ from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import FoldData, StudyDataModule, fit_tile_scaler
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
-from toxfusion.data.sampling import CompoundStream, SampleStream
+from toxfusion.data.sampling import CompoundStream, SampleStream, torch_seed
 from toxfusion.data.splits import Split, write_manifest
 from toxfusion.data.study import Study
 from toxfusion.data.tasks import Tasks, resolve_tasks
@@ -102,7 +103,9 @@ def _run(config: Config, folder: RunFolder) -> float:
             print(f"tile encoder: {path}")
             folder.close(config, math.nan)
         return math.nan
-    store = None if modality == "omics" else tile_features(config["tile_features"], study, split, **tiles)
+    store = None
+    if modality in ("both", "wsi"):
+        store = tile_features(config["tile_features"], study, split, **tiles)
     fold = make_fold(config, study, split, tasks, store, modality)
     audit = Audit()
     table: pd.DataFrame | None
@@ -149,10 +152,11 @@ def _report(
 
 
 def modality_in_use(config: Config) -> str:
-    """ "both", "wsi" or "omics": what the method of the config reads."""
+    """ "both", "wsi", "omics" or "none": what the method of the config reads."""
     if config["method"] == "network":
         return str(config["modality"]["name"])
-    return "both" if config["method"].split("_")[0] in ("meanpool", "concat", "late") else "omics"
+    reads = {"meanpool": "wsi", "pca": "omics", "metadata": "none", "chemistry": "none"}
+    return reads.get(config["method"].split("_")[0], "both")
 
 
 def validation_objective(table: pd.DataFrame) -> float:
@@ -215,6 +219,7 @@ class NetworkRun:
         self.size = config["size"]
         self.train = fold.usable(fold.split.train, audit)
         self.valid = fold.usable(fold.split.valid, audit)
+        torch.manual_seed(torch_seed(self.seed, "network"))
         self.network = build_network(config, n_genes=self.fold.n_genes, tile_dim=self.fold.tile_dim)
 
     def execute(self) -> tuple[pd.DataFrame | None, dict[str, Any]]:
@@ -245,6 +250,7 @@ class NetworkRun:
         """Self-supervised pretraining on training samples."""
         settings = self.config["pretrain"]
         optimizer = self.config["optimizer"]
+        torch.manual_seed(torch_seed(self.seed, "pretraining"))
         module = PretrainingModule(
             self.network,
             width=self.size["width"],
@@ -268,6 +274,7 @@ class NetworkRun:
         steps = self.size["finetune_steps"] + self.config["pretrain"]["finetune_extra_steps"]
         optimizer, task = self.config["optimizer"], self.config["task"]
         pretrained = self.config["pretrain"]["steps"] > 0
+        torch.manual_seed(torch_seed(self.seed, "finetuning"))
         module = FinetuningModule(
             self.network,
             self.fold.tasks,
@@ -349,14 +356,14 @@ def make_fold(
     """
     data = config["data"]
     scaler = None
-    if modality != "omics":
+    if modality in ("both", "wsi"):
         if store is None:
             raise TrainingError(
                 f"modality={modality} needs tile features; tile_features=none goes with modality=omics"
             )
         scaler = fit_tile_scaler(study, store, split.train, data["tile_reference"])
     expression = None
-    if modality != "wsi":
+    if modality in ("both", "omics"):
         present = study.has_expression[study.positions(split.train)]
         profiled = [s for s, there in zip(split.train, present, strict=True) if there]
         expression = ExpressionTransform.fit(study, profiled, **data["expression"])

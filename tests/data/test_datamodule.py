@@ -56,20 +56,29 @@ def test_what_is_fitted_does_not_change_with_test_samples(own_tiny_study: Study)
     assert not np.allclose(other.mean, fold.scaler.mean)
 
 
-def test_matched_controls_take_an_experiment_wide_shift_away(own_tiny_study: Study) -> None:
-    """Tiles of slide i lie around i: with the control reference each experiment's controls lie around zero."""
-    fold = make_fold(own_tiny_study, write_features(own_tiny_study), "matched_controls")
+def test_a_treated_sample_is_compared_with_its_controls_and_a_control_with_the_others(
+    own_tiny_study: Study,
+) -> None:
+    store = write_features(own_tiny_study)
+    fold = make_fold(own_tiny_study, store, "matched_controls")
     obs = own_tiny_study.obs
-    for _, members in obs[obs["is_control"]].groupby("control_group"):
-        controls = [s for s in members.index if fold.has_slide(s)]
-        if controls:
-            bags = fold.batch(controls, stage="evaluate").tiles
-            means = torch.stack([b.mean(0) for b in bags.split(bags.features)]) * torch.from_numpy(
-                fold.scaler.scale
-            )
-            torch.testing.assert_close(
-                means.mean(0) + torch.from_numpy(fold.scaler.mean), torch.zeros(DIM), atol=0.05, rtol=0
-            )
+
+    def mean_of(sample: str) -> np.ndarray:
+        slides = own_tiny_study.slides_of(sample)
+        return np.concatenate([np.asarray(store.rows(s), np.float64) for s in slides]).mean(0)
+
+    def shown(sample: str) -> np.ndarray:
+        bag = fold.batch([sample], stage="evaluate").tiles.features.double().numpy()
+        return bag.mean(0) * fold.scaler.scale + fold.scaler.mean
+
+    seen = set()
+    for sample in obs.index[[bool(own_tiny_study.slides_of(s)) for s in obs.index]]:
+        same = obs.index[(obs["control_group"] == obs.at[sample, "control_group"]) & obs["is_control"]]
+        others = [mean_of(c) for c in same if c != sample and own_tiny_study.slides_of(c)]
+        expected = np.mean(others, axis=0) if others else fold.scaler.fallback
+        np.testing.assert_allclose(shown(sample), mean_of(sample) - expected, atol=0.02)
+        seen.add((bool(obs.at[sample, "is_control"]), bool(others)))
+    assert {(True, True), (False, True)} <= seen
 
 
 def test_missing_modalities_are_flagged_and_empty(fold: FoldData) -> None:

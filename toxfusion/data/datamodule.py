@@ -48,23 +48,28 @@ class TileScaler:
 
     Attributes:
         mean, scale: float32 [D]; scale is the standard deviation over training tiles, at least 1e-4.
-        reference: "none", or "matched_controls": subtract the mean control tile of the sample's control_group first.
+        reference: "none", or "matched_controls": subtract the mean tile of the sample's matched vehicle controls first.
+        fallback: float32 [D], the mean tile of training controls, subtracted where a sample has no matched control.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     reference: str
+    fallback: np.ndarray
 
     def state(self) -> dict[str, Any]:
         return {
             "mean": torch.from_numpy(self.mean),
             "scale": torch.from_numpy(self.scale),
             "reference": self.reference,
+            "fallback": torch.from_numpy(self.fallback),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> TileScaler:
-        return cls(state["mean"].numpy(), state["scale"].numpy(), state["reference"])
+        return cls(
+            state["mean"].numpy(), state["scale"].numpy(), state["reference"], state["fallback"].numpy()
+        )
 
 
 def _bag_means(study: Study, store: BagStore, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:
@@ -77,15 +82,29 @@ def _bag_means(study: Study, store: BagStore, sample_ids: Sequence[str]) -> dict
     return means
 
 
-def control_tile_means(study: Study, store: BagStore) -> dict[str, np.ndarray]:
-    """Mean control tile of each control_group that has control slides, float64 [D]."""
+def tile_references(study: Study, store: BagStore, fallback: np.ndarray) -> dict[str, np.ndarray]:
+    """What is subtracted from the tiles of each sample: the mean tile of its matched vehicle controls.
+
+    A control is compared with the other controls of its group, never with itself: otherwise its tiles would lie closer
+    to their reference than those of treated animals, and a model could tell controls by that.
+
+    Args:
+        fallback: float [D], for samples without (another) control that has tiles.
+
+    Returns:
+        sample_id -> float64 [D], for every sample of the study.
+    """
     controls = study.obs.index[study.obs["is_control"].astype(bool)]
     means = _bag_means(study, store, list(controls))
-    groups = study.obs.loc[list(means), "control_group"]
-    return {
-        str(name): np.mean([means[s] for s in members.index], axis=0)
-        for name, members in groups.groupby(groups, observed=True)
-    }
+    members: dict[str, list[str]] = {}
+    for sample in means:
+        members.setdefault(str(study.obs.at[sample, "control_group"]), []).append(sample)
+    references = {}
+    groups = study.obs["control_group"].astype(str)
+    for sample, group in zip(study.sample_ids, groups, strict=True):
+        others = [means[c] for c in members.get(group, []) if c != sample]
+        references[sample] = np.mean(others, axis=0) if others else fallback.astype(np.float64)
+    return references
 
 
 def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], reference: str) -> TileScaler:
@@ -97,17 +116,20 @@ def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], re
     """
     if reference not in ("none", "matched_controls"):
         raise TileScalerError(f"data.tile_reference: {reference!r} is neither 'none' nor 'matched_controls'")
-    controls = control_tile_means(study, store) if reference == "matched_controls" else {}
+    fallback = np.zeros(store.spec.row_shape[0])
+    references: dict[str, np.ndarray] = {}
+    if reference == "matched_controls":
+        controls = [s for s in sample_ids if study.obs.at[s, "is_control"]]
+        means = list(_bag_means(study, store, controls).values())
+        fallback = np.mean(means, axis=0) if means else fallback
+        references = tile_references(study, store, fallback)
     total = square = None
     count = 0
     for sample in sample_ids:
-        offset = controls.get(str(study.obs.at[sample, "control_group"]))
         for slide in study.slides_of(sample):
             if slide not in store:
                 continue
-            rows = np.asarray(store.rows(slide), np.float64)
-            if offset is not None:
-                rows = rows - offset
+            rows = np.asarray(store.rows(slide), np.float64) - references.get(sample, 0.0)
             total = rows.sum(0) if total is None else total + rows.sum(0)
             square = (rows**2).sum(0) if square is None else square + (rows**2).sum(0)
             count += len(rows)
@@ -116,8 +138,10 @@ def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], re
             f"no training sample has tiles in the feature store {store.root}; run extract first"
         )
     mean = total / count
-    scale = np.sqrt(np.maximum(square / count - mean**2, 0.0))
-    return TileScaler(mean.astype(np.float32), np.maximum(scale, 1e-4).astype(np.float32), reference)
+    scale = np.maximum(np.sqrt(np.maximum(square / count - mean**2, 0.0)), 1e-4)
+    return TileScaler(
+        mean.astype(np.float32), scale.astype(np.float32), reference, fallback.astype(np.float32)
+    )
 
 
 class FoldData:
@@ -163,8 +187,9 @@ class FoldData:
         self._labels = {k: torch.from_numpy(v) for k, v in tasks.labels(study, self.sample_ids).items()}
         self._expression = self._read_expression()
         self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
-        controls = store is not None and scaler is not None and scaler.reference == "matched_controls"
-        self._tile_reference = control_tile_means(study, store) if controls and store is not None else {}
+        self._tile_reference: dict[str, np.ndarray] = {}
+        if store is not None and scaler is not None and scaler.reference == "matched_controls":
+            self._tile_reference = tile_references(study, store, scaler.fallback)
         self._check_encoder()
 
     @property
@@ -275,9 +300,8 @@ class FoldData:
             um = self.store.coordinates(slide)[local] * self.store.mpp0(slide)
             where.append((um + np.array([k * SLIDE_GAP_UM, 0.0])).astype(np.float32))
         offset = self.scaler.mean
-        reference = self._tile_reference.get(str(self.study.obs.at[sample, "control_group"]))
-        if reference is not None:
-            offset = offset + reference.astype(np.float32)
+        if sample in self._tile_reference:
+            offset = offset + self._tile_reference[sample].astype(np.float32)
         return (np.concatenate(rows) - offset) / self.scaler.scale, np.concatenate(where)
 
     def _check_encoder(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import lightning as L
 import torch
@@ -136,7 +136,7 @@ class PretrainingModule(L.LightningModule):
             terms["align"] = self._take(
                 "align", self.align(out.slide_shared, out.expression_shared, kin, paired)
             )
-        if "sub_bag" in self.weights and other is not None:
+        if other is not None and network.bag is not None and network.slide_projections is not None:
             there = other.lengths > 0
             second = network.slide_projections(network.bag(other).vector)[0]
             terms["sub_bag"] = self._take("sub_bag", self.sub_bag(out.slide_shared, second, kin, there))
@@ -180,7 +180,7 @@ class PretrainingModule(L.LightningModule):
         """Expression [B, G] from what the branch made of the visible genes."""
         if isinstance(self.network.expression, MaskedGeneEncoder):
             return self.network.expression.decode(encoding)
-        return self.decoder(encoding.vector)
+        return cast(GeneDecoder, self.decoder)(encoding.vector)
 
     def _orthogonality(self, out: Representation, batch: Batch) -> Tensor:
         """Shared against private of each branch, and the two private parts against each other."""
