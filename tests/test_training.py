@@ -216,6 +216,20 @@ def test_two_ranks_run_the_job_once_and_score_each_unit_once(featured: Study, tm
     assert objective == folder.finished()["objective"] or np.isnan(objective)
 
 
+def test_a_sweep_of_two_ranks_runs_each_cell_once_in_one_tree(featured: Study, tmp_path: Path) -> None:
+    from toxfusion import train
+
+    given = overrides(featured, tmp_path, "trainer=ddp_cpu", "trainer.progress=false", "size.pretrain_batch=4",
+                      "size.compounds_per_batch=1")  # fmt: skip
+    train.main(["-m", "experiment=full,ablation_noxattn", *given])
+    cells = sorted(tmp_path.rglob("done.json"))
+    assert [json.loads(c.read_text())["name"] for c in cells] == ["ablation_noxattn", "full"]
+    for cell in cells:
+        lines = pd.read_csv(cell.parent / "history.csv")
+        assert not lines.duplicated(["stage", "step", "name"]).any()
+    assert sorted(tmp_path.rglob("predictions.parquet")) == [c.parent / "predictions.parquet" for c in cells]
+
+
 def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path: Path) -> None:
     from tests.conftest import tiny_tables
     from toxfusion.data.bag_store import BagStore, StoreSpec
@@ -238,6 +252,12 @@ def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path:
     features = BagStore.open(folder)
     assert set(features.spec.provenance["trained_on"]) == seen
     assert set(features.slide_ids) == set(study.slides.index)
+    # The second run finds the encoder where the first one trained it, and starts from the same weights all the same.
+    again = small(study, tmp_path / "again", "tile_features=contrastive", "size.tile_steps=2", "size.tile_batch=4",
+                  "size.pretrain_steps=3", "size.finetune_steps=3")  # fmt: skip
+    run(again)
+    first, second = (weights(RunFolder(Path(c["paths"]["output"]))) for c in (config, again))
+    assert all(torch.equal(first[k], second[k]) for k in first)
     unseen_fold = small(study, tmp_path / "other", "tile_features=store", f"tile_features.name={folder.name}",
                         "split.fold=1")  # fmt: skip
     with pytest.raises(ValueError, match="trained on"):
