@@ -120,5 +120,5 @@ class Artefacts:
                 max(1, int((0.8 + 2 * size) / self.spec.mpp)),
             )
             cv2.ellipse(layer, centre, axes, 180 * turn, 0, 360, 70, -1)
-        layer = cv2.GaussianBlur(layer, (0, 0), 1.0 / self.spec.mpp)
-        return (rgb.astype(np.uint16) * layer[..., None] // 255).astype(np.uint8)
+        shade = cv2.GaussianBlur(layer, (0, 0), 1.0 / self.spec.mpp)
+        return (rgb.astype(np.uint16) * shade[..., None] // 255).astype(np.uint8)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+#: float32; OpenCV's stubs promise no more than a number.
+FloatArray = NDArray[Any]
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> FloatArray:
@@ -23,7 +26,7 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float)
     step = max(1, int(scale / 2))
     small = (shape[0] // step + 9, shape[1] // step + 9)
     sigma = scale / step
-    field = rng.standard_normal(small, dtype=np.float32)
+    field: FloatArray = rng.standard_normal(small, dtype=np.float32)
     field = cv2.GaussianBlur(field, (0, 0), sigma) * np.float32(2 * np.sqrt(np.pi) * sigma)
     if step > 1:
         field = cv2.resize(field, (small[1] * step, small[0] * step), interpolation=cv2.INTER_CUBIC)
@@ -47,7 +50,7 @@ def tileable_texture(
     """
     sigma_y = sigma if sigma_across is None else sigma_across
     pad = int(4 * max(sigma, sigma_y)) + 2
-    field = rng.standard_normal((period, period), dtype=np.float32)
+    field: FloatArray = rng.standard_normal((period, period), dtype=np.float32)
     field = cv2.copyMakeBorder(field, pad, pad, pad, pad, cv2.BORDER_WRAP)
     field = cv2.GaussianBlur(field, (0, 0), sigmaX=sigma, sigmaY=sigma_y)[pad:-pad, pad:-pad]
     return np.ascontiguousarray((field - field.mean()) / field.std())

@@ -309,7 +309,7 @@ class SlidePainter:
         """Beer-Lambert law, the optics' blur, and the scanner's white point."""
         stain = self.spec.stain
         density = cv2.transform(np.maximum(canvas, 0), self._colour)
-        light = cv2.exp(density)
+        light: FloatArray = cv2.exp(density)
         light *= np.float32(stain.white) * np.array(GLASS_TINT, np.float32)
         sigma = stain.blur_um / self.spec.mpp
         if sigma > 0.2:
@@ -391,6 +391,6 @@ def _foam(rng: np.random.Generator, pitch_um: float, mpp: float) -> FloatArray:
     pixels = seat.reshape(-1, 2).astype(int) % PERIOD
     seeds[pixels[:, 1], pixels[:, 0]] = 0
     pad = int(3 * pitch)
-    seeds = cv2.copyMakeBorder(seeds, pad, pad, pad, pad, cv2.BORDER_WRAP)
-    gap = cv2.distanceTransform(seeds, cv2.DIST_L2, 5)[pad:-pad, pad:-pad]
+    wrapped = cv2.copyMakeBorder(seeds, pad, pad, pad, pad, cv2.BORDER_WRAP)
+    gap = cv2.distanceTransform(wrapped, cv2.DIST_L2, 5)[pad:-pad, pad:-pad]
     return np.ascontiguousarray(gap * np.float32(mpp))

@@ -54,7 +54,7 @@ def write_pyramid(
                 if level is None:
                     raise SlideWriteError(f"{path}: pyramid level {number} is missing")
                 if number > 1:
-                    level = cv2.resize(level, shape[::-1], interpolation=cv2.INTER_AREA)
+                    level = np.asarray(cv2.resize(level, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
                 _write_level(tiff, _tiles(level), shape, mpp * width / shape[1], quality, number)
         partial.replace(path)
     finally:

@@ -48,7 +48,7 @@ class SpriteBank:
         return self.first[kind] + turn * variants + rng.integers(variants, size=len(angle))
 
     def pick_sized(
-        self, kind: str, rng: np.random.Generator, diameter: NDArray[np.float64], sizes: tuple[float, ...]
+        self, kind: str, rng: np.random.Generator, diameter: FloatArray, sizes: tuple[float, ...]
     ) -> NDArray[np.int64]:
         """One sprite per diameter (um), of the nearest size of the bank."""
         variants = self.count[kind] // len(sizes)
@@ -99,7 +99,7 @@ class _Canvas:
 
     def grain(self, sigma_um: float) -> FloatArray:
         """Noise of unit variance, [n, p, p]."""
-        field = self.rng.standard_normal((self.n * self.side, self.side), dtype=np.float32)
+        field: FloatArray = self.rng.standard_normal((self.n * self.side, self.side), dtype=np.float32)
         sigma = max(sigma_um / self.mpp, 0.3)
         field = cv2.GaussianBlur(field, (0, 0), sigma)
         field /= field.std()
