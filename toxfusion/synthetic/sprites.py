@@ -102,7 +102,7 @@ class _Canvas:
         field: FloatArray = self.rng.standard_normal((self.n * self.side, self.side), dtype=np.float32)
         sigma = max(sigma_um / self.mpp, 0.3)
         field = cv2.GaussianBlur(field, (0, 0), sigma)
-        field /= field.std()
+        field = field / field.std()
         return field.reshape(self.n, self.side, self.side)
 
 
