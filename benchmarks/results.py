@@ -90,16 +90,20 @@ def main() -> None:
     given = parser.parse_args()
     for seed in given.seeds:
         runs = run_study(given.output, seed, given.folds, given.jobs)
-    found = given.output / "comparison"
-    command("toxfusion.compare", f"runs={runs}", f"output={found}", threads=given.jobs)
-    seeds = " ".join(map(str, given.seeds))
+    write_document(runs, given.output / "comparison", given.document, given.seeds, given.folds)
+
+
+def write_document(runs: Path, found: Path, document: Path, seeds: list[int], folds: int) -> None:
+    """Compare the runs and write the tables down; runs that are missing are named in the tables."""
+    command("toxfusion.compare", f"runs={runs}", f"output={found}", threads=1)
+    named = " ".join(map(str, seeds))
     shown = "\n".join(
         f"    {line}" for line in retrieval(runs).to_string(index=False, float_format="%.3f").splitlines()
     )
-    given.document.write_text(
+    document.write_text(
         "# Results on virtual studies\n\n"
-        f"Written by `python benchmarks/results.py --seeds {seeds} --folds {given.folds}`: virtual studies of "
-        f"seeds that no setting was chosen on ({', '.join(COHORT)}), {given.folds} "
+        f"Written by `python benchmarks/results.py --seeds {named} --folds {folds}`: virtual studies of "
+        f"seeds that no setting was chosen on ({', '.join(COHORT)}), {folds} "
         "compound-disjoint folds, one seed of training. "
         "No number here says anything about a real compound; what the study is, says [synthetic.md](synthetic.md), and "
         "what each column means, [evaluation.md](evaluation.md).\n\n"
@@ -109,7 +113,7 @@ def main() -> None:
         "over folds. `shuffled` pairs the test samples at random.\n\n"
         f"{shown}\n"
     )
-    print(f"written: {given.document}")
+    print(f"written: {document}")
 
 
 if __name__ == "__main__":
