@@ -6,6 +6,7 @@ Every function writes one PNG (matplotlib's Agg canvas, no display) in the colou
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -290,7 +291,7 @@ def slide_attention(
         bar = figure.colorbar(shades, ax=right, fraction=0.046, pad=0.02, shrink=0.9, extend="max")
         bar.set_label("attention (1 = uniform over tiles)")
         for axis, name in ((left, title or "H&E"), (right, "attention")):
-            axis.set_title(name)
+            axis.set_title(textwrap.fill(name, 56), fontsize="small")
             axis.set_axis_off()
         _scale_bar(left, width, height, mpp0 * downsample)
         _save(figure, path)
