@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 READY := $(VENV)/.installed
 WORKERS ?= 2
+INSTALL = $(UV) pip install --quiet --python $(PY) -r requirements.lock && \
+	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -20,8 +22,8 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "Python 3.11 or newer is needed; name one with: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(UV) pip install --quiet --python $(PY) -r requirements.lock
-	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
+	# Behind a proxy with a certificate of its own the first attempt fails; the second trusts what the system trusts.
+	{ $(INSTALL); } || { export UV_SYSTEM_CERTS=true; $(INSTALL); }
 	@touch $@
 
 demo: $(READY) ## a virtual study, every experiment on it, the table and the figures (15 minutes on 2 cores)
