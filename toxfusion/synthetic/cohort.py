@@ -15,7 +15,7 @@ from toxfusion.synthetic.axes import AXES, INDEX, Course, affinity, at_time
 from toxfusion.synthetic.randomness import stream
 from toxfusion.synthetic.slide_spec import MAX_SEVERITY, PHENOTYPES
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever a latent, an expression value or a label of a given seed changes; results of versions differ."""
 
 RATS_PER_GROUP = 5

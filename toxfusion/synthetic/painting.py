@@ -210,6 +210,7 @@ class SlidePainter:
         line = cv2.blur(edge, (3, 3)).astype(np.float32) * np.float32(1 / 255)
         eosin += 0.03 * line
         cord_gap = cv2.distanceTransform(255 - _edges(np.take(cells.cord, owner)), cv2.DIST_L2, 3)
+        cord_gap = np.minimum(cord_gap, max(shape))  # a window inside one cord has no border to be far from
         half = np.take(cells.open_sinusoid, owner) * np.clip(0.85 + 1.05 * slow + 0.5 * lace, -0.3, 3.4)
         half *= self._along_cords(cord_gap, left, top)
         gap = np.clip((half - cord_gap * np.float32(mpp)) / np.float32(0.9) + 0.5, 0, 1)
