@@ -49,6 +49,15 @@ def test_shapes_and_independence_of_samples(name: str, n: int) -> None:
     assert_close(alone.tokens[0], encoding.tokens[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mlp", "masked_genes"])
+@torch.no_grad()
+def test_the_strength_of_a_response_survives(name: str) -> None:
+    """Values are changes against controls: four times the change must not look like the change itself."""
+    encoder, x = built(name), profiles()
+    none, weak, strong = (encoder(factor * x).vector for factor in (0.0, 1.0, 4.0))
+    assert ((strong - none).norm(dim=1) > 2.5 * (weak - none).norm(dim=1)).all()
+
+
 @every_encoder
 def test_values_of_hidden_genes_are_not_read(name: str) -> None:
     encoder, x = built(name), profiles()

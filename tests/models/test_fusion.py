@@ -59,6 +59,23 @@ def test_shapes_gates_and_independence_of_samples(name: str) -> None:
     assert_close(one.vector[0], fused.vector[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["cross_attention", "concat", "late"])
+@torch.no_grad()
+def test_the_strength_of_a_response_survives(name: str) -> None:
+    fusion, (slide, expression) = built(name), encodings()
+    none, weak, strong = (
+        fusion(
+            replace(slide, tokens=f * slide.tokens),
+            replace(expression, tokens=f * expression.tokens),
+            YES,
+            YES,
+        )
+        for f in (0.0, 1.0, 4.0)
+    )
+    change = [(out.vector - none.vector).norm(dim=1) for out in (weak, strong)]
+    assert (change[1] > 2 * change[0]).all()
+
+
 @every_fusion
 def test_order_of_tokens_does_not_matter(name: str) -> None:
     fusion, (slide, expression) = built(name), encodings()

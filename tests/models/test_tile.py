@@ -54,6 +54,14 @@ def test_floats_of_another_layout_are_refused(encoder: TileEncoder) -> None:
         encoder(torch.zeros(2, 32, 32, 3))
 
 
+@pytest.mark.parametrize("backbone", ["regnety_002", "mobilenetv3_small_050"])
+@torch.no_grad()
+def test_dim_is_the_width_of_what_comes_out(backbone: str) -> None:
+    """MobileNets widen their pooled features before the classifier."""
+    encoder = TileEncoder(backbone, tile_px=32).eval()
+    assert encoder(tiles()).shape == (3, encoder.dim)
+
+
 def test_unknown_backbone_is_refused() -> None:
     with pytest.raises(TileEncoderError, match="no timm model"):
         TileEncoder("resnet18_of_nobody")

@@ -27,7 +27,7 @@ from toxfusion.synthetic.slide_spec import PHENOTYPES
 from toxfusion.synthetic.study import Cohort, draw_cohort
 
 TIMES = (24.0, 360.0)
-DIGESTS = {1: "50dc1b2c87fe185e"}
+DIGESTS = {2: "50dc1b2c87fe185e"}
 
 
 @pytest.fixture(scope="module")

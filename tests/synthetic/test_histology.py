@@ -115,6 +115,12 @@ def test_any_window_equals_the_same_part_of_the_whole() -> None:
     np.testing.assert_array_equal(window, whole[90 : 90 + 333, BLOCK - 150 : BLOCK + 110])
 
 
+def test_a_block_inside_one_cord_is_tissue_not_black() -> None:
+    """No border between cords lies in the last block of this slide: the distance to one is not infinite."""
+    given = spec(Lesion("fibrosis", 1.0, "diffuse"), seed=1907645045, width=960, height=896)
+    assert render_region(given, BLOCK, BLOCK, 960 - BLOCK, 896 - BLOCK).max(axis=-1).mean() > 120
+
+
 def test_no_seam_between_blocks() -> None:
     """Across a block border pixels differ no more than across columns inside a block."""
     given = spec(width=WIDE)

@@ -176,7 +176,6 @@ class GatedAttention(BagEncoder):
         self.content = nn.Linear(width, hidden)
         self.gate = nn.Linear(width, hidden)
         self.score = nn.Linear(hidden, heads, bias=False)
-        self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(heads * width, width)
 
     def encode_group(
@@ -185,7 +184,7 @@ class GatedAttention(BagEncoder):
         padded = group.pad(features)
         logits = self.score(self.content(padded).tanh() * self.gate(padded).sigmoid()).float()
         weights = logits.masked_fill(~group.mask[..., None], float("-inf")).softmax(1)
-        tokens = self.norm(weights.transpose(1, 2).to(padded.dtype) @ padded)
+        tokens = weights.transpose(1, 2).to(padded.dtype) @ padded
         return tokens, self.out(tokens.flatten(1)), weights
 
 

@@ -58,9 +58,10 @@ class MLPExpression(ExpressionEncoder):
         self.layers = nn.Sequential(
             nn.Linear(n_genes, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
+        self.linear = nn.Linear(n_genes, width, bias=False)
 
     def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
-        vector = self.layers(x)
+        vector = self.layers(x) + self.linear(x)
         return ExpressionEncoding(vector[:, None], vector)
 
 
@@ -127,7 +128,7 @@ class MaskedGeneEncoder(ExpressionEncoder):
         n_decoder_tokens: int = 8,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__(n_genes, width, n_tokens=n_latents)
+        super().__init__(n_genes, width, n_tokens=n_latents + 1)
         gene_dim = gene_dim or width // 2
         self.gene = learned_tokens(n_genes, gene_dim)
         # Attention follows the genes at first, and their levels as far as training finds a use for that.
@@ -144,6 +145,7 @@ class MaskedGeneEncoder(ExpressionEncoder):
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
+        self.linear = nn.Linear(n_genes, width, bias=False)
         self.mix = nn.Linear(n_latents + 1, n_decoder_tokens, bias=False)
         self.ask = nn.Linear(width, gene_dim, bias=False)
         self.tell = nn.Linear(width, gene_dim, bias=False)
@@ -157,7 +159,8 @@ class MaskedGeneEncoder(ExpressionEncoder):
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
-        return ExpressionEncoding(tokens, self.out(tokens.mean(1)))
+        vector = self.out(tokens.mean(1)) + self.linear(x)
+        return ExpressionEncoding(torch.cat([tokens, vector[:, None]], 1), vector)
 
     def read_weights(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Share of each gene in what each latent reads, float32 [B, n_latents, G]; sums to 1 over visible genes."""
@@ -173,8 +176,7 @@ class MaskedGeneEncoder(ExpressionEncoder):
 
     def decode(self, encoding: ExpressionEncoding) -> Tensor:
         """Expression [B, G] in standardised units from the tokens and the vector."""
-        tokens = torch.cat([encoding.tokens, encoding.vector[:, None]], 1)
-        mixed = self.mix(tokens.transpose(1, 2)).transpose(1, 2)
+        mixed = self.mix(encoding.tokens.transpose(1, 2)).transpose(1, 2)
         logits = self.ask(mixed) * self.gene.shape[1] ** -0.5 @ self.gene.T
         told = self.tell(mixed) * self.gene.shape[1] ** -0.5 @ self.gene.T
         return (logits.float().softmax(1) * told).sum(1) + self.gene_mean

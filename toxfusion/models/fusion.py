@@ -126,8 +126,6 @@ class CrossAttentionFusion(Fusion):
             CrossAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
         )
         self.gate = Gate(width)
-        self.norm_slide = nn.LayerNorm(width)
-        self.norm_expression = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 
     def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
@@ -136,8 +134,8 @@ class CrossAttentionFusion(Fusion):
             next_slide, attention["slide_to_expression"] = slide_block(slide, expression)
             expression, attention["expression_to_slide"] = expression_block(expression, slide)
             slide = next_slide
-        pooled_slide = self.norm_slide(slide.mean(1))
-        pooled_expression = self.norm_expression(expression.mean(1))
+        pooled_slide = slide.mean(1)
+        pooled_expression = expression.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
         return Fused(self.out(_weigh(gate, pooled_slide, pooled_expression)), gate, attention)
 
@@ -154,22 +152,19 @@ class ConcatFusion(Fusion):
         super().__init__(width)
         with torch.device("meta"):
             budget = _n_parameters(CrossAttentionFusion(width, heads=heads, n_blocks=n_blocks))
-        self.norm_slide = nn.LayerNorm(width)
-        self.norm_expression = nn.LayerNorm(width)
         self.gate = Gate(width)
-        self.norm = nn.LayerNorm(width)
         hidden = max(width, (budget - _n_parameters(self)) // (3 * width + 1))
         self.layers = nn.Sequential(
             nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
 
     def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        pooled_slide = self.norm_slide(slide.mean(1))
-        pooled_expression = self.norm_expression(expression.mean(1))
+        pooled_slide = slide.mean(1)
+        pooled_expression = expression.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
         weights = gate.to(slide.dtype)
         side_by_side = torch.cat([weights[:, :1] * pooled_slide, weights[:, 1:] * pooled_expression], 1)
-        return Fused(self.norm(self.layers(side_by_side)), gate)
+        return Fused(self.layers(side_by_side), gate)
 
 
 def _n_parameters(module: nn.Module) -> int:
@@ -181,16 +176,14 @@ class GatedFusion(Fusion):
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        self.norm_slide = nn.LayerNorm(width)
-        self.norm_expression = nn.LayerNorm(width)
         self.slide = nn.Linear(width, width)
         self.expression = nn.Linear(width, width)
         self.gate = Gate(width)
 
     def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
         pooled_slide, pooled_expression = (
-            self.norm_slide(slide.mean(1)),
-            self.norm_expression(expression.mean(1)),
+            slide.mean(1),
+            expression.mean(1),
         )
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
         candidates = self.slide(pooled_slide).tanh(), self.expression(pooled_expression).tanh()
@@ -202,14 +195,12 @@ class LateFusion(Fusion):
 
     def __init__(self, width: int, *, dropout: float = 0.1) -> None:
         super().__init__(width)
-        self.norm_slide = nn.LayerNorm(width)
-        self.norm_expression = nn.LayerNorm(width)
         self.slide = nn.Sequential(FeedForward(width, 2), nn.Dropout(dropout))
         self.expression = nn.Sequential(FeedForward(width, 2), nn.Dropout(dropout))
 
     def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        of_slide = self.slide(self.norm_slide(slide.mean(1)))
-        of_expression = self.expression(self.norm_expression(expression.mean(1)))
+        of_slide = self.slide(slide.mean(1))
+        of_expression = self.expression(expression.mean(1))
         gate = _present_softmax(of_slide.new_zeros(len(of_slide), 2), has_slide, has_expression)
         return Fused(_weigh(gate, of_slide, of_expression), gate)
 
@@ -220,12 +211,11 @@ class SingleModality(nn.Module):
     def __init__(self, width: int, modality: str) -> None:
         super().__init__()
         self.modality = modality
-        self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 
     def forward(self, encoding: SlideEncoding | ExpressionEncoding) -> Fused:
         """Pool the tokens [B, K, W]."""
-        vector = self.out(self.norm(encoding.tokens.mean(1)))
+        vector = self.out(encoding.tokens.mean(1))
         gate = torch.zeros(len(vector), 2, device=vector.device)
         gate[:, 0 if self.modality == "wsi" else 1] = 1.0
         return Fused(vector, gate)

@@ -21,7 +21,7 @@ class HeadError(ValueError):
 
 
 def _head(width: int, n_outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, n_outputs))
+    return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, n_outputs))
 
 
 @dataclass(frozen=True)

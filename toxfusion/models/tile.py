@@ -56,7 +56,8 @@ class TileEncoder(nn.Module):
         self.backbone_name, self.mpp, self.tile_px = backbone, float(mpp), int(tile_px)
         self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=0)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.dim: int = self.backbone.num_features  # type: ignore[assignment]
+        # Of what comes out: a backbone with a layer between pooling and classifier gives other features than it pools.
+        self.dim: int = self.backbone.head_hidden_size  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor([float(v) for v in mean]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([float(v) for v in std]).view(1, 3, 1, 1))
 
