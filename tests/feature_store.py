@@ -10,9 +10,13 @@ from toxfusion.data.study import Study
 DIM = 8
 
 
-def write_features(study: Study, name: str = "test", trained_on: tuple[str, ...] = ()) -> BagStore:
+def write_features(
+    study: Study, name: str = "test", trained_on: tuple[str, ...] = (), mpp: float = 0.5
+) -> BagStore:
     """Random features of every slide of the small study, 3 to 9 tiles each."""
-    spec = StoreSpec("features", "float16", (DIM,), {"encoder": name, "trained_on": list(trained_on)})
+    spec = StoreSpec(
+        "features", "float16", (DIM,), {"encoder": name, "mpp": mpp, "trained_on": list(trained_on)}
+    )
     store = BagStore.create(study.root / "features" / name, spec)
     with store.writer() as writer:
         for i, slide in enumerate(study.slides.index):

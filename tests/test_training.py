@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +293,44 @@ def test_predict_scores_a_study_without_labels(
     if gene in contract["expression"]["gene_ids"]:
         with pytest.raises(ValueError, match=gene):
             score_study([folder.root], lacking, Audit())
+
+
+def test_features_of_another_scale_are_refused(
+    full_run: tuple[RunFolder, dict[str, Any]], tmp_path: Path, study_tables: dict[str, Any]
+) -> None:
+    from toxfusion.data.study import write_study
+
+    coarse = write_study(tmp_path / "coarse", **study_tables)
+    write_features(coarse, mpp=1.0)
+    with pytest.raises(ValueError, match=r"not trained on \(mpp 1\.0, not 0\.5\)"):
+        score_study([full_run[0].root], coarse, Audit())
+
+
+def test_predict_names_the_runs_it_leaves_out(
+    full_run: tuple[RunFolder, dict[str, Any]],
+    featured: Study,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from toxfusion import predict
+
+    runs = tmp_path / "runs"
+    shutil.copytree(full_run[0].root, runs / "fold0")
+    (runs / "fold1").mkdir()
+    shutil.copy(full_run[0].config, runs / "fold1" / "config.yaml")
+    predict.main([f"run={runs}/*", f"study={featured.root}", f"paths.outputs={tmp_path / 'out'}"])
+    assert f"left out, not finished: {runs / 'fold1'}" in capsys.readouterr().out
+    records = [file.read_text() for file in (tmp_path / "out").rglob("audit.json")]
+    assert len(records) == 1
+    assert "no done.json" in records[0]
+
+
+def test_a_logger_that_is_not_installed_says_what_to_install(
+    featured: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ValueError, match=r"toxfusion\[tensorboard\]"):
+        run(small(featured, tmp_path, "logger=tensorboard"))
 
 
 def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path) -> None:

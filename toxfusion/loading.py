@@ -111,8 +111,25 @@ def load_run(folder: RunFolder, study: Study, split: Split) -> LoadedRun:
 
 
 def _features(config: dict[str, Any], contract: dict[str, Any], study: Study) -> BagStore:
-    """Features of a study by the run's own tile encoder, encoded now as far as they are missing."""
-    name = contract["features"]["name"]
+    """Features of a study by the run's own tile encoder, encoded now as far as they are missing.
+
+    Raises:
+        RunError: the study's features are of another encoder, weights, scale or tile size, or the encoder is gone.
+    """
+    wanted = contract["features"]["made_by"]
+    store = _own_features(config, contract["features"]["name"], study)
+    other = [
+        f"{k} {store.spec.made_by[k]!r}, not {v!r}" for k, v in wanted.items() if store.spec.made_by[k] != v
+    ]
+    if other:
+        raise RunError(
+            f"{store.root}: features that the network was not trained on ({'; '.join(other)}); extract the study's "
+            "slides with the encoder, weights and grid of the run"
+        )
+    return store
+
+
+def _own_features(config: dict[str, Any], name: str, study: Study) -> BagStore:
     if config["tile_features"]["kind"] == "store":
         return study.features(name)
     encoder = study.root / "encoders" / f"{name}.ckpt"

@@ -15,13 +15,18 @@ def main(config: dict[str, Any]) -> None:
 
     from toxfusion.data.audit import Audit
     from toxfusion.data.study import Study
-    from toxfusion.runs import RunError
+    from toxfusion.runs import RunError, RunFolder
     from toxfusion.scoring import score_study
 
-    runs = sorted(Path(p) for p in glob(str(config["run"])) if (Path(p) / "done.json").is_file())
+    begun = sorted(Path(p) for p in glob(str(config["run"])) if (Path(p) / "config.yaml").is_file())
+    runs = [folder for folder in begun if RunFolder(folder).finished() is not None]
     if not runs:
         raise RunError(f"run={config['run']}: no finished run; give a run folder, or a pattern in quotes")
     audit = Audit()
+    for folder in begun:
+        if folder not in runs:
+            audit.drop("predict", "run", str(folder), "not finished: no done.json")
+            print(f"left out, not finished: {folder}")
     output = Path(config["paths"]["output"])
     scores = score_study(runs, Study.open(config["study"]), audit)
     output.mkdir(parents=True, exist_ok=True)

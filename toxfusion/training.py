@@ -197,6 +197,13 @@ def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     if settings["kind"] == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise TrainingError(
+                "logger=tensorboard: the package tensorboard is not installed; pip install 'toxfusion[tensorboard]', "
+                "or take logger=csv, which is always written"
+            ) from error
         return [TensorBoardLogger(folder.root, name="tensorboard", version="")]
     raise TrainingError(f"logger.kind: {settings['kind']!r} is none of csv, wandb, tensorboard")
 
@@ -403,5 +410,7 @@ def contract(fold: FoldData) -> dict[str, Any]:
         "compounds": sorted(
             set(fold.study.obs.loc[[*fold.split.train, *fold.split.valid], "compound"].astype(str))
         ),
-        "features": None if fold.store is None else {"name": fold.store.root.name, "dim": fold.tile_dim},
+        "features": None
+        if fold.store is None
+        else {"name": fold.store.root.name, "dim": fold.tile_dim, "made_by": fold.store.spec.made_by},
     }

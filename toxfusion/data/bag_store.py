@@ -85,6 +85,11 @@ class StoreSpec:
         object.__setattr__(self, "provenance", provenance)
 
     @property
+    def made_by(self) -> dict[str, Any]:
+        """Encoder, digest of its weights, um per px and side of a tile: what makes features comparable."""
+        return {key: self.provenance.get(key) for key in ("encoder", "weights", "mpp", "tile_px")}
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
         return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
