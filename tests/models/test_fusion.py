@@ -21,6 +21,7 @@ from toxfusion.models.fusion import (
     drop_modality,
 )
 from toxfusion.models.network import Modality, Network, Representation
+from toxfusion.models.peer_fusion import GuidedCoAttention, PartialAttention, ProductOfExperts
 
 WIDTH, DIM, GENES = 16, 10, 40
 FUSIONS: dict[str, Callable[[], Fusion]] = {
@@ -28,7 +29,12 @@ FUSIONS: dict[str, Callable[[], Fusion]] = {
     "concat": lambda: ConcatFusion(WIDTH, heads=2),
     "gated": lambda: GatedFusion(WIDTH),
     "late": lambda: LateFusion(WIDTH),
+    "mcat": lambda: GuidedCoAttention(WIDTH, heads=2),
+    "survpath": lambda: PartialAttention(WIDTH, heads=2),
+    "poe": lambda: ProductOfExperts(WIDTH),
 }
+#: Fusions whose tokens read each other across modalities, so that a stand-in token is heard.
+CROSSING = {"cross_attention", "mcat", "survpath"}
 every_fusion = pytest.mark.parametrize("name", FUSIONS)
 YES = torch.ones(4, dtype=torch.bool)
 
@@ -59,7 +65,7 @@ def test_shapes_gates_and_independence_of_samples(name: str) -> None:
     assert_close(one.vector[0], fused.vector[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cross_attention", "concat", "late"])
+@pytest.mark.parametrize("name", ["cross_attention", "concat", "late", "mcat", "survpath", "poe"])
 @torch.no_grad()
 def test_the_strength_of_a_response_survives(name: str) -> None:
     fusion, (slide, expression) = built(name), encodings()
@@ -116,7 +122,7 @@ def test_every_parameter_learns(name: str) -> None:
     (out * torch.randn_like(out)).sum().backward()
     # A missing modality weighs 0: its learned token acts only where the other modality reads it.
     idle = {n for n, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
-    assert idle <= (set() if name == "cross_attention" else {"missing_slide", "missing_expression"})
+    assert idle <= (set() if name in CROSSING else {"missing_slide", "missing_expression"})
 
 
 @every_fusion
@@ -162,6 +168,59 @@ def test_late_fusion_is_additive() -> None:
     first = of(slide, expression) - of(other_slide, expression)
     second = of(slide, other_expression) - of(other_slide, other_expression)
     assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_guided_co_attention_reads_slides_by_expression() -> None:
+    fusion, (slide, expression) = built("mcat"), encodings()
+    weights = fusion(slide, expression, YES, YES).attention["expression_to_slide"]
+    assert weights.shape == (4, 2, 5, 3)
+    assert_close(weights.sum(-1), torch.ones(4, 2, 5))
+
+
+def test_partial_attention_is_the_masked_attention_over_the_joint_sequence() -> None:
+    """Against softmax(QK^T + M) written out, with M = -inf from slide to slide."""
+    fusion, (slide, expression) = built("survpath"), encodings()
+    assert isinstance(fusion, PartialAttention)
+    out, n = fusion(slide, expression, YES, YES), 5
+    joint = torch.cat([expression.tokens, slide.tokens], 1)
+    normed, own = fusion.norm(joint), fusion.attention
+    q, k, v = (f(normed).unflatten(-1, (2, -1)).transpose(1, 2) for f in (own.query, own.key, own.value))
+    logits = q @ k.transpose(-2, -1) / (WIDTH / 2) ** 0.5
+    logits[:, :, n:, n:] = float("-inf")
+    weights = logits.softmax(-1)
+    tokens = joint + own.out((weights @ v).transpose(1, 2).flatten(2))
+    tokens = tokens + fusion.feed(fusion.norm_feed(tokens))
+    expected = fusion.out(torch.cat([tokens[:, :n].mean(1), tokens[:, n:].mean(1)], 1))
+    assert_close(out.vector, expected, rtol=1e-4, atol=1e-5)
+    assert_close(out.attention["expression_to_all"], weights[:, :, :n])
+    assert_close(out.attention["slide_to_expression"], weights[:, :, n:, :n])
+
+
+def test_the_product_of_experts_by_hand() -> None:
+    fusion, (slide, expression) = built("poe"), encodings()
+    assert isinstance(fusion, ProductOfExperts)
+    tokens = slide.tokens.mean(1), expression.tokens.mean(1)
+    mean = [of(token) for of, token in zip(fusion.means, tokens, strict=True)]
+    precision = [(-of(token)).exp() for of, token in zip(fusion.log_variances, tokens, strict=True)]
+    total = precision[0] + precision[1]
+    both = fusion(slide, expression, YES, YES)
+    assert_close(both.vector, (precision[0] * mean[0] + precision[1] * mean[1]) / (1 + total))
+    assert_close(both.gate[:, 0], (precision[0] / total).mean(1))
+    slide_alone = fusion(slide, expression, YES, ~YES)
+    assert_close(slide_alone.vector, precision[0] * mean[0] / (1 + precision[0]))
+
+
+def test_the_product_of_experts_draws_in_training_only_around_its_mean() -> None:
+    (slide, expression), fusion = encodings(), ProductOfExperts(WIDTH, dropout=0.0)
+    exact = fusion.eval()(slide, expression, YES, YES).vector
+    assert torch.equal(fusion(slide, expression, YES, YES).vector, exact)
+    fusion.train()
+    torch.manual_seed(7)
+    draws = torch.stack([fusion(slide, expression, YES, YES).vector for _ in range(400)])
+    torch.manual_seed(7)
+    assert torch.equal(fusion(slide, expression, YES, YES).vector, draws[0])
+    assert (draws.std(0) > 0.1).all()
+    assert_close(draws.mean(0), exact, rtol=0, atol=5 * 400**-0.5)
 
 
 def test_modality_dropout_leaves_one_modality_and_follows_its_generator() -> None:

@@ -55,13 +55,22 @@ class Gate(nn.Module):
 
     def forward(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Tensor:
         """slide, expression [B, W] -> float32 [B, 2]."""
-        return _present_softmax(self.layers(torch.cat([slide, expression], 1)), has_slide, has_expression)
+        return present_softmax(self.layers(torch.cat([slide, expression], 1)), has_slide, has_expression)
 
 
-def _present_softmax(logits: Tensor, has_slide: Tensor, has_expression: Tensor) -> Tensor:
-    """Softmax over the modalities that are there; over both where none is."""
+def present_softmax(logits: Tensor, has_slide: Tensor, has_expression: Tensor) -> Tensor:
+    """Softmax over the modalities that are there; over both where none is.
+
+    Args:
+        logits: [B, 2] or [B, 2, W], slide before expression; the second axis is summed to 1.
+        has_slide, has_expression: bool [B].
+
+    Returns:
+        float32, of the shape of the logits.
+    """
     present = torch.stack([has_slide, has_expression], 1)
     present = present | ~present.any(1, keepdim=True)
+    present = present.reshape(*present.shape, *[1] * (logits.dim() - 2))
     return logits.float().masked_fill(~present, float("-inf")).softmax(1)
 
 
@@ -201,7 +210,7 @@ class LateFusion(Fusion):
     def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
         of_slide = self.slide(slide.mean(1))
         of_expression = self.expression(expression.mean(1))
-        gate = _present_softmax(of_slide.new_zeros(len(of_slide), 2), has_slide, has_expression)
+        gate = present_softmax(of_slide.new_zeros(len(of_slide), 2), has_slide, has_expression)
         return Fused(_weigh(gate, of_slide, of_expression), gate)
 
 
