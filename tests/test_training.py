@@ -183,7 +183,8 @@ def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
 @pytest.mark.parametrize(
     "experiment",
     ["ablation_wsi_only", "ablation_omics_only", "ablation_noxattn", "ablation_nopretrain", "ablation_noorth",
-     "ablation_noalign", "supervised_concat", "meanpool_logistic", "pca_logistic", "metadata_logistic"],
+     "ablation_noalign", "supervised_concat", "meanpool_logistic", "pca_logistic", "metadata_logistic",
+     "abmil", "transmil", "snn", "mcat", "survpath", "late_fusion", "pca_forest", "concat_boosting"],
 )  # fmt: skip
 def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment: str) -> None:
     config = small(featured, tmp_path, f"experiment={experiment}")

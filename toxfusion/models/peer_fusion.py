@@ -118,10 +118,10 @@ class PartialAttention(Fusion):
 
 
 class ProductOfExperts(Fusion):
-    """Each modality is a Gaussian; their product with a unit Gaussian prior is fused (after PIBD, Zhang et al., ICLR 2024).
+    """Each modality is a Gaussian; their product with a unit Gaussian prior is fused.
 
-    With mean mu_m and precision T_m = exp(-v_m) of modality m, both [W], from its mean token (T_m = 0 where it is
-    missing):
+    After PIBD (Zhang et al., ICLR 2024). With mean mu_m and precision T_m = exp(-v_m) of modality m, both [W], from
+    its mean token (T_m = 0 where it is missing):
 
         mean = sum_m T_m mu_m / T,   variance = 1 / T,   T = 1 + sum_m T_m
 
