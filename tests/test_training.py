@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from tests.feature_store import write_features
-from toxfusion.config import compose
+from toxfusion.config import ConfigError, compose
 from toxfusion.data.audit import Audit
+from toxfusion.data.gene_sets import GeneSetError
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
 from toxfusion.data.splits import CompoundKFold
 from toxfusion.data.study import Study
@@ -332,6 +333,53 @@ def test_a_logger_that_is_not_installed_says_what_to_install(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ValueError, match=r"toxfusion\[tensorboard\]"):
         run(small(featured, tmp_path, "logger=tensorboard"))
+
+
+def pathways(gmt: Path) -> list[str]:
+    return ["expression=pathways", f"expression.gene_sets.gmt={gmt}", "expression.gene_sets.min_genes=2",
+            "size.pretrain_steps=2", "size.finetune_steps=2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", ["full", "survpath"])
+def test_gene_sets_of_a_file_are_tokens_and_stay_with_the_checkpoint(
+    featured: Study, tmp_path: Path, experiment: str
+) -> None:
+    gmt = tmp_path / "sets.gmt"
+    names = {"half": [f"GENE{i}" for i in range(25)], "rest": [f"gene{i}" for i in range(20, 50)],
+             "ids": list(featured.var.index), "alien": ["POMC", "INS"]}  # fmt: skip
+    gmt.write_text("".join("\t".join([name, "", *genes]) + "\n" for name, genes in names.items()))
+    config = small(featured, tmp_path, f"experiment={experiment}", *pathways(gmt))
+    run(config)
+    gmt.unlink()
+    folder = RunFolder(Path(config["paths"]["output"]))
+    contract = read_checkpoint(folder.stage("finetune") / "best.ckpt")["contract"]
+    assert list(contract["gene_sets"]) == ["half", "rest", "ids"]
+    chosen = contract["expression"]["gene_ids"]
+    assert contract["gene_sets"]["ids"] == list(range(20))
+    assert contract["gene_sets"]["half"] == [
+        i for i, g in enumerate(chosen) if int(g.removeprefix("ENSRNOG")) < 25
+    ]
+    said = {r.id: r for r in Audit.read(folder.audit).records if r.kind == "gene_set"}
+    assert said["alien"].outcome == "dropped"
+    assert said["half"].outcome == "changed"
+    table = pd.read_parquet(folder.predictions)
+    test = table[(table["part"] == "test") & (table["task"] == "dili")].set_index("unit_id")["score"]
+    again = score_study([folder.root], featured, Audit()).units
+    again = again[again["task"] == "dili"].set_index("unit_id")["risk"]
+    np.testing.assert_allclose(again[test.index], test, atol=1e-5)
+
+
+def test_gene_sets_are_asked_for_and_checked_before_anything_is_trained(
+    featured: Study, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"expression\.gene_sets\.gmt has no value"):
+        small(featured, tmp_path, "expression=pathways")
+    gmt = tmp_path / "sets.gmt"
+    gmt.write_text("a\t\tPOMC\tINS\n")
+    config = small(featured, tmp_path, *pathways(gmt), "tile_features=contrastive")
+    with pytest.raises(GeneSetError, match="none of its genes is in the study"):
+        run(config)
+    assert not RunFolder(Path(config["paths"]["output"])).history.exists()
 
 
 def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ def load_run(folder: RunFolder, study: Study, split: Split) -> LoadedRun:
         seed=int(config["seed"]),
     )
     module = FinetuningModule(
-        build_network(config, n_genes=fold.n_genes, tile_dim=fold.tile_dim),
+        build_network(
+            config, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract.get("gene_sets")
+        ),
         tasks,
         width=config["size"]["width"],
         labels=fold.labels,

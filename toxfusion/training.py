@@ -19,6 +19,7 @@ from toxfusion.data.audit import Audit, replace_file
 from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import FoldData, StudyDataModule, fit_tile_scaler
 from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
 from toxfusion.data.sampling import CompoundStream, SampleStream, torch_seed
 from toxfusion.data.splits import Split, write_manifest
@@ -103,6 +104,7 @@ def _run(config: Config, folder: RunFolder) -> float:
             print(f"tile encoder: {path}")
             folder.close(config, math.nan)
         return math.nan
+    gene_sets = study_gene_sets(config, study)  # before any work that a wrong file would waste
     store = None
     if modality in ("both", "wsi"):
         store = tile_features(config["tile_features"], study, split, **tiles)
@@ -111,7 +113,7 @@ def _run(config: Config, folder: RunFolder) -> float:
     table: pd.DataFrame | None
     extra: dict[str, Any] = {}
     if method == "network":
-        table, extra = NetworkRun(config, folder, fold, trainer, loggers, audit).execute()
+        table, extra = NetworkRun(config, folder, fold, trainer, loggers, audit, gene_sets).execute()
     else:
         table = fit_baseline(method, fold, seed=config["seed"])
     objective = math.nan
@@ -209,7 +211,12 @@ def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
 
 
 class NetworkRun:
-    """Pretraining, fine-tuning and test of a network on one fold."""
+    """Pretraining, fine-tuning and test of a network on one fold.
+
+    Args:
+        gene_sets: of the study, for an expression encoder that reads sets.
+        audit: takes the samples that training passes over, and the gene sets that are left out or shrunk.
+    """
 
     def __init__(
         self,
@@ -219,6 +226,7 @@ class NetworkRun:
         trainer: TrainerSettings,
         loggers: list[Logger],
         audit: Audit,
+        gene_sets: list[GeneSet] | None = None,
     ) -> None:
         self.config, self.folder, self.fold = config, folder, fold
         self.study, self.split = fold.study, fold.split
@@ -226,8 +234,14 @@ class NetworkRun:
         self.size = config["size"]
         self.train = fold.usable(fold.split.train, audit)
         self.valid = fold.usable(fold.split.valid, audit)
+        self.gene_sets: dict[str, list[int]] | None = None
+        if gene_sets is not None and fold.expression is not None:
+            limits = {key: config["expression"]["gene_sets"][key] for key in ("min_genes", "max_genes")}
+            self.gene_sets = place_gene_sets(gene_sets, fold.expression.gene_ids, **limits, audit=audit)
         torch.manual_seed(torch_seed(self.seed, "network"))
-        self.network = build_network(config, n_genes=self.fold.n_genes, tile_dim=self.fold.tile_dim)
+        self.network = build_network(
+            config, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=self.gene_sets
+        )
 
     def execute(self) -> tuple[pd.DataFrame | None, dict[str, Any]]:
         """The predictions table (None without a task), and what metrics.json holds beside the scores."""
@@ -293,7 +307,7 @@ class NetworkRun:
             network_lr_share=optimizer["network_lr_share"] if pretrained else 1.0,
             optimization=self.plan(optimizer["finetune_lr"], steps),
             seed=self.seed,
-            contract=contract(self.fold),
+            contract=contract(self.fold, self.gene_sets),
         )
         self.fit(module, "finetune", steps)
         return module
@@ -379,13 +393,34 @@ def make_fold(
     )
 
 
-def build_network(config: Config, *, n_genes: int, tile_dim: int) -> Network:
-    """The network of a config, for so many genes and tile features of such a width."""
+def study_gene_sets(config: Config, study: Study) -> list[GeneSet] | None:
+    """The gene sets that the expression encoder of a config reads, on the genes of a study; None where it reads none.
+
+    Raises:
+        GeneSetError: the file is missing or malformed, or names no gene of the study.
+    """
+    settings = config["expression"].get("gene_sets")
+    if settings is None or config["method"] != "network" or config["modality"]["name"] == "wsi":
+        return None
+    return read_gene_sets(Path(settings["gmt"]), study.var)
+
+
+def build_network(
+    config: Config, *, n_genes: int, tile_dim: int, gene_sets: dict[str, list[int]] | None = None
+) -> Network:
+    """The network of a config.
+
+    Args:
+        n_genes, tile_dim: how many genes, and the width of tile features.
+        gene_sets: name -> positions in 0..n_genes - 1, for an expression encoder that reads sets; they stand in
+            the place of the file that its config names.
+    """
     size, modality = config["size"], config["modality"]["name"]
     make: dict[str, partial[Any]] = {name: build(config[name]) for name in ("bag", "expression", "fusion")}
+    sets = {} if gene_sets is None else {"gene_sets": list(gene_sets.values())}
     return Network(
         bag=None if modality == "omics" else make["bag"](in_dim=tile_dim),
-        expression=None if modality == "wsi" else make["expression"](n_genes=n_genes),
+        expression=None if modality == "wsi" else make["expression"](n_genes=n_genes, **sets),
         fusion=make["fusion"]() if modality == "both" else None,
         width=size["width"],
         shared_dim=size["shared_dim"],
@@ -395,8 +430,12 @@ def build_network(config: Config, *, n_genes: int, tile_dim: int) -> Network:
     )
 
 
-def contract(fold: FoldData) -> dict[str, Any]:
-    """What a checkpoint must carry to be used on another study: plain types and tensors only."""
+def contract(fold: FoldData, gene_sets: dict[str, list[int]] | None) -> dict[str, Any]:
+    """What a checkpoint must carry to be used on another study: plain types and tensors only.
+
+    Args:
+        gene_sets: of the expression encoder, name -> positions among the genes of the fold's transform.
+    """
     tasks = fold.tasks
     return {
         "tasks": {
@@ -406,6 +445,7 @@ def contract(fold: FoldData) -> dict[str, Any]:
             "severity": tasks.severity,
         },
         "expression": None if fold.expression is None else fold.expression.state(),
+        "gene_sets": gene_sets,
         "tiles": None if fold.scaler is None else fold.scaler.state(),
         "compounds": sorted(
             set(fold.study.obs.loc[[*fold.split.train, *fold.split.valid], "compound"].astype(str))

@@ -49,7 +49,7 @@ def test_shapes_and_independence_of_samples(name: str, n: int) -> None:
     assert_close(alone.tokens[0], encoding.tokens[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "masked_genes"])
+@pytest.mark.parametrize("name", ["mlp", "masked_genes", "pathways"])
 @torch.no_grad()
 def test_the_strength_of_a_response_survives(name: str) -> None:
     """Values are changes against controls: four times the change must not look like the change itself."""

@@ -183,7 +183,10 @@ class MaskedGeneEncoder(ExpressionEncoder):
 
 
 class PathwayTokens(ExpressionEncoder):
-    """One token a gene set, from a small network of its own; genes of no set share one further token.
+    """One token a gene set, from a small network of its own; genes of no set share one further token, the last.
+
+    SurvPath (Jaume et al., CVPR 2024), with self-attention over the tokens. No norm follows the residual path, which
+    would hide how strongly an animal responds.
 
     Args:
         gene_sets: lists of gene positions in 0..n_genes - 1; a gene may be in several sets.
@@ -191,7 +194,7 @@ class PathwayTokens(ExpressionEncoder):
         n_blocks: self-attention blocks over the tokens.
 
     Raises:
-        ValueError: where a set is empty or names a gene that does not exist.
+        GeneError: where a set is empty or names a gene that does not exist.
     """
 
     index: Tensor
@@ -227,7 +230,6 @@ class PathwayTokens(ExpressionEncoder):
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
         )
-        self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 
     def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
@@ -236,7 +238,6 @@ class PathwayTokens(ExpressionEncoder):
         tokens = torch.bmm(F.gelu(first), self.second).transpose(0, 1) + self.identity
         for block in self.blocks:
             tokens = block(tokens)
-        tokens = self.norm(tokens)
         return ExpressionEncoding(tokens, self.out(tokens.mean(1)))
 
 
