@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from toxfusion.modules.baselines import fit_baseline
 from toxfusion.modules.finetuning import FinetuningModule
 from toxfusion.modules.optimization import Optimization
 from toxfusion.modules.pretraining import PretrainingModule
+from toxfusion.modules.pretraining_terms import PretrainingTerms, TermSettings
 from toxfusion.prediction import SampleOutputs, encode_samples, predictions_table, write_embeddings
 from toxfusion.runs import RunFolder
 from toxfusion.stages import TrainerSettings, fit_stage
@@ -272,19 +274,10 @@ class NetworkRun:
         settings = self.config["pretrain"]
         optimizer = self.config["optimizer"]
         torch.manual_seed(torch_seed(self.seed, "pretraining"))
+        terms = build_terms(self.config, self.network, n_genes=self.fold.n_genes, tile_dim=self.fold.tile_dim)
         module = PretrainingModule(
             self.network,
-            width=self.size["width"],
-            shared_dim=self.size["shared_dim"],
-            private_dim=self.size["private_dim"],
-            n_genes=self.fold.n_genes,
-            tile_dim=self.fold.tile_dim,
-            weights=settings["weights"],
-            gene_mask=settings["gene_mask"],
-            negatives=settings["negatives"],
-            temperature=settings["temperature"],
-            learn_temperature=settings["learn_temperature"],
-            orthogonality=settings["orthogonality"],
+            terms,
             optimization=self.plan(optimizer["pretrain_lr"], settings["steps"]),
             seed=self.seed,
         )
@@ -427,6 +420,20 @@ def build_network(
         private_dim=size["private_dim"],
         modality=modality,
         modality_dropout=config["modality"]["dropout"],
+    )
+
+
+def build_terms(config: Config, network: Network, *, n_genes: int, tile_dim: int) -> PretrainingTerms:
+    """The terms of pretraining of a config that apply to a network, for so many genes and such tile features."""
+    size, settings = config["size"], config["pretrain"]
+    return PretrainingTerms(
+        network,
+        TermSettings(**{field.name: settings[field.name] for field in fields(TermSettings)}),
+        width=size["width"],
+        shared_dim=size["shared_dim"],
+        private_dim=size["private_dim"],
+        n_genes=n_genes,
+        tile_dim=tile_dim,
     )
 
 

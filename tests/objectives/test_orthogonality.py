@@ -138,8 +138,8 @@ def test_batch_statistics_are_taken_in_float32_under_autocast() -> None:
     branch = StyleBranch(4, latent=2, n_prototypes=3).eval()
     with torch.autocast("cpu", torch.bfloat16):
         rough = Orthogonality()(first, second).loss, VICReg()(first, second).loss
-        scores = branch._scores(first)
+        scores = branch._scores(first, branch.prototypes)
     exact = Orthogonality()(first, second).loss, VICReg()(first, second).loss
     assert torch.equal(torch.stack(rough), torch.stack(exact))
-    assert torch.equal(scores, branch._scores(first))
+    assert torch.equal(scores, branch._scores(first, branch.prototypes))
     assert PrototypeClustering()(scores, scores, valid).loss.isfinite()

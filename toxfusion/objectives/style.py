@@ -28,6 +28,7 @@ class StyleBranch(nn.Module):
     """MLP to a latent's mean and log-variance, a draw of it, back to the width, cosine scores of prototypes.
 
     One branch serves both modalities. Prototypes start orthogonal and have length 1, the drawn vector too.
+    Without prototypes (0) there is no way back to the width either, and scores are [B, 0].
     """
 
     def __init__(
@@ -36,21 +37,30 @@ class StyleBranch(nn.Module):
         super().__init__()
         hidden = hidden or width
         self.encode = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 2 * latent))
-        self.decode = nn.Linear(latent, width)
-        self.prototypes = nn.Parameter(torch.empty(n_prototypes, width))
-        nn.init.orthogonal_(self.prototypes)
+        self.decode = nn.Linear(latent, width) if n_prototypes else None
+        self.prototypes = nn.Parameter(torch.empty(n_prototypes, width)) if n_prototypes else None
+        if self.prototypes is not None:
+            nn.init.orthogonal_(self.prototypes)
 
-    def forward(self, vector: Tensor) -> Style:
-        """vector [B, W]; in eval mode the mean stands for the draw."""
+    def forward(self, vector: Tensor, generator: torch.Generator | None = None) -> Style:
+        """vector [B, W]; in eval mode the mean stands for the draw.
+
+        Args:
+            generator: of the draw, on the CPU; torch's own where None.
+        """
         mean, log_variance = self.encode(vector).float().chunk(2, 1)
         log_variance = log_variance.clamp(-10.0, 10.0)
-        noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
-        drawn = self.decode(mean + noise * (log_variance / 2).exp())
-        return Style(mean, log_variance, self._scores(drawn))
+        if self.decode is None or self.prototypes is None:
+            return Style(mean, log_variance, mean.new_zeros(len(mean), 0))
+        latent = mean
+        if self.training:
+            noise = torch.randn(mean.shape, generator=generator).to(mean)
+            latent = mean + noise * (log_variance / 2).exp()
+        return Style(mean, log_variance, self._scores(self.decode(latent), self.prototypes))
 
     @full_precision
-    def _scores(self, drawn: Tensor) -> Tensor:
-        return F.normalize(drawn.float(), dim=1) @ F.normalize(self.prototypes.float(), dim=1).T
+    def _scores(self, drawn: Tensor, prototypes: Tensor) -> Tensor:
+        return F.normalize(drawn.float(), dim=1) @ F.normalize(prototypes.float(), dim=1).T
 
 
 def style_kl(mean: Tensor, log_variance: Tensor, present: Tensor) -> Tensor:

@@ -1,0 +1,266 @@
+"""Presets of pretraining: each has its terms and no others, with gradient everywhere, on either modality alone too."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from toxfusion.config import compose
+from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.modules.optimization import Optimization
+from toxfusion.modules.pretraining import PretrainingModule, hide_tiles
+from toxfusion.modules.pretraining_terms import NEEDS, PretrainingError
+from toxfusion.training import build_network, build_terms
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GENES, FEATURES = 30, 10
+SLIDE, EXPRESSION = {"sub_bag", "tiles", "slide_latents"}, {"genes", "expression_latents"}
+FULL = {"align": 1.0, "sub_bag": 0.5, "genes": 1.0, "orthogonality": 0.5, "retention": 0.5}
+MIRROR = {"align": 0.5, "slide_latents": 0.15, "expression_latents": 0.15, "style": 0.1, "cluster": 0.1}
+PRESETS: dict[str, dict[str, float]] = {
+    "full": FULL,
+    "clip": {"align": 1.0},
+    "siglip": {"align": 1.0},
+    "tangle": {"align": 1.0},
+    "tangle_rec": {"expression_from_slide": 1.0},
+    "mirror": MIRROR,
+}
+EXPERIMENTS = {
+    "mirror": MIRROR,
+    "tangle": {"align": 1.0},
+    "mirror_noalign": {k: w for k, w in MIRROR.items() if k != "align"},
+    "mirror_noretention": {k: w for k, w in MIRROR.items() if not k.endswith("latents")},
+    "mirror_nostyle": {k: w for k, w in MIRROR.items() if k != "style"},
+    "mirror_nocluster": {k: w for k, w in MIRROR.items() if k != "cluster"},
+    "mirror_orthogonality": MIRROR | {"orthogonality": 0.25, "retention": 0.25},
+}
+#: Terms that no preset has, by the override that a user would give.
+ALONE = ("tiles", "vicreg", "consistency")
+
+
+@functools.cache
+def config(*overrides: str) -> dict[str, Any]:
+    return compose("train", ["data.root=study", "size=tiny", *overrides])
+
+
+def module(*overrides: str) -> PretrainingModule:
+    torch.manual_seed(0)
+    settings = config(*overrides)
+    network = build_network(settings, n_genes=GENES, tile_dim=FEATURES)
+    terms = build_terms(settings, network, n_genes=GENES, tile_dim=FEATURES)
+    return PretrainingModule(network, terms, optimization=Optimization(1e-3, 0.0, 0.1, 10), seed=0)
+
+
+def only(term: str) -> tuple[str, ...]:
+    """Overrides that leave one term of pretrain=clip."""
+    return ("pretrain=clip", "pretrain.weights.align=0", f"pretrain.weights.{term}=1")
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Eight samples: the second has no slide and the fifth no expression; the last two are one dose group."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([5, 0, 3, 9, 4, 1, 6, 2])
+    n = int(lengths.sum())
+    expression = torch.randn(8, GENES, generator=generator)
+    expression[4] = 0.0
+    return Batch(
+        sample_ids=[f"s{i}" for i in range(8)],
+        tiles=RaggedTiles(
+            torch.randn(n, FEATURES, generator=generator),
+            torch.randint(0, 40, (n, 2), generator=generator) * 128.0,
+            torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+        ),
+        expression=expression,
+        has_slide=lengths > 0,
+        has_expression=torch.arange(8) != 4,
+        compound=torch.arange(8) // 2,
+        group=torch.tensor([0, 1, 2, 3, 4, 5, 6, 6]),
+        animal=torch.arange(8),
+        is_control=torch.zeros(8, dtype=torch.bool),
+        labels={},
+    )
+
+
+def losses(of: PretrainingModule, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return of.losses(batch, torch.Generator().manual_seed(seed))[0]
+
+
+def total(of: PretrainingModule, found: dict[str, Tensor]) -> Tensor:
+    return torch.stack([of.terms.weights[k] * v for k, v in found.items()]).sum()
+
+
+def check(of: PretrainingModule, batch: Batch, expected: set[str]) -> None:
+    """The terms are the expected ones, finite, and every parameter that they own moves."""
+    found = losses(of, batch)
+    assert set(found) == set(of.terms.weights) == expected
+    assert all(v.ndim == 0 and v.isfinite() for v in found.values())
+    assert all(v.isfinite() for v in of.terms.beside.values())
+    total(of, found).backward()
+    for name, parameter in of.terms.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+    gradients = [p.grad for p in of.network.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "none"])
+def test_a_preset_declares_every_key_and_only_such(preset: str) -> None:
+    full = yaml.safe_load((CONF / "pretrain" / "full.yaml").read_text())
+    composed = config(f"pretrain={preset}")["pretrain"]
+    assert set(full["weights"]) == set(composed["weights"]) == set(NEEDS)
+    assert set(full) == set(composed)
+    if preset != "none":
+        own = yaml.safe_load((CONF / "pretrain" / f"{preset}.yaml").read_text())
+        assert list(own) == list(full)
+        assert list(own["weights"]) == list(full["weights"])
+
+
+@pytest.mark.parametrize(("preset", "weights"), PRESETS.items())
+def test_a_preset_has_its_terms_with_their_weights(
+    batch: Batch, preset: str, weights: dict[str, float]
+) -> None:
+    trained = module(f"pretrain={preset}")
+    assert trained.terms.weights == weights
+    check(trained, batch, set(weights))
+
+
+@pytest.mark.parametrize(("experiment", "weights"), EXPERIMENTS.items())
+def test_an_experiment_changes_pretraining_alone(
+    batch: Batch, experiment: str, weights: dict[str, float]
+) -> None:
+    mine, full = (dict(config(f"experiment={name}")) for name in (experiment, "full"))
+    different = {key for key in full if mine[key] != full[key]}
+    assert set(mine) == set(full)
+    assert different == {"name", "paths", "pretrain"}
+    trained = module(f"experiment={experiment}")
+    assert trained.terms.weights == weights
+    check(trained, batch, set(weights))
+
+
+@pytest.mark.parametrize("term", ALONE)
+def test_a_term_of_no_preset_is_one_override(batch: Batch, term: str) -> None:
+    check(module(*only(term)), batch, {term})
+
+
+@pytest.mark.parametrize("modality", ["wsi", "omics"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_terms_of_an_absent_modality_are_left_out(batch: Batch, preset: str, modality: str) -> None:
+    left = {
+        term
+        for term in PRESETS[preset]
+        if term in {"orthogonality", "retention"} | (SLIDE if modality == "wsi" else EXPRESSION)
+    }
+    if left:
+        check(module(f"pretrain={preset}", f"modality={modality}"), batch, left)
+    else:
+        with pytest.raises(PretrainingError, match=f"no term applies to modality={modality}"):
+            module(f"pretrain={preset}", f"modality={modality}")
+
+
+@pytest.mark.parametrize(
+    "overrides", [*[(f"pretrain={name}",) for name in PRESETS], *[only(t) for t in ALONE]]
+)
+def test_bf16_autocast_gives_finite_losses_close_to_float32(batch: Batch, overrides: tuple[str, ...]) -> None:
+    trained = module(*overrides).eval()
+    exact = losses(trained, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = losses(trained, batch)
+        total(trained, rough).backward()
+    for name, value in rough.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[name], rtol=0.1, atol=0.1)
+    assert all(p.grad.isfinite().all() for p in trained.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("overrides", [("pretrain=mirror",), only("tiles")])
+def test_what_is_hidden_follows_the_generator(batch: Batch, overrides: tuple[str, ...]) -> None:
+    trained = module(*overrides)
+    first, again, other = (total(trained, losses(trained, batch, seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("overrides", [("pretrain=mirror",), ("pretrain=tangle_rec",), only("tiles")])
+def test_what_a_sample_does_not_have_changes_no_loss(batch: Batch, overrides: tuple[str, ...]) -> None:
+    trained = module(*overrides).eval()
+    expression = batch.expression.clone()
+    expression[4] = 9.0
+    one, other = losses(trained, batch), losses(trained, replace(batch, expression=expression))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_hidden_tiles_leave_one_of_each_bag_and_are_a_share_of_it(batch: Batch) -> None:
+    shown, hidden = hide_tiles(batch.tiles, 0.5, torch.Generator().manual_seed(0))
+    assert hidden.lengths.tolist() == [2, 0, 1, 4, 2, 0, 3, 1]
+    assert torch.equal(shown.lengths + hidden.lengths, batch.tiles.lengths)
+    both = torch.cat([shown.features, hidden.features]).sum(0)
+    torch.testing.assert_close(both, batch.tiles.features.sum(0))
+
+
+def test_a_fixed_temperature_stays_and_duplicates_count_in_tangle_alone(batch: Batch) -> None:
+    """Samples 6 and 7 are one dose group: TANGLE contrasts them, CLIP with our negatives does not."""
+    fixed = module("pretrain=tangle")
+    assert not any(p.requires_grad for p in fixed.terms.parameters())
+    losses(fixed, batch)
+    assert float(fixed.terms.beside["align_scale"]) == pytest.approx(100.0)
+    apart = replace(batch, group=torch.arange(8))
+    for preset, same in (("tangle", True), ("clip", False), ("siglip", False)):
+        trained = module(f"pretrain={preset}").eval()
+        assert torch.equal(losses(trained, batch)["align"], losses(trained, apart)["align"]) is same
+
+
+def test_prototypes_are_as_many_as_the_size_says() -> None:
+    assert config("experiment=mirror")["pretrain"]["prototypes"] == 64
+    published = compose("train", ["data.root=study", "size=published", "experiment=mirror"])["pretrain"]
+    assert (published["prototypes"], published["style_latent"]) == (3000, 128)
+
+
+def test_terms_not_in_use_have_no_parameters_and_checkpoints_hold_tensors() -> None:
+    names = {name for name, _ in module("pretrain=mirror").terms.named_parameters()}
+    assert not any("read_" in name or "decode_genes" in name for name in names)
+    without = {name for name, _ in module("experiment=mirror_nocluster").terms.named_parameters()}
+    assert names - without == {
+        f"losses.style_branch.{k}" for k in ("prototypes", "decode.weight", "decode.bias")
+    }
+    assert all(isinstance(v, Tensor) for v in module("pretrain=mirror").state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("pretrain.align_loss=infonse",), "pretrain.align_loss='infonse' is none of infonce, siglip"),
+        (("pretrain.negatives=drop",), "pretrain.negatives='drop' is none of exclude, soft, keep"),
+        (("pretrain.orthogonality=dot",), "pretrain.orthogonality='dot' is none of cosine"),
+        (("pretrain=siglip", "pretrain.negatives=soft"), "pretrain.negatives='soft' does not go with"),
+        (("pretrain.gene_mask=0",), r"pretrain.gene_mask=0: the term genes needs a share"),
+        ((*only("tiles"), "pretrain.tile_mask=1.0"), r"pretrain.tile_mask=1.0: the term tiles"),
+        (("pretrain=mirror", "bag=mean"), "slide_latents=0.15: MeanPool gives one token"),
+        (("pretrain=mirror", "expression=mlp"), "expression_latents=0.15: MLPExpression gives one token"),
+    ],
+)
+def test_what_does_not_exist_or_fit_is_refused_by_key_and_value(
+    overrides: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(PretrainingError, match=says):
+        module(*overrides)
+
+
+def test_an_unknown_term_is_refused_by_name() -> None:
+    settings = config("pretrain=clip")
+    pretrain = settings["pretrain"]
+    wrong = {**settings, "pretrain": {**pretrain, "weights": {**pretrain["weights"], "aling": 1.0}}}
+    network = build_network(settings, n_genes=GENES, tile_dim=FEATURES)
+    with pytest.raises(PretrainingError, match="no term \\['aling'\\]"):
+        build_terms(wrong, network, n_genes=GENES, tile_dim=FEATURES)
