@@ -14,10 +14,15 @@ from toxfusion.distributed import first_row, gather_rows, global_mean, rank, wor
 from toxfusion.models.heads import CompoundHead, Pooling
 from toxfusion.objectives.classification import CompoundBCE, CrossEntropy, MaskedBCE, MaskedRegression
 from toxfusion.objectives.contrastive import InfoNCE, Kin, NTXent, SigLIP
-from toxfusion.objectives.masked import MaskedGenes
+from toxfusion.objectives.masked import (
+    ExpressionReconstruction,
+    LatentRetention,
+    MaskedGenes,
+    MaskedTileFeatures,
+)
 from toxfusion.objectives.ordinal import Coral, Corn, DoseMonotonicity
 from toxfusion.objectives.orthogonality import Orthogonality
-from toxfusion.objectives.style import PrototypeClustering, style_kl
+from toxfusion.objectives.style import PrototypeClustering, StyleBranch, StyleKL
 from toxfusion.objectives.survival import CoxEfron, DiscreteSurvival
 from toxfusion.objectives.vicreg import Consistency, VICReg
 
@@ -86,16 +91,36 @@ def dose(toy: Toy, rows: Rows) -> Tensor:
 
 
 def style(toy: Toy, rows: Rows) -> Tensor:
-    return style_kl(*toy.pair(rows), rows["valid"])
+    """Both terms of the shared branch, on samples that lack one modality or the other."""
+    branch = toy.extra.eval()
+    slide, expression = (branch(vector.float()) for vector in toy.pair(rows))
+    kl = StyleKL()(slide, expression, rows["valid"], ~rows["is_control"])
+    paired = rows["valid"] & ~rows["is_control"]
+    return kl + PrototypeClustering()(slide.scores, expression.scores, paired).loss
+
+
+def latents(toy: Toy, rows: Rows) -> Tensor:
+    """Two equal tokens: whichever of them a rank's generator hides, the loss is the same."""
+    return toy.extra(toy.first(rows["first"])[:, None].expand(-1, 2, -1), rows["valid"])
+
+
+def hidden_tiles(toy: Toy, rows: Rows) -> Tensor:
+    """One hidden tile of each bag; the ranks hide different numbers of them."""
+    place, bags = 100 * rows["first"][:, :2], torch.arange(len(rows["first"]))
+    return toy.extra(toy.first(rows["first"]), place, bags, rows["second"])
 
 
 def steps(toy: Toy, rows: Rows) -> Tensor:
     return toy.first(rows["first"])[:, None, :2]
 
 
-def seeded_head(pooling: Pooling) -> CompoundHead:
+def seeded(build: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(1)
-    return CompoundHead(D, pooling=pooling, dropout=0.0)
+    return build()
+
+
+def seeded_head(pooling: Pooling) -> nn.Module:
+    return seeded(lambda: CompoundHead(D, pooling=pooling, dropout=0.0))
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module | None], Loss]] = {
@@ -121,7 +146,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module | None], Loss]] = {
         PrototypeClustering,
         lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"]).loss,
     ),
-    "style_kl": (lambda: None, style),
+    "style": (lambda: seeded(lambda: StyleBranch(D, latent=3, n_prototypes=4)), style),
+    "latent_retention": (lambda: seeded(lambda: LatentRetention(D, heads=2).double()), latents),
+    "masked_tiles": (lambda: seeded(lambda: MaskedTileFeatures(D, D).double()), hidden_tiles),
+    "expression_from_slide": (
+        lambda: seeded(lambda: ExpressionReconstruction(nn.Linear(D, D).double())),
+        lambda toy, rows: toy.extra(toy.first(rows["first"]), rows["second"], rows["valid"]),
+    ),
     "consistency": (Consistency, lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"])),
     "cox": (
         CoxEfron,

@@ -184,7 +184,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
 @pytest.mark.parametrize(
     "experiment",
     ["ablation_wsi_only", "ablation_omics_only", "ablation_noxattn", "ablation_nopretrain", "ablation_noorth",
-     "ablation_noalign", "supervised_concat", "meanpool_logistic", "pca_logistic", "metadata_logistic",
+     "ablation_noalign", "mirror", "tangle", "supervised_concat", "meanpool_logistic", "pca_logistic", "metadata_logistic",
      "abmil", "transmil", "snn", "mcat", "survpath", "late_fusion", "pca_forest", "concat_boosting"],
 )  # fmt: skip
 def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment: str) -> None:
@@ -205,6 +205,8 @@ def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment
         assert not names & {"valid/align", "valid/genes"}
     if experiment == "ablation_noalign":
         assert "valid/align" not in names
+    if experiment == "mirror":
+        assert {"valid/slide_latents", "valid/expression_latents", "valid/style", "valid/cluster"} <= names
 
 
 def test_two_ranks_run_the_job_once_and_score_each_unit_once(featured: Study, tmp_path: Path) -> None:
