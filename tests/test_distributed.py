@@ -93,7 +93,7 @@ def dose(toy: Toy, rows: Rows) -> Tensor:
 def style(toy: Toy, rows: Rows) -> Tensor:
     """Both terms of the shared branch, on samples that lack one modality or the other."""
     branch = toy.extra.eval()
-    slide, expression = (branch(vector.float()) for vector in toy.pair(rows))
+    slide, expression = (branch(vector) for vector in toy.pair(rows))
     kl = StyleKL()(slide, expression, rows["valid"], ~rows["is_control"])
     paired = rows["valid"] & ~rows["is_control"]
     return kl + PrototypeClustering()(slide.scores, expression.scores, paired).loss
@@ -146,7 +146,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module | None], Loss]] = {
         PrototypeClustering,
         lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"]).loss,
     ),
-    "style": (lambda: seeded(lambda: StyleBranch(D, latent=3, n_prototypes=4)), style),
+    "style": (lambda: seeded(lambda: StyleBranch(D, latent=3, n_prototypes=4).double()), style),
     "latent_retention": (lambda: seeded(lambda: LatentRetention(D, heads=2).double()), latents),
     "masked_tiles": (lambda: seeded(lambda: MaskedTileFeatures(D, D).double()), hidden_tiles),
     "expression_from_slide": (

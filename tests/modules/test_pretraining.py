@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from torch import Tensor
 
@@ -41,6 +42,15 @@ EXPERIMENTS = {
     "mirror_nocluster": {k: w for k, w in MIRROR.items() if k != "cluster"},
     "mirror_orthogonality": MIRROR | {"orthogonality": 0.25, "retention": 0.25},
 }
+#: What no draw enters in eval mode, so that ranks can be compared with one process.
+DRAWLESS = (
+    ("pretrain=clip",),
+    ("pretrain=siglip",),
+    ("pretrain=tangle",),
+    ("pretrain=tangle_rec",),
+    ("experiment=mirror_noretention",),
+    ("pretrain=clip", "pretrain.weights.vicreg=0.1", "pretrain.weights.consistency=1"),
+)
 #: Terms that no preset has, by the override that a user would give.
 ALONE = ("tiles", "vicreg", "consistency")
 
@@ -51,8 +61,11 @@ def config(*overrides: str) -> dict[str, Any]:
 
 
 def module(*overrides: str) -> PretrainingModule:
+    return built(config(*overrides))
+
+
+def built(settings: dict[str, Any]) -> PretrainingModule:
     torch.manual_seed(0)
-    settings = config(*overrides)
     network = build_network(settings, n_genes=GENES, tile_dim=FEATURES)
     terms = build_terms(settings, network, n_genes=GENES, tile_dim=FEATURES)
     return PretrainingModule(network, terms, optimization=Optimization(1e-3, 0.0, 0.1, 10), seed=0)
@@ -63,8 +76,7 @@ def only(term: str) -> tuple[str, ...]:
     return ("pretrain=clip", "pretrain.weights.align=0", f"pretrain.weights.{term}=1")
 
 
-@pytest.fixture
-def batch() -> Batch:
+def eight_samples() -> Batch:
     """Eight samples: the second has no slide and the fifth no expression; the last two are one dose group."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.tensor([5, 0, 3, 9, 4, 1, 6, 2])
@@ -87,6 +99,11 @@ def batch() -> Batch:
         is_control=torch.zeros(8, dtype=torch.bool),
         labels={},
     )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return eight_samples()
 
 
 def losses(of: PretrainingModule, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
@@ -245,6 +262,7 @@ def test_terms_not_in_use_have_no_parameters_and_checkpoints_hold_tensors() -> N
         (("pretrain.orthogonality=dot",), "pretrain.orthogonality='dot' is none of cosine"),
         (("pretrain=siglip", "pretrain.negatives=soft"), "pretrain.negatives='soft' does not go with"),
         (("pretrain.gene_mask=0",), r"pretrain.gene_mask=0: the term genes needs a share"),
+        (("pretrain=mirror", "pretrain.prototypes=1"), "pretrain.prototypes=1: the term cluster"),
         ((*only("tiles"), "pretrain.tile_mask=1.0"), r"pretrain.tile_mask=1.0: the term tiles"),
         (("pretrain=mirror", "bag=mean"), "slide_latents=0.15: MeanPool gives one token"),
         (("pretrain=mirror", "expression=mlp"), "expression_latents=0.15: MLPExpression gives one token"),
@@ -264,3 +282,46 @@ def test_an_unknown_term_is_refused_by_name() -> None:
     network = build_network(settings, n_genes=GENES, tile_dim=FEATURES)
     with pytest.raises(PretrainingError, match="no term \\['aling'\\]"):
         build_terms(wrong, network, n_genes=GENES, tile_dim=FEATURES)
+
+
+def part_of(batch: Batch, start: int, end: int) -> Batch:
+    """Rows start to end."""
+    tiles = batch.tiles.select((batch.tiles.bag_index >= start) & (batch.tiles.bag_index < end))
+    rows = {f.name: getattr(batch, f.name)[start:end] for f in fields(Batch)[2:9]}
+    tiles = replace(tiles, offsets=tiles.offsets[start : end + 1])
+    return replace(batch, sample_ids=batch.sample_ids[start:end], tiles=tiles, **rows)
+
+
+def loss_and_gradient(settings: dict[str, Any], batch: Batch) -> tuple[Tensor, Tensor]:
+    of = built(settings).double().eval()
+    tiles = batch.tiles.with_features(batch.tiles.features.double())
+    loss = total(of, losses(of, replace(batch, tiles=tiles, expression=batch.expression.double())))
+    loss.backward()
+    used = [torch.zeros_like(p) if p.grad is None else p.grad for p in of.parameters() if p.requires_grad]
+    return loss.detach().double(), torch.cat([g.flatten() for g in used])
+
+
+def one_rank(index: int, folder: str, cases: list[dict[str, Any]]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=2)
+    own = part_of(eight_samples(), *((0, 3) if index == 0 else (3, 8)))
+    found = []
+    for settings in cases:
+        loss, gradient = loss_and_gradient(settings, own)
+        for value in (loss, gradient):
+            dist.all_reduce(value)
+        found.append((loss / 2, gradient / 2))
+    torch.save(found, f"{folder}/rank{index}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_of_unequal_size_equal_one_process(batch: Batch, tmp_path: Path) -> None:
+    cases = [config(*overrides) for overrides in DRAWLESS]
+    torch.multiprocessing.spawn(one_rank, args=(str(tmp_path), cases), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{index}.pt", weights_only=True) for index in range(2)]
+    for settings, *found in zip(cases, *ranks, strict=True):
+        loss, gradient = loss_and_gradient(settings, batch)
+        assert gradient.any()
+        for mean_loss, mean_gradient in found:
+            torch.testing.assert_close(mean_loss, loss, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(mean_gradient, gradient, rtol=1e-5, atol=1e-6)

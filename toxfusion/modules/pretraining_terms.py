@@ -100,7 +100,8 @@ class TermSettings:
         """Term -> weight, of those that have one and whose branches the network has.
 
         Raises:
-            PretrainingError: an unknown term or choice, a share that hides nothing or all, or no term left.
+            PretrainingError: an unknown term or choice, a share that hides nothing or all, too few prototypes, or no
+                term left.
         """
         unknown = set(self.weights) - set(NEEDS)
         if unknown:
@@ -125,6 +126,10 @@ class TermSettings:
                 raise PretrainingError(
                     f"pretrain.{key}={getattr(self, key)}: the term {term} needs a share between 0 and 1"
                 )
+        if "cluster" in weights and self.prototypes < 2:
+            raise PretrainingError(
+                f"pretrain.prototypes={self.prototypes}: the term cluster needs 2 at least"
+            )
         return weights
 
 

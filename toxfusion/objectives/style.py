@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.distributed import gather_rows, global_mean
-from toxfusion.models.precision import full_precision
+from toxfusion.models.precision import at_least_float32, full_precision
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StyleBranch(nn.Module):
         Args:
             generator: of the draw, on the CPU; torch's own where None.
         """
-        mean, log_variance = self.encode(vector).float().chunk(2, 1)
+        mean, log_variance = at_least_float32(self.encode(vector)).chunk(2, 1)
         log_variance = log_variance.clamp(-10.0, 10.0)
         if self.decode is None or self.prototypes is None:
             return Style(mean, log_variance, mean.new_zeros(len(mean), 0))
@@ -60,7 +60,8 @@ class StyleBranch(nn.Module):
 
     @full_precision
     def _scores(self, drawn: Tensor, prototypes: Tensor) -> Tensor:
-        return F.normalize(drawn.float(), dim=1) @ F.normalize(prototypes.float(), dim=1).T
+        drawn, prototypes = at_least_float32(drawn), at_least_float32(prototypes)
+        return F.normalize(drawn, dim=1) @ F.normalize(prototypes, dim=1).T
 
 
 def style_kl(mean: Tensor, log_variance: Tensor, present: Tensor) -> Tensor:
