@@ -144,7 +144,7 @@ def test_a_finished_run_is_not_repeated_and_another_config_is_refused(
 def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
     full_run: tuple[RunFolder, dict[str, Any]], featured: Study, tmp_path: Path, stage: str
 ) -> None:
-    """SIGKILL once last.ckpt (step 4 of 6, in mid-epoch) is there, then run again."""
+    """SIGKILL once last.ckpt is there (step 4, or 5 where 4 ends an epoch that is validated first), then run again."""
     folder, _ = full_run
     config = small(featured, tmp_path)
     mine = RunFolder(Path(config["paths"]["output"]))
@@ -184,8 +184,9 @@ def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
 @pytest.mark.parametrize(
     "experiment",
     ["ablation_wsi_only", "ablation_omics_only", "ablation_noxattn", "ablation_nopretrain", "ablation_noorth",
-     "ablation_noalign", "mirror", "tangle", "supervised_concat", "meanpool_logistic", "pca_logistic", "metadata_logistic",
-     "abmil", "transmil", "snn", "mcat", "survpath", "late_fusion", "pca_forest", "concat_boosting"],
+     "ablation_noalign", "mirror", "tangle", "supervised_concat", "meanpool_logistic", "pca_logistic",
+     "metadata_logistic", "abmil", "transmil", "snn", "mcat", "survpath", "late_fusion", "pca_forest",
+     "concat_boosting"],
 )  # fmt: skip
 def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment: str) -> None:
     config = small(featured, tmp_path, f"experiment={experiment}")

@@ -135,6 +135,33 @@ def fit_stage(
     return best
 
 
+class PositionCheckpoint(Callback):
+    """Writes last.ckpt every so many optimiser steps; training continues from there.
+
+    A checkpoint that falls just before a validation is put off by one step: the validation may choose the best weights
+    or count for early stopping, and a run that continued from before it would never learn its outcome.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self.saved = self.seen = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved = self.seen = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        step = trainer.global_step
+        stepped, self.seen = (
+            step > self.seen,
+            step,
+        )  # gradients that are still being accumulated would be lost
+        between = trainer.check_val_every_n_epoch or 1
+        validates = trainer.is_last_batch and (trainer.current_epoch + 1) % between == 0
+        if stepped and step - self.saved >= self.every and not validates:
+            trainer.save_checkpoint(self.path)
+            self.saved = step
+
+
 class StageProgress(Callback):
     """One bar over the steps of a stage, on a terminal only."""
 
@@ -171,13 +198,7 @@ def _trainer(
     between, total = whole_epochs(steps, data.steps_per_epoch, settings.validate_every)
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="min", enable_version_counter=False),
-        ModelCheckpoint(
-            folder,
-            filename="last",
-            every_n_train_steps=settings.checkpoint_every,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        ),
+        PositionCheckpoint(folder / "last.ckpt", settings.checkpoint_every),
         LearningRateMonitor("step"),
     ]
     if settings.patience is not None:
