@@ -112,7 +112,8 @@ def _errorbar(axis: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], col
 def _values(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> None:
     chance = 0.0 if headline == "severity" else 0.5
     axis.axvline(chance, color=GREY, linestyle=":", linewidth=1.4)
-    axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
+    # Left of its line, as the oracle's name stands right of its own: the two may nearly coincide.
+    axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(-2, -2), ha="right",
                   textcoords="offset points", color="#555555", fontsize=8, va="top")  # fmt: skip
     oracle = rows["oracle"].dropna()
     if len(oracle):
