@@ -11,7 +11,7 @@ import pytest
 
 from toxfusion.data.study import Study
 from toxfusion.synthetic import oracle
-from toxfusion.synthetic.cohort import PHENOTYPE_INDEX, CohortConfig, CohortError
+from toxfusion.synthetic.cohort import GENERATOR_VERSION, PHENOTYPE_INDEX, CohortConfig, CohortError
 from toxfusion.synthetic.labels import TERMS
 from toxfusion.synthetic.slide_plan import ARTEFACT_RATES, LEAST_DRAWN, batch_stain
 from toxfusion.synthetic.slide_spec import PHENOTYPES
@@ -44,7 +44,7 @@ def test_the_study_opens_and_has_gaps_on_purpose(root: Path) -> None:
     study = Study.open(root)
     assert study.virtual
     assert study.provenance["dili_setting"] == "realistic"
-    assert study.provenance["generator_version"] == 1
+    assert study.provenance["generator_version"] == GENERATOR_VERSION
     assert set(study.findings.columns) == set(TERMS)
     assert (study.has_slide | study.has_expression).all()
     assert all(study.slide_path(s).is_file() for s in study.slides.index)
