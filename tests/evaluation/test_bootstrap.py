@@ -221,3 +221,15 @@ def test_two_thousand_draws_of_a_whole_study() -> None:
         bootstrap.auroc_statistic(label, score, resampling.codes(cluster), 150), resampling
     )
     assert found.low < metrics.auroc(label, score).value < found.high
+
+
+def test_one_compound_gives_no_interval_and_no_p_value() -> None:
+    """Every draw is the whole sample: an interval of no width would look like certainty."""
+    label, score, _ = _clustered(2)
+    resampling = bootstrap.resample(np.zeros(len(label), dtype=int), draws=50)
+    codes = resampling.codes(np.zeros(len(label), dtype=int))
+    first, second = (bootstrap.auroc_statistic(label, s, codes, 1) for s in (score, -score))
+    found = bootstrap.paired_difference(first, second, resampling)
+    assert found.value == pytest.approx(2 * sk.roc_auc_score(label, score) - 1)
+    assert np.isnan([found.low, found.high, found.p]).all()
+    assert np.isnan(bootstrap.interval(first, resampling, method="bca").low)

@@ -33,6 +33,11 @@ class Resampling:
     clusters: tuple[str, ...]
     weights: np.ndarray
 
+    @property
+    def varies(self) -> bool:
+        """Whether draws differ at all: with one cluster (a stratum) they do not, and say nothing of uncertainty."""
+        return bool((self.weights != 1).any())
+
     def codes(self, of_units: Sequence[str] | np.ndarray) -> np.ndarray:
         """int [n], the column of each unit's cluster; raises KeyError for a cluster that is not resampled."""
         column = {name: i for i, name in enumerate(self.clusters)}
@@ -261,7 +266,7 @@ def interval(
     method: IntervalMethod = "percentile",
     confidence: float = 0.95,
 ) -> Interval:
-    """Point value and bootstrap interval.
+    """Point value and bootstrap interval; no interval (NaN) where every draw is the whole sample.
 
     Args:
         method: ``percentile``, or ``bca``, bias-corrected and accelerated with a jackknife over clusters
@@ -272,7 +277,7 @@ def interval(
     drawn = statistic(resampling.weights)
     defined = drawn[~np.isnan(drawn)]
     n_undefined = len(drawn) - len(defined)
-    if np.isnan(value) or len(defined) == 0:
+    if np.isnan(value) or len(defined) == 0 or not resampling.varies:
         return Interval(value, float("nan"), float("nan"), len(drawn), n_undefined)
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     if method == "bca":
@@ -301,7 +306,7 @@ def paired_difference(
     """first - second on the same draws, percentile interval and two-sided p.
 
     p = 2 min(P(d <= 0), P(d >= 0)) over the draws, with one draw added to each count so that it is never 0
-    (Davison & Hinkley 1997), at most 1. It is NaN where the difference is undefined.
+    (Davison & Hinkley 1997), at most 1. It is NaN where the difference is undefined or the draws cannot differ.
     """
 
     def difference(weights: np.ndarray) -> np.ndarray:
@@ -311,7 +316,7 @@ def paired_difference(
     drawn = difference(resampling.weights)
     drawn = drawn[~np.isnan(drawn)]
     p = float("nan")
-    if len(drawn) and not np.isnan(found.value):
+    if len(drawn) and not np.isnan(found.low):
         fewer = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p = min(1.0, 2 * (int(fewer) + 1) / (len(drawn) + 1))
     return Difference(found.value, found.low, found.high, found.draws, found.undefined_draws, p)
