@@ -151,10 +151,8 @@ class PositionCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         step = trainer.global_step
-        stepped, self.seen = (
-            step > self.seen,
-            step,
-        )  # gradients that are still being accumulated would be lost
+        stepped = step > self.seen  # between steps, gradients that are being accumulated would be lost
+        self.seen = step
         between = trainer.check_val_every_n_epoch or 1
         validates = trainer.is_last_batch and (trainer.current_epoch + 1) % between == 0
         if stepped and step - self.saved >= self.every and not validates:

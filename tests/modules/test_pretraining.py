@@ -133,15 +133,11 @@ def check(of: PretrainingModule, batch: Batch, expected: set[str]) -> None:
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, "none"])
-def test_a_preset_declares_every_key_and_only_such(preset: str) -> None:
+def test_a_preset_has_every_key_of_full_and_only_such(preset: str) -> None:
     full = yaml.safe_load((CONF / "pretrain" / "full.yaml").read_text())
     composed = config(f"pretrain={preset}")["pretrain"]
     assert set(full["weights"]) == set(composed["weights"]) == set(NEEDS)
     assert set(full) == set(composed)
-    if preset != "none":
-        own = yaml.safe_load((CONF / "pretrain" / f"{preset}.yaml").read_text())
-        assert list(own) == list(full)
-        assert list(own["weights"]) == list(full["weights"])
 
 
 @pytest.mark.parametrize(("preset", "weights"), PRESETS.items())

@@ -16,7 +16,7 @@ from toxfusion.synthetic.randomness import stream
 from toxfusion.synthetic.slide_spec import MAX_SEVERITY, PHENOTYPES
 
 GENERATOR_VERSION = 2
-"""Raised whenever a latent, an expression value or a label of a given seed changes; results of versions differ."""
+"""Raised whenever a latent, an expression value, a label or a slide of a seed changes; results of versions differ."""
 
 RATS_PER_GROUP = 5
 LEVELS: tuple[str, ...] = ("control", "low", "middle", "high")
