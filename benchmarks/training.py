@@ -21,7 +21,14 @@ from collections.abc import Callable
 TILE_DIM, N_GENES, BAG = 768, 10_234, 2_048
 LENGTHS = (1_000, 4_000, 16_000, 100_000)
 ENCODERS = ("mean", "max", "abmil", "latent", "transmil")
-PRESETS = ("full", "mirror", "tangle", "tangle_rec", "clip", "siglip")
+PRESETS = (
+    "experiment=full",
+    "experiment=mirror",
+    "experiment=tangle",
+    "pretrain=tangle_rec",
+    "pretrain=clip",
+    "pretrain=siglip",
+)
 BATCHES = (4, 16)
 LIMIT_S = 900
 GIB = 2**30
@@ -85,14 +92,14 @@ def preset_cell(preset: str, size: int, steps: int, device: str) -> str:
     from toxfusion.modules.pretraining import PretrainingModule
     from toxfusion.training import build_network, build_terms
 
-    config = compose("train", ["data.root=none", "size=published", f"pretrain={preset}"])
+    config = compose("train", ["data.root=none", "size=published", preset])
     before = resident()
     torch.manual_seed(0)
     network = build_network(config, n_genes=N_GENES, tile_dim=TILE_DIM)
     terms = build_terms(config, network, n_genes=N_GENES, tile_dim=TILE_DIM)
     plan = Optimization(1e-4, 0.0, 0.0, 100)
     module = PretrainingModule(network, terms, optimization=plan, seed=0).to(device)
-    optimizer = torch.optim.AdamW(module.parameters(), 1e-4)
+    optimizer = plan.configure(module)["optimizer"]
     yes, each = torch.ones(size, dtype=torch.bool), torch.arange(size)
     batch = Batch(
         sample_ids=[str(i) for i in range(size)],
@@ -155,11 +162,11 @@ def main() -> None:
             print(bag_cell(name, size, given.steps, given.device, given.part == "bags"))
         return
     names, sizes = (PRESETS, BATCHES) if given.part == "presets" else (ENCODERS, LENGTHS)
-    print(f"{'':<12}{'samples' if given.part == 'presets' else 'tiles':>10}{'step':>12}{'peak memory':>14}")
+    print(f"{'':<20}{'samples' if given.part == 'presets' else 'tiles':>10}{'step':>12}{'peak memory':>14}")
     for name in given.only or names:
         for size in sizes:
             seconds, memory = in_own_process((given.part, *common, "--cell", name, str(size)))
-            print(f"{name:<12}{size:>10,}{seconds:>12}{memory:>14}", flush=True)
+            print(f"{name:<20}{size:>10,}{seconds:>12}{memory:>14}", flush=True)
 
 
 if __name__ == "__main__":

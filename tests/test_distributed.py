@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from toxfusion.data.batch import RaggedTiles
 from toxfusion.distributed import first_row, gather_rows, global_mean, rank, world_size
 from toxfusion.models.heads import CompoundHead, Pooling
 from toxfusion.objectives.classification import CompoundBCE, CrossEntropy, MaskedBCE, MaskedRegression
@@ -19,6 +20,7 @@ from toxfusion.objectives.masked import (
     LatentRetention,
     MaskedGenes,
     MaskedTileFeatures,
+    TileRetention,
 )
 from toxfusion.objectives.ordinal import Coral, Corn, DoseMonotonicity
 from toxfusion.objectives.orthogonality import Orthogonality
@@ -104,10 +106,27 @@ def latents(toy: Toy, rows: Rows) -> Tensor:
     return toy.extra(toy.first(rows["first"])[:, None].expand(-1, 2, -1), rows["valid"])
 
 
+def pairs_of_tiles(features: Tensor) -> RaggedTiles:
+    """Bags of two equal tiles at one place: whichever of them a rank's generator hides, the loss is the same."""
+    twice = features.repeat_interleave(2, 0)
+    return RaggedTiles(twice, 100 * twice[:, :2].detach(), torch.arange(len(features) + 1) * 2)
+
+
+def encoded_tiles(toy: Toy, rows: Rows) -> Tensor:
+    return toy.extra(pairs_of_tiles(toy.first(rows["first"])))
+
+
 def hidden_tiles(toy: Toy, rows: Rows) -> Tensor:
     """One hidden tile of each bag; the ranks hide different numbers of them."""
-    place, bags = 100 * rows["first"][:, :2], torch.arange(len(rows["first"]))
-    return toy.extra(toy.first(rows["first"]), place, bags, rows["second"])
+    tiles = pairs_of_tiles(rows["second"])
+    return toy.extra(toy.first(rows["first"]), tiles, torch.arange(len(tiles.features)) % 2 == 0)
+
+
+def anonymous_retention() -> nn.Module:
+    """Without identities of tokens, so that it does not matter which one is hidden."""
+    module = LatentRetention(D, 2, heads=2).double()
+    nn.init.zeros_(module.identity).requires_grad_(False)
+    return module
 
 
 def steps(toy: Toy, rows: Rows) -> Tensor:
@@ -147,7 +166,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module | None], Loss]] = {
         lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"]).loss,
     ),
     "style": (lambda: seeded(lambda: StyleBranch(D, latent=3, n_prototypes=4).double()), style),
-    "latent_retention": (lambda: seeded(lambda: LatentRetention(D, heads=2).double()), latents),
+    "latent_retention": (lambda: seeded(anonymous_retention), latents),
+    "tile_retention": (lambda: seeded(lambda: TileRetention(D, heads=2).double()), encoded_tiles),
     "masked_tiles": (lambda: seeded(lambda: MaskedTileFeatures(D, D).double()), hidden_tiles),
     "expression_from_slide": (
         lambda: seeded(lambda: ExpressionReconstruction(nn.Linear(D, D).double())),

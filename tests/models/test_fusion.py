@@ -47,7 +47,23 @@ def built(name: str) -> Fusion:
 def encodings(n: int = 4) -> tuple[SlideEncoding, ExpressionEncoding]:
     torch.manual_seed(3)
     slide, expression = torch.randn(n, 3, WIDTH), torch.randn(n, 5, WIDTH)
-    return SlideEncoding(slide, slide.mean(1)), ExpressionEncoding(expression, expression.mean(1))
+    lengths = torch.tensor([3, 2, 5, 0] * (n // 4))
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    n_tiles = int(lengths.sum())
+    tiles = RaggedTiles(torch.randn(n_tiles, WIDTH), torch.rand(n_tiles, 2) * 1000, offsets)
+    return (
+        SlideEncoding(slide, slide.mean(1), torch.zeros(n_tiles, 1), tiles),
+        ExpressionEncoding(expression, expression.mean(1)),
+    )
+
+
+def scaled(slide: SlideEncoding, factor: float) -> SlideEncoding:
+    return replace(
+        slide,
+        tokens=factor * slide.tokens,
+        vector=factor * slide.vector,
+        tiles=slide.tiles.with_features(factor * slide.tiles.features),
+    )
 
 
 @every_fusion
@@ -57,7 +73,12 @@ def test_shapes_gates_and_independence_of_samples(name: str) -> None:
     assert fused.vector.shape == (4, WIDTH)
     assert_close(fused.gate.sum(1), torch.ones(4))
     one = fusion(
-        SlideEncoding(slide.tokens[:1], slide.vector[:1]),
+        SlideEncoding(
+            slide.tokens[:1],
+            slide.vector[:1],
+            slide.attention[:3],
+            RaggedTiles(slide.tiles.features[:3], slide.tiles.coordinates[:3], slide.tiles.offsets[:2]),
+        ),
         ExpressionEncoding(expression.tokens[:1], expression.vector[:1]),
         YES[:1],
         YES[:1],
@@ -71,7 +92,7 @@ def test_the_strength_of_a_response_survives(name: str) -> None:
     fusion, (slide, expression) = built(name), encodings()
     none, weak, strong = (
         fusion(
-            replace(slide, tokens=f * slide.tokens),
+            scaled(slide, f),
             replace(expression, tokens=f * expression.tokens),
             YES,
             YES,
@@ -79,7 +100,7 @@ def test_the_strength_of_a_response_survives(name: str) -> None:
         for f in (0.0, 1.0, 4.0)
     )
     change = [(out.vector - none.vector).norm(dim=1) for out in (weak, strong)]
-    assert (change[1] > 2 * change[0]).all()
+    assert (change[1] > 1.5 * change[0]).all()
 
 
 @every_fusion
@@ -87,7 +108,13 @@ def test_order_of_tokens_does_not_matter(name: str) -> None:
     fusion, (slide, expression) = built(name), encodings()
     was = fusion(slide, expression, YES, YES).vector
     turned = fusion(
-        replace(slide, tokens=slide.tokens.flip(1)),
+        replace(
+            slide,
+            tokens=slide.tokens.flip(1),
+            tiles=slide.tiles.with_features(
+                torch.cat([rows.flip(0) for rows in slide.tiles.split(slide.tiles.features)])
+            ),
+        ),
         replace(expression, tokens=expression.tokens.flip(1)),
         YES,
         YES,
@@ -101,7 +128,12 @@ def test_a_missing_modality_is_neither_read_nor_weighed(name: str) -> None:
     has_slide = torch.tensor([True, False, True, False])
     has_expression = torch.tensor([True, True, False, False])
     fused = fusion(slide, expression, has_slide, has_expression)
-    noise = replace(slide, tokens=torch.where(has_slide[:, None, None], slide.tokens, 99.0))
+    seen = has_slide[slide.tiles.bag_index][:, None]
+    noise = replace(
+        slide,
+        tokens=torch.where(has_slide[:, None, None], slide.tokens, 99.0),
+        tiles=slide.tiles.with_features(torch.where(seen, slide.tiles.features, 99.0)),
+    )
     noise_expression = replace(
         expression, tokens=torch.where(has_expression[:, None, None], expression.tokens, -99.0)
     )
@@ -158,7 +190,7 @@ def test_late_fusion_is_additive() -> None:
     """No interaction: f(s, e) - f(s', e) does not depend on e."""
     fusion, (slide, expression) = built("late"), encodings()
     other_slide, other_expression = (
-        SlideEncoding(-slide.tokens, -slide.vector),
+        scaled(slide, -1.0),
         ExpressionEncoding(-expression.tokens, -expression.vector),
     )
 
@@ -170,30 +202,39 @@ def test_late_fusion_is_additive() -> None:
     assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
-def test_guided_co_attention_reads_slides_by_expression() -> None:
-    fusion, (slide, expression) = built("mcat"), encodings()
-    weights = fusion(slide, expression, YES, YES).attention["expression_to_slide"]
-    assert weights.shape == (4, 2, 5, 3)
-    assert_close(weights.sum(-1), torch.ones(4, 2, 5))
+@pytest.mark.parametrize("name", ["mcat", "survpath"])
+def test_every_tile_is_read_and_says_by_whom(name: str) -> None:
+    fusion, (slide, expression) = built(name), encodings()
+    was = fusion(slide, expression, YES, YES)
+    assert was.attention["expression_to_tiles"].shape == (10, 2, 5)
+    assert (was.attention["expression_to_tiles"] > 0).all()
+    for tile, bag in enumerate(slide.tiles.bag_index.tolist()):
+        changed = slide.tiles.features.clone()
+        changed[tile] += 1.0
+        other = replace(slide, tiles=slide.tiles.with_features(changed))
+        moved = (fusion(other, expression, YES, YES).vector - was.vector).abs().amax(1)
+        assert moved[bag] > 1e-4
+        assert (moved[torch.arange(4) != bag] == 0).all()
 
 
 def test_partial_attention_is_the_masked_attention_over_the_joint_sequence() -> None:
-    """Against softmax(QK^T + M) written out, with M = -inf from slide to slide."""
+    """Against softmax(QK^T + M) written out for one sample, with M = -inf from slide to slide."""
     fusion, (slide, expression) = built("survpath"), encodings()
     assert isinstance(fusion, PartialAttention)
     out, n = fusion(slide, expression, YES, YES), 5
-    joint = torch.cat([expression.tokens, slide.tokens], 1)
-    normed, own = fusion.norm(joint), fusion.attention
-    q, k, v = (f(normed).unflatten(-1, (2, -1)).transpose(1, 2) for f in (own.query, own.key, own.value))
-    logits = q @ k.transpose(-2, -1) / (WIDTH / 2) ** 0.5
-    logits[:, :, n:, n:] = float("-inf")
-    weights = logits.softmax(-1)
-    tokens = joint + own.out((weights @ v).transpose(1, 2).flatten(2))
-    tokens = tokens + fusion.feed(fusion.norm_feed(tokens))
-    expected = fusion.out(torch.cat([tokens[:, :n].mean(1), tokens[:, n:].mean(1)], 1))
-    assert_close(out.vector, expected, rtol=1e-4, atol=1e-5)
-    assert_close(out.attention["expression_to_all"], weights[:, :, :n])
-    assert_close(out.attention["slide_to_expression"], weights[:, :, n:, :n])
+    for sample, tiles in enumerate(slide.tiles.split(slide.tiles.features)):
+        joint = torch.cat([expression.tokens[sample], slide.tokens[sample], tiles])
+        normed, own = fusion.norm(joint), fusion.attention
+        q, k, v = (f(normed).unflatten(-1, (2, -1)).transpose(0, 1) for f in (own.query, own.key, own.value))
+        logits = q @ k.transpose(-2, -1) / (WIDTH / 2) ** 0.5
+        logits[:, n:, n:] = float("-inf")
+        weights = logits.softmax(-1)
+        tokens = joint + own.out((weights @ v).transpose(0, 1).flatten(1))
+        tokens = tokens + fusion.feed(fusion.norm_feed(tokens))
+        expected = fusion.out(torch.cat([tokens[:n].mean(0), tokens[n:].mean(0)]))
+        assert_close(out.vector[sample], expected, rtol=1e-4, atol=1e-5)
+        on_tiles = slide.tiles.split(out.attention["expression_to_tiles"])[sample]
+        assert_close(on_tiles, weights[:, :n, n + 3 :].permute(2, 0, 1))
 
 
 def test_the_product_of_experts_by_hand() -> None:

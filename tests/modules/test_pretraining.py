@@ -16,8 +16,9 @@ from torch import Tensor
 from toxfusion.config import compose
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.modules.optimization import Optimization
-from toxfusion.modules.pretraining import PretrainingModule, hide_tiles
+from toxfusion.modules.pretraining import PretrainingModule
 from toxfusion.modules.pretraining_terms import NEEDS, PretrainingError
+from toxfusion.objectives.masked import draw_hidden_tiles
 from toxfusion.training import build_network, build_terms
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -150,13 +151,19 @@ def test_a_preset_has_its_terms_with_their_weights(
 
 
 @pytest.mark.parametrize(("experiment", "weights"), EXPERIMENTS.items())
-def test_an_experiment_changes_pretraining_alone(
+def test_a_peer_changes_its_own_parts_and_an_ablation_of_it_pretraining_alone(
     batch: Batch, experiment: str, weights: dict[str, float]
 ) -> None:
-    mine, full = (dict(config(f"experiment={name}")) for name in (experiment, "full"))
-    different = {key for key in full if mine[key] != full[key]}
+    peer = experiment.partition("_")[0]
+    changes = {
+        "mirror": {"name", "paths", "pretrain", "bag", "expression", "fusion"},
+        "tangle": {"name", "paths", "pretrain", "expression", "fusion"},
+    }
+    mine, base = config(f"experiment={experiment}"), config(f"experiment={peer}")
+    full = config("experiment=full")
     assert set(mine) == set(full)
-    assert different == {"name", "paths", "pretrain"}
+    assert {key for key in full if mine[key] != full[key]} == changes[peer]
+    assert {key for key in full if mine[key] != base[key]} <= {"name", "paths", "pretrain"}
     trained = module(f"experiment={experiment}")
     assert trained.terms.weights == weights
     check(trained, batch, set(weights))
@@ -215,11 +222,8 @@ def test_what_a_sample_does_not_have_changes_no_loss(batch: Batch, overrides: tu
 
 
 def test_hidden_tiles_leave_one_of_each_bag_and_are_a_share_of_it(batch: Batch) -> None:
-    shown, hidden = hide_tiles(batch.tiles, 0.5, torch.Generator().manual_seed(0))
-    assert hidden.lengths.tolist() == [2, 0, 1, 4, 2, 0, 3, 1]
-    assert torch.equal(shown.lengths + hidden.lengths, batch.tiles.lengths)
-    both = torch.cat([shown.features, hidden.features]).sum(0)
-    torch.testing.assert_close(both, batch.tiles.features.sum(0))
+    hidden = draw_hidden_tiles(batch.tiles, 0.5, torch.Generator().manual_seed(0))
+    assert [int(part.sum()) for part in batch.tiles.split(hidden)] == [2, 0, 1, 4, 2, 0, 3, 1]
 
 
 def test_a_fixed_temperature_stays_and_duplicates_count_in_tangle_alone(batch: Batch) -> None:
@@ -241,7 +245,7 @@ def test_prototypes_are_as_many_as_the_size_says() -> None:
 
 
 def test_terms_not_in_use_have_no_parameters_and_checkpoints_hold_tensors() -> None:
-    names = {name for name, _ in module("pretrain=mirror").terms.named_parameters()}
+    names = {name for name, _ in module("experiment=mirror").terms.named_parameters()}
     assert not any("read_" in name or "decode_genes" in name for name in names)
     without = {name for name, _ in module("experiment=mirror_nocluster").terms.named_parameters()}
     assert names - without == {
@@ -260,8 +264,6 @@ def test_terms_not_in_use_have_no_parameters_and_checkpoints_hold_tensors() -> N
         (("pretrain.gene_mask=0",), r"pretrain.gene_mask=0: the term genes needs a share"),
         (("pretrain=mirror", "pretrain.prototypes=1"), "pretrain.prototypes=1: the term cluster"),
         ((*only("tiles"), "pretrain.tile_mask=1.0"), r"pretrain.tile_mask=1.0: the term tiles"),
-        (("pretrain=mirror", "bag=mean"), "slide_latents=0.15: MeanPool gives one token"),
-        (("pretrain=mirror", "expression=mlp"), "expression_latents=0.15: MLPExpression gives one token"),
     ],
 )
 def test_what_does_not_exist_or_fit_is_refused_by_key_and_value(

@@ -50,8 +50,6 @@ def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> 
         )
     tiles = run.fold.batch([sample], stage="evaluate").tiles
     encoding = run.module.network.bag(tiles)
-    if encoding.attention is None:
-        raise RunError(f"{folder.root}: its bag encoder has no attention to show; take bag=abmil")
     override = _override(study.slides["mpp_override"].loc[slide_id])
     with open_slide(study.slide_path(slide_id), mpp_override=override) as slide:
         downsample = max(1.0, max(slide.dimensions) / THUMBNAIL_PX)

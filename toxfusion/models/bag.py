@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,31 @@ from toxfusion.models.attention import Attention, CrossAttentionBlock, SelfAtten
 
 @dataclass(frozen=True)
 class SlideEncoding:
-    """What a bag encoder gives: tokens [B, K, W], vector [B, W], attention [T, heads] (1 over a bag)."""
+    """What a bag encoder gives.
+
+    Attributes:
+        tokens: [B, K, W], a fixed number a bag; zeros for an empty bag.
+        vector: [B, W].
+        attention: float32 [T, heads], weight of each tile in its bag; sums to 1 over a bag.
+        tiles: the bags with encoded features [T, W]: what the pooling reads.
+    """
 
     tokens: Tensor
     vector: Tensor
-    attention: Tensor | None = None
+    attention: Tensor
+    tiles: RaggedTiles
+
+
+class GroupEncoding(NamedTuple):
+    """One group of b bags: tokens [b, K, W], vector [b, W], attention float32 [b, L, heads].
+
+    tiles: [b, L, W] where the encoder changes the projected tiles, None where it reads them as they are.
+    """
+
+    tokens: Tensor
+    vector: Tensor
+    attention: Tensor
+    tiles: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,18 +75,21 @@ def length_groups(tiles: RaggedTiles) -> list[LengthGroup]:
 
     Empty bags are left out.
     """
-    lengths = tiles.lengths.tolist()
     members: dict[int, list[int]] = {}
-    for bag, length in enumerate(lengths):
+    for bag, length in enumerate(tiles.lengths.tolist()):
         if length:
             members.setdefault((length - 1).bit_length(), []).append(bag)
-    groups = []
-    for bags in members.values():
-        where = torch.tensor(bags, device=tiles.offsets.device)
-        steps = torch.arange(max(lengths[bag] for bag in bags), device=where.device)
-        mask = steps < tiles.lengths[where][:, None]
-        groups.append(LengthGroup(where, (tiles.offsets[where][:, None] + steps) * mask, mask))
-    return groups
+    return [
+        padded_together(tiles, torch.tensor(bags, device=tiles.offsets.device)) for bags in members.values()
+    ]
+
+
+def padded_together(tiles: RaggedTiles, bags: Tensor) -> LengthGroup:
+    """The bags int64 [b], padded to the longest of them."""
+    lengths = tiles.lengths[bags]
+    steps = torch.arange(int(lengths.max()), device=bags.device)
+    mask = steps < lengths[:, None]
+    return LengthGroup(bags, (tiles.offsets[bags][:, None] + steps) * mask, mask)
 
 
 def _place(parts: list[tuple[Tensor, Tensor]], n_rows: int, empty: Tensor) -> Tensor:
@@ -99,32 +123,35 @@ class BagEncoder(nn.Module, ABC):
 
     def forward_attention(self, features: Tensor, tiles: RaggedTiles) -> Tensor:
         """Weight of each tile in its bag, float32 [T, heads]; sums to 1 over a bag. ``features`` [T, W]."""
-        return self.encode(features, tiles)[2]
+        return self.encode(features, tiles).attention
 
     def forward(self, tiles: RaggedTiles) -> SlideEncoding:
         """Encode B bags."""
-        return SlideEncoding(*self.encode(self.forward_features(tiles), tiles))
+        return self.encode(self.forward_features(tiles), tiles)
 
-    def encode(self, features: Tensor, tiles: RaggedTiles) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected features [T, W] -> tokens [B, K, W], vector [B, W], attention [T, heads]."""
-        tokens, vectors, attention = [], [], []
+    def encode(self, features: Tensor, tiles: RaggedTiles) -> SlideEncoding:
+        """Encode B bags from their projected features [T, W]."""
+        tokens, vectors, attention, encoded = [], [], [], []
         for group in length_groups(tiles):
-            token, vector, weights = self.encode_group(features, tiles, group)
-            tokens.append((token, group.bags))
-            vectors.append((vector, group.bags))
-            attention.append(group.unpad(weights))
+            found = self.encode_group(features, tiles, group)
+            tokens.append((found.tokens, group.bags))
+            vectors.append((found.vector, group.bags))
+            attention.append(group.unpad(found.attention))
+            if found.tiles is not None:
+                encoded.append(group.unpad(found.tiles))
         kind = features.new_zeros(())
-        return (
+        return SlideEncoding(
             _place(tokens, tiles.n_bags, kind.expand(self.n_tokens, self.width)),
             _place(vectors, tiles.n_bags, kind.expand(self.width)),
             _place(attention, len(features), kind.float().expand(self.heads)),
+            tiles.with_features(
+                _place(encoded, len(features), kind.expand(self.width)) if encoded else features
+            ),
         )
 
     @abstractmethod
-    def encode_group(
-        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One group of b bags: tokens [b, K, W], vector [b, W], attention float32 [b, L, heads]."""
+    def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
+        """Encode one group of b bags; ``features`` are those of all tiles of the batch, [T, W]."""
 
 
 class MeanPool(BagEncoder):
@@ -134,13 +161,11 @@ class MeanPool(BagEncoder):
         super().__init__(in_dim, width, n_tokens=1, heads=1, dropout=dropout)
         self.out = nn.Linear(width, width)
 
-    def encode_group(
-        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
         weights = group.mask.float() / group.mask.sum(1, keepdim=True)
         pooled = group.pad(features).float().sum(1) / group.mask.sum(1, keepdim=True)
         vector = self.out(pooled)
-        return vector[:, None], vector, weights[..., None]
+        return GroupEncoding(vector[:, None], vector, weights[..., None])
 
 
 class MaxPool(BagEncoder):
@@ -150,14 +175,12 @@ class MaxPool(BagEncoder):
         super().__init__(in_dim, width, n_tokens=1, heads=1, dropout=dropout)
         self.out = nn.Linear(width, width)
 
-    def encode_group(
-        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
         padded = group.pad(features).masked_fill(~group.mask[..., None], float("-inf"))
         largest, winner = padded.max(1)
         weights = F.one_hot(winner, padded.shape[1]).float().mean(1)
         vector = self.out(largest)
-        return vector[:, None], vector, weights[..., None]
+        return GroupEncoding(vector[:, None], vector, weights[..., None])
 
 
 class GatedAttention(BagEncoder):
@@ -178,14 +201,12 @@ class GatedAttention(BagEncoder):
         self.score = nn.Linear(hidden, heads, bias=False)
         self.out = nn.Linear(heads * width, width)
 
-    def encode_group(
-        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
         padded = group.pad(features)
         logits = self.score(self.content(padded).tanh() * self.gate(padded).sigmoid()).float()
         weights = logits.masked_fill(~group.mask[..., None], float("-inf")).softmax(1)
         tokens = weights.transpose(1, 2).to(padded.dtype) @ padded
-        return tokens, self.out(tokens.flatten(1)), weights
+        return GroupEncoding(tokens, self.out(tokens.flatten(1)), weights)
 
 
 class LatentAttention(BagEncoder):
@@ -213,15 +234,13 @@ class LatentAttention(BagEncoder):
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 
-    def encode_group(
-        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
         latents = self.latents.expand(len(group.bags), -1, -1)
         tokens, weights = self.read(latents, group.pad(features), group.mask)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
-        return tokens, self.out(tokens.mean(1)), weights.mean(2).transpose(1, 2)
+        return GroupEncoding(tokens, self.out(tokens.mean(1)), weights.mean(2).transpose(1, 2))
 
 
 class PyramidPositions(nn.Module):
@@ -248,8 +267,9 @@ class TransMIL(BagEncoder):
     """Transformer over the tiles of a bag with a class token and convolutional positions (Shao et al., NeurIPS 2021).
 
     Tiles are sorted by coordinate (y, then x) and laid row by row into a square of side ceil(sqrt(n)); empty
-    cells are zeros, not copies of tiles. Attention is exact, at O(n^2) time: bags of some ten thousand tiles
-    want `LatentAttention`.
+    cells are zeros, not copies of tiles. The second layer is read by the class token alone, so that it is
+    computed for that one; the encoded tiles are what it reads. Attention is exact, at O(n^2) time: bags of some ten
+    thousand tiles want `LatentAttention`.
     """
 
     def __init__(self, in_dim: int, width: int, *, heads: int = 8, dropout: float = 0.1) -> None:
@@ -263,9 +283,7 @@ class TransMIL(BagEncoder):
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
 
-    def encode_group(
-        self, features: Tensor, tiles: RaggedTiles, group: LengthGroup
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
         tokens = torch.cat([self.class_token.expand(len(group.bags), -1, -1), group.pad(features)], 1)
         mask = F.pad(group.mask, (1, 0), value=True)
         normed = self.norm_first(tokens)
@@ -277,7 +295,7 @@ class TransMIL(BagEncoder):
         vector = self.out(self.norm(tokens[:, 0] + read[:, 0]))
         on_tiles = weights[:, :, 0, 1:].transpose(1, 2)
         on_tiles = on_tiles / on_tiles.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        return vector[:, None], vector, on_tiles
+        return GroupEncoding(vector[:, None], vector, on_tiles, tokens[:, 1:])
 
 
 def _attend_exactly(attention: Attention, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Learned tokens stand in for a missing modality; its gate is 0 where the other on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -104,11 +104,18 @@ class Fusion(nn.Module, ABC):
             expression.tokens,
             self.missing_expression.to(expression.tokens),
         )
-        return self.fuse(slide_tokens, expression_tokens, has_slide, has_expression)
+        return self.fuse(
+            replace(slide, tokens=slide_tokens),
+            replace(expression, tokens=expression_tokens),
+            has_slide,
+            has_expression,
+        )
 
     @abstractmethod
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        """Tokens [B, K, W] and [B, P, W], missing ones already replaced."""
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
+        """Fuse B samples whose missing tokens are already replaced; encoded tiles are not."""
 
 
 def _weigh(gate: Tensor, slide: Tensor, expression: Tensor) -> Tensor:
@@ -137,14 +144,16 @@ class CrossAttentionFusion(Fusion):
         self.gate = Gate(width)
         self.out = nn.Linear(width, width)
 
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
         attention: dict[str, Tensor] = {}
+        of_slide, of_expression = slide.tokens, expression.tokens
         for slide_block, expression_block in zip(self.slide_blocks, self.expression_blocks, strict=True):
-            next_slide, attention["slide_to_expression"] = slide_block(slide, expression)
-            expression, attention["expression_to_slide"] = expression_block(expression, slide)
-            slide = next_slide
-        pooled_slide = slide.mean(1)
-        pooled_expression = expression.mean(1)
+            next_slide, attention["slide_to_expression"] = slide_block(of_slide, of_expression)
+            of_expression, attention["expression_to_slide"] = expression_block(of_expression, of_slide)
+            of_slide = next_slide
+        pooled_slide, pooled_expression = of_slide.mean(1), of_expression.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
         return Fused(self.out(_weigh(gate, pooled_slide, pooled_expression)), gate, attention)
 
@@ -167,11 +176,12 @@ class ConcatFusion(Fusion):
             nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
 
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        pooled_slide = slide.mean(1)
-        pooled_expression = expression.mean(1)
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
+        pooled_slide, pooled_expression = slide.tokens.mean(1), expression.tokens.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
-        weights = gate.to(slide.dtype)
+        weights = gate.to(pooled_slide.dtype)
         side_by_side = torch.cat([weights[:, :1] * pooled_slide, weights[:, 1:] * pooled_expression], 1)
         return Fused(self.layers(side_by_side), gate)
 
@@ -189,11 +199,10 @@ class GatedFusion(Fusion):
         self.expression = nn.Linear(width, width)
         self.gate = Gate(width)
 
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        pooled_slide, pooled_expression = (
-            slide.mean(1),
-            expression.mean(1),
-        )
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
+        pooled_slide, pooled_expression = slide.tokens.mean(1), expression.tokens.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
         candidates = self.slide(pooled_slide).tanh(), self.expression(pooled_expression).tanh()
         return Fused(_weigh(gate, *candidates), gate)
@@ -207,9 +216,11 @@ class LateFusion(Fusion):
         self.slide = nn.Sequential(FeedForward(width, 2), nn.Dropout(dropout))
         self.expression = nn.Sequential(FeedForward(width, 2), nn.Dropout(dropout))
 
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        of_slide = self.slide(slide.mean(1))
-        of_expression = self.expression(expression.mean(1))
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
+        of_slide = self.slide(slide.tokens.mean(1))
+        of_expression = self.expression(expression.tokens.mean(1))
         gate = present_softmax(of_slide.new_zeros(len(of_slide), 2), has_slide, has_expression)
         return Fused(_weigh(gate, of_slide, of_expression), gate)
 

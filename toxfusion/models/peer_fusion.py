@@ -1,16 +1,67 @@
 """Fusions of published peers behind the contract of `toxfusion.models.fusion`, each written from its formulas.
 
 The peers have no gate. Where none is said, the gate is the equal share of the modalities that are there, and the
-learned token of a missing one takes part like any other token.
+learned token of a missing one takes part like any other token. `GuidedCoAttention` and `PartialAttention` read every
+encoded tile of a sample, beside the tokens of its bag encoder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from toxfusion.models.attention import Attention, FeedForward, SelfAttentionBlock
+from toxfusion.models.bag import LengthGroup, SlideEncoding, length_groups
+from toxfusion.models.expression import ExpressionEncoding
 from toxfusion.models.fusion import Fused, Fusion, present_softmax
+
+
+@dataclass(frozen=True)
+class SlideContext:
+    """All there is to read of the slides of b samples.
+
+    bags: int64 [b], their places in the batch. rows: [b, K + L, W], the K tokens before the encoded tiles.
+    mask: bool [b, K + L], True at tokens and real tiles. group: of the tiles; None where no sample has any.
+    """
+
+    bags: Tensor
+    rows: Tensor
+    mask: Tensor
+    group: LengthGroup | None
+
+    def on_tiles(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention [b, heads, Q, K + L] -> that on real tiles [t, heads, Q], and their rows among all tiles [t]."""
+        if self.group is None:
+            return weights.new_zeros(0, *weights.shape[1:3]), self.bags[:0]
+        length = self.group.mask.shape[1]
+        return self.group.unpad(weights[..., -length:].permute(0, 3, 1, 2))
+
+
+def slide_contexts(slide: SlideEncoding, has_slide: Tensor) -> Iterator[SlideContext]:
+    """The samples of a batch by the length of their bags; tiles of a slide that is missing or hidden are masked."""
+    for group in length_groups(slide.tiles):
+        tokens = slide.tokens[group.bags]
+        mask = group.mask & has_slide[group.bags][:, None]
+        yield SlideContext(
+            group.bags,
+            torch.cat([tokens, group.pad(slide.tiles.features).to(tokens.dtype)], 1),
+            F.pad(mask, (tokens.shape[1], 0), value=True),
+            group,
+        )
+    bare = (slide.tiles.lengths == 0).nonzero()[:, 0]
+    if len(bare):
+        tokens = slide.tokens[bare]
+        yield SlideContext(bare, tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool), None)
+
+
+def _in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Rows of several parts, put where the second of each pair says."""
+    rows = torch.cat([part for part, _ in parts])
+    return torch.empty_like(rows).index_copy(0, torch.cat([where for _, where in parts]), rows)
 
 
 class GatedPool(nn.Module):
@@ -33,15 +84,16 @@ def _side_by_side(width: int, dropout: float) -> nn.Sequential:
 
 
 class GuidedCoAttention(Fusion):
-    """Expression tokens query slide tokens; each set then attends to itself and is pooled (Chen et al., ICCV 2021).
+    """Expression tokens query tiles; each set then attends to itself and is pooled (Chen et al., ICCV 2021).
 
-    With E the expression and H the slide tokens:
+    With E the expression tokens and H the encoded tiles, and the tokens of the bag encoder beside them:
 
-        C = O softmax((E Q) (H K)^T / sqrt(d)) (H V)      one row a token of E, made of slide tokens alone
+        C = O softmax((E Q) (H K)^T / sqrt(d)) (H V)      one row a token of E, made of the slide alone
         fused = perceptron([pool(self-attention(C)); pool(self-attention(E))])
 
-    MCAT has six tokens from gene groups and a token a patch; here the tokens are those of the two branches. Its
-    queries are normed here, its keys and values are not: C keeps the magnitude of the slide tokens.
+    MCAT has six tokens from gene groups; here the tokens are those of the expression encoder. Its queries are normed
+    here, its keys and values are not: C keeps the magnitude of the tiles. Attention "expression_to_tiles" is
+    [T, heads, P].
 
     Args:
         width: W of tokens and of the fused vector.
@@ -64,25 +116,35 @@ class GuidedCoAttention(Fusion):
         )
         self.out = _side_by_side(width, dropout)
 
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        read, weights = self.co_attention(self.norm(expression), slide)
-        pooled = torch.cat([self.slide_blocks(read), self.expression_blocks(expression)], 1)
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
+        queries = self.norm(expression.tokens)
+        reads, on_tiles = [], []
+        for context in slide_contexts(slide, has_slide):
+            read, weights = self.co_attention(queries[context.bags], context.rows, context.mask)
+            reads.append((read, context.bags))
+            on_tiles.append(context.on_tiles(weights))
+        pooled = [self.slide_blocks(_in_order(reads)), self.expression_blocks(expression.tokens)]
         return Fused(
-            self.out(pooled), _equal_shares(has_slide, has_expression), {"expression_to_slide": weights}
+            self.out(torch.cat(pooled, 1)),
+            _equal_shares(has_slide, has_expression),
+            {"expression_to_tiles": _in_order(on_tiles)},
         )
 
 
 class PartialAttention(Fusion):
-    """Expression tokens attend to all tokens, slide tokens to expression tokens alone (Jaume et al., CVPR 2024).
+    """Expression tokens attend to all, tiles to expression tokens alone (Jaume et al., CVPR 2024).
 
-    With X = [E; H], the P expression tokens before the K slide tokens, and shared projections:
+    With X = [E; H], the P expression tokens before the encoded tiles, the tokens of the bag encoder among them, and
+    shared projections:
 
         X' = X + O softmax((X Q) (X K)^T / sqrt(d) + M) (X V),   M = -inf from slide to slide, 0 elsewhere
         fused = perceptron([mean(E''); mean(H'')]),              X'' = X' + feed-forward(X')
 
-    The rows of E and of H are computed apart, so that no K x K matrix is made and none needs a mask. SurvPath has no
-    residual around the attention and takes each patch for a token; here tokens are normed before the attention and
-    keep a residual path, and slide tokens are those of the bag encoder.
+    The rows of E and of H are computed apart, so that no tile x tile matrix is made. SurvPath has no residual around
+    the attention; here tokens are normed before the attention and keep a residual path. Attention
+    "expression_to_tiles" is [T, heads, P].
 
     Args:
         width: W of tokens and of the fused vector.
@@ -101,19 +163,26 @@ class PartialAttention(Fusion):
         self.dropout = nn.Dropout(dropout)
         self.out = _side_by_side(width, dropout)
 
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        normed_slide, normed_expression = self.norm(slide), self.norm(expression)
-        everything = torch.cat([normed_expression, normed_slide], 1)
-        of_expression, to_all = self.attention(normed_expression, everything)
-        of_slide, to_expression = self.attention(normed_slide, normed_expression)
-        pooled = [
-            self._fed(tokens + self.dropout(read)).mean(1)
-            for tokens, read in ((expression, of_expression), (slide, of_slide))
-        ]
-        attention = {"expression_to_all": to_all, "slide_to_expression": to_expression}
-        return Fused(self.out(torch.cat(pooled, 1)), _equal_shares(has_slide, has_expression), attention)
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
+        pooled, on_tiles = [], []
+        for context in slide_contexts(slide, has_slide):
+            genes = expression.tokens[context.bags]
+            normed_genes, normed_slide = self.norm(genes), self.norm(context.rows)
+            everything = torch.cat([normed_genes, normed_slide], 1)
+            mask = F.pad(context.mask, (genes.shape[1], 0), value=True)
+            of_genes, weights = self.attention(normed_genes, everything, mask)
+            of_slide, _ = self.attention(normed_slide, normed_genes)
+            real = context.mask[..., None]
+            slide_mean = (self._fed(context.rows, of_slide) * real).sum(1) / real.sum(1)
+            pooled.append((torch.cat([self._fed(genes, of_genes).mean(1), slide_mean], 1), context.bags))
+            on_tiles.append(context.on_tiles(weights))
+        attention = {"expression_to_tiles": _in_order(on_tiles)}
+        return Fused(self.out(_in_order(pooled)), _equal_shares(has_slide, has_expression), attention)
 
-    def _fed(self, tokens: Tensor) -> Tensor:
+    def _fed(self, tokens: Tensor, read: Tensor) -> Tensor:
+        tokens = tokens + self.dropout(read)
         return tokens + self.dropout(self.feed(self.norm_feed(tokens)))
 
 
@@ -146,8 +215,10 @@ class ProductOfExperts(Fusion):
             nn.Sequential(nn.LayerNorm(width), FeedForward(width, 2)) for _ in range(2)
         )
 
-    def fuse(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Fused:
-        tokens = slide.mean(1), expression.mean(1)
+    def fuse(
+        self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
+    ) -> Fused:
+        tokens = slide.tokens.mean(1), expression.tokens.mean(1)
         means = torch.stack([of(token) for of, token in zip(self.means, tokens, strict=True)], 1)
         log_variances = torch.stack(
             [of(token) for of, token in zip(self.log_variances, tokens, strict=True)], 1

@@ -49,7 +49,8 @@ class Optimization:
                     "weight_decay": self.weight_decay if decay else 0.0,
                 }
                 for (share, decay), members in groups.items()
-            ]
+            ],
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

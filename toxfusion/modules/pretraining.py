@@ -17,32 +17,15 @@ from toxfusion.data.sampling import torch_generator, torch_seed
 from toxfusion.distributed import rank
 from toxfusion.models.network import Network, Representation
 from toxfusion.modules.optimization import Optimization
-from toxfusion.modules.pretraining_terms import PretrainingTerms, View
+from toxfusion.modules.pretraining_terms import HiddenTiles, PretrainingTerms, View
+from toxfusion.objectives.masked import draw_hidden_tiles, shuffled_places
 from toxfusion.objectives.monitors import smooth_rank, variance_of
 
 
 def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
     """Two random halves of each bag; the first has the odd tile, so that it is empty only where the bag is."""
-    first = _shuffled_places(tiles, generator) % 2 == 0
+    first = shuffled_places(tiles, generator) % 2 == 0
     return tiles.select(first), tiles.select(~first)
-
-
-def hide_tiles(
-    tiles: RaggedTiles, share: float, generator: torch.Generator
-) -> tuple[RaggedTiles, RaggedTiles]:
-    """The tiles of each bag that stay, and the random ``share`` (below 1, rounded down) of them that is hidden."""
-    n_hidden = (share * tiles.lengths).floor().to(torch.int64)
-    hidden = _shuffled_places(tiles, generator) < n_hidden[tiles.bag_index]
-    return tiles.select(~hidden), tiles.select(hidden)
-
-
-def _shuffled_places(tiles: RaggedTiles, generator: torch.Generator) -> Tensor:
-    """int64 [T], the place of each tile in a random order of its bag."""
-    keys = torch.rand(len(tiles.features), generator=generator).to(tiles.offsets.device)
-    order = torch.argsort(tiles.bag_index + keys.to(torch.float64))
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    return place - tiles.offsets[:-1][tiles.bag_index]
 
 
 class PretrainingModule(L.LightningModule):
@@ -80,7 +63,9 @@ class PretrainingModule(L.LightningModule):
             draws = torch.rand(batch.expression.shape, generator=generator).to(batch.expression.device)
             hidden_genes = (draws < settings.gene_mask) & batch.has_expression[:, None]
         if "tiles" in weights:
-            shown, hidden_tiles = hide_tiles(shown, settings.tile_mask, generator)
+            whole = shown
+            hidden = draw_hidden_tiles(whole, settings.tile_mask, generator)
+            shown, hidden_tiles = whole.select(~hidden), HiddenTiles(whole, hidden)
         visible = None if hidden_genes is None else ~hidden_genes
         out = self.network(replace(batch, tiles=shown), visible=visible)
         view = View(batch, out, hidden_genes, hidden_tiles, other_half, generator)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from toxfusion.objectives.masked import (
     LatentRetention,
     MaskedGenes,
     MaskedTileFeatures,
+    TileRetention,
     masked_mean_square,
 )
 from toxfusion.objectives.orthogonality import Orthogonality
@@ -133,6 +134,13 @@ class TermSettings:
         return weights
 
 
+class HiddenTiles(NamedTuple):
+    """The tiles before some were hidden, and bool [T], which."""
+
+    tiles: RaggedTiles
+    hidden: Tensor
+
+
 @dataclass(frozen=True)
 class View:
     """One pass over a batch: what was shown to the network, what was hidden, and what it made of the first.
@@ -149,7 +157,7 @@ class View:
     batch: Batch
     out: Representation
     hidden_genes: Tensor | None
-    hidden_tiles: RaggedTiles | None
+    hidden_tiles: HiddenTiles | None
     other_half: RaggedTiles | None
     generator: torch.Generator
 
@@ -216,16 +224,11 @@ class PretrainingTerms(nn.Module):
                     self.losses[f"read_{name}_from_{source}"] = nn.Linear(size, target)
         if "tiles" in self.weights:
             self.losses["tiles"] = MaskedTileFeatures(width, tile_dim)
-        for term, branch in (("slide_latents", network.bag), ("expression_latents", encoder)):
-            if term in self.weights and branch is not None:
-                if branch.n_tokens < 2:
-                    raise PretrainingError(
-                        f"pretrain.weights.{term}={self.weights[term]}: {type(branch).__name__} gives one token, so "
-                        "that none is left to restore it from; choose an encoder with more, or weight 0"
-                    )
-                self.losses[term] = LatentRetention(
-                    width, ratio=settings.latent_mask, stop_gradient=settings.stop_gradient
-                )
+        hiding = {"ratio": settings.latent_mask, "stop_gradient": settings.stop_gradient}
+        if "slide_latents" in self.weights:
+            self.losses["slide_latents"] = TileRetention(width, **hiding)
+        if "expression_latents" in self.weights and encoder is not None:
+            self.losses["expression_latents"] = LatentRetention(width, encoder.n_tokens, **hiding)
         if "expression_from_slide" in self.weights:
             self.losses["expression_from_slide"] = ExpressionReconstruction(GeneDecoder(width, n_genes))
         if "style" in self.weights:
@@ -270,12 +273,14 @@ class PretrainingTerms(nn.Module):
             found["retention"] = self._retention(view)
         if "tiles" in self.weights:
             found["tiles"] = self._tiles(view)
-        for term_name, encoding, there in (
-            ("slide_latents", out.slide, batch.has_slide),
-            ("expression_latents", out.expression, batch.has_expression),
-        ):
-            if term_name in self.weights and encoding is not None:
-                found[term_name] = self.losses[term_name](encoding.tokens, there, view.generator)
+        if "slide_latents" in self.weights:
+            encoded = cast(SlideEncoding, out.slide).tiles
+            found["slide_latents"] = self.losses["slide_latents"](encoded, view.generator)
+        if "expression_latents" in self.weights:
+            tokens = cast(ExpressionEncoding, out.expression).tokens
+            found["expression_latents"] = self.losses["expression_latents"](
+                tokens, batch.has_expression, view.generator
+            )
         if "expression_from_slide" in self.weights:
             slide = cast(SlideEncoding, out.slide)
             found["expression_from_slide"] = self.losses["expression_from_slide"](
@@ -355,12 +360,9 @@ class PretrainingTerms(nn.Module):
         return torch.stack(errors).mean()
 
     def _tiles(self, view: View) -> Tensor:
-        """Hidden tiles from the slide vector and their place relative to the middle of their bag."""
-        hidden, slide = cast(RaggedTiles, view.hidden_tiles), cast(SlideEncoding, view.out.slide)
-        whole = view.batch.tiles
-        middle = bag_means(whole.with_features(whole.coordinates))
-        place = hidden.coordinates - middle[hidden.bag_index]
-        return self.losses["tiles"](slide.vector, place, hidden.bag_index, hidden.features)
+        """Hidden tiles from the slide vector and their place in the bag."""
+        whole, hidden = cast(HiddenTiles, view.hidden_tiles)
+        return self.losses["tiles"](cast(SlideEncoding, view.out.slide).vector, whole, hidden)
 
     def _style(self, view: View) -> dict[str, Tensor]:
         """The terms style and cluster, of one pass of both vectors through the branch that they share."""
