@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from tests.feature_store import write_features
 from toxfusion.config import ConfigError, compose
@@ -24,6 +25,7 @@ from toxfusion.data.gene_sets import GeneSetError
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
 from toxfusion.data.splits import CompoundKFold
 from toxfusion.data.study import Study
+from toxfusion.models.compilation import CompileError
 from toxfusion.runs import RunError, RunFolder, config_digest
 from toxfusion.scoring import score_study
 from toxfusion.stages import CheckpointError, read_checkpoint
@@ -397,6 +399,29 @@ def test_a_checkpoint_that_carries_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "absent.ckpt")
+
+
+def test_a_compiled_run_gives_the_same_scores_and_the_same_checkpoint(
+    full_run: tuple[RunFolder, dict[str, Any]], featured: Study, tmp_path: Path
+) -> None:
+    folder, config = full_run
+    compiled = small(featured, tmp_path, "trainer.compile=eager")
+    assert config_digest(compiled) == config_digest(config)
+    counters.clear()
+    run(compiled)
+    assert counters["stats"]["unique_graphs"] > 0
+    mine = RunFolder(Path(compiled["paths"]["output"]))
+    plain, found = weights(folder), weights(mine)
+    assert list(found) == list(plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+    first, second = (pd.read_parquet(f.predictions)["score"] for f in (folder, mine))
+    np.testing.assert_allclose(first, second, atol=1e-3)
+
+
+def test_an_unknown_backend_of_compilation_is_refused(featured: Study, tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"trainer.compile='inductr' is none of inductor, eager"):
+        run(small(featured, tmp_path, "trainer.compile=inductr"))
 
 
 def test_ablation_without_cross_attention_has_nearly_as_many_parameters(

@@ -15,7 +15,7 @@ from toxfusion.data.audit import replace_file
 INCIDENTAL = ("paths", "logger", "resume")
 """Config keys that change nothing in the results."""
 
-INCIDENTAL_TRAINER = ("progress", "checkpoint_every")
+INCIDENTAL_TRAINER = ("progress", "checkpoint_every", "compile")
 
 
 class RunError(ValueError):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.distributed import is_rank_zero
 from toxfusion.history import History
+from toxfusion.models.compilation import check_backend
 
 MONITOR = "valid/loss"
 
@@ -28,7 +29,11 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How a stage is run; see conf/trainer for the meaning of each key."""
+    """How a stage is run; see conf/trainer for the meaning of each key.
+
+    Raises:
+        CompileError: ``compile`` names no backend.
+    """
 
     accelerator: str
     devices: int
@@ -41,6 +46,10 @@ class TrainerSettings:
     validate_every: int
     patience: int | None
     progress: bool
+    compile: str | None = None  # runs from before there was this key have none
+
+    def __post_init__(self) -> None:
+        check_backend(self.compile)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

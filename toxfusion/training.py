@@ -31,6 +31,7 @@ from toxfusion.evaluation.predictions import write as write_predictions
 from toxfusion.evaluation.retrieval import retrieval_table
 from toxfusion.evaluation.scoring import as_dict, score_run
 from toxfusion.launch import adopt_ranks, check_ranks, launch
+from toxfusion.models.compilation import compile_dense_parts
 from toxfusion.models.network import Network
 from toxfusion.modules.baselines import fit_baseline
 from toxfusion.modules.finetuning import FinetuningModule
@@ -244,6 +245,8 @@ class NetworkRun:
         self.network = build_network(
             config, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=self.gene_sets
         )
+        if trainer.compile is not None:
+            compile_dense_parts(self.network, trainer.compile)
 
     def execute(self) -> tuple[pd.DataFrame | None, dict[str, Any]]:
         """The predictions table (None without a task), and what metrics.json holds beside the scores."""
