@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.data.batch import Batch
 from toxfusion.models.bag import GatedAttention, SlideEncoding
 from toxfusion.models.expression import ExpressionEncoding, MaskedGeneEncoder
 from toxfusion.models.fusion import (
@@ -328,22 +328,6 @@ def test_one_modality_neither_builds_nor_reads_the_other(
     else:
         other = replace(batch, tiles=batch.tiles.with_features(batch.tiles.features + 1))
     assert_close(net(other).fused.vector, r.fused.vector)
-
-
-def test_samples_of_a_batch_do_not_touch_each_other(batch: Batch) -> None:
-    net = network().eval()
-    whole = net(batch).fused.vector
-    for i in (0, 1, 4):
-        tiles = batch.tiles.select(batch.tiles.bag_index == i)
-        alone = replace(
-            batch,
-            sample_ids=batch.sample_ids[i : i + 1],
-            tiles=RaggedTiles(tiles.features, tiles.coordinates, torch.tensor([0, len(tiles.features)])),
-            expression=batch.expression[i : i + 1],
-            has_slide=batch.has_slide[i : i + 1],
-            has_expression=batch.has_expression[i : i + 1],
-        )
-        assert_close(net(alone).fused.vector[0], whole[i], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("modality", ["both", "wsi", "omics"])

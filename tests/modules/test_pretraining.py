@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from torch import Tensor
 
@@ -43,15 +42,6 @@ EXPERIMENTS = {
     "mirror_nocluster": {k: w for k, w in MIRROR.items() if k != "cluster"},
     "mirror_orthogonality": MIRROR | {"orthogonality": 0.25, "retention": 0.25},
 }
-#: What no draw enters in eval mode, so that ranks can be compared with one process.
-DRAWLESS = (
-    ("pretrain=clip",),
-    ("pretrain=siglip",),
-    ("pretrain=tangle",),
-    ("pretrain=tangle_rec",),
-    ("experiment=mirror_noretention",),
-    ("pretrain=clip", "pretrain.weights.vicreg=0.1", "pretrain.weights.consistency=1"),
-)
 #: Terms that no preset has, by the override that a user would give.
 ALONE = ("tiles", "vicreg", "consistency")
 
@@ -189,21 +179,6 @@ def test_terms_of_an_absent_modality_are_left_out(batch: Batch, preset: str, mod
             module(f"pretrain={preset}", f"modality={modality}")
 
 
-@pytest.mark.parametrize(
-    "overrides", [*[(f"pretrain={name}",) for name in PRESETS], *[only(t) for t in ALONE]]
-)
-def test_bf16_autocast_gives_finite_losses_close_to_float32(batch: Batch, overrides: tuple[str, ...]) -> None:
-    trained = module(*overrides).eval()
-    exact = losses(trained, batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = losses(trained, batch)
-        total(trained, rough).backward()
-    for name, value in rough.items():
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value, exact[name], rtol=0.1, atol=0.1)
-    assert all(p.grad.isfinite().all() for p in trained.parameters() if p.grad is not None)
-
-
 @pytest.mark.parametrize("overrides", [("pretrain=mirror",), only("tiles")])
 def test_what_is_hidden_follows_the_generator(batch: Batch, overrides: tuple[str, ...]) -> None:
     trained = module(*overrides)
@@ -282,44 +257,44 @@ def test_an_unknown_term_is_refused_by_name() -> None:
         build_terms(wrong, network, n_genes=GENES, tile_dim=FEATURES)
 
 
-def part_of(batch: Batch, start: int, end: int) -> Batch:
-    """Rows start to end."""
-    tiles = batch.tiles.select((batch.tiles.bag_index >= start) & (batch.tiles.bag_index < end))
-    rows = {f.name: getattr(batch, f.name)[start:end] for f in fields(Batch)[2:9]}
-    tiles = replace(tiles, offsets=tiles.offsets[start : end + 1])
-    return replace(batch, sample_ids=batch.sample_ids[start:end], tiles=tiles, **rows)
+def monitored(of: PretrainingModule, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    logged: dict[str, Tensor] = {}
+    monkeypatch.setattr(of, "log_dict", lambda values, **_: logged.update(values))
+    of.training_step(batch, 0)
+    return {name: float(value) for name, value in logged.items() if name.startswith("monitor/")}
 
 
-def loss_and_gradient(settings: dict[str, Any], batch: Batch) -> tuple[Tensor, Tensor]:
-    of = built(settings).double().eval()
-    tiles = batch.tiles.with_features(batch.tiles.features.double())
-    loss = total(of, losses(of, replace(batch, tiles=tiles, expression=batch.expression.double())))
-    loss.backward()
-    used = [torch.zeros_like(p) if p.grad is None else p.grad for p in of.parameters() if p.requires_grad]
-    return loss.detach().double(), torch.cat([g.flatten() for g in used])
+@torch.no_grad()
+def test_a_collapsed_representation_shows_in_every_monitor(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Projections that became constant, the shared ones of both modalities to the same point."""
+    of = module("pretrain=full")
+    healthy = monitored(of, batch, monkeypatch)
+    for projections in (of.network.slide_projections, of.network.expression_projections):
+        for part in (projections.shared, projections.private):
+            part[-1].weight.zero_()
+            part[-1].bias.fill_(1.0)
+    collapsed = monitored(of, batch, monkeypatch)
+    for name in ("slide", "expression"):
+        assert healthy[f"monitor/rank_{name}"] > 2
+        assert collapsed[f"monitor/rank_{name}"] == pytest.approx(1.0, abs=0.01)
+        assert healthy[f"monitor/uniformity_{name}"] < -0.1
+        assert collapsed[f"monitor/uniformity_{name}"] == pytest.approx(0.0, abs=1e-4)
+        assert healthy[f"monitor/variance_private_{name}"] > 1e-4
+        assert collapsed[f"monitor/variance_private_{name}"] == pytest.approx(0.0, abs=1e-8)
+    assert healthy["monitor/alignment"] > 0.1
+    assert collapsed["monitor/alignment"] == pytest.approx(0.0, abs=1e-6)
 
 
-def one_rank(index: int, folder: str, cases: list[dict[str, Any]]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=2)
-    own = part_of(eight_samples(), *((0, 3) if index == 0 else (3, 8)))
-    found = []
-    for settings in cases:
-        loss, gradient = loss_and_gradient(settings, own)
-        for value in (loss, gradient):
-            dist.all_reduce(value)
-        found.append((loss / 2, gradient / 2))
-    torch.save(found, f"{folder}/rank{index}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_ranks_of_unequal_size_equal_one_process(batch: Batch, tmp_path: Path) -> None:
-    cases = [config(*overrides) for overrides in DRAWLESS]
-    torch.multiprocessing.spawn(one_rank, args=(str(tmp_path), cases), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{index}.pt", weights_only=True) for index in range(2)]
-    for settings, *found in zip(cases, *ranks, strict=True):
-        loss, gradient = loss_and_gradient(settings, batch)
-        assert gradient.any()
-        for mean_loss, mean_gradient in found:
-            torch.testing.assert_close(mean_loss, loss, rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(mean_gradient, gradient, rtol=1e-5, atol=1e-6)
+def test_alignment_is_of_samples_with_both_modalities_alone(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = module("pretrain=clip").eval()
+    expression = batch.expression.clone()
+    expression[4] = 9.0  # of a sample that says it has none
+    one, other = (monitored(of, b, monkeypatch) for b in (batch, replace(batch, expression=expression)))
+    assert one == other
+    nobody = monitored(of, replace(batch, has_slide=torch.zeros(8, dtype=torch.bool)), monkeypatch)
+    assert "monitor/alignment" not in nobody
+    assert "monitor/uniformity_slide" not in nobody

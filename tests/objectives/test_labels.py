@@ -120,12 +120,31 @@ def test_discrete_survival_by_hand() -> None:
         assert float(loss) == pytest.approx((died + (1 - alpha) * censored) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("value", [-50.0, 50.0])
+@pytest.mark.parametrize("loss_of", [Coral, Corn])
+@pytest.mark.parametrize("value", [-200.0, -50.0, 50.0, 200.0])
+def test_grades_at_large_logits_cost_their_size_where_wrong_and_nothing_where_right(
+    loss_of: type[Coral] | type[Corn], value: float
+) -> None:
+    """Five grades: the lowest is asked 4 steps by CORAL and 1 by CORN, the highest 4 by both."""
+    for grade, wrong in ((0.0, value > 0), (4.0, value < 0)):
+        logits = torch.full((1, 1, 4), value, requires_grad=True)
+        loss = loss_of()(logits, torch.tensor([grade]))
+        loss.backward()
+        summed = (
+            4 if loss_of is Coral else 1
+        )  # CORAL is a mean over samples, CORN over the steps that were asked
+        assert float(loss.detach()) == pytest.approx(summed * abs(value) if wrong else 0.0, abs=1e-5)
+        assert logits.grad.isfinite().all()
+        assert bool(logits.grad[0, 0, 0].abs() > 0.1) is wrong
+
+
+@pytest.mark.parametrize("value", [-200.0, -50.0, 50.0, 200.0])
 def test_survival_is_finite_at_large_logits(value: float) -> None:
     logits = torch.full((2, 4), value, requires_grad=True)
-    loss = DiscreteSurvival()(logits, torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.0]))
+    loss = DiscreteSurvival(alpha=0.0)(logits, torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.0]))
     loss.backward()
-    assert loss.isfinite()
+    # Surviving three bins each costs |l| a bin where the hazard is near 1, and the event where it is near 0.
+    assert float(loss.detach()) == pytest.approx(3 * value if value > 0 else -value / 2)
     assert logits.grad.isfinite().all()
     risk = torch.tensor([value, -value, 0.0], requires_grad=True)
     loss = CoxEfron()(risk, torch.tensor([1.0, 1.0, 2.0]), torch.tensor([1.0, 1.0, 0.0]))

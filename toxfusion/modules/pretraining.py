@@ -19,7 +19,7 @@ from toxfusion.models.network import Network, Representation
 from toxfusion.modules.optimization import Optimization
 from toxfusion.modules.pretraining_terms import HiddenTiles, PretrainingTerms, View
 from toxfusion.objectives.masked import draw_hidden_tiles, shuffled_places
-from toxfusion.objectives.monitors import smooth_rank, variance_of
+from toxfusion.objectives.monitors import alignment, smooth_rank, uniformity, variance_of
 
 
 def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
@@ -88,7 +88,7 @@ class PretrainingModule(L.LightningModule):
 
     @torch.no_grad()
     def _monitor(self, out: Representation, batch: Batch) -> None:
-        """Signs of collapse: smooth rank of the shared parts, variance of the private parts, mean gate."""
+        """Signs of collapse: rank, alignment and uniformity of shared parts, variance of private parts, mean gate."""
         values = {f"monitor/{k}": v.detach() for k, v in self.terms.beside.items()}
         values["monitor/gate_slide"] = out.fused.gate[:, 0].mean()
         for name, shared, private, there in (
@@ -97,7 +97,11 @@ class PretrainingModule(L.LightningModule):
         ):
             if shared is not None and private is not None and there.sum() > 1:
                 values[f"monitor/rank_{name}"] = smooth_rank(shared[there].float())
+                values[f"monitor/uniformity_{name}"] = uniformity(shared[there])
                 values[f"monitor/variance_private_{name}"] = variance_of(private[there])
+        paired = batch.has_slide & batch.has_expression
+        if out.slide_shared is not None and out.expression_shared is not None and paired.any():
+            values["monitor/alignment"] = alignment(out.slide_shared[paired], out.expression_shared[paired])
         self.log_dict(values, batch_size=len(batch))
 
     def _log(self, terms: dict[str, Tensor], part: str, size: int) -> Tensor:
