@@ -84,11 +84,7 @@ CASES = {",".join(case): case for case in (*PRESETS, *(only(term) for term in AL
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Tensor, Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
     cases = {name: config(*case) for name, case in CASES.items()}
-    # One server imports torch and the package, and both ranks are forks of it.
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["toxfusion.training"])
-    torch.multiprocessing.start_processes(
-        one_rank, args=(str(folder), cases), nprocs=2, start_method="forkserver"
-    )
+    torch.multiprocessing.spawn(one_rank, args=(str(folder), cases), nprocs=2)
     return [torch.load(folder / f"rank{index}.pt", weights_only=True) for index in range(2)]
 
 
