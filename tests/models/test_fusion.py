@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from toxfusion.data.batch import Batch
+from toxfusion.data.batch import RaggedTiles
 from toxfusion.models.bag import GatedAttention, SlideEncoding
 from toxfusion.models.expression import ExpressionEncoding, MaskedGeneEncoder
 from toxfusion.models.fusion import (
