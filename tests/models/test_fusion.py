@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from toxfusion.data.batch import Batch
-from toxfusion.data.batch import RaggedTiles
+from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.models.bag import GatedAttention, SlideEncoding
 from toxfusion.models.expression import ExpressionEncoding, MaskedGeneEncoder
 from toxfusion.models.fusion import (
