@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,14 @@ from toxfusion.data.splits import Split
 from toxfusion.data.study import Study
 
 
-def permute_labels(study: Study, seed: int) -> Study:
+def permute_labels(study: Study, seed: int, *, columns: Sequence[str] = (), chemistry: bool = False) -> Study:
     """The study with its labels permuted: DILI over compounds, injury over treated groups, findings over samples.
 
     Each label keeps its prevalence and its level; nothing links it to slides or expression any more.
+
+    Args:
+        columns: further labels of samples in obs, permuted together (a time stays with its event).
+        chemistry: permute serum chemistry over samples too, where it is the label.
     """
     obs = study.obs.copy()
     treated = ~obs["is_control"].astype(bool)
@@ -25,7 +30,13 @@ def permute_labels(study: Study, seed: int) -> Study:
     findings = pd.DataFrame(
         study.findings.to_numpy()[order], index=study.findings.index, columns=study.findings.columns
     )
-    return replace(study, obs=obs, findings=findings)
+    measured = study.chemistry
+    order = generator(seed, "null", "outcomes").permutation(len(obs))
+    for column in columns:
+        obs[column] = obs[column].to_numpy()[order]
+    if chemistry and measured is not None:
+        measured = measured.iloc[order].set_axis(measured.index)
+    return replace(study, obs=obs, findings=findings, chemistry=measured)
 
 
 def shuffle_pairs(study: Study, split: Split, seed: int) -> Study:

@@ -110,6 +110,68 @@ def _floats(table: pd.DataFrame, column: str, file: str) -> pd.Series:
     return numbers
 
 
+def survival_times(obs: pd.DataFrame, column: str) -> pd.Series:
+    """Times to event or censoring, float64 [n], above 0 in the study's own unit; NaN = not known.
+
+    Raises:
+        StudyError: the column is missing, or a value is no number above 0.
+    """
+    times = _floats(obs, column, EXPRESSION_FILE)
+    bad = times[times <= 0]
+    if len(bad):
+        raise fault(
+            EXPRESSION_FILE,
+            column,
+            bad.iloc[0],
+            f"time of sample {bad.index[0]!r} is not above 0",
+            "Correct it, or use NaN where it is not known",
+        )
+    return times
+
+
+def events(obs: pd.DataFrame, column: str) -> pd.Series:
+    """Whether the event happened, float64 [n]: 1, 0 = censored, NaN = not known.
+
+    Raises:
+        StudyError: the column is missing, or a value is another one.
+    """
+    flags = _floats(obs, column, EXPRESSION_FILE)
+    bad = flags[flags.notna() & ~flags.isin([0.0, 1.0])]
+    if len(bad):
+        raise fault(
+            EXPRESSION_FILE,
+            column,
+            bad.iloc[0],
+            f"at sample {bad.index[0]!r} is not 0, 1 or NaN",
+            "Write 1 where the event happened, 0 where the sample was censored",
+        )
+    return flags
+
+
+def classes(obs: pd.DataFrame, column: str) -> pd.Series:
+    """Names of exclusive classes, str [n]; "" = no class.
+
+    Raises:
+        StudyError: the column is missing, or a value is not text.
+    """
+    values = _column(obs, column, EXPRESSION_FILE).astype(object)
+    values = values.where(values.notna(), "")
+    for sample, value in values.items():
+        if not isinstance(value, str):
+            raise fault(
+                EXPRESSION_FILE,
+                column,
+                value,
+                f"class of sample {sample!r} is not text",
+                "Name the classes, and leave it empty where there is none",
+            )
+    return values
+
+
+#: Columns of obs that a study may have, and what reads them.
+_OUTCOMES = {"survival_time": survival_times, "event": events, "subtype": classes}
+
+
 def obs_table(obs: pd.DataFrame) -> pd.DataFrame:
     for column in (*_FILLED_TEXT, *_OPEN_TEXT):
         obs[column] = _texts(obs, column, EXPRESSION_FILE)
@@ -120,6 +182,9 @@ def obs_table(obs: pd.DataFrame) -> pd.DataFrame:
         bad = next(v for v in flags if not isinstance(v, bool | np.bool_))
         raise fault(EXPRESSION_FILE, "is_control", bad, "is neither True nor False", "Store booleans")
     obs["is_control"] = flags.astype(bool)
+    for column, read in _OUTCOMES.items():
+        if column in obs.columns:
+            obs[column] = read(obs, column)
     categorical = obs.select_dtypes("category").columns
     return obs.astype(dict.fromkeys(categorical, object))
 
