@@ -100,7 +100,8 @@ def resample(
     return Resampling(tuple(names.tolist()), weights)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, NaN where the denominator is not above 0."""
     safe = np.where(denominator > 0, denominator, 1.0)
     return np.where(denominator > 0, numerator / safe, np.nan)
 
@@ -137,7 +138,7 @@ def auroc_statistic(
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         right = np.einsum("dc,dc->d", weights @ ordered, weights)
-        return _ratio(right, np.einsum("dc,dc->d", weights @ pairs, weights))
+        return ratio(right, np.einsum("dc,dc->d", weights @ pairs, weights))
 
     return statistic
 
@@ -178,7 +179,7 @@ def auprc_statistic(label: np.ndarray, score: np.ndarray, codes: np.ndarray, n_c
         precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
         area = (np.diff(hits, axis=1, prepend=0.0) * precision).sum(axis=1)
         defined = (hits[:, -1] > 0) & (hits[:, -1] < called[:, -1])
-        return np.where(defined, _ratio(area, hits[:, -1]), np.nan)
+        return np.where(defined, ratio(area, hits[:, -1]), np.nan)
 
     return statistic
 
@@ -193,7 +194,7 @@ def mean_statistic(values: np.ndarray, codes: np.ndarray, n_clusters: int) -> St
     """
     v, cluster = labelled(values, codes)
     total, count = _per_cluster(v, cluster, n_clusters), _per_cluster(np.ones_like(v), cluster, n_clusters)
-    return lambda weights: _ratio(weights @ total, weights @ count)
+    return lambda weights: ratio(weights @ total, weights @ count)
 
 
 def confusion_statistics(
@@ -208,7 +209,7 @@ def confusion_statistics(
 
     def balanced(weights: np.ndarray) -> np.ndarray:
         tp, fn, fp, tn = (weights @ cells).T
-        return (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2
+        return (ratio(tp, tp + fn) + ratio(tn, tn + fp)) / 2
 
     def matthews(weights: np.ndarray) -> np.ndarray:
         tp, fn, fp, tn = (weights @ cells).T
@@ -238,7 +239,95 @@ def kappa_statistic(grade: np.ndarray, called: np.ndarray, codes: np.ndarray, n_
         total = observed.sum(axis=(1, 2))
         by_chance = np.einsum("di,dj,ij->d", observed.sum(axis=2), observed.sum(axis=1), penalty)
         disagreement = np.einsum("dij,ij->d", observed, penalty) * total
-        return 1 - _ratio(disagreement, by_chance)
+        return 1 - ratio(disagreement, by_chance)
+
+    return statistic
+
+
+def class_statistics(
+    label: np.ndarray, called: np.ndarray, codes: np.ndarray, n_clusters: int
+) -> tuple[Statistic, Statistic, Statistic]:
+    """Accuracy, balanced accuracy and macro-F1 of exclusive classes.
+
+    Balanced accuracy is the mean recall of the classes that occur; macro-F1 the mean of 2 TP / (2 TP + FP + FN) of
+    those that occur or are called, both in the draw at hand.
+
+    Args:
+        label, called: [n], class as a number; a NaN label is left out.
+    """
+    y, c, cluster = labelled(label, called, codes)
+    names = np.unique([*y, *c])
+    hits, true, claimed = (
+        np.stack([_per_cluster(which(k), cluster, n_clusters) for k in names], axis=1)
+        if len(names)
+        else np.zeros((n_clusters, 0))
+        for which in (lambda k: (y == k) & (c == k), lambda k: y == k, lambda k: c == k)
+    )
+
+    def accuracy(weights: np.ndarray) -> np.ndarray:
+        return ratio((weights @ hits).sum(axis=1), (weights @ true).sum(axis=1))
+
+    def mean_over_classes(found: np.ndarray, of: np.ndarray) -> np.ndarray:
+        return ratio(np.nan_to_num(ratio(found, of)).sum(axis=1), (of > 0).sum(axis=1).astype(np.float64))
+
+    def balanced(weights: np.ndarray) -> np.ndarray:
+        return mean_over_classes(weights @ hits, weights @ true)
+
+    def macro_f1(weights: np.ndarray) -> np.ndarray:
+        return mean_over_classes(2 * (weights @ hits), weights @ true + weights @ claimed)
+
+    return accuracy, balanced, macro_f1
+
+
+def spearman_statistic(label: np.ndarray, score: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
+    """Spearman's rank correlation: Pearson's of the weighted mid-ranks of each draw, O(n) a draw (Spearman 1904).
+
+    NaN where labels or scores do not vary.
+    """
+    y, s, cluster = labelled(label, score, codes)
+    cluster = cluster.astype(np.int64)
+
+    def ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        kinds, inverse = np.unique(values, return_inverse=True)
+        order = np.argsort(inverse, kind="stable")
+        starts = np.searchsorted(inverse[order], np.arange(len(kinds)))
+
+        def ranks(unit: np.ndarray) -> np.ndarray:
+            size = np.add.reduceat(unit[:, order], starts, axis=1)
+            return (np.cumsum(size, axis=1) - size / 2)[:, inverse]
+
+        return ranks
+
+    rank_y, rank_s = ranker(y), ranker(s)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        step = max(1, _CELLS_AT_ONCE // max(len(y), 1))
+        return np.concatenate([_draws(weights[i : i + step]) for i in range(0, len(weights), step)])
+
+    def _draws(weights: np.ndarray) -> np.ndarray:
+        if len(y) == 0:
+            return np.full(len(weights), np.nan)
+        unit = weights[:, cluster]
+        total = unit.sum(axis=1, keepdims=True)
+        # The mid-ranks of a draw have the mean total / 2, whatever the ties.
+        a, b = rank_y(unit) - total / 2, rank_s(unit) - total / 2
+        together, aa, bb = ((unit * x).sum(axis=1) for x in (a * b, a * a, b * b))
+        return ratio(together, np.sqrt(aa * bb))
+
+    return statistic
+
+
+def r2_statistic(label: np.ndarray, score: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
+    """1 - sum (y - s)^2 / sum (y - mean y)^2, with the mean of the draw; NaN where labels do not vary."""
+    y, s, cluster = labelled(label, score, codes)
+    # About the mean of all units, so that the difference of squares below loses no digits.
+    y, s = (y - y.mean(), s - y.mean()) if len(y) else (y, s)
+    columns = [_per_cluster(v, cluster, n_clusters) for v in (np.ones_like(y), y, y**2, (y - s) ** 2)]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        n, total, square, residual = (weights @ column for column in columns)
+        spread = square - ratio(total**2, n)
+        return 1 - ratio(residual, np.where(spread > 1e-12 * square, spread, 0.0))
 
     return statistic
 
@@ -249,14 +338,14 @@ def mean_of(statistics: Sequence[Statistic]) -> Statistic:
     def statistic(weights: np.ndarray) -> np.ndarray:
         values = np.stack([s(weights) for s in statistics])
         defined = ~np.isnan(values)
-        return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+        return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
     return statistic
 
 
 def oracle_share_statistic(method: Statistic, oracle: Statistic) -> Statistic:
     """(AUROC - 0.5) / (oracle AUROC - 0.5); NaN in draws whose oracle is not above chance."""
-    return lambda weights: _ratio(method(weights) - 0.5, oracle(weights) - 0.5)
+    return lambda weights: ratio(method(weights) - 0.5, oracle(weights) - 0.5)
 
 
 def interval(

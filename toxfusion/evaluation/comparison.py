@@ -18,9 +18,11 @@ from toxfusion.evaluation import bootstrap
 from toxfusion.evaluation.bootstrap import DRAWS, Difference, Interval, IntervalMethod
 from toxfusion.evaluation.predictions import PredictionsError
 from toxfusion.evaluation.scoring import (
+    BIOCHEMISTRY,
     HEADLINES,
     LEAK_AUROC,
     LESIONS,
+    SUBTYPE,
     Within,
     headline_metric,
     headline_rows,
@@ -37,8 +39,17 @@ TITLES = {
     "injury": "Injury of dose groups",
     LESIONS: "Lesions of animals, macro average",
     "severity": "Severity of animals",
+    "survival": "Survival of samples",
+    SUBTYPE: "Subtype of samples, one against the rest, macro average",
+    BIOCHEMISTRY: "Serum chemistry of samples, macro average",
 }
-METRIC_NAMES = {"auroc": "AUROC", "quadratic_kappa": "quadratic kappa"}
+METRIC_NAMES = {
+    "auroc": "AUROC",
+    "quadratic_kappa": "quadratic kappa",
+    "harrell_c": "Harrell C",
+    "spearman": "Spearman",
+}
+_AVERAGED_OVER = {LESIONS: "lesions", SUBTYPE: "classes", BIOCHEMISTRY: "analytes"}
 ORACLE_VIEW = "both"
 _NAN = float("nan")
 
@@ -83,8 +94,8 @@ class Comparison:
 
     Attributes:
         reference: the experiment that differences are taken from.
-        table: one row per experiment and headline (dili, injury, lesions, severity): experiment, headline,
-            metric, value, low, high, n_tasks (lesions in the average), n, n_compounds, n_imputed,
+        table: one row per experiment and headline (``scoring.HEADLINES``): experiment, headline,
+            metric, value, low, high, n_tasks (lesions, classes or analytes in the average), n, n_compounds, n_imputed,
             prevalence, undefined_draws, strata, strata_low, strata_high (AUROC inside dose x time),
             difference, difference_low, difference_high, p, p_holm (over the experiments of the headline),
             n_paired, strata_difference (and _low, _high), oracle, share, share_low, share_high, above_oracle.
@@ -153,7 +164,7 @@ class Comparison:
         """Title of a headline's block: what is counted, how many, how common."""
         rows = self.table[self.table["headline"] == headline]
         first = rows.iloc[0]
-        parts = [f"{first['n_tasks']} lesions"] if headline == LESIONS else []
+        parts = [f"{first['n_tasks']} {_AVERAGED_OVER[headline]}"] if headline in _AVERAGED_OVER else []
         parts.append(f"{first['n']} units of {first['n_compounds']} compounds")
         if not math.isnan(first["prevalence"]):
             parts.append(f"{100 * first['prevalence']:.0f} % positive")
@@ -254,7 +265,7 @@ def compare(
             rows = _comparable(pooled[experiment], headline)
             if rows.empty:
                 if not standard.empty:
-                    notes.append(f"{experiment}: no {headline} predictions in which both classes occur.")
+                    notes.append(f"{experiment}: no {headline} predictions with labels that differ.")
                 continue
             made = _Row(experiment, headline, rows, draws, seed, method)
             records.append(made.record(standard if experiment != reference else None, oracles, notes))
@@ -330,7 +341,7 @@ def _joined_oracles(cohorts: Mapping[str, Cohort]) -> pd.DataFrame | None:
 
 
 def _comparable(tested: pd.DataFrame, headline: str) -> pd.DataFrame:
-    """Labelled rows of the headline's tasks in which both classes (severity: two grades) occur."""
+    """Labelled rows of the headline's tasks in which both classes (two grades, times or values) occur."""
     rows = headline_rows(tested, headline)
     several = rows.groupby("task")["label"].nunique() > 1
     return rows[rows["task"].map(several).astype(bool)].reset_index(drop=True)
@@ -347,10 +358,14 @@ class _Row:
     seed: int
     method: IntervalMethod
 
+    @property
+    def _binary(self) -> bool:
+        return headline_metric(self.headline) == "auroc"
+
     def record(
         self, standard: pd.DataFrame | None, oracles: pd.DataFrame | None, notes: list[str]
     ) -> dict[str, Any]:
-        rows, binary = self.rows, self.headline != "severity"
+        rows, binary = self.rows, self._binary
         resampling = resampling_of(rows, draws=self.draws, seed=self.seed)
         own = bootstrap.interval(headline_statistic(rows, resampling), resampling, method=self.method)
         strata = folds = _NOTHING
@@ -373,7 +388,7 @@ class _Row:
             "n_imputed": int(rows.loc[rows["imputed"].astype(bool), "unit_id"].nunique())
             if "imputed" in rows
             else 0,
-            "prevalence": float(rows["label"].mean()) if binary else _NAN,
+            "prevalence": float(rows["label"].mean()) if binary and self.headline != SUBTYPE else _NAN,
             "undefined_draws": own.undefined_draws,
             "strata": strata.value,
             "strata_low": strata.low,
@@ -402,7 +417,7 @@ class _Row:
                         f"{where}: paired on the {n_paired} units that both this and the reference scored."
                     )
                 whole = self._difference(mine, theirs, within=None)
-                if self.headline != "severity" and strata_of(mine) is not None:
+                if self._binary and strata_of(mine) is not None:
                     inside = self._difference(mine, theirs, within="strata")
         return {
             "difference": whole.value,
@@ -423,7 +438,7 @@ class _Row:
     def _beside(self, oracles: pd.DataFrame | None, notes: list[str]) -> dict[str, Any]:
         """The oracle on the same units, and the share of it that is reached."""
         oracle, share, above = _NAN, _NOTHING, False
-        if oracles is not None and self.headline != "severity":
+        if oracles is not None and self._binary:
             try:
                 known = with_oracle(self.rows, oracles, ORACLE_VIEW)
             except PredictionsError as error:

@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 
 from toxfusion.evaluation.calibration import reliability
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
-from toxfusion.evaluation.scoring import LESIONS, headline_metric, headline_rows
+from toxfusion.evaluation.scoring import HEADLINES, headline_metric, headline_rows
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -110,7 +110,7 @@ def _errorbar(axis: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], col
 
 
 def _values(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> None:
-    chance = 0.0 if headline == "severity" else 0.5
+    chance = 0.5 if headline_metric(headline) in ("auroc", "harrell_c") else 0.0
     axis.axvline(chance, color=GREY, linestyle=":", linewidth=1.4)
     # Left of its line, as the oracle's name stands right of its own: the two may nearly coincide.
     axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(-2, -2), ha="right",
@@ -325,6 +325,12 @@ def _scale_bar(axis: Axes, width: int, height: int, um_per_px: float) -> None:
               bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0})  # fmt: skip
 
 
+def curve_headlines(tested: pd.DataFrame) -> list[str]:
+    """Headlines of two-class tasks in which both classes occur: those that `run_curves` draws."""
+    ranked = [h for h in HEADLINES if headline_metric(h) == "auroc"]
+    return [h for h in ranked if _two_classes(headline_rows(tested, h))]
+
+
 def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     """ROC, precision-recall and reliability of each binary headline of a run.
 
@@ -335,7 +341,7 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     Raises:
         FigureError: no binary task has both classes.
     """
-    headlines = [h for h in ("dili", "injury", LESIONS) if _two_classes(headline_rows(tested, h))]
+    headlines = curve_headlines(tested)
     if not headlines:
         raise FigureError("no task has labelled test units of both classes; there is no curve to draw.")
     with mpl.rc_context(_STYLE):
@@ -364,7 +370,7 @@ def _roc_and_pr(roc: Axes, precision_recall: Axes, rows: pd.DataFrame) -> None:
         label, score = part["label"].to_numpy(), part["score"].to_numpy()
         look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linewidth": 1.6,
                                 "linestyle": ("-", "--", ":")[(i // len(CYCLE)) % 3]}  # fmt: skip
-        name = task.removeprefix("lesion:") if len(tasks) > 1 else ""
+        name = task.partition(":")[2] if len(tasks) > 1 else ""
         x, y, _ = sk.roc_curve(label, score)
         roc.plot(x, y, label=f"{name} {sk.roc_auc_score(label, score):.2f}".strip(), **look)
         precision, recall, _ = sk.precision_recall_curve(label, score)

@@ -6,7 +6,7 @@ Metrics of the scores live in ``toxfusion.evaluation.metrics`` and ``toxfusion.e
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ PARTS = ("valid", "test")
 MAX_GRADE = 4
 AVERAGED_SEEDS = -1
 LESION_PREFIX = "lesion:"
+SUBTYPE_PREFIX = "subtype:"
+BIOCHEMISTRY_PREFIX = "biochemistry:"
 
 DTYPES: dict[str, str] = {
     "task": "str",
@@ -36,7 +38,12 @@ DTYPES: dict[str, str] = {
     "score": "float64",
 }
 COLUMNS = tuple(DTYPES)
-OPTIONAL_DTYPES: dict[str, str] = {"imputed": "bool"}
+OPTIONAL_DTYPES: dict[str, str] = {
+    "imputed": "bool",
+    "event": "float64",
+    "uno_weight": "float64",
+    "brier_term": "float64",
+}
 _UNIT_COLUMNS = ("compound", "dose_level", "time_h", "study", "batch", "is_control")
 _KEY = ["task", "unit_id", "fold", "seed"]
 
@@ -51,9 +58,18 @@ def is_lesion(task: str) -> bool:
     return task.startswith(LESION_PREFIX) and len(task) > len(LESION_PREFIX)
 
 
+def is_subtype(task: str) -> bool:
+    """True for one class of the exclusive subtypes against the rest."""
+    return task.startswith(SUBTYPE_PREFIX) and len(task) > len(SUBTYPE_PREFIX)
+
+
+def is_biochemistry(task: str) -> bool:
+    return task.startswith(BIOCHEMISTRY_PREFIX) and len(task) > len(BIOCHEMISTRY_PREFIX)
+
+
 def is_binary(task: str) -> bool:
     """True for tasks whose score is a probability and whose label is 0 or 1."""
-    return task in ("dili", "injury") or is_lesion(task)
+    return task in ("dili", "injury") or is_lesion(task) or is_subtype(task)
 
 
 def validate(table: pd.DataFrame, source: str = "predictions table") -> pd.DataFrame:
@@ -61,14 +77,17 @@ def validate(table: pd.DataFrame, source: str = "predictions table") -> pd.DataF
 
     Args:
         table: one row per scored unit with the columns of ``COLUMNS``. ``label`` is 0 or 1 (severity: grade
-            0 to 4), NaN = no label; ``score`` is a probability (severity: expected grade). ``compound`` is
-            never empty; ``dose_level``, ``study`` and ``batch`` are "" and ``time_h`` is NaN where the unit
-            spans several values. The optional column ``imputed`` is true where a modality that the method
-            needs was absent.
+            0 to 4; survival: time; biochemistry: standardised value), NaN = no label; ``score`` is a
+            probability (severity: expected grade; survival: risk; biochemistry: standardised value).
+            ``compound`` is never empty; ``dose_level``, ``study`` and ``batch`` are "" and ``time_h`` is NaN
+            where the unit spans several values. Optional columns: ``imputed``, true where a modality that the
+            method needs was absent; of survival ``event`` (1, 0, NaN), ``uno_weight``
+            (``survival.uno_weights``) and, for discrete hazards, ``brier_term`` (``survival.brier_terms``).
         source: what the errors call the table.
 
     Returns:
-        A new table with columns in the order of ``COLUMNS``, then ``imputed`` if present, and index 0..n-1.
+        A new table with columns in the order of ``COLUMNS``, then the optional ones if present, and index
+        0..n-1.
 
     Raises:
         PredictionsError: a column missing or unknown, an unknown task, level or part, a score that is not
@@ -119,9 +138,15 @@ def _refuse(bad: pd.Series, table: pd.DataFrame, column: str, advice: str, sourc
 
 def _check_values(table: pd.DataFrame, source: str) -> None:
     binary = table["task"].map(is_binary).astype(bool)
+    graded, survival = table["task"] == "severity", table["task"] == "survival"
     label, score = table["label"], table["score"]
-    _refuse(~(binary | (table["task"] == "severity")), table, "task",
-            "use dili, injury, severity or lesion:<term>", source)  # fmt: skip
+    _refuse(
+        ~(binary | graded | survival | table["task"].map(is_biochemistry).astype(bool)),
+        table,
+        "task",
+        "use dili, injury, severity, survival, lesion:<term>, subtype:<class> or biochemistry:<analyte>",
+        source,
+    )
     _refuse(~table["level"].isin(LEVELS), table, "level", f"use one of {LEVELS}", source)
     _refuse(
         ~table["part"].isin(PARTS), table, "part", f"use one of {PARTS}; training rows are not kept", source
@@ -131,10 +156,19 @@ def _check_values(table: pd.DataFrame, source: str) -> None:
             "every unit gets a finite score; flag what was imputed in column 'imputed'", source)  # fmt: skip
     _refuse(binary & ((score < 0) | (score > 1)), table, "score", "write a probability, not a logit", source)
     _refuse(binary & label.notna() & ~label.isin([0, 1]), table, "label", "write 0, 1 or NaN", source)
+    _refuse(survival & (label <= 0), table, "label", "a time to event or censoring is above 0", source)
+    if survival.any() and "event" not in table:
+        raise PredictionsError(
+            f"{source}: column 'event' is missing for task 'survival'; write 1 where the event happened, else 0."
+        )
+    if "event" in table:
+        event = table["event"]
+        wrong = (event.notna() & ~event.isin([0, 1])) | (survival & (event.isna() != label.isna()))
+        _refuse(wrong, table, "event", "write 1 or 0 beside each time, NaN beside none", source)
     _refuse(
-        ~binary & ((label < 0) | (label > MAX_GRADE)), table, "label", f"grades are 0 to {MAX_GRADE}", source
+        graded & ((label < 0) | (label > MAX_GRADE)), table, "label", f"grades are 0 to {MAX_GRADE}", source
     )
-    _refuse(~binary & ((score < 0) | (score > MAX_GRADE)), table, "score",
+    _refuse(graded & ((score < 0) | (score > MAX_GRADE)), table, "score",
             f"an expected grade lies between 0 and {MAX_GRADE}", source)  # fmt: skip
 
 
@@ -193,7 +227,7 @@ def rows(
     part: str,
     fold: int,
     seed: int,
-    imputed: pd.Series | np.ndarray | None = None,
+    optional: Mapping[str, pd.Series | np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Rows of one task and part.
 
@@ -201,6 +235,7 @@ def rows(
         units: [n] rows of ``describe_units``; a Series among the other arguments is aligned by unit_id, an
             array is taken in the order of ``units``.
         label, score: [n]; see ``validate``.
+        optional: column of ``OPTIONAL_DTYPES`` -> [n].
 
     Raises:
         PredictionsError: as ``validate``.
@@ -214,8 +249,8 @@ def rows(
     table = units.loc[:, list(_UNIT_COLUMNS)].reset_index(names="unit_id")
     table = table.assign(task=task, level=level, part=part, fold=fold, seed=seed)
     table = table.assign(label=aligned(label).astype(float), score=aligned(score).astype(float))
-    if imputed is not None:
-        table["imputed"] = aligned(imputed).astype(bool)
+    for column, values in (optional or {}).items():
+        table[column] = aligned(values)
     return validate(table, f"rows of task {task!r}")
 
 
@@ -273,6 +308,8 @@ def average_seeds(table: pd.DataFrame) -> pd.DataFrame:
     averaged["seed"] = averaged["seed"].where(averaged["n_seeds"] == 1, AVERAGED_SEEDS)
     if "imputed" in table.columns:
         averaged["imputed"] = grouped["imputed"].any()
+    if "brier_term" in table.columns:
+        averaged["brier_term"] = grouped["brier_term"].mean()
     extra = [c for c in OPTIONAL_DTYPES if c in table.columns]
     return averaged.reset_index()[[*COLUMNS, *extra, "n_seeds"]]
 

@@ -20,12 +20,19 @@ from toxfusion.evaluation.predictions import (
     PredictionsError,
     average_seeds,
     is_binary,
+    is_biochemistry,
     is_lesion,
+    is_subtype,
     pool,
 )
+from toxfusion.evaluation.survival import concordance_statistic
 
 LESIONS = "lesions"
-HEADLINES = ("dili", "injury", LESIONS, "severity")
+SUBTYPE = "subtype"
+BIOCHEMISTRY = "biochemistry"
+HEADLINES = ("dili", "injury", LESIONS, "severity", "survival", SUBTYPE, BIOCHEMISTRY)
+#: Headlines of several tasks, macro-averaged.
+AVERAGED = {LESIONS: is_lesion, SUBTYPE: is_subtype, BIOCHEMISTRY: is_biochemistry}
 ORACLE_FILE = "oracles.parquet"
 ORACLE_COLUMNS = ("task", "level", "unit_id", "view", "label", "score")
 VIEWS = ("both", "slide", "expression")
@@ -64,8 +71,8 @@ def _decide(rows: pd.DataFrame, valid: pd.DataFrame) -> pd.DataFrame:
     score = rows["score"].to_numpy()
     if not is_binary(task):
         nothing = float("nan")
-        return rows.assign(called=metrics.as_grade(score), scaled=nothing, threshold=nothing,
-        temperature=nothing,
+        called = metrics.as_grade(score) if task == "severity" else nothing
+        return rows.assign(called=called, scaled=nothing, threshold=nothing, temperature=nothing,
                            undecided="")  # fmt: skip
     label, scored = valid["label"].to_numpy(), valid["score"].to_numpy()
     threshold = metrics.choose_threshold(label, scored)
@@ -85,10 +92,9 @@ def _decide(rows: pd.DataFrame, valid: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline_rows(tested: pd.DataFrame, headline: str) -> pd.DataFrame:
-    """The labelled rows of ``dili``, ``injury``, ``severity``, one ``lesion:<term>``, or all ``lesions``."""
-    of_task = (
-        tested["task"].map(is_lesion).astype(bool) if headline == LESIONS else tested["task"] == headline
-    )
+    """The labelled rows of one task, or of all of ``lesions``, ``subtype`` or ``biochemistry``."""
+    belongs = AVERAGED.get(headline)
+    of_task = tested["task"] == headline if belongs is None else tested["task"].map(belongs).astype(bool)
     return tested[of_task & tested["label"].notna()]
 
 
@@ -174,31 +180,86 @@ def _absolute_error(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
     return bootstrap.mean_statistic((rows["label"] - rows["score"]).abs().to_numpy(), codes, n)
 
 
+def _harrell(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return _concordance(rows, "event", codes, n)
+
+
+def _uno(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return _concordance(rows, "uno_weight", codes, n)
+
+
+def _concordance(rows: pd.DataFrame, weight: str, codes: np.ndarray, n: int) -> Statistic:
+    """Pairs of one fold only: log risks have no common zero, and the bins of discrete hazards differ."""
+    time, event, risk, weights = (
+        rows[c].to_numpy(dtype=np.float64) for c in ("label", "event", "score", weight)
+    )
+    folds = (_cohorts(rows) + " " + rows["fold"].astype(str)).to_numpy(dtype=str)
+    return concordance_statistic(time, event, risk, weights, codes, n, folds)
+
+
+def _brier_term(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return bootstrap.mean_statistic(rows["brier_term"].to_numpy(), codes, n)
+
+
+def _spearman(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return _by_cohort(bootstrap.spearman_statistic, rows, codes, n)
+
+
+def _r2(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+    return _by_cohort(bootstrap.r2_statistic, rows, codes, n)
+
+
+def _by_cohort(
+    make: Callable[[np.ndarray, np.ndarray, np.ndarray, int], Statistic],
+    rows: pd.DataFrame,
+    codes: np.ndarray,
+    n: int,
+) -> Statistic:
+    """Mean over cohorts: values of several studies are not set against each other."""
+    label, score = rows["label"].to_numpy(), rows["score"].to_numpy()
+    cohort = _cohorts(rows).to_numpy(dtype=str)
+    found = [make(label[c], score[c], codes[c], n) for c in (cohort == name for name in np.unique(cohort))]
+    return found[0] if len(found) == 1 else bootstrap.mean_of(found)
+
+
 _WITHIN: dict[Within, RowStatistic] = {"strata": _auroc_in_strata, "folds": _auroc_in_folds}
 _CALLED: dict[str, RowStatistic] = {"balanced_accuracy": _balanced, "mcc": _matthews}
 _RANKED: dict[str, RowStatistic] = {"auroc": _auroc, "auprc": _auprc, "brier": _brier}
 _GRADED: dict[str, RowStatistic] = {"quadratic_kappa": _kappa, "mean_absolute_error": _absolute_error}
+_TIMED: dict[str, RowStatistic] = {"harrell_c": _harrell, "uno_c": _uno, "integrated_brier": _brier_term}
+_MEASURED: dict[str, RowStatistic] = {
+    "spearman": _spearman,
+    "r2": _r2,
+    "mean_absolute_error": _absolute_error,
+}
+_HEADLINE_STATISTICS = {
+    "auroc": _auroc,
+    "quadratic_kappa": _kappa,
+    "harrell_c": _harrell,
+    "spearman": _spearman,
+}
 
 
 def headline_metric(headline: str) -> str:
-    """The metric a headline is compared by: quadratic kappa for severity, AUROC for the rest."""
-    return "quadratic_kappa" if headline == "severity" else "auroc"
+    """The metric a headline or task is compared by: AUROC, and for what is not a class, another one."""
+    if headline == BIOCHEMISTRY or is_biochemistry(headline):
+        return "spearman"
+    return {"severity": "quadratic_kappa", "survival": "harrell_c"}.get(headline, "auroc")
 
 
 def headline_statistic(
     rows: pd.DataFrame, resampling: Resampling, *, within: Within | None = None
 ) -> Statistic:
     """The statistic of ``headline_metric`` for ``headline_rows``; macro where the rows are of several
-    lesions.
+    lesions, classes or analytes.
 
     Args:
         rows: labelled rows of one headline.
         within: compare pairs of one dose x time stratum only ("strata"), or of one fold only ("folds");
             AUROC only.
     """
-    if rows["task"].eq("severity").all():
-        return _over_tasks(rows, resampling, _kappa)
-    return _over_tasks(rows, resampling, _auroc if within is None else _WITHIN[within])
+    made = _HEADLINE_STATISTICS[headline_metric(str(rows["task"].iloc[0]))]
+    return _over_tasks(rows, resampling, made if within is None else _WITHIN[within])
 
 
 def _over_tasks(rows: pd.DataFrame, resampling: Resampling, make: RowStatistic) -> Statistic:
@@ -270,10 +331,10 @@ def score_run(
         draws, seed, method: of the bootstrap over compounds.
 
     Returns:
-        One row per task and metric: task (``dili``, ``injury``, ``lesion:<term>``, ``lesions`` = macro over
-            those with
-        both classes, ``severity``), metric, value, low, high (95 %), n (units), n_compounds, prevalence,
-        draws, undefined_draws, reason (why NaN, or what to know).
+        One row per task and metric: task (``dili``, ``injury``, ``lesion:<term>``, ``severity``, ``survival``,
+        ``subtype:<class>``, ``biochemistry:<analyte>``, and ``lesions``, ``subtype``, ``biochemistry`` = macro
+        over those whose labels differ; ``subtype`` with the metrics of the called class), metric, value, low,
+        high (95 %), n (units), n_compounds, prevalence, draws, undefined_draws, reason (why NaN, or what to know).
 
     Raises:
         PredictionsError: as ``out_of_fold`` and ``with_oracle``.
@@ -284,9 +345,10 @@ def score_run(
     records: list[dict[str, Any]] = []
     for task in sorted(tested["task"].unique()):
         records += _task_records(task, headline_rows(tested, task), oracles, draws, seed, method)
-    lesions = headline_rows(tested, LESIONS)
-    if not lesions.empty:
-        records += _macro_records(lesions, oracles, draws, seed, method)
+    for headline in AVERAGED:
+        of_all = headline_rows(tested, headline)
+        if not of_all.empty:
+            records += _macro_records(headline, of_all, oracles, draws, seed, method)
     return pd.DataFrame(records)
 
 
@@ -330,8 +392,12 @@ def _task_records(
     def record(metric: str, make: RowStatistic, reason: str = "") -> dict[str, Any]:
         return _interval_record(base, metric, make(rows, codes, n), resampling, method, reason)
 
+    if task == "survival":
+        scored = {k: v for k, v in _TIMED.items() if k != "integrated_brier" or _has_curves(rows)}
+        return [record(metric, make) for metric, make in scored.items()]
     if not is_binary(task):
-        return [record(metric, make) for metric, make in _GRADED.items()]
+        metrics_of = _GRADED if task == "severity" else _MEASURED
+        return [record(metric, make) for metric, make in metrics_of.items()]
     label = rows["label"].to_numpy()
     one_class = metrics.one_class_reason(label)
     found = [record(metric, make, "" if metric == "brier" else one_class) for metric, make in _RANKED.items()]
@@ -344,6 +410,10 @@ def _task_records(
             found.append(record(metric, make, one_class))
     found += [_point_record(base, metric, measure) for metric, measure in _points(rows).items()]
     return found + _oracle_records(base, rows, oracles, draws, seed, method)
+
+
+def _has_curves(rows: pd.DataFrame) -> bool:
+    return "brier_term" in rows and bool(rows["brier_term"].notna().all())
 
 
 def _within_records(
@@ -381,29 +451,61 @@ def _points(rows: pd.DataFrame) -> dict[str, Measure]:
 
 
 def _macro_records(
-    rows: pd.DataFrame, oracles: pd.DataFrame | None, draws: int, seed: int, method: IntervalMethod
+    headline: str,
+    rows: pd.DataFrame,
+    oracles: pd.DataFrame | None,
+    draws: int,
+    seed: int,
+    method: IntervalMethod,
 ) -> list[dict[str, Any]]:
-    classes = rows.groupby("task")["label"].nunique()
-    both = rows[rows["task"].map(classes == 2).astype(bool)]
-    base = {**_base(LESIONS, both), "n": both["unit_id"].nunique()}
-    note = f"mean of {(classes == 2).sum()} of {len(classes)} lesions; the others have one class only"
+    several = rows.groupby("task")["label"].nunique() > 1
+    both = rows[rows["task"].map(several).astype(bool)]
+    base = {**_base(headline, both), "n": both["unit_id"].nunique()}
+    things = {LESIONS: "lesions", SUBTYPE: "classes", BIOCHEMISTRY: "analytes"}[headline]
+    note = f"mean of {several.sum()} of {len(several)} {things}; the others have one " + (
+        "value only" if headline == BIOCHEMISTRY else "class only"
+    )
     if both.empty:
-        return [
-            _point_record(
-                base, "auroc", metrics.undefined(f"none of {len(classes)} lesions has both classes")
-            )
-        ]
+        lacking = metrics.undefined(f"none of {len(several)} {things} has labels that differ")
+        return [_point_record(base, headline_metric(headline), lacking)]
     resampling = resampling_of(both, draws=draws, seed=seed)
-    found = []
-    for metric, make in {**_RANKED, **_CALLED}.items():
-        if metric in _CALLED and both["called"].isna().any():
-            lacking = metrics.undefined("no threshold from the validation part of every fold and lesion")
-            found.append(_point_record(base, metric, lacking))
-            continue
+
+    def record(metric: str, make: RowStatistic) -> dict[str, Any]:
         statistic = _over_tasks(both, resampling, make)
-        found.append(_interval_record(base, metric, statistic, resampling, method, note))
+        return _interval_record(base, metric, statistic, resampling, method, note)
+
+    if headline == BIOCHEMISTRY:
+        return [record(metric, make) for metric, make in _MEASURED.items()]
+    found = [record(metric, make) for metric, make in _RANKED.items()]
+    if headline == SUBTYPE:
+        found += _class_records(rows, draws, seed, method)
+    else:
+        for metric, make in _CALLED.items():
+            if both["called"].isna().any():
+                lacking = metrics.undefined("no threshold from the validation part of every fold and lesion")
+                found.append(_point_record(base, metric, lacking))
+            else:
+                found.append(record(metric, make))
     found += _within_records(base, both, resampling, method, note)
     return found + _oracle_records(base, both, oracles, draws, seed, method)
+
+
+def _class_records(rows: pd.DataFrame, draws: int, seed: int, method: IntervalMethod) -> list[dict[str, Any]]:
+    """Metrics of the called class, the one of highest probability, over all classes."""
+    by_score = rows.sort_values(["score", "task"], kind="stable")
+    called = by_score.groupby("unit_id")["task"].last()
+    true = rows[rows["label"] == 1].set_index("unit_id")
+    names = {task: float(i) for i, task in enumerate(sorted(rows["task"].unique()))}
+    label = true["task"].map(names).to_numpy()
+    guess = called.reindex(true.index).map(names).to_numpy()
+    resampling = resampling_of(true, draws=draws, seed=seed)
+    codes = resampling.codes(true["compound"].to_numpy())
+    statistics = bootstrap.class_statistics(label, guess, codes, len(resampling.clusters))
+    base = {**_base(SUBTYPE, true), "prevalence": float("nan")}
+    return [
+        _interval_record(base, metric, statistic, resampling, method, "")
+        for metric, statistic in zip(("accuracy", "balanced_accuracy", "macro_f1"), statistics, strict=True)
+    ]
 
 
 def _oracle_records(

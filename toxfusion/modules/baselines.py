@@ -30,7 +30,7 @@ from toxfusion.data.datamodule import FoldData
 from toxfusion.data.study import Study
 from toxfusion.data.study_rules import DOSE_LEVELS
 from toxfusion.evaluation import predictions
-from toxfusion.evaluation.predictions import MAX_GRADE
+from toxfusion.evaluation.predictions import MAX_GRADE, is_biochemistry
 
 log = logging.getLogger(__name__)
 
@@ -166,23 +166,37 @@ def fit_baseline(
         seed: of forests, boosting and randomised components.
 
     Returns:
-        Predictions table (``toxfusion.evaluation.predictions``) of every task of the fold: lesions and
-        severity of samples, injury of treated dose groups (mean over their samples), DILI of compounds (mean
-        and most extreme features over their treated samples; controls never enter). Column ``imputed`` is
-        true where a feature was absent and the training mean stands in for it.
+        Predictions table (``toxfusion.evaluation.predictions``) of every task of the fold: lesions, severity,
+        subtype and serum chemistry of samples, injury of treated dose groups (mean over their samples), DILI
+        of compounds (mean and most extreme features over their treated samples; controls never enter). Column
+        ``imputed`` is true where a feature was absent and the training mean stands in for it.
 
     Raises:
-        BaselineError: an unknown name, or features that the study or fold lacks.
+        BaselineError: an unknown name, features that the study or fold lacks, or a task that the baseline
+            does not have (survival; serum chemistry from itself).
     """
     features, _, learner = name.rpartition("_")
     if name not in baseline_names():
         raise BaselineError(f"unknown baseline {name!r}; there are {baseline_names()}.")
+    _refuse_tasks(name, fold)
     settings = settings or BaselineSettings()
     if features == LATE_FUSION:
         return _late_fusion([fit_baseline(f"{f}_{learner}", fold, seed=seed, settings=settings)
                              for f in ("meanpool", "pca")])  # fmt: skip
     blocks = [make(fold, settings) for make in FEATURES[features]]
     return _Scored(fold, blocks, learner, settings, seed).table()
+
+
+def _refuse_tasks(name: str, fold: FoldData) -> None:
+    if fold.tasks.survival is not None:
+        raise BaselineError(
+            f"method={name}: no baseline predicts survival; set task.survival.method=null, or take method=network."
+        )
+    if name.startswith("chemistry") and fold.tasks.biochemistry is not None:
+        raise BaselineError(
+            f"method={name}: task.biochemistry asks for the serum chemistry that this baseline reads; set "
+            "task.biochemistry=null, or take another method."
+        )
 
 
 def _late_fusion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -240,6 +254,10 @@ class _Scored:
             tables += self._of_groups("injury", self.labels["injury"])
         if tasks.dili:
             tables += self._of_compounds("dili", self.labels["dili"])
+        if tasks.subtype is not None:
+            tables += self._of_samples("subtype", self.labels["subtype"])
+        for column, task in enumerate(tasks.biochemistry_tasks):
+            tables += self._of_samples(task, self.labels["biochemistry"][:, column])
         return predictions.validate(pd.concat(tables, ignore_index=True), "baseline predictions")
 
     def _of_samples(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
@@ -283,11 +301,18 @@ class _Scored:
         usable = fit_on & ~np.isnan(label)
         train, valid = (self.rows[p][usable[self.rows[p]]] for p in ("train", "valid"))
         score = _fit_and_score(task, self.learner, features, label, train, valid, self.seed)
+        columns = [(task, label, score)]
+        if task == "subtype":
+            unknown = np.isnan(label)
+            columns = [
+                (name, np.where(unknown, np.nan, label == i), score[:, i])
+                for i, name in enumerate(self.fold.tasks.subtype_tasks)
+            ]
         tables = []
         for part in ("valid", "test"):
             rows = self.rows[part][allowed[self.rows[part]]]
             if len(rows):
-                tables.append(self._rows(task, level, units[rows], rows, label, score, part))
+                tables += [self._rows(t, level, units[rows], rows, y, s, part) for t, y, s in columns]
         return tables
 
     def _rows(
@@ -312,7 +337,7 @@ class _Scored:
             part=part,
             fold=self.fold.split.fold,
             seed=self.seed,
-            imputed=grouped["imputed"].any(),
+            optional={"imputed": grouped["imputed"].any()},
         )
 
 
@@ -324,14 +349,14 @@ def _aggregate(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows.mean(axis=0), extreme])
 
 
-def _candidates(learner: str, graded: bool, seed: int) -> list[Any]:
-    """Estimators from the most to the least regularised; regressors where the label is a grade."""
+def _candidates(learner: str, measured: bool, seed: int) -> list[Any]:
+    """Estimators from the most to the least regularised; regressors where the label is a grade or a value."""
     if learner == "logistic":
-        return [Ridge(alpha=1 / c) if graded else LogisticRegression(C=c, max_iter=2000) for c in PENALTIES]
+        return [Ridge(alpha=1 / c) if measured else LogisticRegression(C=c, max_iter=2000) for c in PENALTIES]
     if learner == "forest":
-        forest = RandomForestRegressor if graded else RandomForestClassifier
+        forest = RandomForestRegressor if measured else RandomForestClassifier
         return [forest(n_estimators=200, min_samples_leaf=k, random_state=seed) for k in LEAF_SIZES]
-    boosting = HistGradientBoostingRegressor if graded else HistGradientBoostingClassifier
+    boosting = HistGradientBoostingRegressor if measured else HistGradientBoostingClassifier
     common = {"learning_rate": 0.05, "max_depth": 3, "early_stopping": False, "random_state": seed}
     return [boosting(max_iter=k, **common) for k in ROUNDS]
 
@@ -345,35 +370,58 @@ def _fit_and_score(
     valid: np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Scores of every row, [n]: by the candidate of least validation loss (log loss; severity: squared
-    error).
+    """Scores of every row, [n], or [n, classes] of subtype, by the candidate of least validation loss.
 
-    Without validation labels the most regularised candidate is taken. Training labels of one class (or none)
-    give every row the training prevalence (one half without labels).
+    The loss is the log loss; of severity and serum chemistry the squared error. Without validation labels the
+    most regularised candidate is taken. Training labels of one value (or none) give every row their mean (without
+    labels one half, of serum chemistry 0).
     """
-    graded = task == "severity"
+    if task == "subtype":
+        return _of_classes(learner, features, label, train, valid, seed)
+    measured = task == "severity" or is_biochemistry(task)
     known = label[train]
     if len(known) == 0 or known.min() == known.max():
-        constant = float(known.mean()) if len(known) else 0.5
+        constant = float(known.mean()) if len(known) else 0.0 if is_biochemistry(task) else 0.5
         log.warning(
             "%s: %d training labels, all alike; every unit is scored %.2f", task, len(known), constant
         )
         return np.full(len(features), constant)
     best, least = np.zeros(len(features)), np.inf
-    for candidate in _candidates(learner, graded, seed):
+    for candidate in _candidates(learner, measured, seed):
         fitted = candidate.fit(features[train], known)
-        score = (
-            np.clip(fitted.predict(features), 0, MAX_GRADE)
-            if graded
-            else fitted.predict_proba(features)[:, 1]
-        )
+        score = fitted.predict(features) if measured else fitted.predict_proba(features)[:, 1]
+        if task == "severity":
+            score = np.clip(score, 0, MAX_GRADE)
         if len(valid) == 0:
             return score
         loss = (
             mean_squared_error(label[valid], score[valid])
-            if graded
+            if measured
             else log_loss(label[valid], score[valid], labels=[0, 1])
         )
+        if loss < least:
+            best, least = score, loss
+    return best
+
+
+def _of_classes(
+    learner: str, features: np.ndarray, label: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int
+) -> np.ndarray:
+    """Probabilities of exclusive classes, [n, classes]; a class whose training samples lack features gets 0."""
+    known = np.unique(label[train])
+    classes = np.arange(int(np.nanmax(label)) + 1)
+    if len(known) < 2:
+        raise BaselineError(
+            f"task 'subtype': the training samples with these features are of {len(known)} class; two are needed."
+        )
+    best, least = np.zeros((len(features), len(classes))), np.inf
+    for candidate in _candidates(learner, False, seed):
+        fitted = candidate.fit(features[train], label[train])
+        score = np.zeros((len(features), len(classes)))
+        score[:, fitted.classes_.astype(int)] = fitted.predict_proba(features)
+        if len(valid) == 0:
+            return score
+        loss = log_loss(label[valid], score[valid], labels=classes)
         if loss < least:
             best, least = score, loss
     return best
