@@ -21,7 +21,9 @@ def main(config: dict[str, Any]) -> None:
         draws=config["draws"],
         seed=config["seed"],
     )
-    shown = table[table["metric"].isin(["auroc", "auprc", "balanced_accuracy", "mcc", "quadratic_kappa"])]
+    ranked = ["auroc", "auprc", "balanced_accuracy", "mcc", "quadratic_kappa"]
+    other = ["harrell_c", "uno_c", "integrated_brier", "accuracy", "macro_f1", "spearman", "r2"]
+    shown = table[table["metric"].isin([*ranked, *other])]
     columns = ["task", "metric", "value", "low", "high", "n", "n_compounds", "prevalence"]
     print(shown[columns].to_string(index=False, float_format="%.3f"))
 

@@ -10,7 +10,6 @@ from typing import Any
 from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import FoldData, StudyDataModule, TileScaler
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.data.nulls import permute_labels, shuffle_pairs
 from toxfusion.data.sampling import SampleStream
 from toxfusion.data.splits import Split, read_manifest
 from toxfusion.data.study import Study
@@ -20,7 +19,7 @@ from toxfusion.modules.optimization import Optimization
 from toxfusion.runs import RunError, RunFolder
 from toxfusion.stages import TrainerSettings, load_weights, read_checkpoint
 from toxfusion.tile_features import encode_study
-from toxfusion.training import build_network
+from toxfusion.training import build_network, with_nulls
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,7 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
     """
     config = folder.read_config()
     study, split = Study.open(config["data"]["root"]), read_manifest(folder.split)
-    if config["permute_labels"]:
-        study = permute_labels(study, config["seed"])
-    if config["shuffle_pairs"]:
-        study = shuffle_pairs(study, split, config["seed"])
-    return study, split
+    return with_nulls(config, study, split), split
 
 
 def load_run(folder: RunFolder, study: Study, split: Split) -> LoadedRun:
@@ -82,7 +77,7 @@ def load_run(folder: RunFolder, study: Study, split: Split) -> LoadedRun:
         )
     best = folder.stage("finetune") / "best.ckpt"
     contract = read_checkpoint(best)["contract"]
-    tasks = Tasks(**{**contract["tasks"], "lesions": tuple(contract["tasks"]["lesions"])})
+    tasks = Tasks.from_state(contract["tasks"])
     tiles, genes = contract["tiles"], contract["expression"]
     fold = FoldData(
         study,

@@ -32,6 +32,8 @@ def main(config: dict[str, Any]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     scores.units.to_csv(output / "scores.csv", index=False)
     scores.samples.to_csv(output / "samples.csv", index=False)
+    if scores.curves is not None:
+        scores.curves.to_csv(output / "survival_curves.csv", index=False)
     audit.write(output / "audit.json")
     top = scores.units[scores.units["task"] == "dili"].sort_values("risk", ascending=False)
     columns = ["compound", "risk", "spread", "low", "high", "n_runs"]

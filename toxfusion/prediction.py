@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,10 @@ import torch
 import torch.distributed as dist
 
 from toxfusion.data.datamodule import FoldData, StudyDataModule
+from toxfusion.data.outcomes import Survival
 from toxfusion.distributed import world_size
 from toxfusion.evaluation.predictions import describe_units, rows
+from toxfusion.evaluation.survival import Censoring, brier_terms, curve_on_grid, uno_weights
 from toxfusion.models.network import Network
 from toxfusion.modules.finetuning import FinetuningModule
 
@@ -81,12 +84,7 @@ def predictions_table(
     tables = []
     obs = fold.study.obs.loc[list(sample_ids)]
     labels = {k: v[[fold.row(s) for s in sample_ids]].numpy() for k, v in fold.labels.items()}
-    scores = module.score_samples(
-        torch.from_numpy(outputs.fused[outputs.rows_of(sample_ids)]),
-        compound=obs["compound"].astype(str).tolist(),
-        group=obs["group_id"].astype(str).tolist(),
-        is_control=obs["is_control"].to_numpy(dtype=bool),
-    )
+    scores = _scores(module, fold, outputs, sample_ids)
     make_rows = partial(rows, part=part, fold=fold.split.fold, seed=seed)
     treated = obs[~obs["is_control"].astype(bool)]
     for task, level in (("dili", "compound"), ("injury", "group")):
@@ -107,7 +105,83 @@ def predictions_table(
                 units, task="severity", level="sample", label=labels["severity"], score=scores["severity"]
             )
         )
+    if fold.tasks.survival is not None:
+        time, event = labels["survival"].T.astype(np.float64)
+        tables.append(
+            make_rows(
+                units,
+                task="survival",
+                level="sample",
+                label=time,
+                score=scores["survival"],
+                optional=_survival_columns(fold.tasks.survival, time, event, scores.get("survival_curve")),
+            )
+        )
+    for i, task in enumerate(fold.tasks.subtype_tasks):
+        of_class = labels["subtype"]
+        label, score = np.where(np.isnan(of_class), np.nan, of_class == i), scores["subtype"][:, i]
+        tables.append(make_rows(units, task=task, level="sample", label=label, score=score))
+    for i, task in enumerate(fold.tasks.biochemistry_tasks):
+        label, score = labels["biochemistry"][:, i], scores["biochemistry"][:, i]
+        tables.append(make_rows(units, task=task, level="sample", label=label, score=score))
     return pd.concat(tables, ignore_index=True)
+
+
+def _scores(
+    module: FinetuningModule, fold: FoldData, outputs: SampleOutputs, sample_ids: Sequence[str]
+) -> dict[str, Any]:
+    obs = fold.study.obs.loc[list(sample_ids)]
+    return module.score_samples(
+        torch.from_numpy(outputs.fused[outputs.rows_of(sample_ids)]),
+        compound=obs["compound"].astype(str).tolist(),
+        group=obs["group_id"].astype(str).tolist(),
+        is_control=obs["is_control"].to_numpy(dtype=bool),
+    )
+
+
+def _survival_columns(
+    survival: Survival, time: np.ndarray, event: np.ndarray, curve: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """The optional columns of survival rows: what the censoring of the training samples makes of each label."""
+    censoring = Censoring.fit(np.array(survival.train_time), np.array(survival.train_event))
+    found = {"event": event, "uno_weight": uno_weights(censoring, time, event, survival.horizon)}
+    if curve is not None:
+        times, on_grid = curve_on_grid(np.array(survival.edges), survival.horizon, curve)
+        found["brier_term"] = brier_terms(censoring, time, event, times, on_grid)
+    return found
+
+
+def survival_curves(module: FinetuningModule, fold: FoldData, outputs: SampleOutputs) -> pd.DataFrame | None:
+    """S at the ends of the time bins, one row a sample and bin; None without discrete survival.
+
+    Returns:
+        Columns sample_id, time (the last bin ends at the horizon, or is open where that lies in an earlier one:
+        infinity) and survival, the probability of no event up to that time.
+    """
+    survival = fold.tasks.survival
+    if survival is None or survival.method != "discrete":
+        return None
+    curve = _scores(module, fold, outputs, outputs.sample_ids)["survival_curve"]
+    end = survival.horizon if survival.horizon > survival.edges[-1] else np.inf
+    times = np.array([*survival.edges, end])
+    return pd.DataFrame(
+        {
+            "sample_id": np.repeat(outputs.sample_ids, len(times)),
+            "time": np.tile(times, len(curve)),
+            "survival": curve.ravel(),
+        }
+    )
+
+
+def write_survival_curves(
+    module: FinetuningModule, fold: FoldData, outputs: SampleOutputs, path: Path
+) -> None:
+    """`survival_curves` as parquet, at once or not at all; nothing without discrete survival."""
+    table = survival_curves(module, fold, outputs)
+    if table is not None:
+        part_file = path.with_name(f".{path.name}")
+        table.to_parquet(part_file, index=False)
+        part_file.replace(path)
 
 
 def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None:

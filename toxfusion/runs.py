@@ -58,6 +58,10 @@ class RunFolder:
         return self.root / "predictions.parquet"
 
     @property
+    def survival_curves(self) -> Path:
+        return self.root / "survival_curves.parquet"
+
+    @property
     def embeddings(self) -> Path:
         return self.root / "embeddings.h5ad"
 

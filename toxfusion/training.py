@@ -22,14 +22,17 @@ from toxfusion.data.datamodule import FoldData, StudyDataModule, fit_tile_scaler
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
+from toxfusion.data.outcomes import SurvivalSettings
 from toxfusion.data.sampling import CompoundStream, SampleStream, torch_seed
 from toxfusion.data.splits import Split, write_manifest
 from toxfusion.data.study import Study
 from toxfusion.data.tasks import Tasks, resolve_tasks
 from toxfusion.distributed import barrier, check_devices, device_of, is_rank_zero, join_ranks
+from toxfusion.evaluation.predictions import is_binary, is_biochemistry
 from toxfusion.evaluation.predictions import write as write_predictions
 from toxfusion.evaluation.retrieval import retrieval_table
 from toxfusion.evaluation.scoring import as_dict, score_run
+from toxfusion.evaluation.survival import harrell_c
 from toxfusion.launch import adopt_ranks, check_ranks, launch
 from toxfusion.models.compilation import compile_dense_parts
 from toxfusion.models.network import Network
@@ -38,12 +41,20 @@ from toxfusion.modules.finetuning import FinetuningModule
 from toxfusion.modules.optimization import Optimization
 from toxfusion.modules.pretraining import PretrainingModule
 from toxfusion.modules.pretraining_terms import PretrainingTerms, TermSettings
-from toxfusion.prediction import SampleOutputs, encode_samples, predictions_table, write_embeddings
+from toxfusion.prediction import (
+    SampleOutputs,
+    encode_samples,
+    predictions_table,
+    write_embeddings,
+    write_survival_curves,
+)
 from toxfusion.runs import RunFolder
 from toxfusion.stages import TrainerSettings, fit_stage
 from toxfusion.tile_features import fold_encoder, tile_features
 
 Config = dict[str, Any]
+LEARNING_KEYS = ("weights", "compound_pooling", "group_pooling")
+"""Keys of ``task`` that say how labels are learned; the others say which there are."""
 
 
 class TrainingError(ValueError):
@@ -56,7 +67,7 @@ def run(config: Config) -> float:
     With several devices and no launcher around it, starts one process a device and waits for them.
 
     Returns:
-        The validation score that a sweep maximises: mean AUROC of the binary tasks on the validation part.
+        The validation score that a sweep maximises; see `validation_objective`.
     """
     folder, trainer = RunFolder(Path(config["paths"]["output"])), config["trainer"]
     adopted = adopt_ranks(os.environ)
@@ -88,15 +99,11 @@ def _run(config: Config, folder: RunFolder) -> float:
     split.check(study)
     if is_rank_zero():
         write_manifest(split, folder.split)
-    if config["permute_labels"]:
-        study = permute_labels(study, config["seed"])
-    if config["shuffle_pairs"]:
-        study = shuffle_pairs(study, split, config["seed"])
-    task = {
-        k: config["task"][k]
-        for k in ("dili", "injury", "lesions", "severity", "min_animals", "min_compounds")
-    }
-    tasks = resolve_tasks(study, **task)
+    study = with_nulls(config, study, split)
+    audit = Audit()
+    task = {k: v for k, v in config["task"].items() if k not in LEARNING_KEYS}
+    survival = SurvivalSettings(**task.pop("survival"))
+    tasks = resolve_tasks(study, **task, survival=survival, train=split.train, audit=audit)
     method, modality = config["method"], modality_in_use(config)
     trainer = TrainerSettings(**config["trainer"])
     loggers = make_loggers(config, folder)
@@ -112,7 +119,6 @@ def _run(config: Config, folder: RunFolder) -> float:
     if modality in ("both", "wsi"):
         store = tile_features(config["tile_features"], study, split, **tiles)
     fold = make_fold(config, study, split, tasks, store, modality)
-    audit = Audit()
     table: pd.DataFrame | None
     extra: dict[str, Any] = {}
     if method == "network":
@@ -125,6 +131,18 @@ def _run(config: Config, folder: RunFolder) -> float:
         objective = _report(config, folder, study, table, extra, loggers)
         folder.close(config, objective)
     return objective
+
+
+def with_nulls(config: Config, study: Study, split: Split) -> Study:
+    """The study with what the config permutes or shuffles; the labels of every task of the config are permuted."""
+    task = config["task"]
+    if config["permute_labels"]:
+        columns = [] if task.get("subtype") is None else [task["subtype"]]
+        survival = SurvivalSettings(**task.get("survival", {}))
+        columns += [] if survival.method is None else [survival.time, survival.event]
+        chemistry = task.get("biochemistry") is not None
+        study = permute_labels(study, config["seed"], columns=columns, chemistry=chemistry)
+    return shuffle_pairs(study, split, config["seed"]) if config["shuffle_pairs"] else study
 
 
 def _report(
@@ -165,13 +183,23 @@ def modality_in_use(config: Config) -> str:
 
 
 def validation_objective(table: pd.DataFrame) -> float:
-    """Mean AUROC over binary tasks with both classes in the validation part; NaN when there is none."""
+    """Mean over tasks of the validation part, 0.5 = chance; NaN when none is defined.
+
+    AUROC of binary tasks with both classes, Harrell's C of survival, and (1 + Spearman's rho) / 2 of serum chemistry.
+    """
+    from scipy.stats import spearmanr
     from sklearn.metrics import roc_auc_score
 
     values = []
     for task, rows in table[(table["part"] == "valid") & table["label"].notna()].groupby("task"):
-        if task != "severity" and rows["label"].nunique() == 2:
-            values.append(roc_auc_score(rows["label"], rows["score"]))
+        label, score = rows["label"], rows["score"]
+        if is_binary(str(task)) and label.nunique() == 2:
+            values.append(roc_auc_score(label, score))
+        elif task == "survival":
+            found = harrell_c(label.to_numpy(), rows["event"].to_numpy(), score.to_numpy())
+            values += [found.value] if found.defined else []
+        elif is_biochemistry(str(task)) and min(label.nunique(), score.nunique()) > 1:
+            values.append((1 + spearmanr(label, score).statistic) / 2)
     return float(sum(values) / len(values)) if values else math.nan
 
 
@@ -261,6 +289,8 @@ class NetworkRun:
             write_embeddings(self.fold, outputs, self.folder.embeddings)
         if module is None:
             return None, extra
+        if is_rank_zero():
+            write_survival_curves(module, self.fold, outputs, self.folder.survival_curves)
         tables = [
             predictions_table(module, self.fold, outputs, part=part, sample_ids=ids, seed=self.seed)
             for part, ids in (("valid", self.split.valid), ("test", self.split.test))
@@ -446,14 +476,8 @@ def contract(fold: FoldData, gene_sets: dict[str, list[int]] | None) -> dict[str
     Args:
         gene_sets: of the expression encoder, name -> positions among the genes of the fold's transform.
     """
-    tasks = fold.tasks
     return {
-        "tasks": {
-            "dili": tasks.dili,
-            "injury": tasks.injury,
-            "lesions": list(tasks.lesions),
-            "severity": tasks.severity,
-        },
+        "tasks": fold.tasks.state(),
         "expression": None if fold.expression is None else fold.expression.state(),
         "gene_sets": gene_sets,
         "tiles": None if fold.scaler is None else fold.scaler.state(),

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: DILI of compounds, injury of dose groups, lesions and severity of samples, as one loss."""
+"""Supervised fine-tuning: DILI of compounds, injury of dose groups and the labels of samples, as one loss."""
 
 from __future__ import annotations
 
@@ -11,16 +11,32 @@ import pandas as pd
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from toxfusion.data.batch import Batch
 from toxfusion.data.sampling import torch_seed
 from toxfusion.data.tasks import Tasks
 from toxfusion.distributed import rank
-from toxfusion.models.heads import CompoundHead, MultiLabelHead, OrdinalHead, Pooling
+from toxfusion.models.heads import (
+    CompoundHead,
+    MultiClassHead,
+    MultiLabelHead,
+    OrdinalHead,
+    Pooling,
+    RegressionHead,
+    SurvivalHead,
+)
 from toxfusion.models.network import Network
 from toxfusion.modules.optimization import Optimization
-from toxfusion.objectives.classification import CompoundBCE, MaskedBCE, positive_weights
-from toxfusion.objectives.ordinal import Coral
+from toxfusion.objectives.classification import (
+    CompoundBCE,
+    CrossEntropy,
+    MaskedBCE,
+    MaskedRegression,
+    positive_weights,
+)
+from toxfusion.objectives.ordinal import Coral, Corn
+from toxfusion.objectives.survival import CoxEfron, DiscreteSurvival
 
 N_GRADES = 5
 
@@ -38,6 +54,8 @@ class FinetuningModule(L.LightningModule):
         network_lr_share: learning rate of the network as a share of that of the heads; 0 freezes the network.
         contract: what the checkpoint carries beside the weights; see ``toxfusion.training.contract``.
     """
+
+    survival_edges: Tensor
 
     def __init__(
         self,
@@ -67,9 +85,20 @@ class FinetuningModule(L.LightningModule):
             self.heads["lesions"] = MultiLabelHead(width, len(tasks.lesions))
             self.lesion_loss = MaskedBCE(positive_weights(labels["lesions"]))
         if tasks.severity:
-            self.heads["severity"] = OrdinalHead(width, N_GRADES)
-            self.severity_loss = Coral()
+            self.heads["severity"] = OrdinalHead(width, N_GRADES, method=tasks.severity_loss)
+            self.severity_loss = Coral() if tasks.severity_loss == "coral" else Corn()
         self.unit_loss = CompoundBCE()
+        if tasks.survival is not None:
+            self.heads["survival"] = SurvivalHead(width, tasks.survival.n_bins)
+            edges = torch.tensor(tasks.survival.edges, dtype=torch.float32)
+            self.register_buffer("survival_edges", edges, persistent=False)
+            self.hazard_loss, self.cox_loss = DiscreteSurvival(alpha=tasks.survival.alpha), CoxEfron()
+        if tasks.subtype is not None:
+            self.heads["subtype"] = MultiClassHead(width, len(tasks.subtype.classes))
+            self.subtype_loss = CrossEntropy()
+        if tasks.biochemistry is not None:
+            self.heads["biochemistry"] = RegressionHead(width, len(tasks.biochemistry.analytes))
+            self.biochemistry_loss = MaskedRegression()
         if network_lr_share == 0:
             network.requires_grad_(False)
 
@@ -85,6 +114,21 @@ class FinetuningModule(L.LightningModule):
             out["lesions"] = self.lesion_loss(self.heads["lesions"](vector), batch.labels["lesions"])
         if "severity" in self.heads:
             out["severity"] = self.severity_loss(self.heads["severity"](vector), batch.labels["severity"])
+        if self.tasks.survival is not None:
+            time, event = batch.labels["survival"].unbind(1)
+            risk = self.heads["survival"](vector)
+            if self.tasks.survival.method == "cox":
+                out["survival"] = self.cox_loss(risk, time, event)
+            else:
+                # Bin j holds edges[j - 1] <= time < edges[j].
+                bins = torch.bucketize(time.nan_to_num(), self.survival_edges, right=True)
+                known = torch.where(time.isfinite(), bins.float(), torch.nan)
+                out["survival"] = self.hazard_loss(risk, known, event)
+        if "subtype" in self.heads:
+            out["subtype"] = self.subtype_loss(self.heads["subtype"](vector), batch.labels["subtype"])
+        if "biochemistry" in self.heads:
+            predicted = self.heads["biochemistry"](vector)
+            out["biochemistry"] = self.biochemistry_loss(predicted, batch.labels["biochemistry"])
         return out
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -106,14 +150,17 @@ class FinetuningModule(L.LightningModule):
     def score_samples(
         self, vectors: Tensor, *, compound: Sequence[str], group: Sequence[str], is_control: np.ndarray
     ) -> dict[str, Any]:
-        """Probabilities, and the expected grade.
+        """Probabilities, the expected grade, risks and values.
 
         Args:
             vectors: float32 [n, W], fused vectors of all samples of a part, so that compounds and groups are whole.
 
         Returns:
             "dili": compound -> probability; "injury": group_id -> probability (of units with a treated sample);
-            "lesions": float [n, L]; "severity": float [n], 0 to 4.
+            "lesions": float [n, L]; "severity": float [n], 0 to 4; "survival": float [n], higher = earlier
+            (Cox: log risk; discrete: minus the sum over bins of S at their ends); "survival_curve": float
+            [n, bins], those S, for discrete hazards; "subtype": float [n, classes], sums to 1; "biochemistry":
+            float [n, analytes], standardised.
         """
         self.eval()
         self.heads.to(vectors.device)
@@ -130,6 +177,16 @@ class FinetuningModule(L.LightningModule):
         if "severity" in self.heads:
             head = cast(OrdinalHead, self.heads["severity"])
             out["severity"] = head.expected_grade(head(vectors))[:, 0].double().numpy()
+        if self.tasks.survival is not None:
+            found = self.heads["survival"](vectors).double()
+            if self.tasks.survival.method == "discrete":
+                curve = F.logsigmoid(-found).cumsum(1).exp()
+                out["survival_curve"], found = curve.numpy(), -curve.sum(1)
+            out["survival"] = found.numpy()
+        if "subtype" in self.heads:
+            out["subtype"] = self.heads["subtype"](vectors).double().softmax(1).numpy()
+        if "biochemistry" in self.heads:
+            out["biochemistry"] = self.heads["biochemistry"](vectors).double().numpy()
         return out
 
     def _log(self, losses: dict[str, Tensor], part: str, size: int) -> Tensor:
