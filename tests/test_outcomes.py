@@ -19,6 +19,7 @@ from toxfusion.data.audit import Audit
 from toxfusion.data.nulls import permute_labels
 from toxfusion.data.outcomes import TaskError
 from toxfusion.data.study import Study, write_study
+from toxfusion.data.tasks import Tasks
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.modules.baselines import BaselineError
 from toxfusion.runs import RunFolder
@@ -241,7 +242,7 @@ def test_baselines_have_subtype_and_biochemistry(cohort: Study, tmp_path: Path, 
         (["task=biochemistry", "experiment=chemistry_logistic"], BaselineError, "task.biochemistry asks for"),
         (["task=survival", "task.survival.method=weibull"], TaskError, "task.survival.method: 'weibull' is none of"),
         (["task=survival", "task.survival.time=days"], TaskError, "task.survival.time: 'days' is no column of obs"),
-        (["task=survival", "task.survival.n_bins=1"], TaskError, "task.survival.n_bins: 1 is below 2"),
+        (["task=survival", "task.survival.n_bins=1"], TaskError, "task.survival.n_bins: 1 is no whole number"),
         (["task=survival", "task.survival.n_bins=40"], TaskError, "do not fill 40 bins"),
         (["task=survival", "task.survival.alpha=2"], TaskError, "task.survival.alpha: 2"),
         (["task=survival", "task.survival.horizon=1e6"], TaskError, "task.survival.horizon: 1e"),
@@ -258,6 +259,11 @@ def test_what_cannot_be_is_refused_by_key_and_value(
 ) -> None:
     with pytest.raises(error, match=said):
         finished(cohort, tmp_path, *extra)
+
+
+def test_checkpoints_of_before_these_tasks_can_be_read() -> None:
+    old = {"dili": True, "injury": False, "lesions": ["Necrosis"], "severity": True}
+    assert Tasks.from_state(old) == Tasks(dili=True, injury=False, lesions=("Necrosis",), severity=True)
 
 
 def test_permuted_outcomes_keep_time_with_event_and_every_value(cohort: Study) -> None:

@@ -138,8 +138,10 @@ def _audit_halves(study: Study, settings: SurvivalSettings, audit: Audit) -> Non
 
 
 def _bin_edges(died: np.ndarray, n_bins: int) -> tuple[float, ...]:
-    if n_bins < 2:
-        raise TaskError(f"task.survival.n_bins: {n_bins!r} is below 2; take 2 or more, or method=cox")
+    if not isinstance(n_bins, int) or n_bins < 2:
+        raise TaskError(
+            f"task.survival.n_bins: {n_bins!r} is no whole number of 2 or more; or take method=cox"
+        )
     edges = np.quantile(died, np.arange(1, n_bins) / n_bins).astype(np.float32)
     filled = np.bincount(np.searchsorted(edges, died, side="right"), minlength=n_bins)
     if (filled == 0).any():
