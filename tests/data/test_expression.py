@@ -147,3 +147,37 @@ def test_state_survives_a_weights_only_checkpoint(tmp_path: Path) -> None:
     ids = study.obs.index.tolist()
     assert np.array_equal(again.transform(study, ids), fitted.transform(study, ids), equal_nan=True)
     assert (again.gene_ids, again.symbols) == (fitted.gene_ids, fitted.symbols)
+
+
+def test_extreme_values_are_held_within_training_quantiles() -> None:
+    study = small_study()
+    study.expression[2, 0] = 4000.0
+    ids = ["c1", "c2", "t1", "t2", "c3"]
+    fitted = fit(study, ids, clip_quantile=0.25)
+    # Gene a: 1, 2, 3, 8, 4000 has the quartiles 2 and 8, so that 2, 2, 3, 8, 8 are standardised.
+    assert fitted.low is not None
+    assert fitted.high is not None
+    assert (fitted.low[0], fitted.high[0]) == (2.0, 8.0)
+    assert fitted.mean[0] == pytest.approx(4.6)
+    assert fitted.scale[0] == pytest.approx(np.std([2, 2, 3, 8, 8]))
+    shown = fitted.transform(study, ["t1", "t3", "c1"])[:, 0]
+    assert shown == pytest.approx((np.array([8, 8, 2]) - 4.6) / np.std([2, 2, 3, 8, 8]), rel=1e-5)
+    again = ExpressionTransform.from_state(fitted.state())
+    assert np.array_equal(again.transform(study, ids), fitted.transform(study, ids))
+
+
+def test_an_extreme_value_of_one_sample_does_not_choose_its_gene() -> None:
+    study = small_study()
+    study.expression[2, 2] = 4000.0
+    ids = ["c1", "c2", "t1", "t2", "c3", "t3"]
+    assert fit(study, ids, n_genes=1).gene_ids == ["c"]
+    assert fit(study, ids, n_genes=1, clip_quantile=0.2).gene_ids == ["a"]
+
+
+def test_without_quantiles_nothing_is_bounded_before_standardising() -> None:
+    fitted = fit(small_study(), ["c1", "c2", "t1", "t2"])
+    assert fitted.low is None
+    assert fitted.high is None
+    assert not {"low", "high"} & set(fitted.state())
+    with pytest.raises(ExpressionError, match="clip_quantile"):
+        fit(small_study(), ["c1", "c2", "t1", "t2"], clip_quantile=0.5)

@@ -1,4 +1,4 @@
-"""The fitted expression transform: reference to vehicle controls, gene choice, standardisation."""
+"""The fitted expression transform: reference to vehicle controls, bounds, gene choice, standardisation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from toxfusion.data.study import Study
 
 Reference = Literal["none", "matched_controls"]
 REFERENCES = ("none", "matched_controls")
+ARRAYS = ("mean", "scale", "control_mean", "low", "high")
 SD_FLOOR = 0.1
 """Least standard deviation, in log2 units: a gene that hardly varies in training must not blow up later."""
 
@@ -34,6 +35,8 @@ class ExpressionTransform:
         reference: "none", or "matched_controls": log2 fold change against the mean of the vehicle controls
             with the sample's control_group. A control is compared with the mean of the others.
         clip: bound of the absolute standardised value.
+        low, high: float32 [G], bounds of the value after referencing, quantiles of the training samples; None where
+            values are not bounded before they are standardised.
     """
 
     gene_ids: list[str]
@@ -43,6 +46,8 @@ class ExpressionTransform:
     control_mean: np.ndarray
     reference: Reference
     clip: float
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -53,11 +58,15 @@ class ExpressionTransform:
         n_genes: int | None,
         reference: Reference,
         clip: float,
+        clip_quantile: float | None = None,
         audit: Audit | None = None,
     ) -> ExpressionTransform:
         """Choose the ``n_genes`` genes of highest variance (all when None) and their mean and deviation.
 
         Args:
+            clip_quantile: each gene is first held within this quantile and its mirror (0.01: the 1st and the 99th
+                percentile) of the training samples, so that single extreme values decide neither which genes are
+                chosen nor their deviation; None leaves values as they are.
             sample_ids: training samples; those without a profile are passed over. Their controls are found by
                 control_group in the whole study; in a compound-disjoint split they are training samples too.
             audit: takes samples without a matched control, compared with the mean of the training controls.
@@ -71,6 +80,10 @@ class ExpressionTransform:
             raise ExpressionError(
                 f"clip {clip} and n_genes {n_genes} must be positive (n_genes null = all genes)"
             )
+        if clip_quantile is not None and not 0 < clip_quantile < 0.5:
+            raise ExpressionError(
+                f"clip_quantile {clip_quantile} is not between 0 and 0.5; null leaves values as they are"
+            )
         columns = _gene_columns(study, study.var.index.tolist())
         rows = np.sort(study.positions(sample_ids))
         rows = rows[study.has_expression[rows]]
@@ -78,6 +91,10 @@ class ExpressionTransform:
             raise ExpressionError(f"{len(rows)} training samples have expression; at least two are needed")
         control_mean = _training_control_mean(study, rows, columns, reference)
         values = _referenced(study, rows, columns, control_mean, reference, audit)
+        low = high = None
+        if clip_quantile is not None:
+            low, high = np.quantile(values, [clip_quantile, 1 - clip_quantile], axis=0).astype(np.float32)
+            values = np.clip(values, low, high)
         variance = values.var(axis=0)
         n = len(columns) if n_genes is None else min(n_genes, len(columns))
         chosen = np.sort(np.argsort(-variance, kind="stable")[:n])
@@ -90,6 +107,8 @@ class ExpressionTransform:
             control_mean=control_mean[chosen].astype(np.float32),
             reference=reference,
             clip=float(clip),
+            low=None if low is None else low[chosen],
+            high=None if high is None else high[chosen],
         )
 
     def transform(self, study: Study, sample_ids: Sequence[str], audit: Audit | None = None) -> np.ndarray:
@@ -108,17 +127,18 @@ class ExpressionTransform:
         columns = _gene_columns(study, self.gene_ids)
         rows = study.positions(sample_ids)
         values = _referenced(study, rows, columns, self.control_mean, self.reference, audit)
+        if self.low is not None and self.high is not None:
+            values = np.clip(values, self.low, self.high)
         standardised = (values - self.mean) / self.scale
         return np.clip(standardised, -self.clip, self.clip).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain types, for a checkpoint that loads with ``weights_only=True``."""
+        arrays = {key: getattr(self, key) for key in ARRAYS}
         return {
             "gene_ids": list(self.gene_ids),
             "symbols": list(self.symbols),
-            "mean": torch.from_numpy(self.mean.copy()),
-            "scale": torch.from_numpy(self.scale.copy()),
-            "control_mean": torch.from_numpy(self.control_mean.copy()),
+            **{key: torch.from_numpy(v.copy()) for key, v in arrays.items() if v is not None},
             "reference": self.reference,
             "clip": self.clip,
         }
@@ -126,7 +146,7 @@ class ExpressionTransform:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ExpressionTransform:
         """The transform that ``state`` described."""
-        tensors = {key: state[key].numpy() for key in ("mean", "scale", "control_mean")}
+        tensors = {key: state[key].numpy() for key in ARRAYS if key in state}
         return cls(**{**state, **tensors})
 
 
