@@ -277,6 +277,38 @@ def test_predefined_parts_are_read_and_refused_when_a_compound_straddles(
         Predefined(str(path), fold=1)(tiny_study)
 
 
+def test_a_predefined_fold_without_a_validation_part_draws_one_from_training(tmp_path: Path) -> None:
+    study = cohort(10, 10, [3])
+    tested = study.obs["compound"].isin(["c000", "c010"])
+    path = tmp_path / "folds.csv"
+    table = pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": np.where(tested, "test", "train")})
+    table.to_csv(path, index=False)
+    split = Predefined(str(path))(study)
+    assert compounds_of(study, split.test) == {"c000", "c010"}
+    drawn = compounds_of(study, split.valid)
+    assert len(drawn) == 4  # a fifth of nine compounds of each class
+    assert sum(c < "c010" for c in drawn) == 2
+    assert split.manifest["valid_drawn"] is True
+    assert Predefined(str(path))(study) == split
+    assert Predefined(str(path), seed=1)(study).valid != split.valid
+    assert Predefined(str(path), valid_fraction=0.0)(study).valid == []
+    named = study.obs["compound"].eq("c001").to_numpy()
+    table.assign(part=table["part"].mask(named, "valid")).to_csv(path, index=False)
+    split = Predefined(str(path))(study)
+    assert compounds_of(study, split.valid) == {"c001"}  # the table's own, and nothing drawn beside it
+    assert split.manifest["valid_drawn"] is False
+
+
+def test_a_cohort_without_dili_labels_is_stratified_by_its_events() -> None:
+    study = cohort(0, 40, [0])
+    study.obs["is_control"], study.obs["control_group"], study.obs["dili"] = False, "", np.nan
+    study.obs["event"] = [1.0] * 10 + [0.0] * 30
+    for fold in range(5):
+        split = GroupKFold(column="compound", n_folds=5, fold=fold)(study)
+        assert study.obs.loc[split.test, "event"].sum() == 2
+        assert study.obs.loc[split.valid, "event"].sum() == 2
+
+
 def test_more_folds_than_units_or_a_fold_that_is_not_there(tiny_study: Study) -> None:
     with pytest.raises(SplitError, match="6 folds of 5 units"):
         CompoundKFold(n_folds=6)(tiny_study)

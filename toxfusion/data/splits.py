@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -325,11 +325,16 @@ class Predefined:
     Args:
         path: of the table.
         fold: rows of this fold are taken; samples without a row are left out.
+        valid_fraction: share of the training units, class by class, that makes the validation part of a fold for
+            which the table names none; the manifest then says ``valid_drawn``. 0 leaves it without one.
+        seed: of that draw; independent of the seed of training.
         transductive: the table knowingly divides compounds; only the animals' groups are then checked.
     """
 
     path: str
     fold: int = 0
+    valid_fraction: float = 0.2
+    seed: int = 0
     transductive: bool = False
     analogues: str | None = None
 
@@ -343,7 +348,22 @@ class Predefined:
         part = rows.reindex(study.obs.index).fillna("")
         together = ("group_id",) if self.transductive else UNIT_COLUMNS
         analogues = read_analogues(self.analogues)
-        return _split(study, self, part, together, analogues, transductive=self.transductive)
+        named = bool((part == "valid").any())
+        drawn = [] if named else self._draw_valid(study.obs[part == "train"], together, analogues)
+        part[drawn] = "valid"
+        split = _split(study, self, part, together, analogues, transductive=self.transductive)
+        return replace(split, manifest={**split.manifest, "valid_drawn": bool(drawn)})
+
+    def _draw_valid(
+        self, train: pd.DataFrame, together: Sequence[str], analogues: dict[str, str]
+    ) -> list[str]:
+        """Training samples that become the validation part."""
+        _check_fraction("valid_fraction", self.valid_fraction)
+        if train.empty:
+            return []
+        units = _unit_table(train, together, analogues)
+        valid = _draw(units, self.valid_fraction, np.random.default_rng([self.seed, 4, self.fold]))
+        return train.index[split_units(train, together, analogues).isin(valid)].tolist()
 
     def _rows(self) -> pd.Series:
         """sample_id -> part, of this fold."""
@@ -415,9 +435,13 @@ def _values(obs: pd.DataFrame, column: str, required: bool) -> list[str]:
 
 
 def _unit_table(obs: pd.DataFrame, together: Sequence[str], analogues: Mapping[str, str]) -> pd.DataFrame:
-    """Units by name: ``n`` samples, and ``stratum`` 1, 0 or -1 (unlabelled) by most of its compounds."""
+    """Units by name: ``n`` samples, and ``stratum`` 1, 0 or -1 (unlabelled) by most of its compounds.
+
+    The class is DILI; in a cohort without any DILI label that follows its patients, whether the event happened.
+    """
     units = split_units(obs, together, analogues)
-    labels = obs.assign(unit=units)[~obs["is_control"]].groupby(["unit", "compound"])["dili"].first()
+    label = "event" if "event" in obs.columns and obs["dili"].isna().all() else "dili"
+    labels = obs.assign(unit=units)[~obs["is_control"]].groupby(["unit", "compound"])[label].first()
     mean = labels.groupby("unit").mean().reindex(sorted(set(units)))
     stratum = np.where(mean.isna(), -1, (mean > 0.5).astype(int))
     return pd.DataFrame({"n": units.value_counts().reindex(mean.index), "stratum": stratum}, index=mean.index)
