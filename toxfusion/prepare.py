@@ -46,6 +46,12 @@ def describe(study: Study) -> str:
         f"{_groups(study, 0.0)} not",
         f"findings: {study.findings.shape[1]} terms, {affected} samples with one",
     ]
+    if "event" in obs.columns:
+        labelled = obs["event"].notna()
+        lines.append(
+            f"survival: {int(labelled.sum())} samples with a time in months, {int((obs['event'] == 1).sum())} events, "
+            f"{int((~labelled).sum())} unlabelled"
+        )
     if mpp := study.provenance.get("mpp"):
         lines.append("um per pixel from the spots: " + ", ".join(f"{k} {v}" for k, v in mpp.items()))
     return "\n".join(lines)
