@@ -194,14 +194,13 @@ def _one_row_a_case(rows: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame
     """
     first = rows[~rows.index.duplicated()]
     expected = first.loc[rows.index]
-    differs = (rows.to_numpy(object) != expected.to_numpy(object)) & ~(
-        rows.isna() & expected.isna()
-    ).to_numpy()
+    is_value, was_value = rows.to_numpy(object), expected.to_numpy(object)
+    differs = (is_value != was_value) & ~(rows.isna() & expected.isna()).to_numpy()
     if differs.any():
         row, column = np.argwhere(differs)[0]
         raise ImportTableError(
             f"{path}, column {rows.columns[column]!r}, case {rows.index[row]!r}: the values "
-            f"{expected.iat[row, column]} and {rows.iat[row, column]} contradict each other; correct one, or name the "
+            f"{was_value[row, column]} and {is_value[row, column]} contradict each other; correct one, or name the "
             "column in source.ignore_columns if it is no property of the case"
         )
     counts = rows.index.value_counts(sort=False)
@@ -304,9 +303,7 @@ def _is_omics(column: str) -> bool:
 def _expression(table: pd.DataFrame, path: str, rna: str | None, kind: Kind, audit: Audit) -> pd.DataFrame:
     """Cases of the table with a profile x genes; genes recovered and collapsed as in the other importers."""
     for omics in ("mut", "cnv"):
-        n = sum(
-            bool(match) and match[1] == omics for match in map(_OTHER_OMICS.match, map(str, table.columns))
-        )
+        n = sum(m[1] == omics for c in table.columns if (m := _OTHER_OMICS.match(str(c))))
         if n:
             audit.drop(STAGE, "columns", f"_{omics}", f"{n} columns of {Path(path).name}: not expression")
     own = {str(c): f"{m[1]}{m[2] or ''}" for c in table.columns if (m := _RNASEQ.match(str(c)))}
