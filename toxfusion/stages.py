@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -20,7 +21,16 @@ from toxfusion.distributed import is_rank_zero
 from toxfusion.history import History
 from toxfusion.models.compilation import check_backend
 
-MONITOR = "valid/loss"
+
+@dataclass(frozen=True)
+class Monitor:
+    """The logged value that chooses the best weights and stops a stage early; mode: "min" or "max"."""
+
+    name: str
+    mode: Literal["min", "max"]
+
+
+LEAST_LOSS = Monitor("valid/loss", "min")
 
 
 class CheckpointError(ValueError):
@@ -107,12 +117,15 @@ def fit_stage(
     settings: TrainerSettings,
     loggers: list[Logger],
     resume: bool,
+    monitor: Monitor = LEAST_LOSS,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Train to ``steps`` optimiser steps (rounded up to a validation), and leave the best weights in the module.
 
     Args:
-        folder: receives best.ckpt (least validation loss), last.ckpt (position) and finished.json (written last).
+        folder: receives best.ckpt (by the monitor), last.ckpt (position) and finished.json (written last).
         resume: continue from last.ckpt; a finished stage is only loaded.
+        callbacks: run before the best weights are chosen.
 
     Returns:
         The path of best.ckpt.
@@ -131,7 +144,7 @@ def fit_stage(
     position = int(read_checkpoint(start)["global_step"]) if start else 0
     lines.rewind(position)
     _quiet()
-    trainer = _trainer(stage, data, folder, steps, settings, [lines, *loggers])
+    trainer = _trainer(stage, data, folder, steps, settings, [lines, *loggers], monitor, callbacks)
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -172,8 +185,8 @@ class PositionCheckpoint(Callback):
 class StageProgress(Callback):
     """One bar over the steps of a stage, on a terminal only."""
 
-    def __init__(self, stage: str, total: int) -> None:
-        self.stage, self.total = stage, total
+    def __init__(self, stage: str, total: int, monitor: Monitor) -> None:
+        self.stage, self.total, self.monitor = stage, total, monitor.name
         self.bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -186,8 +199,8 @@ class StageProgress(Callback):
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.bar is not None and MONITOR in trainer.callback_metrics:
-            self.bar.set_postfix(valid=f"{float(trainer.callback_metrics[MONITOR]):.3f}")
+        if self.bar is not None and self.monitor in trainer.callback_metrics:
+            self.bar.set_postfix(valid=f"{float(trainer.callback_metrics[self.monitor]):.3f}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.bar is not None:
@@ -201,17 +214,24 @@ def _trainer(
     steps: int,
     settings: TrainerSettings,
     loggers: list[Logger],
+    monitor: Monitor,
+    extra: Sequence[Callback],
 ) -> L.Trainer:
     between, total = whole_epochs(steps, data.steps_per_epoch, settings.validate_every)
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="min", enable_version_counter=False),
+        *extra,
+        ModelCheckpoint(
+            folder, filename="best", monitor=monitor.name, mode=monitor.mode, enable_version_counter=False
+        ),
         PositionCheckpoint(folder / "last.ckpt", settings.checkpoint_every),
         LearningRateMonitor("step"),
     ]
     if settings.patience is not None:
-        callbacks.append(EarlyStopping(MONITOR, patience=settings.patience, check_finite=True))
+        callbacks.append(
+            EarlyStopping(monitor.name, mode=monitor.mode, patience=settings.patience, check_finite=True)
+        )
     if settings.progress:
-        callbacks.append(StageProgress(stage, total))
+        callbacks.append(StageProgress(stage, total, monitor))
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,

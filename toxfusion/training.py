@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
 from toxfusion.config import build
@@ -49,7 +51,7 @@ from toxfusion.prediction import (
     write_survival_curves,
 )
 from toxfusion.runs import RunFolder
-from toxfusion.stages import TrainerSettings, fit_stage
+from toxfusion.stages import LEAST_LOSS, Monitor, TrainerSettings, fit_stage
 from toxfusion.tile_features import fold_encoder, tile_features
 
 Config = dict[str, Any]
@@ -241,6 +243,28 @@ def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     raise TrainingError(f"logger.kind: {settings['kind']!r} is none of csv, wandb, tensorboard")
 
 
+class ValidationScore(Callback):
+    """Logs valid/score, by which the best weights of fine-tuning are chosen.
+
+    Not the loss: labels are few, and the loss of the validation part rises with the confidence of a network whose ranking
+    of samples still gets better. Probabilities are calibrated afterwards.
+
+    Args:
+        score: of the validation part; where it is NaN, minus the validation loss stands in.
+    """
+
+    MONITOR = Monitor("valid/score", "max")
+
+    def __init__(self, score: Callable[[], float]) -> None:
+        self.score = score
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        score = self.score()
+        if math.isnan(score):
+            score = -float(trainer.callback_metrics[LEAST_LOSS.name])
+        pl_module.log(self.MONITOR.name, score)
+
+
 class NetworkRun:
     """Pretraining, fine-tuning and test of a network on one fold.
 
@@ -292,7 +316,7 @@ class NetworkRun:
         if is_rank_zero():
             write_survival_curves(module, self.fold, outputs, self.folder.survival_curves)
         tables = [
-            predictions_table(module, self.fold, outputs, part=part, sample_ids=ids, seed=self.seed)
+            self.predictions(module, part, ids, outputs)
             for part, ids in (("valid", self.split.valid), ("test", self.split.test))
         ]
         return pd.concat(tables, ignore_index=True), extra
@@ -335,8 +359,20 @@ class NetworkRun:
             seed=self.seed,
             contract=contract(self.fold, self.gene_sets),
         )
-        self.fit(module, "finetune", steps)
+        score = ValidationScore(lambda: validation_objective(self.predictions(module, "valid", self.valid)))
+        self.fit(module, "finetune", steps, monitor=score.MONITOR, callbacks=[score])
         return module
+
+    def predictions(
+        self,
+        module: FinetuningModule,
+        part: str,
+        sample_ids: list[str],
+        outputs: SampleOutputs | None = None,
+    ) -> pd.DataFrame:
+        """The predictions table of some samples, encoded anew where their outputs are not given."""
+        encoded = self.encode(sample_ids) if outputs is None else outputs
+        return predictions_table(module, self.fold, encoded, part=part, sample_ids=sample_ids, seed=self.seed)
 
     def retrieval(self) -> list[dict[str, Any]]:
         """Cross-modal retrieval among test samples with both modalities, before fine-tuning."""
@@ -379,7 +415,14 @@ class NetworkRun:
         optimizer = self.config["optimizer"]
         return Optimization(lr, optimizer["weight_decay"], optimizer["warmup"], steps)
 
-    def fit(self, module: L.LightningModule, stage: str, steps: int) -> None:
+    def fit(
+        self,
+        module: L.LightningModule,
+        stage: str,
+        steps: int,
+        monitor: Monitor = LEAST_LOSS,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
         fit_stage(
             module,
             self.data_module(stage),
@@ -390,6 +433,8 @@ class NetworkRun:
             settings=self.trainer,
             loggers=self.loggers,
             resume=self.config["resume"],
+            monitor=monitor,
+            callbacks=callbacks,
         )
 
 
