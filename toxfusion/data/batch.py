@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,6 +85,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    def without(self, modality: Literal["slide", "expression"]) -> Batch:
+        """The same samples as if none had this modality."""
+        if modality == "slide":
+            tiles = self.tiles.select(torch.zeros_like(self.tiles.bag_index, dtype=torch.bool))
+            return replace(self, tiles=tiles, has_slide=torch.zeros_like(self.has_slide))
+        nothing = torch.zeros_like(self.expression)
+        return replace(self, expression=nothing, has_expression=torch.zeros_like(self.has_expression))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

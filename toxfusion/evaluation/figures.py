@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 
 from toxfusion.evaluation.calibration import reliability
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
-from toxfusion.evaluation.scoring import HEADLINES, headline_metric, headline_rows
+from toxfusion.evaluation.scoring import HEADLINES, LESIONS, headline_metric, headline_rows
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -407,3 +407,98 @@ def _reliability(axis: Axes, rows: pd.DataFrame) -> None:
         aspect="equal",
     )
     axis.legend(fontsize=8, loc="upper left")
+
+
+def few_shot(table: pd.DataFrame, path: Path, *, by: str = "embedding", title: str = "") -> None:
+    """AUROC over the number of shots a class, one panel a task, one line an embedding or experiment.
+
+    Args:
+        table: rows of probe ``few_shot`` (others are passed over), one for each ``by``, task and k; bars are low to
+            high. Where a k averages fewer lesions than another of its line does, the point is hollow.
+        by: the column whose values are lines.
+
+    Raises:
+        FigureError: no row has a value.
+    """
+    rows = table[(table["probe"] == "few_shot") & table["value"].notna()]
+    tasks = [t for t in HEADLINES if (rows["task"] == t).any()]
+    if not tasks:
+        raise FigureError("no few-shot probe has a value; there is no curve to draw.")
+    names = rows[by].drop_duplicates().tolist()
+    with mpl.rc_context(_STYLE):
+        figure, axes = _curves(tasks, names, title)
+        for axis, task in zip(axes, tasks, strict=True):
+            of_task = rows[rows["task"] == task]
+            ks = sorted(of_task["k"].unique())
+            for i, name in enumerate(names):
+                line = of_task[of_task[by] == name].sort_values("k")
+                beside = 1.06 ** (i - (len(names) - 1) / 2)  # so that bars of one k do not cover each other
+                _curve(axis, line, line["k"].to_numpy(dtype=float) * beside, i, line["reason"].to_numpy())
+            axis.set_xscale("log")
+            axis.set_xticks(ks, [f"{k:.0f}" for k in ks])
+            axis.minorticks_off()
+            axis.set(xlabel="shots a class", xlim=(min(ks) / 1.4, max(ks) * 1.4))
+        _save(figure, path)
+
+
+def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> None:
+    """Headline metrics over the share of test samples a modality is hidden from, one line a modality.
+
+    Args:
+        table: rows of probe ``missing_modality`` (others are passed over).
+
+    Raises:
+        FigureError: no row has a value.
+    """
+    rows = table[(table["probe"] == "missing_modality") & table["value"].notna()]
+    tasks = [t for t in HEADLINES if (rows["task"] == t).any()]
+    if not tasks:
+        raise FigureError("no score with a modality hidden; there is no curve to draw.")
+    names = {"slide": "slides hidden", "expression": "expression hidden"}
+    with mpl.rc_context(_STYLE):
+        figure, axes = _curves(tasks, list(names.values()), title)
+        for axis, task in zip(axes, tasks, strict=True):
+            for i, hidden in enumerate(names):
+                line = rows[(rows["task"] == task) & (rows["hidden"] == hidden)].sort_values("share")
+                _curve(axis, line, 100 * line["share"].to_numpy(dtype=float) + 2 * i - 1, i)
+            axis.set_xticks([0, 25, 50, 75, 100])
+            axis.set_xlabel("% of test samples")
+        _save(figure, path)
+
+
+def _curves(tasks: Sequence[str], names: Sequence[str], title: str) -> tuple[Figure, Sequence[Axes]]:
+    """A panel for each task, with a line at chance, and the names of the lines below."""
+    figure = _figure(1.0 + 3.3 * len(tasks), 3.9)
+    axes = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axis, task in zip(axes, tasks, strict=True):
+        metric = headline_metric(task)
+        axis.axhline(0.5 if metric == "auroc" else 0.0, color=GREY, linestyle=":", linewidth=1.4)
+        axis.set_title(TITLES[task].replace(", ", ",\n"))
+        axis.set_ylabel(METRIC_NAMES[metric])
+    look: list[dict[str, Any]] = [_look(i) for i in range(len(names))]
+    keys = [axes[0].plot([], [], label=name, **kw)[0] for name, kw in zip(names, look, strict=True)]
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(names), 4))
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, axes
+
+
+def _look(i: int) -> dict[str, Any]:
+    return {
+        "color": CYCLE[i % len(CYCLE)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "markersize": 5,
+        "linewidth": 1.5,
+    }
+
+
+def _curve(axis: Axes, line: pd.DataFrame, x: np.ndarray, i: int, notes: np.ndarray | None = None) -> None:
+    value, low, high = (line[c].to_numpy(dtype=float) for c in ("value", "low", "high"))
+    look = _look(i)
+    spread = np.nan_to_num(np.stack([value - low, high - value]))
+    axis.errorbar(x, value, yerr=spread, fmt="none", color=look["color"], linewidth=1, capsize=2, alpha=0.6)
+    axis.plot(x, value, **look)
+    if notes is not None and len(set(notes)) > 1:
+        fewer = notes != notes[0]
+        hollow = {**look, "linewidth": 0, "markerfacecolor": "white"}
+        axis.plot(x[fewer], value[fewer], **hollow)

@@ -206,6 +206,35 @@ def _late_fusion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return predictions.validate(first.assign(score=score, imputed=imputed))
 
 
+def reduced(block: Block, train: np.ndarray, n_components: int | None, seed: int) -> np.ndarray:
+    """A block imputed, standardised and reduced to principal components, as fitted on training samples.
+
+    The widest feature gets deviation 1 and the others keep their proportion: components are not whitened, and
+    two blocks enter a penalised regression on one scale.
+
+    Args:
+        train: int [n_train], rows of the training samples.
+        n_components: None for no reduction.
+        seed: of randomised components.
+
+    Returns:
+        float64 [n_samples, d].
+
+    Raises:
+        BaselineError: fewer than two training samples have these features.
+    """
+    known = block.values[train]
+    known = known[~np.isnan(known).all(axis=1)]
+    if len(known) < 2:
+        raise BaselineError(f"{len(known)} training samples have these features; at least two are needed.")
+    steps: list[Any] = [SimpleImputer(keep_empty_features=True), StandardScaler()]
+    if block.reduce and n_components is not None:
+        steps.append(PCA(min(n_components, len(known) - 1, known.shape[1]), random_state=seed))
+    pipeline = make_pipeline(*steps).fit(known)
+    widest = float(pipeline.transform(known).std(axis=0).max())
+    return pipeline.transform(block.values) / (widest or 1.0)
+
+
 class _Scored:
     """Features of one baseline on one fold, and the predictions made from them."""
 
@@ -221,27 +250,9 @@ class _Scored:
         self.treated = ~self.obs["is_control"].to_numpy(dtype=bool)
         self.imputed = np.any([b.absent for b in blocks], axis=0)
         self.known = np.any([~np.isnan(b.values).all(axis=1) for b in blocks], axis=0)
-        self.features = np.concatenate([self._embed(b, settings.n_components) for b in blocks], axis=1)
-
-    def _embed(self, block: Block, n_components: int | None) -> np.ndarray:
-        """float64 [n_samples, d]: imputed, standardised and reduced, as fitted on training samples.
-
-        The widest feature gets deviation 1 and the others keep their proportion: components are not
-            whitened, and two
-        blocks enter a penalised regression on one scale.
-        """
-        train = block.values[self.rows["train"]]
-        train = train[~np.isnan(train).all(axis=1)]
-        if len(train) < 2:
-            raise BaselineError(
-                f"{len(train)} training samples have these features; at least two are needed."
-            )
-        steps: list[Any] = [SimpleImputer(keep_empty_features=True), StandardScaler()]
-        if block.reduce and n_components is not None:
-            steps.append(PCA(min(n_components, len(train) - 1, train.shape[1]), random_state=self.seed))
-        pipeline = make_pipeline(*steps).fit(train)
-        widest = float(pipeline.transform(train).std(axis=0).max())
-        return pipeline.transform(block.values) / (widest or 1.0)
+        self.features = np.concatenate(
+            [reduced(b, self.rows["train"], settings.n_components, seed) for b in blocks], axis=1
+        )
 
     def table(self) -> pd.DataFrame:
         tasks = self.fold.tasks

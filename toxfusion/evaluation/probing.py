@@ -1,0 +1,283 @@
+"""Probes of frozen embeddings: few-shot linear, nearest neighbours, nearest class mean; nested hiding of samples.
+
+Works on arrays. Everything is fitted on training units, chosen on validation units and scored on test units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from toxfusion.data.sampling import generator
+from toxfusion.evaluation import bootstrap
+from toxfusion.evaluation.metrics import auroc, one_class_reason
+from toxfusion.evaluation.predictions import is_lesion
+from toxfusion.evaluation.scoring import LESIONS, headline_statistic, resampling_of
+
+SHOTS = (1, 5, 10, 25)
+SHOT_DRAWS = 50
+PENALTIES = (0.01, 0.1, 1.0)
+NEIGHBOURS = (1, 5, 10, 20)
+UNDECIDED_PENALTY, UNDECIDED_NEIGHBOURS = 0.1, 5
+"""Taken where the validation part lacks a class, and so cannot choose."""
+COLUMNS = ("probe", "embedding", "task", "k", "hidden", "share", "metric", "value", "low", "high", "chance", "n",
+           "draws", "undefined", "reason")  # fmt: skip
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Units:
+    """Labelled units of one task in one embedding; n may be 0.
+
+    Attributes:
+        task: ``dili``, ``injury`` or ``lesion:<term>``.
+        level: ``compound``, ``group`` or ``sample``.
+        values: float64 [n, d].
+        label: float64 [n], 0 or 1.
+        unit_id, compound: str [n].
+        part: str [n], ``train``, ``valid`` or ``test``.
+    """
+
+    task: str
+    level: str
+    values: np.ndarray
+    label: np.ndarray
+    unit_id: np.ndarray
+    compound: np.ndarray
+    part: np.ndarray
+
+    def rows(self, part: str) -> np.ndarray:
+        """int64, the positions of one part."""
+        return np.flatnonzero(self.part == part)
+
+    def untestable(self) -> str:
+        """Why no probe of this task can be scored; "" when it can."""
+        for part in ("train", "test"):
+            if reason := one_class_reason(self.label[self.rows(part)]):
+                return f"{part} part: {reason}"
+        return ""
+
+    def standardised(self) -> np.ndarray:
+        """float64 [n, d], by mean and deviation of the training units."""
+        return StandardScaler().fit(self.values[self.rows("train")]).transform(self.values)
+
+
+def record(probe: str, embedding: str, task: str, **content: Any) -> Record:
+    """One row of the probes table; what is not given is NaN, 0 or ""."""
+    blank: Record = {c: float("nan") for c in COLUMNS}
+    blank |= {"hidden": "", "metric": "auroc", "n": 0, "draws": 0, "undefined": 0, "reason": ""}
+    return blank | {"probe": probe, "embedding": embedding, "task": task} | content
+
+
+def draw_shots(
+    label: np.ndarray, compound: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One draw: units of distinct compounds in random order, for either class.
+
+    The first k of both are the k shots of each class, so that the shots of a smaller k are among those of a larger.
+
+    Args:
+        label: [n], 0 or 1.
+        compound: [n].
+
+    Returns:
+        int64 positions of negatives and of positives, one unit for each compound that has one.
+    """
+    orders = []
+    for value in (0, 1):
+        mixed = rng.permutation(np.flatnonzero(label == value))
+        _, first = np.unique(compound[mixed], return_index=True)
+        orders.append(mixed[rng.permutation(first)])
+    return orders[0], orders[1]
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """AUROC on the test units, float64 [draws] (empty where undefined), and why or what to know."""
+
+    values: np.ndarray
+    reason: str
+
+
+def few_shot(units: Units, *, seed: int, draws: int = SHOT_DRAWS) -> dict[int, FewShot]:
+    """Logistic regression on k shots a class, for each k of ``SHOTS``.
+
+    The strength of regularisation is the one of highest mean AUROC over draws on the validation units.
+    """
+    if reason := units.untestable():
+        return {k: FewShot(np.empty(0), reason) for k in SHOTS}
+    train, valid, test = (units.rows(p) for p in ("train", "valid", "test"))
+    values = units.standardised()
+    fewest = min(len(np.unique(units.compound[train][units.label[train] == c])) for c in (0, 1))
+    orders = [
+        draw_shots(units.label[train], units.compound[train], generator(seed, "few_shot", units.task, draw))
+        for draw in range(draws)
+    ]
+    undecided = one_class_reason(units.label[valid])
+    penalties = (UNDECIDED_PENALTY,) if undecided else PENALTIES
+    found = {}
+    for k in SHOTS:
+        if fewest < k:
+            found[k] = FewShot(np.empty(0), f"{fewest} training compounds have a unit of the rarer class")
+            continue
+        shots = [train[np.concatenate([negative[:k], positive[:k]])] for negative, positive in orders]
+        best, most = np.empty(0), -np.inf
+        for penalty in penalties:
+            scores = [_logistic(values, units.label, chosen, penalty) for chosen in shots]
+            on_valid = 0.0 if undecided else _mean_auroc(units.label[valid], [s[valid] for s in scores])
+            if on_valid > most:
+                most = on_valid
+                best = np.array([auroc(units.label[test], s[test]).value for s in scores])
+        found[k] = FewShot(
+            best, f"C fixed at {UNDECIDED_PENALTY}; validation: {undecided}" if undecided else ""
+        )
+    return found
+
+
+def _logistic(values: np.ndarray, label: np.ndarray, shots: np.ndarray, penalty: float) -> np.ndarray:
+    """Decision values of all rows, [n].
+
+    The solution lies in the span of the shots, so it is sought there: as many coordinates as shots.
+    """
+    _, _, basis = np.linalg.svd(values[shots], full_matrices=False)
+    model = LogisticRegression(C=penalty, solver="newton-cholesky", max_iter=200)
+    model.fit(values[shots] @ basis.T, label[shots])
+    return values @ (basis.T @ model.coef_[0])
+
+
+def _mean_auroc(label: np.ndarray, scores: Sequence[np.ndarray]) -> float:
+    return float(np.mean([auroc(label, s).value for s in scores]))
+
+
+def few_shot_records(tasks: Sequence[Units], embedding: str, *, seed: int) -> list[Record]:
+    """Mean over draws with the 2.5th and 97.5th percentile, for each task and for the mean over lesions."""
+    found = {units.task: few_shot(units, seed=seed) for units in tasks}
+    records = []
+    for units in tasks:
+        for k, few in found[units.task].items():
+            records.append(_over_draws(embedding, units.task, k, few, len(units.rows("test"))))
+    lesions = [units for units in tasks if is_lesion(units.task)]
+    for k in SHOTS if lesions else ():
+        defined = [found[u.task][k].values for u in lesions if len(found[u.task][k].values)]
+        note = f"mean of {len(defined)} of {len(lesions)} lesions"
+        macro = FewShot(np.mean(defined, axis=0) if defined else np.empty(0), note)
+        n = len({i for u in lesions for i in u.unit_id[u.rows("test")]})
+        records.append(_over_draws(embedding, LESIONS, k, macro, n))
+    return records
+
+
+def _over_draws(embedding: str, task: str, k: int, few: FewShot, n: int) -> Record:
+    common: Record = {"k": k, "chance": 0.5, "n": n, "draws": SHOT_DRAWS, "reason": few.reason}
+    if len(few.values) == 0:
+        return record("few_shot", embedding, task, **common, undefined=SHOT_DRAWS)
+    low, high = np.quantile(few.values, (0.025, 0.975))
+    value = float(few.values.mean())
+    return record("few_shot", embedding, task, **common, value=value, low=float(low), high=float(high))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of the test units, float64 [n_test], the k that made them (NaN: none), and what to know."""
+
+    score: np.ndarray
+    k: float = float("nan")
+    reason: str = ""
+
+
+def nearest_neighbours(units: Units) -> Scored:
+    """Share of positives among the k nearest training units by cosine, k chosen by AUROC on the validation units.
+
+    Of equal choices the smallest k is taken; of equally near units, those that come first.
+    """
+    train, valid, test = (units.rows(p) for p in ("train", "valid", "test"))
+    unit = _unit_rows(units.standardised())
+    nearest = np.argsort(-(unit @ unit[train].T).round(9), axis=1, kind="stable")
+    voted = units.label[train][nearest]
+    undecided = one_class_reason(units.label[valid])
+    chosen, most = min(UNDECIDED_NEIGHBOURS, len(train)), -np.inf
+    for k in () if undecided else (k for k in NEIGHBOURS if k <= len(train)):
+        found = auroc(units.label[valid], voted[valid, :k].mean(axis=1)).value
+        if found > most:
+            chosen, most = k, found
+    note = f"k fixed; validation: {undecided}" if undecided else ""
+    return Scored(voted[test, :chosen].mean(axis=1), float(chosen), note)
+
+
+def nearest_class_mean(units: Units) -> Scored:
+    """Cosine to the mean of the positive training units minus that to the mean of the negative ones."""
+    train, test = units.rows("train"), units.rows("test")
+    values = units.standardised()
+    means = [values[train[units.label[train] == c]].mean(axis=0) for c in (0, 1)]
+    negative, positive = (_unit_rows(values[test]) @ _unit_rows(np.stack(means)).T).T
+    return Scored(positive - negative)
+
+
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norm > 0, norm, 1.0)
+
+
+CLASSIFIERS: dict[str, Callable[[Units], Scored]] = {
+    "knn": nearest_neighbours,
+    "prototype": nearest_class_mean,
+}
+
+
+def classifier_records(
+    probe: str, tasks: Sequence[Units], embedding: str, *, draws: int, seed: int
+) -> list[Record]:
+    """AUROC of ``knn`` or ``prototype`` with an interval over test compounds, for each task and over lesions.
+
+    Args:
+        draws, seed: of the bootstrap over compounds.
+    """
+    records, lesions = [], []
+    for units in tasks:
+        if reason := units.untestable():
+            records.append(record(probe, embedding, units.task, chance=0.5, reason=reason))
+            continue
+        found, test = CLASSIFIERS[probe](units), units.rows("test")
+        table = pd.DataFrame(
+            {
+                "task": units.task,
+                "level": units.level,
+                "unit_id": units.unit_id[test],
+                "compound": units.compound[test],
+                "label": units.label[test],
+                "score": found.score,
+            }
+        )
+        if is_lesion(units.task):
+            lesions.append(table)
+        content = _interval(table, draws, seed) | {"k": found.k, "reason": found.reason}
+        records.append(record(probe, embedding, units.task, **content))
+    n_lesions = sum(is_lesion(units.task) for units in tasks)
+    if n_lesions:
+        reason = f"mean of {len(lesions)} of {n_lesions} lesions"
+        content = (
+            _interval(pd.concat(lesions, ignore_index=True), draws, seed) if lesions else {"chance": 0.5}
+        )
+        records.append(record(probe, embedding, LESIONS, **content, reason=reason))
+    return records
+
+
+def _interval(table: pd.DataFrame, draws: int, seed: int) -> Record:
+    resampling = resampling_of(table, draws=draws, seed=seed)
+    found = bootstrap.interval(headline_statistic(table, resampling), resampling)
+    return {"value": found.value, "low": found.low, "high": found.high, "chance": 0.5,
+            "n": table["unit_id"].nunique(), "draws": found.draws, "undefined": found.undefined_draws}  # fmt: skip
+
+
+def hide_nested(
+    sample_ids: Sequence[str], shares: Sequence[float], rng: np.random.Generator
+) -> dict[float, frozenset[str]]:
+    """Which samples lose a modality at each share: whoever is hidden at one share is hidden at every larger one."""
+    order = [str(s) for s in rng.permutation(np.asarray(sample_ids, dtype=object))]
+    return {share: frozenset(order[: round(share * len(order))]) for share in shares}
