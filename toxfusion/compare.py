@@ -39,11 +39,35 @@ def main(config: dict[str, Any]) -> None:
         drawn["differences.png"] = figures.differences
     for name, draw in drawn.items():
         draw(found, output / name)
+    pictures = [*drawn, *_few_shot(runs, output, found.notes)]
     replace_file(output / "comparison.csv", found.wide().to_csv().encode())
     replace_file(output / "comparison.md", found.to_markdown().encode())
-    replace_file(output / "comparison.html", found.to_html(list(drawn)).encode())
+    replace_file(output / "comparison.html", found.to_html(pictures).encode())
     print(found.to_text())
-    print(f"\nwritten to {output}: comparison.csv, .md, .html, {', '.join(drawn)}")
+    print(f"\nwritten to {output}: comparison.csv, .md, .html, {', '.join(pictures)}")
+
+
+def _few_shot(runs: list[Run], output: Path, notes: list[str]) -> list[str]:
+    """Learning curves of the pretrained embeddings of runs that have been probed; the names of what is drawn."""
+    import pandas as pd
+
+    from toxfusion.evaluation import figures
+    from toxfusion.evaluation.probing import mean_over_runs
+    from toxfusion.runs import RunFolder
+
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for run in runs:
+        if (file := RunFolder(Path(run.source)).probes).is_file():
+            tables.setdefault(run.experiment, []).append(pd.read_parquet(file))
+    for name, of_runs in tables.items():
+        if len(of_runs) < (n := sum(run.experiment == name for run in runs)):
+            notes.append(f"{name}: few-shot curve of {len(of_runs)} of {n} runs; the others were not probed.")
+    curves = mean_over_runs(tables, "pretrained") if tables else pd.DataFrame()
+    if curves.empty:
+        return []
+    title = "linear probe of pretrained embeddings, mean over runs"
+    figures.few_shot(curves, output / "few_shot.png", by="experiment", title=title)
+    return ["few_shot.png"]
 
 
 def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:

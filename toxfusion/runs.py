@@ -77,6 +77,11 @@ class RunFolder:
     def done(self) -> Path:
         return self.root / "done.json"
 
+    @property
+    def probes(self) -> Path:
+        """What ``toxfusion.evaluate probes=[...]`` left, where paths.output was not changed."""
+        return self.root / "evaluation" / "probes.parquet"
+
     def stage(self, name: str) -> Path:
         return self.root / "checkpoints" / name
 

@@ -152,6 +152,17 @@ def test_lesions_are_averaged_and_counted() -> None:
     )
 
 
+def test_curves_of_experiments_are_means_over_runs_where_defined(tmp_path: Path) -> None:
+    row = {"probe": "few_shot", "embedding": "pretrained", "task": "dili", "low": 0.4, "high": 0.8}
+    first = pd.DataFrame([{**row, "k": 1, "value": 0.5}, {**row, "k": 5, "value": 0.6}])
+    second = pd.DataFrame([{**row, "k": 1, "value": 0.7}, {**row, "k": 5, "value": np.nan}])
+    other = pd.DataFrame([{**row, "embedding": "finetuned", "k": 1, "value": 0.9}])
+    curves = probing.mean_over_runs({"full": [first, second], "clip": [first], "none": [other]}, "pretrained")
+    found = curves.set_index(["experiment", "k"])["value"]
+    assert found.to_dict() == {("full", 1): 0.6, ("full", 5): 0.6, ("clip", 1): 0.5, ("clip", 5): 0.6}
+    figures.few_shot(curves, tmp_path / "curves.png", by="experiment")
+
+
 def test_hiding_is_nested_and_seeded() -> None:
     names = [f"s{i}" for i in range(10)]
     shares = (0.0, 0.25, 0.5, 1.0)

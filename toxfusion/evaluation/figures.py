@@ -462,7 +462,7 @@ def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> Non
                 line = rows[(rows["task"] == task) & (rows["hidden"] == hidden)].sort_values("share")
                 _curve(axis, line, 100 * line["share"].to_numpy(dtype=float) + 2 * i - 1, i)
             axis.set_xticks([0, 25, 50, 75, 100])
-            axis.set_xlabel("% of test samples")
+            axis.set_xlabel("% of test samples that lose it")
         _save(figure, path)
 
 

@@ -5,7 +5,7 @@ Works on arrays. Everything is fitted on training units, chosen on validation un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,3 +281,22 @@ def hide_nested(
     """Which samples lose a modality at each share: whoever is hidden at one share is hidden at every larger one."""
     order = [str(s) for s in rng.permutation(np.asarray(sample_ids, dtype=object))]
     return {share: frozenset(order[: round(share * len(order))]) for share in shares}
+
+
+def mean_over_runs(tables: Mapping[str, Sequence[pd.DataFrame]], embedding: str) -> pd.DataFrame:
+    """Few-shot rows of several experiments, each the mean over its runs of what is defined there.
+
+    Args:
+        tables: experiment -> probes tables of its folds and seeds.
+
+    Returns:
+        Columns probe, experiment, task, k, value, low, high (means over runs: the spread over draws,
+        not over runs), reason ("" throughout).
+    """
+    found = []
+    for experiment, of_runs in tables.items():
+        rows = pd.concat(of_runs, ignore_index=True)
+        rows = rows[(rows["probe"] == "few_shot") & (rows["embedding"] == embedding) & rows["value"].notna()]
+        means = rows.groupby(["task", "k"], sort=False)[["value", "low", "high"]].mean().reset_index()
+        found.append(means.assign(probe="few_shot", experiment=experiment, reason=""))
+    return pd.concat(found, ignore_index=True)

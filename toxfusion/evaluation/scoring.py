@@ -551,6 +551,11 @@ def as_dict(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
     return nested
 
 
+def plain_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dictionaries of plain types; NaN becomes None."""
+    return [{str(k): _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
+
+
 def _plain(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and math.isnan(value) else value
