@@ -67,8 +67,8 @@ def evaluate_run(
         )
         write_embeddings(run.fold, outputs, output / "embeddings.h5ad")
         write_survival_curves(run.module, run.fold, outputs, output / "survival_curves.parquet")
-        embeddings = anndata.read_h5ad(output / "embeddings.h5ad")
-        figures.embedding_map(embeddings.X, embeddings.obs, output / "embedding.png", seed=seed)
+        written = anndata.read_h5ad(output / "embeddings.h5ad")
+        figures.embedding_map(written.X, written.obs, output / "embedding.png", seed=seed)
         if probes:
             probed = probe_run(run, probes, embeddings, draws=draws, seed=seed)
             _write_probes(probed, output, config["name"])

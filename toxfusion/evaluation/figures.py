@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 
 from toxfusion.evaluation.calibration import reliability
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
-from toxfusion.evaluation.scoring import HEADLINES, LESIONS, headline_metric, headline_rows
+from toxfusion.evaluation.scoring import HEADLINES, headline_metric, headline_rows
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
