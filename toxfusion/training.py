@@ -246,8 +246,8 @@ def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
 class ValidationScore(Callback):
     """Logs valid/score, by which the best weights of fine-tuning are chosen.
 
-    Not the loss: labels are few, and the loss of the validation part rises with the confidence of a network whose ranking
-    of samples still gets better. Probabilities are calibrated afterwards.
+    Not the loss: labels are few, and the loss of the validation part rises with the confidence of a network whose
+    ranking of samples still gets better. Probabilities are calibrated afterwards.
 
     Args:
         score: of the validation part; where it is NaN, minus the validation loss stands in.

@@ -23,7 +23,15 @@ from toxfusion.training import build_network, build_terms
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GENES, FEATURES = 30, 10
 SLIDE, EXPRESSION = {"sub_bag", "tiles", "slide_latents"}, {"genes", "expression_latents"}
-FULL = {"align": 1.0, "sub_bag": 0.5, "genes": 1.0, "orthogonality": 0.5, "retention": 0.5}
+FULL = {
+    "align": 0.5,
+    "genes": 1.0,
+    "orthogonality": 0.1,
+    "retention": 0.1,
+    "expression_latents": 0.15,
+    "style": 0.1,
+    "cluster": 0.1,
+}
 MIRROR = {"align": 0.5, "slide_latents": 0.15, "expression_latents": 0.15, "style": 0.1, "cluster": 0.1}
 PRESETS: dict[str, dict[str, float]] = {
     "full": FULL,
