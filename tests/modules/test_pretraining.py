@@ -25,6 +25,7 @@ GENES, FEATURES = 30, 10
 SLIDE, EXPRESSION = {"sub_bag", "tiles", "slide_latents"}, {"genes", "expression_latents"}
 FULL = {
     "align": 0.5,
+    "sub_bag": 0.1,
     "genes": 1.0,
     "orthogonality": 0.1,
     "retention": 0.1,
@@ -154,8 +155,8 @@ def test_a_peer_changes_its_own_parts_and_an_ablation_of_it_pretraining_alone(
 ) -> None:
     peer = experiment.partition("_")[0]
     changes = {
-        "mirror": {"name", "paths", "pretrain", "bag", "expression", "fusion"},
-        "tangle": {"name", "paths", "pretrain", "expression", "fusion"},
+        "mirror": {"name", "paths", "pretrain", "bag", "fusion"},
+        "tangle": {"name", "paths", "pretrain", "bag", "fusion"},
     }
     mine, base = config(f"experiment={experiment}"), config(f"experiment={peer}")
     full = config("experiment=full")
