@@ -3,7 +3,7 @@
     python benchmarks/tuning.py --study studies/tuning --output tuning "a=" "b=size.dropout=0.2"
 
 Each setting is a name and overrides of toxfusion.train; prints the AUROC of the pooled test folds for each.
-The study is `toxfusion.synthesize seed=11 size=study n_compounds=48 slide_px=1024`; this spends its test folds.
+The study is `toxfusion.synthesize seed=11 size=study n_compounds=48 times_h=[696.0]`; this spends its test folds.
 """
 
 from __future__ import annotations
