@@ -17,7 +17,7 @@ from toxfusion.distributed import device_of
 from toxfusion.evaluation import probing
 from toxfusion.evaluation.probing import Record, Units, record
 from toxfusion.evaluation.retrieval import retrieval_table
-from toxfusion.evaluation.scoring import HEADLINES, headline_metric, score_run
+from toxfusion.evaluation.scoring import HEADLINES, chance_of, headline_metric, score_run
 from toxfusion.loading import LoadedRun
 from toxfusion.models.network import Network
 from toxfusion.modules.baselines import BaselineSettings, pooled_tiles, reduced, standardised_expression
@@ -177,10 +177,10 @@ def task_units(
         if task in labels:
             keep = ~np.isnan(labels[task])  # vehicle controls carry no such label
             units = obs[column].astype(str).to_numpy(dtype=object)[keep]
-            code, keys = pd.MultiIndex.from_arrays([part[keep], units]).factorize(sort=True)
+            code = pd.MultiIndex.from_arrays([part[keep], units]).factorize(sort=True)[0]
             first = np.unique(code, return_index=True)[1]
             means = pd.DataFrame(values[keep].astype(np.float64)).groupby(code).mean().to_numpy()
-            of_unit = (labels[task][keep][first], keys.get_level_values(1).to_numpy(), compound[keep][first])
+            of_unit = (labels[task][keep][first], units[first], compound[keep][first])
             found.append(Units(task, level, means, *of_unit, part[keep][first]))
     for i, task in enumerate(fold.tasks.lesion_tasks):
         keep = ~np.isnan(labels["lesions"][:, i])
@@ -253,7 +253,7 @@ def _missing_modality(run: LoadedRun, draws: int, seed: int) -> list[Record]:
 
 def _hidden_record(hidden: str, share: float, row: dict[str, Any]) -> Record:
     kept = {c: row[c] for c in ("metric", "value", "low", "high", "n", "draws", "reason")}
-    chance = 0.5 if row["metric"] == "auroc" else 0.0
+    chance = chance_of(row["metric"])
     return record("missing_modality", "finetuned", row["task"], hidden=hidden, share=share, chance=chance,
                   undefined=row["undefined_draws"], **kept)  # fmt: skip
 

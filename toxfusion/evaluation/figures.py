@@ -24,7 +24,7 @@ from sklearn.decomposition import PCA
 
 from toxfusion.evaluation.calibration import reliability
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
-from toxfusion.evaluation.scoring import HEADLINES, headline_metric, headline_rows
+from toxfusion.evaluation.scoring import HEADLINES, chance_of, headline_metric, headline_rows
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -110,7 +110,7 @@ def _errorbar(axis: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], col
 
 
 def _values(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> None:
-    chance = 0.5 if headline_metric(headline) in ("auroc", "harrell_c") else 0.0
+    chance = chance_of(headline_metric(headline))
     axis.axvline(chance, color=GREY, linestyle=":", linewidth=1.4)
     # Left of its line, as the oracle's name stands right of its own: the two may nearly coincide.
     axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(-2, -2), ha="right",
@@ -472,7 +472,7 @@ def _curves(tasks: Sequence[str], names: Sequence[str], title: str) -> tuple[Fig
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axis, task in zip(axes, tasks, strict=True):
         metric = headline_metric(task)
-        axis.axhline(0.5 if metric == "auroc" else 0.0, color=GREY, linestyle=":", linewidth=1.4)
+        axis.axhline(chance_of(metric), color=GREY, linestyle=":", linewidth=1.4)
         axis.set_title(TITLES[task].replace(", ", ",\n"))
         axis.set_ylabel(METRIC_NAMES[metric])
     look: list[dict[str, Any]] = [_look(i) for i in range(len(names))]

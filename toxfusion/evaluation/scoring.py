@@ -247,6 +247,11 @@ def headline_metric(headline: str) -> str:
     return {"severity": "quadratic_kappa", "survival": "harrell_c"}.get(headline, "auroc")
 
 
+def chance_of(metric: str) -> float:
+    """What a score without information gets: 0.5 of AUROC and Harrell's C, 0 of kappa and Spearman."""
+    return 0.5 if metric in ("auroc", "harrell_c") else 0.0
+
+
 def headline_statistic(
     rows: pd.DataFrame, resampling: Resampling, *, within: Within | None = None
 ) -> Statistic:

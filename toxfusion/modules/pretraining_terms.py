@@ -224,11 +224,13 @@ class PretrainingTerms(nn.Module):
                     self.losses[f"read_{name}_from_{source}"] = nn.Linear(size, target)
         if "tiles" in self.weights:
             self.losses["tiles"] = MaskedTileFeatures(width, tile_dim)
-        hiding = {"ratio": settings.latent_mask, "stop_gradient": settings.stop_gradient}
+        ratio, stop = settings.latent_mask, settings.stop_gradient
         if "slide_latents" in self.weights:
-            self.losses["slide_latents"] = TileRetention(width, **hiding)
+            self.losses["slide_latents"] = TileRetention(width, ratio=ratio, stop_gradient=stop)
         if "expression_latents" in self.weights and encoder is not None:
-            self.losses["expression_latents"] = LatentRetention(width, encoder.n_tokens, **hiding)
+            self.losses["expression_latents"] = LatentRetention(
+                width, encoder.n_tokens, ratio=ratio, stop_gradient=stop
+            )
         if "expression_from_slide" in self.weights:
             self.losses["expression_from_slide"] = ExpressionReconstruction(GeneDecoder(width, n_genes))
         if "style" in self.weights:
