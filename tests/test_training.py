@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests.feature_store import write_features
+from toxfusion import training
 from toxfusion.config import ConfigError, compose
 from toxfusion.data.audit import Audit
 from toxfusion.data.gene_sets import GeneSetError
@@ -210,6 +212,34 @@ def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment
         assert "valid/align" not in names
     if experiment == "mirror":
         assert {"valid/slide_latents", "valid/expression_latents", "valid/style", "valid/cluster"} <= names
+
+
+def validations(run_folder: RunFolder, name: str) -> pd.Series:
+    history = pd.read_csv(run_folder.history)
+    chosen = (history["stage"] == "finetune") & (history["name"] == name)
+    return history[chosen].set_index("step")["value"]
+
+
+@pytest.mark.parametrize("task", ["toxicity", "severity"])
+def test_fine_tuning_keeps_the_weights_of_best_score_or_of_least_loss_where_none_is_defined(
+    featured: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """The score peaks at the fourth validation, wherever the loss is least."""
+    config = small(featured, tmp_path, f"task={task}", "pretrain=none", "trainer.validate_every=1",
+                   "size.finetune_steps=12", "optimizer.finetune_lr=0.01", "trainer.patience=null")  # fmt: skip
+    if task == "toxicity":
+        scores = itertools.chain([0.5, 0.6, 0.55, 0.9], itertools.repeat(0.7))
+        monkeypatch.setattr(training, "validation_objective", lambda table: next(scores))
+    run(config)
+    folder = RunFolder(Path(config["paths"]["output"]))
+    loss, score = validations(folder, "valid/loss"), validations(folder, "valid/score")
+    assert len(score) > 4
+    if task == "toxicity":
+        assert score.idxmax() == score.index[3] != loss.idxmin()
+    else:
+        np.testing.assert_allclose(score, -loss)
+    # The history counts steps from 0, a checkpoint those that are done.
+    assert read_checkpoint(folder.stage("finetune") / "best.ckpt")["global_step"] == score.idxmax() + 1
 
 
 def test_two_ranks_run_the_job_once_and_score_each_unit_once(featured: Study, tmp_path: Path) -> None:

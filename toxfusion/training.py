@@ -262,7 +262,7 @@ class ValidationScore(Callback):
         score = self.score()
         if math.isnan(score):
             score = -float(trainer.callback_metrics[LEAST_LOSS.name])
-        pl_module.log(self.MONITOR.name, score)
+        pl_module.log(self.MONITOR.name, score, sync_dist=True)
 
 
 class NetworkRun:

@@ -103,11 +103,11 @@ def eight_samples(lengths: tuple[int, ...] = (5, 0, 3, 9, 4, 2, 6, 2)) -> Batch:
     )
 
 
-def losses(of: PretrainingModule | FinetuningModule, batch: Batch) -> dict[str, Tensor]:
+def losses(of: PretrainingModule | FinetuningModule, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(0)
     if isinstance(of, FinetuningModule):
         return of.losses(batch)
-    return of.losses(batch, torch.Generator().manual_seed(0))[0]
+    return of.losses(batch, torch.Generator().manual_seed(seed))[0]
 
 
 def total(of: PretrainingModule | FinetuningModule, found: dict[str, Tensor]) -> Tensor:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from torch import Tensor
 
+from tests.modules.small_training import (
+    ALONE,
+    CONF,
+    FEATURES,
+    GENES,
+    config,
+    eight_samples,
+    losses,
+    only,
+    pretraining,
+    total,
+)
 from toxfusion.config import compose
-from toxfusion.data.batch import Batch, RaggedTiles
-from toxfusion.modules.optimization import Optimization
+from toxfusion.data.batch import Batch
 from toxfusion.modules.pretraining import PretrainingModule
 from toxfusion.modules.pretraining_terms import NEEDS, PretrainingError
 from toxfusion.objectives.masked import draw_hidden_tiles
 from toxfusion.training import build_network, build_terms
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-GENES, FEATURES = 30, 10
 SLIDE, EXPRESSION = {"sub_bag", "tiles", "slide_latents"}, {"genes", "expression_latents"}
 FULL = {
     "align": 0.5,
@@ -51,68 +57,15 @@ EXPERIMENTS = {
     "mirror_nocluster": {k: w for k, w in MIRROR.items() if k != "cluster"},
     "mirror_orthogonality": MIRROR | {"orthogonality": 0.25, "retention": 0.25},
 }
-#: Terms that no preset has, by the override that a user would give.
-ALONE = ("tiles", "vicreg", "consistency")
-
-
-@functools.cache
-def config(*overrides: str) -> dict[str, Any]:
-    return compose("train", ["data.root=study", "size=tiny", *overrides])
 
 
 def module(*overrides: str) -> PretrainingModule:
-    return built(config(*overrides))
-
-
-def built(settings: dict[str, Any]) -> PretrainingModule:
-    torch.manual_seed(0)
-    network = build_network(settings, n_genes=GENES, tile_dim=FEATURES)
-    terms = build_terms(settings, network, n_genes=GENES, tile_dim=FEATURES)
-    return PretrainingModule(network, terms, optimization=Optimization(1e-3, 0.0, 0.1, 10), seed=0)
-
-
-def only(term: str) -> tuple[str, ...]:
-    """Overrides that leave one term of pretrain=clip."""
-    return ("pretrain=clip", "pretrain.weights.align=0", f"pretrain.weights.{term}=1")
-
-
-def eight_samples() -> Batch:
-    """Eight samples: the second has no slide and the fifth no expression; the last two are one dose group."""
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.tensor([5, 0, 3, 9, 4, 1, 6, 2])
-    n = int(lengths.sum())
-    expression = torch.randn(8, GENES, generator=generator)
-    expression[4] = 0.0
-    return Batch(
-        sample_ids=[f"s{i}" for i in range(8)],
-        tiles=RaggedTiles(
-            torch.randn(n, FEATURES, generator=generator),
-            torch.randint(0, 40, (n, 2), generator=generator) * 128.0,
-            torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
-        ),
-        expression=expression,
-        has_slide=lengths > 0,
-        has_expression=torch.arange(8) != 4,
-        compound=torch.arange(8) // 2,
-        group=torch.tensor([0, 1, 2, 3, 4, 5, 6, 6]),
-        animal=torch.arange(8),
-        is_control=torch.zeros(8, dtype=torch.bool),
-        labels={},
-    )
+    return pretraining(config(*overrides))
 
 
 @pytest.fixture
 def batch() -> Batch:
-    return eight_samples()
-
-
-def losses(of: PretrainingModule, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    return of.losses(batch, torch.Generator().manual_seed(seed))[0]
-
-
-def total(of: PretrainingModule, found: dict[str, Tensor]) -> Tensor:
-    return torch.stack([of.terms.weights[k] * v for k, v in found.items()]).sum()
+    return eight_samples((5, 0, 3, 9, 4, 1, 6, 2))
 
 
 def check(of: PretrainingModule, batch: Batch, expected: set[str]) -> None:
