@@ -56,6 +56,17 @@ def test_compounds_come_whole_capped_and_with_their_controls(tiny_study: Study) 
     assert sorted(seen) == sorted(obs["compound"].unique())
 
 
+def test_patients_without_dose_and_time_are_drawn(tiny_study: Study) -> None:
+    patients = tiny_study.obs.assign(
+        compound=tiny_study.obs.index, dose_level="", time_h=np.nan, is_control=False
+    )
+    stream = CompoundStream(
+        patients, compounds_per_batch=3, treated_per_compound=4, controls_per_compound=1, seed=0
+    )
+    seen = [s for step in range(stream.steps_per_epoch) for s in stream.batch(step)]
+    assert len(seen) == len(set(seen)) == 3 * stream.steps_per_epoch
+
+
 def test_tiles_of_a_bag_are_distinct_and_change_with_the_step() -> None:
     first, again, later = (choose_tiles(100, 20, 0, "pretrain", step, "a") for step in (0, 0, 1))
     assert np.array_equal(first, again)

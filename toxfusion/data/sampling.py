@@ -111,7 +111,8 @@ class CompoundStream:
     def __post_init__(self) -> None:
         control = self.obs["is_control"].astype(bool)
         for compound, rows in self.obs[~control].groupby("compound", sort=True, observed=True):
-            strata = rows.groupby(["dose_level", "time_h"], sort=True, observed=True)
+            # Patients have no time: a group of NaN is a stratum too.
+            strata = rows.groupby(["dose_level", "time_h"], sort=True, observed=True, dropna=False)
             self._strata[str(compound)] = [sorted(map(str, g.index)) for _, g in strata]
         for compound, rows in self.obs[control].groupby("compound", sort=True, observed=True):
             self._controls[str(compound)] = sorted(map(str, rows.index))
