@@ -106,7 +106,7 @@ def eight_samples(lengths: tuple[int, ...] = (5, 0, 3, 9, 4, 2, 6, 2)) -> Batch:
 def losses(of: PretrainingModule | FinetuningModule, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(0)
     if isinstance(of, FinetuningModule):
-        return of.losses(batch)
+        return of.losses(of.network(batch).fused.vector, batch)
     return of.losses(batch, torch.Generator().manual_seed(seed))[0]
 
 

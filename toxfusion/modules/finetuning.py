@@ -102,9 +102,8 @@ class FinetuningModule(L.LightningModule):
         if network_lr_share == 0:
             network.requires_grad_(False)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of each task; tasks without a label in the batch give 0."""
-        vector = self.network(batch).fused.vector
+    def losses(self, vector: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Loss of each task from the fused vectors [B, W] of a batch; tasks without a label in it give 0."""
         out: dict[str, Tensor] = {}
         for task, codes in (("dili", batch.compound), ("injury", batch.group)):
             if task in self.heads:
@@ -135,10 +134,12 @@ class FinetuningModule(L.LightningModule):
         torch.manual_seed(torch_seed(self.seed, "finetune", batch.step, rank()))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._log(self.losses(batch), "train", len(batch))
+        fused = self.network(batch).fused
+        self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
+        return self._log(self.losses(fused.vector, batch), "train", len(batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log(self.losses(batch), "valid", len(batch))
+        self._log(self.losses(self.network(batch).fused.vector, batch), "valid", len(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimization.configure(self, {"network.": self.network_lr_share})
