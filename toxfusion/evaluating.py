@@ -13,7 +13,7 @@ from toxfusion.data.audit import replace_file
 from toxfusion.distributed import device_of
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.probing import COLUMNS
-from toxfusion.evaluation.scoring import as_dict, out_of_fold, plain_records, score_run
+from toxfusion.evaluation.scoring import as_dict, plain_records, score_run
 from toxfusion.loading import load_own_study, load_run
 from toxfusion.prediction import encode_samples, predictions_table, write_embeddings, write_survival_curves
 from toxfusion.probes import EMBEDDINGS, ProbeError, check_probes, probe_run
@@ -31,9 +31,10 @@ def evaluate_run(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predict validation and test parts anew and score the test part.
 
-    Writes predictions.parquet, metrics.json, embeddings.h5ad, embedding.png, curves.png (with a two-class task) and
-    survival_curves.parquet (with discrete survival) into ``output``. A baseline has no network to run again: its
-    stored predictions are scored. With probes also probes.parquet and .csv, few_shot.png and missing_modality.png.
+    Writes predictions.parquet, metrics.json, embeddings.h5ad, embedding.png, curves.png (with a two-class task),
+    confusion.png (with classes or grades) and survival_curves.parquet (with discrete survival) into ``output``. A
+    baseline has no network to run again: its stored predictions are scored. With probes also probes.parquet and .csv,
+    few_shot.png and missing_modality.png.
 
     Args:
         draws, seed: of the bootstrap over compounds; the seed is also that of the probes.
@@ -79,9 +80,7 @@ def evaluate_run(
     scores = score_run(table, truth, draws=draws, seed=seed)
     metrics = {"scores": as_dict(scores), "probes": plain_records(probed)}
     replace_file(output / "metrics.json", json.dumps(metrics, indent=1).encode())
-    tested = out_of_fold([table])
-    if figures.curve_headlines(tested):
-        figures.run_curves(tested, output / "curves.png", title=config["name"])
+    figures.held_out([table], output, title=config["name"])
     return scores, probed
 
 

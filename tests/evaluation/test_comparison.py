@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import confusion_matrix
 
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.comparison import Cohort, Comparison, ComparisonError, Run, compare
 from toxfusion.evaluation.figures import FigureError
+from toxfusion.evaluation.scoring import out_of_fold
 
 VIRTUAL = {"study": Cohort("study", virtual=True)}
 
@@ -253,9 +255,21 @@ def test_tiles_lie_where_their_coordinates_say() -> None:
     assert found.mask.sum() == 32 - 8
 
 
-def test_other_figures_are_written(make_table, tmp_path: Path) -> None:
-    from toxfusion.evaluation.scoring import out_of_fold
+def test_confusion_counts_the_units_that_were_called(make_table, tmp_path: Path) -> None:
+    tested = out_of_fold([make_table(fold=f, n_folds=2) for f in range(2)])
+    rows = tested[(tested["task"] == "injury") & tested["label"].notna()]
+    counts, lacking = figures._confusions(tested)["injury"]
+    assert lacking == 0
+    np.testing.assert_array_equal(counts, confusion_matrix(rows["label"], rows["called"]))
+    tested.loc[rows.index[rows["label"] == 1][:3], "called"] = np.nan
+    fewer, lacking = figures._confusions(tested)["injury"]
+    assert lacking == 3
+    np.testing.assert_array_equal(fewer.sum(1), counts.sum(1) - [0, 3])
+    with pytest.raises(FigureError, match="nothing to count"):
+        figures.confusion(tested.assign(called=np.nan), tmp_path / "none.png")
 
+
+def test_other_figures_are_written(make_table, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(
         {
@@ -265,11 +279,9 @@ def test_other_figures_are_written(make_table, tmp_path: Path) -> None:
         }
     )
     figures.embedding_map(rng.normal(size=(30, 5)), obs, tmp_path / "map.png")
-    figures.run_curves(
-        out_of_fold([make_table(fold=f, n_folds=2) for f in range(2)]), tmp_path / "curves.png"
-    )
+    figures.held_out([make_table(fold=f, n_folds=2) for f in range(2)], tmp_path)
     figures.slide_attention(
         np.full((60, 80, 3), 200, np.uint8), rng.integers(0, 300, (20, 2)), 40, rng.random(20),
         tmp_path / "slide.png", downsample=4, mpp0=0.5,
     )  # fmt: skip
-    assert {p.name for p in tmp_path.iterdir()} == {"map.png", "curves.png", "slide.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"map.png", "curves.png", "confusion.png", "slide.png"}

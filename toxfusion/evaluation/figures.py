@@ -24,7 +24,17 @@ from sklearn.decomposition import PCA
 
 from toxfusion.evaluation.calibration import reliability
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
-from toxfusion.evaluation.scoring import HEADLINES, chance_of, headline_metric, headline_rows
+from toxfusion.evaluation.predictions import MAX_GRADE
+from toxfusion.evaluation.scoring import (
+    HEADLINES,
+    LESIONS,
+    SUBTYPE,
+    called_classes,
+    chance_of,
+    headline_metric,
+    headline_rows,
+    out_of_fold,
+)
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -43,6 +53,8 @@ _STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
 }
 _MOST_COMPOUNDS_NAMED = 16
+HEATMAP = "heatmap_"
+"""How the file name of a slide under its attention begins, in a folder of figures."""
 
 
 class FigureError(ValueError):
@@ -323,6 +335,83 @@ def _scale_bar(axis: Axes, width: int, height: int, um_per_px: float) -> None:
     label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} um"
     axis.text(left, below - 0.02 * height, label, fontsize=9, va="bottom",
               bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0})  # fmt: skip
+
+
+def held_out(tables: Sequence[pd.DataFrame], folder: Path, *, title: str = "") -> None:
+    """curves.png and confusion.png of the test part, each where a task allows it.
+
+    Args:
+        tables: predictions of one method, one or several folds and seeds.
+    """
+    tested = out_of_fold(tables)
+    if curve_headlines(tested):
+        run_curves(tested, folder / "curves.png", title=title)
+    if _confusions(tested):
+        confusion(tested, folder / "confusion.png", title=title)
+
+
+def confusion(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
+    """Counts of test units by label and by what was called: one panel for each headline of classes or grades.
+
+    Two-class tasks are called at the threshold of the validation part of their fold (units without one are left
+    out, and counted in the panel's title); lesions are counted together; severity by the rounded expected grade;
+    subtypes by the class of highest probability. Colours are shares of a row.
+
+    Args:
+        tested: ``scoring.out_of_fold`` of the run or runs.
+
+    Raises:
+        FigureError: no task has both labels and calls.
+    """
+    panels = _confusions(tested)
+    if not panels:
+        raise FigureError("no task has labelled test units that were called; there is nothing to count.")
+    with mpl.rc_context(_STYLE):
+        figure = _figure(0.6 + 3.1 * len(panels), 3.6)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (headline, (counts, lacking)) in zip(axes, panels.items(), strict=True):
+            share = counts.to_numpy(dtype=float) / np.maximum(counts.to_numpy().sum(1, keepdims=True), 1)
+            axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+            for (i, j), n in np.ndenumerate(counts.to_numpy()):
+                axis.text(
+                    j, i, f"{n}", ha="center", va="center", color="white" if share[i, j] > 0.5 else "black"
+                )
+            axis.set_xticks(range(len(counts.columns)), counts.columns, rotation=30 if len(counts) > 5 else 0)
+            axis.set_yticks(range(len(counts.index)), counts.index)
+            axis.set(xlabel="called", ylabel="label")
+            name = TITLES[headline].partition(",")[0]
+            axis.set_title(f"{name}\n({lacking} units without a threshold left out)" if lacking else name)
+        if title:
+            figure.suptitle(title)
+        _save(figure, path)
+
+
+def _confusions(tested: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, int]]:
+    """Headline -> counts (label x called), and how many labelled units were not called; headlines without a call
+    are left out.
+    """
+    found: dict[str, tuple[pd.DataFrame, int]] = {}
+    classes: list[tuple[Any, str]]
+    for headline in ("dili", "injury", LESIONS, "severity", SUBTYPE):
+        rows = headline_rows(tested, headline)
+        if headline == SUBTYPE:
+            known = called_classes(rows)
+            known = known.assign(label=known["task"], called=known["called_task"])
+            classes = [(t, t.partition(":")[2]) for t in sorted(rows["task"].unique())]
+        else:
+            known = rows[rows["called"].notna()]
+            grades = range(MAX_GRADE + 1)
+            classes = [(g, str(g)) for g in grades] if headline == "severity" else [(0, "no"), (1, "yes")]
+        if len(known):
+            counts = pd.crosstab(known["label"], known["called"])
+            values, names = zip(*classes, strict=True)
+            counts = (
+                counts.reindex(index=values, columns=values, fill_value=0)
+                .set_axis(names)
+                .set_axis(names, axis=1)
+            )
+            found[headline] = (counts, 0 if headline == SUBTYPE else len(rows) - len(known))
+    return found
 
 
 def curve_headlines(tested: pd.DataFrame) -> list[str]:

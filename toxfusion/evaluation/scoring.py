@@ -495,14 +495,23 @@ def _macro_records(
     return found + _oracle_records(base, both, oracles, draws, seed, method)
 
 
-def _class_records(rows: pd.DataFrame, draws: int, seed: int, method: IntervalMethod) -> list[dict[str, Any]]:
-    """Metrics of the called class, the one of highest probability, over all classes."""
+def called_classes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each unit's own class, the class of highest probability in column ``called_task``.
+
+    Args:
+        rows: labelled rows of the classes of a subtype.
+    """
     by_score = rows.sort_values(["score", "task"], kind="stable")
     called = by_score.groupby("unit_id")["task"].last()
-    true = rows[rows["label"] == 1].set_index("unit_id")
+    true = rows[rows["label"] == 1]
+    return true.assign(called_task=called.reindex(true["unit_id"]).to_numpy())
+
+
+def _class_records(rows: pd.DataFrame, draws: int, seed: int, method: IntervalMethod) -> list[dict[str, Any]]:
+    """Metrics of the called class over all classes."""
+    true = called_classes(rows)
     names = {task: float(i) for i, task in enumerate(sorted(rows["task"].unique()))}
-    label = true["task"].map(names).to_numpy()
-    guess = called.reindex(true.index).map(names).to_numpy()
+    label, guess = true["task"].map(names).to_numpy(), true["called_task"].map(names).to_numpy()
     resampling = resampling_of(true, draws=draws, seed=seed)
     codes = resampling.codes(true["compound"].to_numpy())
     statistics = bootstrap.class_statistics(label, guess, codes, len(resampling.clusters))
