@@ -47,6 +47,7 @@ def main(config: dict[str, Any]) -> None:
             f"data.root={study}",
             "size=demo",
             f"paths.outputs={runs}",
+            "heatmaps=0",
         ],
     )
     _run("compare", compare.main, [f"runs={runs}", f"output={root / 'comparison'}"])

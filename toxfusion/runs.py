@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from toxfusion.data.audit import replace_file
 
-INCIDENTAL = ("paths", "logger", "resume")
+INCIDENTAL = ("paths", "logger", "resume", "heatmaps")
 """Config keys that change nothing in the results."""
 
 INCIDENTAL_TRAINER = ("progress", "checkpoint_every", "compile")
@@ -78,6 +79,16 @@ class RunFolder:
         return self.root / "done.json"
 
     @property
+    def figures(self) -> Path:
+        """What ``toxfusion.train`` draws of a finished run."""
+        return self.root / "figures"
+
+    @property
+    def tracking(self) -> Path:
+        """The id of the run in Weights & Biases, and whether all of it is there."""
+        return self.root / "wandb.json"
+
+    @property
     def probes(self) -> Path:
         """What ``toxfusion.evaluate probes=[...]`` left, where paths.output was not changed."""
         return self.root / "evaluation" / "probes.parquet"
@@ -114,6 +125,7 @@ class RunFolder:
                 )
         else:
             self.done.unlink(missing_ok=True)
+            shutil.rmtree(self.figures, ignore_errors=True)
         self.root.mkdir(parents=True, exist_ok=True)
         replace_file(self.config, yaml.safe_dump(config, sort_keys=False).encode())
 

@@ -10,9 +10,12 @@ from toxfusion.config import entry_point
 @entry_point("train")
 def main(config: dict[str, Any]) -> float:
     """Pretrain on slides and expression, fine-tune for liver injury, test on held-out compounds."""
+    from toxfusion.interpret.report import report
     from toxfusion.training import run
 
-    return run(config)
+    objective = run(config)
+    report(config)
+    return objective
 
 
 if __name__ == "__main__":

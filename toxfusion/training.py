@@ -164,15 +164,18 @@ def _report(
         objective = validation_objective(table)
     metrics = {"objective": objective, "scores": scores, **extra}
     replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
-    found = {
-        f"test/{task}/{name}": entry["value"]
-        for task, of in scores.items()
-        for name, entry in of.items()
-        if entry["value"] is not None
-    }
-    for logger in loggers:
-        logger.log_metrics(found)
-        logger.finalize("success")
+    if (
+        config["logger"]["kind"] == "tensorboard"
+    ):  # toxfusion.tracking logs a finished run to W&B from its folder
+        found = {
+            f"test/{task}/{name}": entry["value"]
+            for task, of in scores.items()
+            for name, entry in of.items()
+            if entry["value"] is not None
+        }
+        for logger in loggers:
+            logger.log_metrics(found)
+            logger.finalize("success")
     return objective
 
 
@@ -215,20 +218,9 @@ def make_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     if settings["kind"] == "csv" or not is_rank_zero():
         return []
     if settings["kind"] == "wandb":
-        from lightning.pytorch.loggers import WandbLogger
+        from toxfusion.tracking import make_logger
 
-        name = f"{config['name']}-fold{config['split']['fold']}-seed{config['seed']}"
-        return [
-            WandbLogger(
-                project=settings["project"],
-                entity=settings["entity"],
-                offline=settings["offline"],
-                save_dir=folder.root,
-                name=name,
-                group=config["name"],
-                config=config,
-            )
-        ]
+        return [make_logger(config, folder)]
     if settings["kind"] == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 

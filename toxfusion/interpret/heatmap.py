@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from toxfusion.evaluation import figures
-from toxfusion.loading import load_own_study, load_run
+from toxfusion.loading import LoadedRun, load_own_study, load_run
 from toxfusion.runs import RunError, RunFolder
 from toxfusion.slides.readers import open_slide
 
@@ -22,12 +22,11 @@ def draw_embeddings(folder: RunFolder, path: Path) -> None:
     figures.embedding_map(table.X, table.obs, path)
 
 
-@torch.inference_mode()
 def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> str:
     """Attention of a run over one slide, the mean over heads.
 
     Args:
-        slide_id: the slide; where None, the test sample with the highest grade of any finding that has one slide.
+        slide_id: the slide; where None, the first of ``worst_slides``.
 
     Returns:
         The slide's id.
@@ -38,18 +37,42 @@ def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> 
     study, split = load_own_study(folder)
     run = load_run(folder, study, split)
     if slide_id is None:
-        worst = study.findings.loc[split.test].max(axis=1).sort_values(ascending=False, kind="stable")
-        shown = [s for s in worst.index if len(study.slides_of(s)) == 1 and run.fold.has_slide(s)]
+        shown = worst_slides(run, 1)
         if not shown:
             raise RunError(f"{folder.root}: no test sample has exactly one slide with tiles; name a slide")
-        slide_id = study.slides_of(shown[0])[0]
+        slide_id = shown[0]
+    draw_slide(run, slide_id, path)
+    return slide_id
+
+
+def worst_slides(run: LoadedRun, n: int) -> list[str]:
+    """Up to n test slides, of the samples with the highest grade of any finding that have one slide with tiles."""
+    study, test = run.fold.study, run.fold.split.test
+    worst = study.findings.loc[test].max(axis=1).sort_values(ascending=False, kind="stable")
+    shown = [s for s in worst.index if len(study.slides_of(s)) == 1 and run.fold.has_slide(s)]
+    return [study.slides_of(sample)[0] for sample in shown[:n]]
+
+
+@torch.inference_mode()
+def draw_slide(run: LoadedRun, slide_id: str, path: Path) -> None:
+    """Attention of a loaded run over one slide, the mean over heads.
+
+    Raises:
+        RunError: the run has no attention, the same for all tiles, or the slide is one of several of its sample.
+        SlideError: the slide cannot be read.
+    """
+    study, folder = run.fold.study, run.folder
     sample = str(study.slides.at[slide_id, "sample_id"])
     if run.module.network.bag is None or run.fold.store is None or study.slides_of(sample) != [slide_id]:
         raise RunError(
             f"{folder.root}: no attention over slide {slide_id}: the run reads no slides, or {sample} has several"
         )
     tiles = run.fold.batch([sample], stage="evaluate").tiles
-    encoding = run.module.network.bag(tiles)
+    attention = run.module.network.bag(tiles).attention.float().mean(1).numpy()
+    if len(attention) and np.allclose(attention, attention[0], rtol=1e-4, atol=0):
+        raise RunError(
+            f"{folder.root}: every tile of slide {slide_id} weighs the same, so there is nothing to see"
+        )
     override = _override(study.slides["mpp_override"].loc[slide_id])
     with open_slide(study.slide_path(slide_id), mpp_override=override) as slide:
         downsample = max(1.0, max(slide.dimensions) / THUMBNAIL_PX)
@@ -62,13 +85,12 @@ def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> 
         thumbnail,
         run.fold.store.coordinates(slide_id),
         run.fold.store.tile_size(slide_id),
-        encoding.attention.float().mean(1).numpy(),
+        attention,
         path,
         downsample=downsample,
         mpp0=run.fold.store.mpp0(slide_id),
         title=f"{slide_id}: {lesions}",
     )
-    return slide_id
 
 
 def _override(value: float) -> float | None:
