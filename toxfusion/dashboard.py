@@ -1,0 +1,34 @@
+"""``python -m toxfusion.dashboard``: the workspace of a W&B project, written as JSON and saved with an account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toxfusion.config import entry_point
+
+
+@entry_point("dashboard")
+def main(config: dict[str, Any]) -> None:
+    """Build the Weights & Biases workspace of a project, write it as JSON, and save it where asked."""
+    from pathlib import Path
+
+    try:
+        import wandb_workspaces  # noqa: F401
+    except ImportError as error:
+        from toxfusion.config import ConfigError
+
+        raise ConfigError(
+            "the package wandb-workspaces is not installed; pip install 'toxfusion[dashboard]'"
+        ) from error
+    from toxfusion.workspace import build_workspace, save_workspace, write_workspace
+
+    output = Path(config["paths"]["output"]) / "workspace.json"
+    workspace = build_workspace(config["entity"], config["project"], config["name"])
+    write_workspace(workspace, output)
+    print(f"{sum(len(section.panels) for section in workspace.sections)} panels written to {output}")
+    if config["save"]:
+        print(save_workspace(workspace))
+
+
+if __name__ == "__main__":
+    main()
