@@ -166,7 +166,7 @@ def _report(
     replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
     if (
         config["logger"]["kind"] == "tensorboard"
-    ):  # toxfusion.tracking logs a finished run to W&B from its folder
+    ):  # W&B gets a finished run from its folder (toxfusion.tracking)
         found = {
             f"test/{task}/{name}": entry["value"]
             for task, of in scores.items()
