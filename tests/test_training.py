@@ -242,6 +242,25 @@ def test_fine_tuning_keeps_the_weights_of_best_score_or_of_least_loss_where_none
     assert read_checkpoint(folder.stage("finetune") / "best.ckpt")["global_step"] == score.idxmax() + 1
 
 
+def test_every_part_trains_in_training_mode_in_either_stage(
+    featured: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retrieval is scored between the stages, in evaluation mode: dropout must be back for fine-tuning."""
+    seen = {}
+    for module in (training.PretrainingModule, training.FinetuningModule):
+
+        def step(self: Any, *given: Any, name: str = module.__name__, do: Any = module.training_step) -> Any:
+            seen.setdefault(name, []).append({part.training for part in self.modules()})
+            return do(self, *given)
+
+        monkeypatch.setattr(module, "training_step", step)
+    run(small(featured, tmp_path, "split.fold=1"))
+    assert set(seen) == {"PretrainingModule", "FinetuningModule"}
+    for modes in seen.values():
+        assert len(modes) >= 6
+        assert all(mode == {True} for mode in modes)  # after each validation too
+
+
 def test_two_ranks_run_the_job_once_and_score_each_unit_once(featured: Study, tmp_path: Path) -> None:
     config = small(featured, tmp_path, "trainer=ddp_cpu", "trainer.progress=false", "size.pretrain_batch=4",
                    "size.compounds_per_batch=1")  # fmt: skip

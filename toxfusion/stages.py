@@ -145,6 +145,7 @@ def fit_stage(
     lines.rewind(position)
     _quiet()
     trainer = _trainer(stage, data, folder, steps, settings, [lines, *loggers], monitor, callbacks)
+    module.train()  # Lightning leaves the mode as it is: an evaluation between two stages had turned dropout off
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
