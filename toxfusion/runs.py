@@ -36,6 +36,14 @@ def config_digest(config: dict[str, Any]) -> str:
     return digest(kept)
 
 
+def modality_in_use(config: dict[str, Any]) -> str:
+    """ "both", "wsi", "omics" or "none": what the method of the config reads."""
+    if config["method"] == "network":
+        return str(config["modality"]["name"])
+    reads = {"meanpool": "wsi", "pca": "omics", "metadata": "none", "chemistry": "none"}
+    return reads.get(config["method"].split("_")[0], "both")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Files of one run; see docs/architecture.md."""

@@ -33,7 +33,8 @@ from toxfusion.distributed import barrier, check_devices, device_of, is_rank_zer
 from toxfusion.evaluation.predictions import is_binary, is_biochemistry
 from toxfusion.evaluation.predictions import write as write_predictions
 from toxfusion.evaluation.retrieval import retrieval_table
-from toxfusion.evaluation.scoring import as_dict, score_run
+from toxfusion.evaluation.scoring import as_dict, plain_records, score_run
+from toxfusion.evaluation.strata import score_strata
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.launch import adopt_ranks, check_ranks, launch
 from toxfusion.models.compilation import compile_dense_parts
@@ -50,7 +51,7 @@ from toxfusion.prediction import (
     write_embeddings,
     write_survival_curves,
 )
-from toxfusion.runs import RunFolder
+from toxfusion.runs import RunFolder, modality_in_use
 from toxfusion.stages import LEAST_LOSS, Monitor, TrainerSettings, fit_stage
 from toxfusion.tile_features import fold_encoder, tile_features
 
@@ -156,13 +157,13 @@ def _report(
     loggers: list[Logger],
 ) -> float:
     """Write predictions and metrics; returns the validation objective."""
-    objective, scores = math.nan, {}
+    objective, scores, strata = math.nan, {}, []
     if table is not None:
         write_predictions(table, folder.predictions)
         truth = study.root / "truth" if study.virtual and not config["permute_labels"] else None
-        scores = as_dict(score_run(table, truth))
+        scores, strata = as_dict(score_run(table, truth)), plain_records(score_strata(table))
         objective = validation_objective(table)
-    metrics = {"objective": objective, "scores": scores, **extra}
+    metrics = {"objective": objective, "scores": scores, "strata": strata, **extra}
     replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
     if (
         config["logger"]["kind"] == "tensorboard"
@@ -177,14 +178,6 @@ def _report(
             logger.log_metrics(found)
             logger.finalize("success")
     return objective
-
-
-def modality_in_use(config: Config) -> str:
-    """ "both", "wsi", "omics" or "none": what the method of the config reads."""
-    if config["method"] == "network":
-        return str(config["modality"]["name"])
-    reads = {"meanpool": "wsi", "pca": "omics", "metadata": "none", "chemistry": "none"}
-    return reads.get(config["method"].split("_")[0], "both")
 
 
 def validation_objective(table: pd.DataFrame) -> float:

@@ -124,6 +124,21 @@ def test_interval_agrees_with_scipy_where_units_are_independent(method: str) -> 
     assert ours.high == pytest.approx(theirs.high, abs=0.012)
 
 
+def test_a_share_of_none_or_all_has_the_exact_interval_of_its_compounds() -> None:
+    cluster = np.repeat(np.arange(10), 3)
+    resampling = bootstrap.resample(cluster, draws=100)
+    codes = resampling.codes(cluster)
+    none, text = bootstrap.share_interval(np.zeros(30), codes, resampling)
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 10))  # (1 - p)^10 = 0.025
+    assert "10 compounds" in text
+    everything = bootstrap.share_interval(np.ones(30), codes, resampling)[0]
+    assert (everything.low, everything.high) == (pytest.approx(0.025 ** (1 / 10)), 1)
+    some, text = bootstrap.share_interval((cluster < 4).astype(float), codes, resampling)
+    assert some == bootstrap.interval(bootstrap.mean_statistic((cluster < 4), codes, 10), resampling)
+    assert text == ""
+
+
 def test_clusters_widen_the_interval() -> None:
     rng = np.random.default_rng(4)
     cluster = np.repeat(np.arange(20), 10)

@@ -61,6 +61,20 @@ def test_calls_by_hand() -> None:
     assert metrics.matthews(label, called).value == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
 
 
+def test_threshold_of_specificity_by_hand() -> None:
+    label, score = np.array([0, 0, 0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.6, 0.5, 0.9])
+    # Three of four negatives lie below the midpoint of 0.3 and 0.5, all four below that of 0.6 and 0.9.
+    assert metrics.threshold_of_specificity(label, score, 0.75).value == pytest.approx(0.4)
+    assert metrics.threshold_of_specificity(label, score, 0.76).value == pytest.approx(0.75)
+    # A negative on top: only a threshold above every score keeps it out.
+    above = metrics.threshold_of_specificity(label, np.array([0.1, 0.2, 0.3, 0.95, 0.5, 0.9]), 0.9).value
+    assert 0.95 < above < 0.9501
+    assert metrics.threshold_of_specificity(np.zeros(4), score[:4], 0.75).defined
+    assert (
+        "no labelled unit is negative" in metrics.threshold_of_specificity(np.ones(3), score[:3], 0.9).reason
+    )
+
+
 def test_sensitivity_at_specificity_by_hand() -> None:
     negatives = np.arange(20) / 20
     label = np.concatenate([np.zeros(20), np.ones(4)])

@@ -51,6 +51,23 @@ def test_thresholds_come_from_the_validation_part_of_the_fold(make_table) -> Non
     np.testing.assert_array_equal(tested["called"], tested["score"] >= expected)
 
 
+def test_operating_points_hold_their_specificity_on_validation_and_say_what_test_kept(make_table) -> None:
+    table = make_table(fold=0, n_folds=3)
+    valid, test = (table.query(f"task == 'injury' and part == '{p}'") for p in ("valid", "test"))
+    threshold = metrics.threshold_of_specificity(valid["label"], valid["score"], 0.9).value
+    negative, positive = test[test["label"] == 0], test[test["label"] == 1]
+    scores = scoring.score_run(table, draws=50)
+    sensitivity, specificity = (
+        _value(scores, "injury", f"validated_{m}_90") for m in ("sensitivity", "specificity")
+    )
+    assert sensitivity == pytest.approx((positive["score"] >= threshold).mean())
+    assert specificity == pytest.approx((negative["score"] < threshold).mean())
+    both = (_value(scores, "injury", "sensitivity") + _value(scores, "injury", "specificity")) / 2
+    assert both == pytest.approx(_value(scores, "injury", "balanced_accuracy"))
+    macro = [_value(scores, t, "validated_sensitivity_95") for t in ("lesion:necrosis", "lesion:hypertrophy")]
+    assert _value(scores, "lesions", "validated_sensitivity_95") == pytest.approx(np.mean(macro))
+
+
 def test_without_validation_the_ranking_stays_and_calls_say_why_not(make_table) -> None:
     scores = scoring.score_run(make_table(), draws=50)
     assert np.isfinite(_value(scores, "dili", "auroc"))

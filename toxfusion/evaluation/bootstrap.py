@@ -7,7 +7,7 @@ ones give its point value, a row of a resampling gives one draw. Two methods are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -373,6 +373,27 @@ def interval(
         tails = _bca_tails(statistic, value, defined, tails, n_clusters)
     low, high = np.quantile(defined, tails)
     return Interval(value, float(low), float(high), len(drawn), n_undefined)
+
+
+def share_interval(
+    hits: np.ndarray, codes: np.ndarray, resampling: Resampling, *, method: IntervalMethod = "percentile"
+) -> tuple[Interval, str]:
+    """A share of units with its interval, and what to know of it.
+
+    Where no unit or every unit is a hit, all draws agree and a bootstrap interval has no width. It is then the exact
+    binomial one (Clopper & Pearson 1934) with compounds, not units, as the trials, and the text says so.
+
+    Args:
+        hits: [n], 1 or 0; NaN is left out.
+        codes: int [n], cluster of each unit.
+    """
+    found = interval(mean_statistic(hits, codes, len(resampling.clusters)), resampling, method=method)
+    n = len(np.unique(codes[~np.isnan(hits)]))
+    if found.value not in (0.0, 1.0):
+        return found, ""
+    exact = stats.binomtest(round(found.value) * n, n).proportion_ci(method="exact")
+    text = f"interval: exact binomial over {n} compounds, as no draw differs"
+    return replace(found, low=float(exact.low), high=float(exact.high)), text
 
 
 def _bca_tails(

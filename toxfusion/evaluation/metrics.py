@@ -108,6 +108,21 @@ def choose_threshold(label: np.ndarray, score: np.ndarray) -> Measure:
     return Measure(float(candidates[best[len(best) // 2]]))
 
 
+def threshold_of_specificity(label: np.ndarray, score: np.ndarray, specificity: float) -> Measure:
+    """The lowest threshold whose specificity is at least ``specificity``, to be chosen on the validation part only.
+
+    Thresholds lie half-way between neighbouring scores, the last above them all. Only negatives decide.
+    """
+    y, s = labelled(label, score)
+    negative = np.sort(s[y == 0])
+    if len(negative) == 0:
+        return undefined("no threshold from validation: no labelled unit is negative")
+    unique = np.unique(s)
+    candidates = np.concatenate([(unique[:-1] + unique[1:]) / 2, [np.nextafter(unique[-1], np.inf)]])
+    kept = np.searchsorted(negative, candidates, side="left") / len(negative)
+    return Measure(float(candidates[np.argmax(kept >= specificity - 1e-12)]))
+
+
 def balanced_accuracy(label: np.ndarray, called: np.ndarray) -> Measure:
     """Mean of sensitivity and specificity.
 
@@ -129,7 +144,10 @@ def matthews(label: np.ndarray, called: np.ndarray) -> Measure:
 
 
 def sensitivity_at_specificity(label: np.ndarray, score: np.ndarray, specificity: float) -> Measure:
-    """Highest sensitivity of any threshold whose specificity is at least ``specificity``."""
+    """Highest sensitivity of any threshold whose specificity on these same units is at least ``specificity``.
+
+    A point of the ROC curve, and so a property of the ranking; no threshold that could be used is chosen by it.
+    """
     y, s = labelled(label, score)
     if reason := one_class_reason(y):
         return undefined(reason)

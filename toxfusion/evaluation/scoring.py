@@ -37,6 +37,8 @@ ORACLE_FILE = "oracles.parquet"
 ORACLE_COLUMNS = ("task", "level", "unit_id", "view", "label", "score")
 VIEWS = ("both", "slide", "expression")
 LEAK_AUROC = 0.90
+#: Columns of calls made with a threshold that keeps this specificity on the validation part.
+CALLED_AT = {"called_90": 0.90, "called_95": 0.95}
 _NO_STRATA = "units span several doses or times, so that there is no stratum to stay in"
 
 
@@ -47,9 +49,10 @@ def out_of_fold(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         tables: predictions of one method, one or several folds and seeds.
 
     Returns:
-        ``predictions.pool`` of the test part, with columns ``called`` (1, 0; NaN without a threshold),
-        ``scaled`` (temperature-scaled probability; NaN without a temperature), ``threshold``,
-        ``temperature``, and ``undecided``, the reason of a NaN.
+        ``predictions.pool`` of the test part, with columns ``called`` (1, 0 by the threshold of highest balanced
+        accuracy, NaN without one; of severity the grade), ``called_90`` and ``called_95`` (1, 0 by the lowest
+        threshold of 90 and 95 % specificity), ``scaled`` (temperature-scaled probability; NaN without a
+        temperature), ``threshold``, ``temperature``, and ``undecided``, the reason of a NaN.
 
     Raises:
         PredictionsError: as ``predictions.pool``; no test row at all.
@@ -72,18 +75,20 @@ def _decide(rows: pd.DataFrame, valid: pd.DataFrame) -> pd.DataFrame:
     if not is_binary(task):
         nothing = float("nan")
         called = metrics.as_grade(score) if task == "severity" else nothing
-        return rows.assign(called=called, scaled=nothing, threshold=nothing, temperature=nothing,
-                           undecided="")  # fmt: skip
+        return rows.assign(called=called, **dict.fromkeys(CALLED_AT, nothing), scaled=nothing,
+                           threshold=nothing, temperature=nothing, undecided="")  # fmt: skip
     label, scored = valid["label"].to_numpy(), valid["score"].to_numpy()
     threshold = metrics.choose_threshold(label, scored)
     temperature = calibration.fit_temperature(label, scored)
-    called = np.where(threshold.defined, score >= threshold.value, np.nan)
+    thresholds = {"called": threshold} | {
+        column: metrics.threshold_of_specificity(label, scored, kept) for column, kept in CALLED_AT.items()
+    }
     scaled = (
         calibration.scale(score, temperature.value) if temperature.defined else np.full(len(score), np.nan)
     )
     undecided = "" if threshold.defined else f"fold {fold}: {threshold.reason}"
     return rows.assign(
-        called=called,
+        **{column: np.where(of.defined, score >= of.value, np.nan) for column, of in thresholds.items()},
         scaled=scaled,
         threshold=threshold.value,
         temperature=temperature.value,
@@ -172,6 +177,16 @@ def _brier(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
     return bootstrap.mean_statistic(((rows["label"] - rows["score"]) ** 2).to_numpy(), codes, n)
 
 
+def _share(column: str, value: int) -> RowStatistic:
+    """Share of the units of class ``value`` that are called so."""
+
+    def make(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
+        right = (rows[column] == value).astype(float).where(rows["label"] == value)
+        return bootstrap.mean_statistic(right.to_numpy(), codes, n)
+
+    return make
+
+
 def _kappa(rows: pd.DataFrame, codes: np.ndarray, n: int) -> Statistic:
     return bootstrap.kappa_statistic(rows["label"].to_numpy(), rows["called"].to_numpy(), codes, n)
 
@@ -224,6 +239,15 @@ def _by_cohort(
 
 _WITHIN: dict[Within, RowStatistic] = {"strata": _auroc_in_strata, "folds": _auroc_in_folds}
 _CALLED: dict[str, RowStatistic] = {"balanced_accuracy": _balanced, "mcc": _matthews}
+#: Metric -> the column of calls and the class whose share of right calls it is.
+CALLED_SHARES: dict[str, tuple[str, int]] = {
+    "sensitivity": ("called", 1),
+    "specificity": ("called", 0),
+    "validated_sensitivity_90": ("called_90", 1),
+    "validated_specificity_90": ("called_90", 0),
+    "validated_sensitivity_95": ("called_95", 1),
+    "validated_specificity_95": ("called_95", 0),
+}
 _RANKED: dict[str, RowStatistic] = {"auroc": _auroc, "auprc": _auprc, "brier": _brier}
 _GRADED: dict[str, RowStatistic] = {"quadratic_kappa": _kappa, "mean_absolute_error": _absolute_error}
 _TIMED: dict[str, RowStatistic] = {"harrell_c": _harrell, "uno_c": _uno, "integrated_brier": _brier_term}
@@ -363,13 +387,13 @@ def _base(task: str, rows: pd.DataFrame) -> dict[str, Any]:
     return {"task": task, "n": len(rows), "n_compounds": rows["compound"].nunique(), "prevalence": share}
 
 
-def _point_record(base: dict[str, Any], metric: str, measure: Measure) -> dict[str, Any]:
+def point_record(base: dict[str, Any], metric: str, measure: Measure) -> dict[str, Any]:
     nothing = float("nan")
     return {**base, "metric": metric, "value": measure.value, "low": nothing, "high": nothing,
             "draws": 0, "undefined_draws": 0, "reason": measure.reason}  # fmt: skip
 
 
-def _interval_record(
+def interval_record(
     base: dict[str, Any],
     metric: str,
     statistic: Statistic,
@@ -390,12 +414,12 @@ def _task_records(
 ) -> list[dict[str, Any]]:
     base = _base(task, rows)
     if rows.empty:
-        return [_point_record(base, headline_metric(task), metrics.undefined("no labelled test unit"))]
+        return [point_record(base, headline_metric(task), metrics.undefined("no labelled test unit"))]
     resampling = resampling_of(rows, draws=draws, seed=seed)
     codes, n = resampling.codes(rows["compound"].to_numpy()), len(resampling.clusters)
 
     def record(metric: str, make: RowStatistic, reason: str = "") -> dict[str, Any]:
-        return _interval_record(base, metric, make(rows, codes, n), resampling, method, reason)
+        return interval_record(base, metric, make(rows, codes, n), resampling, method, reason)
 
     if task == "survival":
         scored = {k: v for k, v in _TIMED.items() if k != "integrated_brier" or _has_curves(rows)}
@@ -410,11 +434,33 @@ def _task_records(
     undecided = "; ".join(sorted(set(rows["undecided"]) - {""}))
     for metric, make in _CALLED.items():
         if undecided:
-            found.append(_point_record(base, metric, metrics.undefined(undecided)))
+            found.append(point_record(base, metric, metrics.undefined(undecided)))
         else:
             found.append(record(metric, make, one_class))
-    found += [_point_record(base, metric, measure) for metric, measure in _points(rows).items()]
+    found += [share_record(base, metric, rows, resampling, method) for metric in CALLED_SHARES]
+    found += [point_record(base, metric, measure) for metric, measure in _points(rows).items()]
     return found + _oracle_records(base, rows, oracles, draws, seed, method)
+
+
+def share_record(
+    base: dict[str, Any], metric: str, rows: pd.DataFrame, resampling: Resampling, method: IntervalMethod
+) -> dict[str, Any]:
+    """Sensitivity or specificity (``CALLED_SHARES``) of calls made with a threshold from the validation part."""
+    column, value = CALLED_SHARES[metric]
+    of_class = rows[rows["label"] == value]
+    if of_class.empty:
+        return point_record(
+            base, metric, metrics.undefined(metrics.one_class_reason(rows["label"].to_numpy()))
+        )
+    if of_class[column].isna().any():
+        without = ", ".join(str(f) for f in sorted(of_class.loc[of_class[column].isna(), "fold"].unique()))
+        lacking = metrics.undefined(f"no threshold from the validation part of fold {without}")
+        return point_record(base, metric, lacking)
+    right = (of_class[column] == value).to_numpy(dtype=np.float64)
+    codes = resampling.codes(of_class["compound"].to_numpy())
+    found, note = bootstrap.share_interval(right, codes, resampling, method=method)
+    return {**point_record(base, metric, Measure(found.value, note)), "low": found.low, "high": found.high,
+            "draws": found.draws, "undefined_draws": found.undefined_draws}  # fmt: skip
 
 
 def _has_curves(rows: pd.DataFrame) -> bool:
@@ -426,13 +472,13 @@ def _within_records(
 ) -> list[dict[str, Any]]:
     """AUROC inside dose x time strata, and inside folds where there are several."""
     if strata_of(rows) is None:
-        found = [_point_record(base, "auroc_within_strata", metrics.undefined(_NO_STRATA))]
+        found = [point_record(base, "auroc_within_strata", metrics.undefined(_NO_STRATA))]
     else:
         statistic = headline_statistic(rows, resampling, within="strata")
-        found = [_interval_record(base, "auroc_within_strata", statistic, resampling, method, reason)]
+        found = [interval_record(base, "auroc_within_strata", statistic, resampling, method, reason)]
     if rows["fold"].nunique() > 1:
         statistic = headline_statistic(rows, resampling, within="folds")
-        found.append(_interval_record(base, "auroc_within_folds", statistic, resampling, method, reason))
+        found.append(interval_record(base, "auroc_within_folds", statistic, resampling, method, reason))
     return found
 
 
@@ -472,12 +518,12 @@ def _macro_records(
     )
     if both.empty:
         lacking = metrics.undefined(f"none of {len(several)} {things} has labels that differ")
-        return [_point_record(base, headline_metric(headline), lacking)]
+        return [point_record(base, headline_metric(headline), lacking)]
     resampling = resampling_of(both, draws=draws, seed=seed)
 
     def record(metric: str, make: RowStatistic) -> dict[str, Any]:
         statistic = _over_tasks(both, resampling, make)
-        return _interval_record(base, metric, statistic, resampling, method, note)
+        return interval_record(base, metric, statistic, resampling, method, note)
 
     if headline == BIOCHEMISTRY:
         return [record(metric, make) for metric, make in _MEASURED.items()]
@@ -485,10 +531,12 @@ def _macro_records(
     if headline == SUBTYPE:
         found += _class_records(rows, draws, seed, method)
     else:
-        for metric, make in _CALLED.items():
-            if both["called"].isna().any():
+        columns = {m: ("called", make) for m, make in _CALLED.items()}
+        columns |= {m: (column, _share(column, value)) for m, (column, value) in CALLED_SHARES.items()}
+        for metric, (column, make) in columns.items():
+            if both[column].isna().any():
                 lacking = metrics.undefined("no threshold from the validation part of every fold and lesion")
-                found.append(_point_record(base, metric, lacking))
+                found.append(point_record(base, metric, lacking))
             else:
                 found.append(record(metric, make))
     found += _within_records(base, both, resampling, method, note)
@@ -517,7 +565,7 @@ def _class_records(rows: pd.DataFrame, draws: int, seed: int, method: IntervalMe
     statistics = bootstrap.class_statistics(label, guess, codes, len(resampling.clusters))
     base = {**_base(SUBTYPE, true), "prevalence": float("nan")}
     return [
-        _interval_record(base, metric, statistic, resampling, method, "")
+        interval_record(base, metric, statistic, resampling, method, "")
         for metric, statistic in zip(("accuracy", "balanced_accuracy", "macro_f1"), statistics, strict=True)
     ]
 
@@ -546,11 +594,11 @@ def _oracle_records(
             else f"on the {len(known)} of {len(rows)} rows that the oracle scores"
         )
         share = bootstrap.oracle_share_statistic(ours, oracle)
-        found.append(_interval_record(base, f"oracle_auroc_{view}", oracle, resampling, method, note))
-        found.append(_interval_record(base, f"oracle_share_{view}", share, resampling, method, note))
+        found.append(interval_record(base, f"oracle_auroc_{view}", oracle, resampling, method, note))
+        found.append(interval_record(base, f"oracle_share_{view}", share, resampling, method, note))
         gap = bootstrap.paired_difference(ours, oracle, resampling)
         above = "lies wholly above the oracle: look for a leak or a fault" if gap.low > 0 else note
-        found.append({**_point_record(base, f"auroc_minus_oracle_{view}", Measure(gap.value, above)),
+        found.append({**point_record(base, f"auroc_minus_oracle_{view}", Measure(gap.value, above)),
                       "low": gap.low, "high": gap.high, "draws": gap.draws,
                       "undefined_draws": gap.undefined_draws})  # fmt: skip
     return found

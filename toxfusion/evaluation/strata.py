@@ -1,0 +1,149 @@
+"""Scores inside each dose level, time and batch, and false positives among vehicle controls, with intervals and counts.
+
+A method may be right on average and wrong where it matters: at low doses, at early times, in one batch. Thresholds are
+those of the whole validation part, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toxfusion.evaluation import bootstrap, metrics
+from toxfusion.evaluation.bootstrap import DRAWS, IntervalMethod
+from toxfusion.evaluation.predictions import is_binary, is_lesion
+from toxfusion.evaluation.scoring import (
+    AVERAGED,
+    LESIONS,
+    headline_metric,
+    headline_rows,
+    headline_statistic,
+    interval_record,
+    out_of_fold,
+    point_record,
+    resampling_of,
+    share_record,
+)
+
+BY = ("dose_level", "time_h", "batch")
+CONTROLS = "is_control"
+_FALSE_POSITIVES = {"false_positive_rate": "called", "false_positive_rate_90": "called_90"}
+SMALL = 10
+"""A stratum of fewer compounds, or of fewer units of either class, is named small."""
+COLUMNS = ("task", "by", "stratum", "metric", "value", "low", "high", "n", "n_positive", "n_compounds", "small",
+           "draws", "undefined_draws", "reason")  # fmt: skip
+
+
+def score_strata(
+    predictions: pd.DataFrame | Sequence[pd.DataFrame],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    method: IntervalMethod = "percentile",
+) -> pd.DataFrame:
+    """The headline metric of every task in each stratum, and the false-positive rate among vehicle controls.
+
+    Args:
+        predictions: one table, or those of several folds and seeds, which are pooled and averaged first.
+        draws, seed, method: of the bootstrap over compounds.
+
+    Returns:
+        Columns ``COLUMNS``: by (``dose_level``, ``time_h``, ``batch``, or ``is_control``; a column of one value is left
+        out), stratum (its value), metric, value, low, high (95 %), n (units), n_positive (of two classes; summed over
+        lesions), n_compounds, small (see ``SMALL``), draws, undefined_draws, reason. Metrics are that of
+        ``scoring.headline_metric``, of a two-class task also ``sensitivity`` and ``specificity``, and of controls
+        ``false_positive_rate`` and, by the threshold of 90 % specificity, ``false_positive_rate_90``. The task
+        ``lesions`` is the macro average, and of controls the animals with any lesion called among those that have none.
+
+    Raises:
+        PredictionsError: as ``scoring.out_of_fold``.
+    """
+    tested = out_of_fold([predictions] if isinstance(predictions, pd.DataFrame) else list(predictions))
+    tasks = [*sorted(tested["task"].unique()), *(h for h in AVERAGED if len(headline_rows(tested, h)))]
+    records: list[dict[str, Any]] = []
+    for task in tasks:
+        rows = headline_rows(tested, task)
+        for by in (by for by in BY if rows[by].nunique(dropna=False) > 1):
+            records += _by_stratum(task, rows, by, draws, seed, method)
+    for task, calls in _control_calls(tested).items():
+        for metric, column in _FALSE_POSITIVES.items():
+            if task != "severity" or column == "called":
+                records.append(_false_positives(task, calls, metric, column, draws, seed, method))
+    return pd.DataFrame(records, columns=list(COLUMNS))
+
+
+def _by_stratum(
+    task: str, rows: pd.DataFrame, by: str, draws: int, seed: int, method: IntervalMethod
+) -> list[dict[str, Any]]:
+    """Units that span several values of ``by`` are in no stratum; how many is said."""
+    spanning = rows[by].isna() | (rows[by] == "")
+    metric = headline_metric(task)
+    found = []
+    if n := int(spanning.sum()):
+        lacking = metrics.undefined(f"{n} of {len(rows)} units span several, and are in no stratum")
+        found.append(point_record(_base(task, by, "", rows[spanning]), metric, lacking))
+    for value, inside in rows[~spanning].groupby(by, sort=True):
+        base = _base(task, by, f"{value:g}" if isinstance(value, float) else str(value), inside)
+        differing = inside.groupby("task")["label"].nunique() > 1
+        ranked = inside[inside["task"].map(differing).astype(bool)]
+        resampling = resampling_of(inside, draws=draws, seed=seed)
+        if ranked.empty:
+            reason = metrics.one_class_reason(inside["label"].to_numpy()) if is_binary(task) else ""
+            found.append(point_record(base, metric, metrics.undefined(reason or "labels do not differ")))
+        else:
+            note = f"mean of {differing.sum()} of {len(differing)}" if task in AVERAGED else ""
+            of_ranked = resampling_of(ranked, draws=draws, seed=seed)
+            statistic = headline_statistic(ranked, of_ranked)
+            found.append(interval_record(base, metric, statistic, of_ranked, method, note))
+        if is_binary(task):
+            found += [
+                share_record(base, m, inside, resampling, method) for m in ("sensitivity", "specificity")
+            ]
+    return found
+
+
+def _base(task: str, by: str, stratum: str, rows: pd.DataFrame) -> dict[str, Any]:
+    binary = bool(rows["task"].map(is_binary).all()) and len(rows) > 0
+    n, n_compounds = rows["unit_id"].nunique(), rows["compound"].nunique()
+    positive = rows["label"].sum() if binary else float("nan")
+    few = n_compounds < SMALL or (binary and min(positive, len(rows) - positive) < SMALL)
+    return {"task": task, "by": by, "stratum": stratum, "n": n, "n_positive": positive, "n_compounds": n_compounds,
+            "small": bool(few)}  # fmt: skip
+
+
+def _control_calls(tested: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """{task: vehicle controls without the finding}; ``lesions``: controls without any, called where one lesion is."""
+    calling = tested["task"].map(lambda task: is_binary(task) or task == "severity").astype(bool)
+    free = tested[calling & tested["is_control"] & (tested["label"] == 0)]
+    found = {str(task): rows for task, rows in free.groupby("task", sort=True)}
+    lesions = tested[tested["is_control"] & tested["task"].map(is_lesion).astype(bool)]
+    if not lesions.empty:
+        without = lesions.groupby("unit_id")["label"].max() == 0
+        lesions = lesions[lesions["unit_id"].map(without).astype(bool)]
+        # A lesion without a threshold calls nothing, and an animal that others call is called all the same.
+        calls = list(_FALSE_POSITIVES.values())
+        first = lesions.drop_duplicates("unit_id").set_index("unit_id", drop=False)
+        first[calls] = lesions.groupby("unit_id")[calls].max()
+        found[LESIONS] = first
+    return found
+
+
+def _false_positives(
+    task: str, rows: pd.DataFrame, metric: str, column: str, draws: int, seed: int, method: IntervalMethod
+) -> dict[str, Any]:
+    base = {**_base(task, CONTROLS, "vehicle control", rows), "n_positive": float("nan")}
+    base["small"] = base["n_compounds"] < SMALL
+    if rows.empty or rows[column].isna().any():
+        return point_record(
+            base, metric, metrics.undefined("no threshold from the validation part of every fold")
+        )
+    resampling = resampling_of(rows, draws=draws, seed=seed)
+    called = (rows[column] >= 1).to_numpy(dtype=np.float64)
+    found, note = bootstrap.share_interval(
+        called, resampling.codes(rows["compound"].to_numpy()), resampling, method=method
+    )
+    return {**point_record(base, metric, metrics.Measure(found.value, note)), "low": found.low, "high": found.high,
+            "draws": found.draws, "undefined_draws": found.undefined_draws}  # fmt: skip
