@@ -11,6 +11,14 @@ from toxfusion.config import entry_point
 
 if TYPE_CHECKING:
     from toxfusion.evaluation.comparison import Cohort, Run
+    from toxfusion.runs import RunFolder
+
+
+#: Every file of a comparison: what an earlier one left must not lie beside the tables of a later one.
+WRITTEN = ("comparison.csv", "comparison.md", "comparison.tex", "comparison.html", "comparison.png",
+           "differences.png", "few_shot.png")  # fmt: skip
+#: What a modality lets a method see, as the oracles are named; without any, doses and times only.
+VIEW_OF = {"both": "both", "wsi": "slide", "omics": "expression", "none": "both"}
 
 
 @entry_point("compare")
@@ -34,6 +42,8 @@ def main(config: dict[str, Any]) -> None:
     found.notes.extend(notes)
     output = Path(config["paths"]["output"])
     output.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:
+        (output / name).unlink(missing_ok=True)
     drawn = {"comparison.png": figures.comparison}
     if found.table["experiment"].nunique() > 1:
         drawn["differences.png"] = figures.differences
@@ -42,9 +52,10 @@ def main(config: dict[str, Any]) -> None:
     pictures = [*drawn, *_few_shot(runs, output, found.notes)]
     replace_file(output / "comparison.csv", found.wide().to_csv().encode())
     replace_file(output / "comparison.md", found.to_markdown().encode())
+    replace_file(output / "comparison.tex", found.to_latex().encode())
     replace_file(output / "comparison.html", found.to_html(pictures).encode())
     print(found.to_text())
-    print(f"\nwritten to {output}: comparison.csv, .md, .html, {', '.join(pictures)}")
+    print(f"\nwritten to {output}: comparison.csv, .md, .tex, .html, {', '.join(pictures)}")
 
 
 def _few_shot(runs: list[Run], output: Path, notes: list[str]) -> list[str]:
@@ -81,7 +92,7 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
     """
     from toxfusion.evaluation import predictions
     from toxfusion.evaluation.comparison import ComparisonError, Run
-    from toxfusion.runs import RunFolder
+    from toxfusion.runs import RunFolder, modality_in_use
 
     kept: list[tuple[RunFolder, dict[str, Any]]] = []
     notes: list[str] = []
@@ -104,6 +115,9 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
             n_folds=config["split"].get("n_folds"),
             table=predictions.read(folder.predictions),
             source=str(folder.root),
+            transductive=_is_transductive(folder),
+            null=_null(config),
+            view=VIEW_OF[modality_in_use(config)],
         )
         for folder, config in kept
     ]
@@ -129,6 +143,29 @@ def _run_folders(pattern: str) -> list[Path]:
 def _variant(config: dict[str, Any]) -> str:
     """What the command line changed beside the experiment, as the run folder's name has it."""
     return str(config["paths"].get("variant", ""))
+
+
+def _is_transductive(folder: RunFolder) -> bool:
+    """What the manifest of the run's own split says.
+
+    Raises:
+        RunError: the run has no split.json.
+    """
+    import json
+
+    from toxfusion.runs import RunError
+
+    if not folder.split.is_file():
+        raise RunError(
+            f"{folder.split}: missing, so that nobody knows which compounds were in training; run it again"
+        )
+    return bool(json.loads(folder.split.read_text())["manifest"].get("transductive", False))
+
+
+def _null(config: dict[str, Any]) -> str:
+    """What was destroyed in the run on purpose; "" for a method."""
+    nulls = {"permute_labels": "permuted labels", "shuffle_pairs": "shuffled pairs"}
+    return "; ".join(name for key, name in nulls.items() if config.get(key, False))
 
 
 def _cohort_name(root: Path, roots: dict[Path, str]) -> str:

@@ -5,6 +5,10 @@ folders.
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +103,84 @@ def test_too_good_on_a_real_study_is_a_suspected_leak(make_table) -> None:
     assert not any("LEAK" in n for n in compare(runs, VIRTUAL, reference="full", draws=20).notes)
 
 
+def test_seen_compounds_are_flagged_and_are_no_leak(make_table) -> None:
+    runs = [replace(run, transductive=True) for run in _runs(make_table, "full", strength=9.0)]
+    found = compare(runs, {"study": Cohort("study", virtual=False)}, reference="full", draws=20)
+    assert _row(found, "full", "dili")["flags"] == "transductive"
+    assert not any("LEAK" in n for n in found.notes)
+    for text in (found.to_text(), found.to_markdown(), found.to_html(), found.to_latex()):
+        assert "full: TRANSDUCTIVE, the split puts test compounds into training too" in text
+        assert "transductive" in text
+
+
+def test_nulls_and_the_oracle_of_each_view_stand_beside_the_models(make_table, tmp_path: Path) -> None:
+    truth = make_table(strength=3.0, noise=5)[["task", "level", "unit_id", "label", "score"]]
+    views = pd.concat([truth.assign(view="both"), truth.assign(view="slide", score=truth["score"] / 2)])
+    null = [replace(run, null="shuffled pairs") for run in _runs(make_table, "null", noise=3)]
+    found = compare(
+        [*_runs(make_table, "full"), *null],
+        {"study": Cohort("study", True, views)},
+        reference="full",
+        draws=50,
+    )
+    details = found.details("injury").set_index("experiment")
+    assert details.at["null", "flags"] == "null: shuffled pairs"
+    assert details.index.tolist() == ["full", "null", "oracle", "oracle, slides alone"]
+    assert details.at["oracle", "AUROC [95 %]"] == details.at["oracle, slides alone", "AUROC [95 %]"] != ""
+    assert found.oracles.query("headline == 'dili' and view == 'both'")["n"].item() == 24
+    best = found.oracles.query("headline == 'injury' and view == 'both'")["value"].item()
+    assert _row(found, "full", "injury")["oracle"] == best
+    assert found.summary()["experiment"].tolist() == details.index.tolist()
+    figures.comparison(found, tmp_path / "comparison.png")
+
+
+def test_a_method_of_one_modality_is_held_against_the_oracle_of_that_one(make_table) -> None:
+    good, poor = make_table(strength=6.0), make_table(strength=0.5, noise=8)
+    columns = ["task", "level", "unit_id", "label", "score"]
+    oracles = pd.concat([good[columns].assign(view="both"), poor[columns].assign(view="slide")])
+    runs = _runs(make_table, "full", strength=6.0)
+    cohorts = {"study": Cohort("study", True, oracles)}
+    both = compare(runs, cohorts, reference="full", draws=100)
+    assert not both.table["above_oracle"].any()
+    slides = compare([replace(r, view="slide") for r in runs], cohorts, reference="full", draws=100)
+    assert _row(slides, "full", "injury")["flags"] == "above the oracle"
+    assert any("wholly above the oracle, slides alone" in n for n in slides.notes)
+
+
+def test_latex_is_escaped_and_every_row_has_the_columns_of_its_head(make_table) -> None:
+    name = r"a_b & 50% {of} $x^2$ ~ \n #1 <[*]>"
+    runs = [*_runs(make_table, "full"), *_runs(make_table, name)]
+    text = compare(runs, VIRTUAL, reference="full", draws=20).to_latex()
+    written = (
+        r"{a\_b \& 50\% \{of\} \$x\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}n \#1 "
+        r"\textless{}[*]\textgreater{}}"
+    )
+    assert text.count(written) == 5
+    tables = re.findall(
+        r"\\begin{tabular}{(l+)}\n\\toprule\n(.*?)\\bottomrule\n\\end{tabular}", text, re.DOTALL
+    )
+    assert len(tables) == text.count(r"\begin{table}") == 5
+    for columns, body in tables:
+        for line in body.splitlines():
+            if line != r"\midrule":
+                assert line.endswith(r" \\")
+                assert len(re.split(r"(?<!\\)&", line)) == len(columns)
+    plain = re.sub(r"\\[{}%]", "", text)
+    assert plain.count("{") == plain.count("}")
+    assert re.findall(r"(?m)^.+%", plain) == []  # an unescaped % would swallow the end of its line
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_latex_compiles(make_table, tmp_path: Path) -> None:
+    runs = [*_runs(make_table, "full"), *_runs(make_table, "a_b & 50% <[*]>")]
+    (tmp_path / "comparison.tex").write_text(compare(runs, VIRTUAL, reference="full", draws=20).to_latex())
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{comparison.tex}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
 def test_permuted_labels_get_no_paired_difference(make_table) -> None:
     null = _runs(make_table, "null")
     for run in null:
@@ -143,18 +225,28 @@ def test_what_cannot_be_compared_is_refused(make_table) -> None:
 
 
 def _write_run(
-    folder: Path, name: str, fold: int, table: pd.DataFrame, *, done: bool = True, variant: str = ""
+    folder: Path,
+    name: str,
+    fold: int,
+    table: pd.DataFrame,
+    *,
+    done: bool = True,
+    variant: str = "",
+    transductive: bool = False,
 ) -> None:
     folder.mkdir(parents=True)
     config = {
         "name": name,
         "seed": 0,
         "method": "network",
+        "modality": {"name": "wsi" if "wsi" in name else "both"},
+        "permute_labels": name.startswith("null"),
         "data": {"root": str(folder.parents[2] / "made_up")},
         "split": {"fold": fold, "n_folds": 2},
         "paths": {"variant": variant},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "split.json").write_text(json.dumps({"manifest": {"transductive": transductive}}))
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text("{}")
     predictions.write(table, folder / "predictions.parquet")
@@ -196,6 +288,7 @@ def test_command_line_end_to_end(
     assert wide.at["full", "dili_n"] == 24
     assert (folder / "comparison.md").read_text().count("| full |") == 5
     assert "<table" in (folder / "comparison.html").read_text()
+    assert r"ablation\_wsi\_only" in (folder / "comparison.tex").read_text()
     for name in ("comparison.png", "differences.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
@@ -212,6 +305,34 @@ def test_only_what_tells_runs_apart_is_in_the_name(
     for name, variant in zip(("full", "clip"), variants, strict=True):
         _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), variant=variant)
     assert {run.experiment for run in read_runs(str(tmp_path / "o"))[0]} == expected
+
+
+def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> None:
+    from toxfusion.compare import read_runs
+    from toxfusion.runs import RunError
+
+    for name, transductive in {"null_permuted": False, "ablation_wsi_only": True, "full": False}.items():
+        _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), transductive=transductive)
+    found = {
+        run.experiment: (run.transductive, run.null, run.view) for run in read_runs(str(tmp_path / "o"))[0]
+    }
+    assert found == {
+        "full": (False, "", "both"),
+        "ablation_wsi_only": (True, "", "slide"),
+        "null_permuted": (False, "permuted labels", "both"),
+    }
+    (tmp_path / "o" / "full" / "fold0" / "split.json").unlink()
+    with pytest.raises(RunError, match=r"full/fold0/split\.json: missing"):
+        read_runs(str(tmp_path / "o"))
+
+
+def test_a_comparison_of_fewer_runs_leaves_no_figure_of_the_former(outputs: Path, tmp_path: Path) -> None:
+    from toxfusion.compare import main
+
+    for pattern, expected in (("", True), ("full", False)):
+        main([f"runs='{outputs / pattern}'", f"output={tmp_path / 'table'}", "draws=20",
+              f"hydra.run.dir={tmp_path / 'log'}"])  # fmt: skip
+        assert (tmp_path / "table" / "differences.png").exists() is expected
 
 
 def test_command_line_names_a_pattern_that_matches_nothing(

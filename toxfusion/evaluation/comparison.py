@@ -23,6 +23,7 @@ from toxfusion.evaluation.scoring import (
     LEAK_AUROC,
     LESIONS,
     SUBTYPE,
+    VIEWS,
     Within,
     headline_metric,
     headline_rows,
@@ -51,6 +52,7 @@ METRIC_NAMES = {
 }
 _AVERAGED_OVER = {LESIONS: "lesions", SUBTYPE: "classes", BIOCHEMISTRY: "analytes"}
 ORACLE_VIEW = "both"
+ORACLE_NAMES = {"both": "oracle", "slide": "oracle, slides alone", "expression": "oracle, expression alone"}
 _NAN = float("nan")
 
 
@@ -68,6 +70,9 @@ class Run:
         n_folds: folds of its scheme, None where the scheme has no such number.
         table: predictions table.
         source: what errors call the run, for example its folder.
+        transductive: its split put test compounds into training too, and meant to.
+        null: what was destroyed in it on purpose ("permuted labels"); "" for a method.
+        view: the oracle view of what it reads (``scoring.VIEWS``).
     """
 
     experiment: str
@@ -77,6 +82,9 @@ class Run:
     n_folds: int | None
     table: pd.DataFrame
     source: str
+    transductive: bool = False
+    null: str = ""
+    view: str = "both"
 
 
 @dataclass(frozen=True)
@@ -98,12 +106,16 @@ class Comparison:
             metric, value, low, high, n_tasks (lesions, classes or analytes in the average), n, n_compounds, n_imputed,
             prevalence, undefined_draws, strata, strata_low, strata_high (AUROC inside dose x time),
             difference, difference_low, difference_high, p, p_holm (over the experiments of the headline),
-            n_paired, strata_difference (and _low, _high), oracle, share, share_low, share_high, above_oracle.
+            n_paired, strata_difference (and _low, _high), oracle, share, share_low, share_high, above_oracle
+            (of both views, or of the one that the method reads), transductive, null, flags (in words).
+        oracles: one row per headline and view (``scoring.VIEWS``), on the units of the reference: headline, view,
+            value, low, high, n; empty for real studies.
         notes: incomplete folds, suspected leaks, runs left out, pairs that could not be made.
     """
 
     reference: str
     table: pd.DataFrame
+    oracles: pd.DataFrame
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -125,7 +137,7 @@ class Comparison:
         """One row per experiment, text: each headline's value with its interval; * = differs from the
         reference.
         """
-        spans = _spans(self.table, "value", "low", "high")
+        spans = _spans(self.table)
         stars = np.where(self.table["p_holm"] < 0.05, "*", "")
         cells = {
             (experiment, headline): span + star
@@ -133,17 +145,20 @@ class Comparison:
                 self.table["experiment"], self.table["headline"], spans, stars, strict=True
             )
         }
-        experiments = self.table["experiment"].drop_duplicates()
+        known = zip(self.oracles["view"], self.oracles["headline"], _spans(self.oracles), strict=True)
+        cells |= {(ORACLE_NAMES[view], headline): span for view, headline, span in known}
+        views = [ORACLE_NAMES[v] for v in self.oracles["view"].drop_duplicates()]
+        experiments = [*self.table["experiment"].drop_duplicates(), *views]
         columns = {f"{h} {METRIC_NAMES[headline_metric(h)]}": [cells.get((e, h), "") for e in experiments]
                    for h in self.headlines}  # fmt: skip
-        return pd.DataFrame({"experiment": experiments.tolist(), **columns})
+        return pd.DataFrame({"experiment": experiments, **columns})
 
     def details(self, headline: str) -> pd.DataFrame:
         """One row per experiment, text, for one headline."""
         rows = self.table[self.table["headline"] == headline]
         shown = pd.DataFrame({"experiment": rows["experiment"]})
         metric = METRIC_NAMES[headline_metric(headline)]
-        shown[f"{metric} [95 %]"] = _spans(rows, "value", "low", "high")
+        shown[f"{metric} [95 %]"] = _spans(rows)
         difference = _spans(rows, "difference", "difference_low", "difference_high", signed=True)
         shown[f"minus {self.reference} [95 %]"] = [
             "reference" if e == self.reference else d
@@ -158,7 +173,12 @@ class Comparison:
         if rows["folds"].notna().any():
             shown["within folds"] = [_span(v, _NAN, _NAN) for v in rows["folds"]]
         shown["n"] = rows["n"].astype(str)
-        return shown.reset_index(drop=True)
+        if (rows["flags"] != "").any():
+            shown["flags"] = rows["flags"]
+        known = self.oracles[self.oracles["headline"] == headline]
+        best = pd.DataFrame({"experiment": known["view"].map(ORACLE_NAMES), f"{metric} [95 %]": _spans(known),
+                             "n": known["n"].astype(str)})  # fmt: skip
+        return pd.concat([shown, best], ignore_index=True).fillna("")
 
     def heading(self, headline: str) -> str:
         """Title of a headline's block: what is counted, how many, how common."""
@@ -199,10 +219,22 @@ class Comparison:
             f"{html.escape(_HOW)}</p>"
         )
         body += [f"<p class=note>{html.escape(note)}</p>" for note in self.notes]
-        body += [f'<img src="{html.escape(name)}" alt="{html.escape(name)}">' for name in figures]
+        body += [
+            f'<a href="{html.escape(n)}"><img src="{html.escape(n)}" alt="{html.escape(n)}"></a>'
+            for n in figures
+        ]
         for headline in self.headlines:
             body += [f"<h2>{html.escape(self.heading(headline))}</h2>", _html(self.details(headline))]
         return _PAGE.format(body="\n".join(body))
+
+    def to_latex(self) -> str:
+        """Tables for ``\\input`` into a document that loads the package booktabs."""
+        how = f"* differs from {self.reference}: Holm-corrected p < 0.05. {_HOW}"
+        blocks = ["% Written by toxfusion.compare. In the preamble: \\usepackage{booktabs}"]
+        blocks += [_latex(self.summary(), how, "summary")]
+        blocks += [_latex(self.details(h), f"{self.heading(h)}.", h) for h in self.headlines]
+        blocks += [f"% {' '.join(note.split())}" for note in self.notes]
+        return "\n\n".join(blocks) + "\n"
 
 
 _HOW = (
@@ -216,7 +248,8 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Comparison of runs</title>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color:
-#222; }} table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }}
+#222; }} table {{ border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;
+font-variant-numeric: tabular-nums; }}
 th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .8rem; text-align: left; white-space: nowrap; }}
 th {{ border-bottom: 2px solid #555; }}
 .note {{ border-left: 4px solid #d55e00; padding-left: .8rem; }}
@@ -255,7 +288,7 @@ def compare(
     experiments = sorted({r.experiment for r in runs}, key=lambda e: (e != reference, e))
     if reference not in experiments:
         raise ComparisonError(f"no finished run of the reference {reference!r}; there are {experiments}.")
-    notes = _completeness(runs, experiments)
+    notes = [*_completeness(runs, experiments), *_transductive(runs, experiments)]
     pooled = {e: _pooled([r for r in runs if r.experiment == e]) for e in experiments}
     oracles = _joined_oracles(cohorts)
     records = []
@@ -267,20 +300,63 @@ def compare(
                 if not standard.empty:
                     notes.append(f"{experiment}: no {headline} predictions with labels that differ.")
                 continue
-            made = _Row(experiment, headline, rows, draws, seed, method)
-            records.append(made.record(standard if experiment != reference else None, oracles, notes))
+            mine = [r for r in runs if r.experiment == experiment]
+            made = _Row(experiment, headline, rows, mine, draws, seed, method)
+            found = made.record(standard if experiment != reference else None, oracles, notes)
             real = sorted(set(rows["cohort"]) - {c.name for c in cohorts.values() if c.virtual})
-            if headline == "dili" and real and records[-1]["value"] > LEAK_AUROC:
+            leak = headline == "dili" and real and not made.transductive and found["value"] > LEAK_AUROC
+            if leak:
                 notes.append(
-                    f"{experiment}: SUSPECTED LEAK, DILI AUROC {records[-1]['value']:.2f} on a real study "
+                    f"{experiment}: SUSPECTED LEAK, DILI AUROC {found['value']:.2f} on a real study "
                     f"({real[0]}); above {LEAK_AUROC:.2f} on unseen compounds it is a leak until shown "
                     f"otherwise."
                 )
+            flags = {"transductive": made.transductive, f"null: {made.null}": made.null != "",
+                     "SUSPECTED LEAK": leak, "above the oracle": found["above_oracle"]}  # fmt: skip
+            records.append({**found, "flags": "; ".join(name for name, raised in flags.items() if raised)})
     if not records:
         raise ComparisonError("no task has labelled test units of both classes; there is nothing to compare.")
     table = pd.DataFrame(records)
     table["p_holm"] = table.groupby("headline")["p"].transform(lambda p: bootstrap.holm(p.to_numpy()))
-    return Comparison(reference, table, notes)
+    return Comparison(reference, table, _oracle_table(pooled[reference], oracles, draws, seed, method), notes)
+
+
+def _oracle_table(
+    tested: pd.DataFrame, oracles: pd.DataFrame | None, draws: int, seed: int, method: IntervalMethod
+) -> pd.DataFrame:
+    """The oracle of each view on the units that the reference scored (see ``Comparison.oracles``)."""
+    found = []
+    of_class = [h for h in HEADLINES if headline_metric(h) == "auroc"] if oracles is not None else []
+    for headline in of_class:
+        rows = _comparable(tested, headline)
+        for view in VIEWS:
+            known = _known(rows, oracles, view)
+            if not known.empty:
+                resampling = resampling_of(known, draws=draws, seed=seed)
+                best = headline_statistic(known.assign(score=known["oracle"]), resampling)
+                own = bootstrap.interval(best, resampling, method=method)
+                found.append((headline, view, own.value, own.low, own.high, known["unit_id"].nunique()))
+    return pd.DataFrame(found, columns=["headline", "view", "value", "low", "high", "n"])
+
+
+def _known(rows: pd.DataFrame, oracles: pd.DataFrame | None, view: str) -> pd.DataFrame:
+    """``with_oracle``; nothing without oracles, or where the labels are others (a null, of which a note tells)."""
+    if oracles is None or rows.empty:
+        return rows.iloc[:0]
+    try:
+        return with_oracle(rows, oracles, view)
+    except PredictionsError:
+        return rows.iloc[:0]
+
+
+def _transductive(runs: Sequence[Run], experiments: Sequence[str]) -> list[str]:
+    """What runs whose training part holds test compounds cannot say."""
+    return [
+        f"{e}: TRANSDUCTIVE, the split puts test compounds into training too; its scores say nothing of new "
+        "compounds."
+        for e in experiments
+        if any(r.transductive for r in runs if r.experiment == e)
+    ]
 
 
 def _refuse_doubles(runs: Sequence[Run]) -> None:
@@ -354,9 +430,18 @@ class _Row:
     experiment: str
     headline: str
     rows: pd.DataFrame
+    runs: Sequence[Run]
     draws: int
     seed: int
     method: IntervalMethod
+
+    @property
+    def transductive(self) -> bool:
+        return any(r.transductive for r in self.runs)
+
+    @property
+    def null(self) -> str:
+        return "; ".join(sorted({r.null for r in self.runs} - {""}))
 
     @property
     def _binary(self) -> bool:
@@ -396,6 +481,8 @@ class _Row:
             "folds": folds.value,
             "folds_low": folds.low,
             "folds_high": folds.high,
+            "transductive": self.transductive,
+            "null": self.null,
         }
         return {**found, **self._against(standard, notes), **self._beside(oracles, notes)}
 
@@ -437,7 +524,7 @@ class _Row:
 
     def _beside(self, oracles: pd.DataFrame | None, notes: list[str]) -> dict[str, Any]:
         """The oracle on the same units, and the share of it that is reached."""
-        oracle, share, above = _NAN, _NOTHING, False
+        oracle, share = _NAN, _NOTHING
         if oracles is not None and self._binary:
             try:
                 known = with_oracle(self.rows, oracles, ORACLE_VIEW)
@@ -452,14 +539,23 @@ class _Row:
                 share = bootstrap.interval(
                     bootstrap.oracle_share_statistic(ours, best), resampling, method=self.method
                 )
-                above = bootstrap.paired_difference(ours, best, resampling).low > 0
-        if above:
+        views = [
+            v for v in dict.fromkeys([ORACLE_VIEW, *(r.view for r in self.runs)]) if self._above(v, oracles)
+        ]
+        for view in views:
             notes.append(
-                f"{self.experiment}, {self.headline}: the paired interval lies wholly above the oracle; "
-                f"look for a fault."
+                f"{self.experiment}, {self.headline}: the paired interval lies wholly above the "
+                f"{ORACLE_NAMES[view]}; look for a fault."
             )
         return {"oracle": oracle, "share": share.value, "share_low": share.low, "share_high": share.high,
-                "above_oracle": above}  # fmt: skip
+                "above_oracle": bool(views)}  # fmt: skip
+
+    def _above(self, view: str, oracles: pd.DataFrame | None) -> bool:
+        """Whether the paired interval of this minus the oracle of a view lies wholly above 0."""
+        known = _known(self.rows, oracles, view) if self._binary else self.rows.iloc[:0]
+        if known.empty:
+            return False
+        return self._difference(known, known.assign(score=known["oracle"]), within=None).low > 0
 
 
 _NOTHING = Interval(_NAN, _NAN, _NAN, 0, 0)
@@ -483,7 +579,9 @@ def _span(value: float, low: float, high: float, *, signed: bool = False) -> str
     return f"{value:{spec}} [{low:{spec}}, {high:{spec}}]"
 
 
-def _spans(rows: pd.DataFrame, value: str, low: str, high: str, *, signed: bool = False) -> list[str]:
+def _spans(
+    rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high", *, signed: bool = False
+) -> list[str]:
     return [_span(v, a, b, signed=signed) for v, a, b in zip(rows[value], rows[low], rows[high], strict=True)]
 
 
@@ -506,6 +604,27 @@ def _markdown(table: pd.DataFrame) -> str:
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     escaped = [[cell.replace("|", "\\|").replace("*", "\\*") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
+
+
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+})  # fmt: skip
+
+
+def _latex(table: pd.DataFrame, caption: str, label: str) -> str:
+    """A floating booktabs table; every cell is escaped, and braced: a leading [ would be an argument of `\\\\`."""
+    escaped = table.astype(str).map(lambda cell: f"{{{cell.translate(_LATEX)}}}")
+    escaped.columns = [str(c).translate(_LATEX) for c in escaped.columns]
+    body = escaped.style.hide(axis="index").to_latex(
+        hrules=True,
+        position="htbp",
+        position_float="centering",
+        caption=caption.translate(_LATEX),
+        label=f"tab:{label}",
+    )
+    return r"\begingroup\scriptsize\setlength{\tabcolsep}{3pt}" + "\n" + body + r"\endgroup"
 
 
 def _html(table: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from toxfusion.evaluation.calibration import reliability
-from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES, Comparison
+from toxfusion.evaluation.comparison import METRIC_NAMES, ORACLE_NAMES, TITLES, Comparison
 from toxfusion.evaluation.predictions import MAX_GRADE
 from toxfusion.evaluation.scoring import (
     HEADLINES,
@@ -35,6 +35,7 @@ from toxfusion.evaluation.scoring import (
     headline_rows,
     out_of_fold,
 )
+from toxfusion.evaluation.strata import SMALL
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
@@ -44,6 +45,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 GREY = "#8a8a8a"
 DOSE_COLOURS = {"control": "#bdbdbd", "low": SKY, "middle": ORANGE, "high": RED}
 INJURY_COLOURS = {"no label": "#d9d9d9", "not injured": BLUE, "injured": RED}
+DILI_COLOURS = {"no label": "#d9d9d9", "no DILI": BLUE, "DILI": RED}
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -81,7 +83,8 @@ def comparison(found: Comparison, path: Path) -> None:
 
 
 def differences(found: Comparison, path: Path) -> None:
-    """Forest plot: paired difference of each experiment from the reference with its 95 % interval.
+    """Forest plot: paired difference of each experiment from the reference with its 95 % interval, in figures beside
+    it, marked where Holm's correction leaves p < 0.05.
 
     Raises:
         FigureError: there is no experiment beside the reference.
@@ -96,59 +99,115 @@ def _panels(found: Comparison, path: Path, *, differences_only: bool) -> None:
     if not experiments:
         raise FigureError(f"only {found.reference!r} has finished runs; there is nothing to set beside it.")
     headlines = found.headlines
+    views = [] if differences_only else found.oracles["view"].drop_duplicates().tolist()
+    names = [*(_marked(found, e) for e in experiments), *(ORACLE_NAMES[v] for v in views)]
     with mpl.rc_context(_STYLE):
-        figure = _figure(1.8 + 2.7 * len(headlines), 1.5 + 0.34 * len(experiments))
-        axes = figure.subplots(1, len(headlines), sharey=True, squeeze=False)[0]
-        for axis, headline in zip(axes, headlines, strict=True):
+        # Two panels a row leave room for the figures beside each interval.
+        across = min(2, len(headlines)) if differences_only else len(headlines)
+        down = -(-len(headlines) // across)
+        width = 4.2 if differences_only else 2.7
+        figure = _figure(2.4 + width * across, (1.7 + (0.26 if down > 1 else 0.34) * len(names)) * down)
+        axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+        for axis in axes[len(headlines) :]:
+            axis.set_visible(False)
+        for axis, headline in zip(axes, headlines, strict=False):
             rows = (
                 found.table[found.table["headline"] == headline].set_index("experiment").reindex(experiments)
             )
-            draw = _differences if differences_only else _values
-            draw(axis, rows, found.reference, headline)
-            axis.set_title(TITLES[headline].replace(", ", ",\n"))
-        axes[0].set_yticks(range(len(experiments)), experiments)
-        axes[0].set_ylim(len(experiments) - 0.4, -0.6)
+            if differences_only:
+                _differences(axis, rows, found.reference, headline)
+            else:
+                known = found.oracles[found.oracles["headline"] == headline].set_index("view").reindex(views)
+                _values(axis, rows, known, found.reference, headline)
+            axis.set_title(_panel_title(rows, headline), fontsize=10)
+        axes[0].set_yticks(range(len(names)), names)
+        axes[0].set_ylim(len(names) - 0.4, -0.6)
+        if differences_only:
+            figure.supxlabel(
+                f"difference from {found.reference}, 95 % interval of a paired bootstrap over compounds; "
+                "left of 0: worse.  Filled, *: Holm-corrected p < 0.05.  n: units that both scored",
+                fontsize=9,
+            )
         _save(figure, path)
 
 
-def _errorbar(axis: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], colours: Sequence[str]) -> None:
+def _marked(found: Comparison, experiment: str) -> str:
+    rows = found.table[found.table["experiment"] == experiment]
+    raised = {"transductive": rows["transductive"].any(), "null": (rows["null"] != "").any()}
+    flags = [name for name, is_raised in raised.items() if is_raised]
+    return f"{experiment} ({', '.join(flags)})" if flags else experiment
+
+
+def _panel_title(rows: pd.DataFrame, headline: str) -> str:
+    n, n_compounds = rows["n"].max(), rows["n_compounds"].max()
+    title = TITLES[headline].replace(", ", ",\n")
+    return f"{title}\n{n:.0f} units, {n_compounds:.0f} compounds"
+
+
+def _errorbar(
+    axis: Axes,
+    rows: pd.DataFrame,
+    columns: tuple[str, str, str],
+    looks: Sequence[dict[str, Any]],
+    first: int = 0,
+) -> None:
     value, low, high = (rows[c].to_numpy(dtype=float) for c in columns)
-    for y, colour in enumerate(colours):
-        if np.isfinite(value[y]):
-            spread = [[value[y] - low[y]], [high[y] - value[y]]] if np.isfinite(low[y]) else None
-            axis.errorbar(
-                value[y], y, xerr=spread, fmt="o", color=colour, markersize=6, capsize=3, linewidth=1.6
-            )
+    for i, look in enumerate(looks):
+        if np.isfinite(value[i]):
+            spread = [[value[i] - low[i]], [high[i] - value[i]]] if np.isfinite(low[i]) else None
+            axis.errorbar(value[i], first + i, xerr=spread, capsize=3, linewidth=1.6, **look)
 
 
-def _values(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> None:
+def _point(colour: str, *, filled: bool = True, marker: str = "o") -> dict[str, Any]:
+    face = colour if filled else "white"
+    return {
+        "fmt": marker,
+        "color": colour,
+        "markersize": 6,
+        "markerfacecolor": face,
+        "markeredgecolor": colour,
+    }
+
+
+def _values(axis: Axes, rows: pd.DataFrame, oracles: pd.DataFrame, reference: str, headline: str) -> None:
     chance = chance_of(headline_metric(headline))
     axis.axvline(chance, color=GREY, linestyle=":", linewidth=1.4)
     # Left of its line, as the oracle's name stands right of its own: the two may nearly coincide.
     axis.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(-2, -2), ha="right",
                   textcoords="offset points", color="#555555", fontsize=8, va="top")  # fmt: skip
-    oracle = rows["oracle"].dropna()
-    if len(oracle):
-        axis.axvline(oracle.iloc[0], color=GREEN, linewidth=1.4)
-        axis.annotate("oracle", (oracle.iloc[0], 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
+    best = rows["oracle"].dropna()
+    if len(best):
+        axis.axvline(best.iloc[0], color=GREEN, linewidth=1.4)
+        axis.annotate("oracle", (best.iloc[0], 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
                       textcoords="offset points", color=GREEN, fontsize=8, va="top")  # fmt: skip
     if reference in rows.index:
         low, high = (
             float(rows[c].to_numpy(dtype=float)[rows.index.get_loc(reference)]) for c in ("low", "high")
         )
         axis.axvspan(low, high, color=BLUE, alpha=0.10, linewidth=0)
-    _errorbar(axis, rows, ("value", "low", "high"), [BLUE if e == reference else BLACK for e in rows.index])
+    looks = [
+        _point(GREY if null else BLUE if e == reference else BLACK, filled=not null)
+        for e, null in zip(rows.index, rows["null"].fillna("") != "", strict=True)
+    ]
+    _errorbar(axis, rows, ("value", "low", "high"), looks)
+    oracle_looks = [_point(GREEN, marker="D")] * len(oracles)
+    _errorbar(axis, oracles, ("value", "low", "high"), oracle_looks, first=len(rows))
     axis.set_xlabel(METRIC_NAMES[headline_metric(headline)])
     axis.grid(axis="y", color="#eeeeee")
     axis.set_axisbelow(True)
 
 
 def _differences(axis: Axes, rows: pd.DataFrame, reference: str, headline: str) -> None:
-    axis.axvline(0, color=GREY, linewidth=1.2)
+    axis.axvline(0, color=BLACK, linewidth=1.0)
     sure = rows["p_holm"].to_numpy(dtype=float) < 0.05
-    colours = [RED if s else BLACK for s in sure]
-    _errorbar(axis, rows, ("difference", "difference_low", "difference_high"), colours)
-    axis.set_xlabel(f"{METRIC_NAMES[headline_metric(headline)]} minus {reference}\n(coloured: Holm p < 0.05)")
+    _errorbar(axis, rows, ("difference", "difference_low", "difference_high"),
+              [_point(RED if s else BLACK, filled=bool(s)) for s in sure])  # fmt: skip
+    columns = ["difference", "difference_low", "difference_high", "n_paired"]
+    for y, (value, low, high, n) in enumerate(rows[columns].to_numpy(dtype=float)):
+        text = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]{'*' if sure[y] else ''}  n {n:.0f}"
+        axis.annotate(text if np.isfinite(value) else "not paired", (1.02, y), xycoords=("axes fraction", "data"),
+                      fontsize=7, va="center", color=RED if sure[y] else "#333333")  # fmt: skip
+    axis.set_xlabel(f"{METRIC_NAMES[headline_metric(headline)]} minus {reference}")
     axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="y", color="#eeeeee")
     axis.set_axisbelow(True)
@@ -161,12 +220,16 @@ def embedding_map(
     *,
     method: Literal["pca", "umap"] = "pca",
     seed: int = 0,
+    title: str = "",
 ) -> None:
     """Samples in two dimensions, coloured by dose level, by injury of their group and by compound.
 
+    Of more compounds than a legend can name, the third panel has the DILI class of treated samples' compounds instead.
+
     Args:
         embedding: float [n, d].
-        obs: n rows with dose_level, injury (1, 0, NaN) and compound, in the order of ``embedding``.
+        obs: n rows with dose_level, injury (1, 0, NaN), compound and, if known, dili (likewise), in the order of
+            ``embedding``.
         method: ``pca``, or ``umap`` (needs umap-learn).
 
     Raises:
@@ -185,12 +248,21 @@ def embedding_map(
         injury = obs["injury"].astype(float).map({1.0: "injured", 0.0: "not injured"}).fillna("no label")
         _categories(axes[0], points, dose, DOSE_COLOURS, "dose level")
         _categories(axes[1], points, injury, INJURY_COLOURS, "injury of the dose group")
-        _compounds(axes[2], points, obs["compound"].astype(str))
+        compound = obs["compound"].astype(str)
+        if compound.nunique() > _MOST_COMPOUNDS_NAMED and "dili" in obs and obs["dili"].notna().any():
+            dili = obs["dili"].astype(float).map({1.0: "DILI", 0.0: "no DILI"}).fillna("no label")
+            _categories(
+                axes[2], points, dili, DILI_COLOURS, f"DILI of the compound ({compound.nunique()} compounds)"
+            )
+        else:
+            _compounds(axes[2], points, compound)
         for axis in axes:
             axis.set_xlabel(names[0])
             axis.set_xticks([])
             axis.set_yticks([])
         axes[0].set_ylabel(names[1])
+        if title:
+            figure.suptitle(title, fontsize=11)
         _save(figure, path)
 
 
@@ -434,39 +506,61 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     if not headlines:
         raise FigureError("no task has labelled test units of both classes; there is no curve to draw.")
     with mpl.rc_context(_STYLE):
-        figure = _figure(11.5, 3.6 * len(headlines))
-        axes = figure.subplots(len(headlines), 3, squeeze=False)
-        for (roc, precision_recall, calibration), headline in zip(axes, headlines, strict=True):
+        # Below the panels of several tasks, a strip for their names: inside, the names would cover the curves.
+        named = [len(_ranked_tasks(headline_rows(tested, h))) for h in headlines]
+        strips = [0.5 + 0.2 * -(-n // 2) if n > 1 else 0.02 for n in named]
+        heights = [size for strip in strips for size in (3.6, strip)]
+        figure = _figure(11.5, sum(heights))
+        grid = figure.add_gridspec(2 * len(headlines), 3, height_ratios=heights)
+        for i, headline in enumerate(headlines):
             rows = headline_rows(tested, headline)
-            _roc_and_pr(roc, precision_recall, rows)
+            roc, precision_recall, calibration = (figure.add_subplot(grid[2 * i, k]) for k in range(3))
+            strip = figure.add_subplot(grid[2 * i + 1, :])
+            strip.set_axis_off()
+            _roc_and_pr(roc, precision_recall, strip, rows)
             _reliability(calibration, rows)
-            roc.set_title(f"{TITLES[headline].removesuffix(', macro average')}: ROC")
+            n, n_compounds = rows["unit_id"].nunique(), rows["compound"].nunique()
+            roc.set_title(
+                f"{TITLES[headline].removesuffix(', macro average')}: ROC\n{n} units of {n_compounds} compounds"
+            )
             precision_recall.set_title("precision and recall")
-            calibration.set_title("calibration")
         if title:
             figure.suptitle(title)
         _save(figure, path)
+
+
+def _ranked_tasks(rows: pd.DataFrame) -> list[str]:
+    return [str(t) for t, part in rows.groupby("task") if part["label"].nunique() == 2]
 
 
 def _two_classes(rows: pd.DataFrame) -> bool:
     return bool((rows.groupby("task")["label"].nunique() == 2).any())
 
 
-def _roc_and_pr(roc: Axes, precision_recall: Axes, rows: pd.DataFrame) -> None:
-    tasks = [str(t) for t, part in rows.groupby("task") if part["label"].nunique() == 2]
+def _roc_and_pr(roc: Axes, precision_recall: Axes, strip: Axes, rows: pd.DataFrame) -> None:
+    """Curves; thin where a class has fewer than ``SMALL`` units, for such a curve is a few steps of luck."""
+    tasks = _ranked_tasks(rows)
     for i, task in enumerate(tasks):
         part = rows[rows["task"] == task]
         label, score = part["label"].to_numpy(), part["score"].to_numpy()
-        look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linewidth": 1.6,
+        positive = int(label.sum())
+        look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)],
+                                "linewidth": 1.8 if min(positive, len(part) - positive) >= SMALL else 0.8,
                                 "linestyle": ("-", "--", ":")[(i // len(CYCLE)) % 3]}  # fmt: skip
-        name = task.partition(":")[2] if len(tasks) > 1 else ""
         x, y, _ = sk.roc_curve(label, score)
-        roc.plot(x, y, label=f"{name} {sk.roc_auc_score(label, score):.2f}".strip(), **look)
+        area, average = sk.roc_auc_score(label, score), sk.average_precision_score(label, score)
+        # The last point, precision 1 at recall 0, is no threshold of these scores.
         precision, recall, _ = sk.precision_recall_curve(label, score)
-        average = sk.average_precision_score(label, score)
-        precision_recall.step(
-            recall, precision, where="post", label=f"{average:.2f} (chance {label.mean():.2f})", **look
-        )
+        names = [f"AUROC {area:.2f}", f"average precision {average:.2f} (chance {label.mean():.2f})"]
+        if len(tasks) > 1:
+            strip.plot(
+                [],
+                [],
+                label=f"{task.partition(':')[2]} ({positive} of {len(part)}): {', '.join(names)}",
+                **look,
+            )
+        roc.plot(x, y, label=names[0], **look)
+        precision_recall.step(recall[:-1], precision[:-1], where="post", label=names[1], **look)
         if len(tasks) == 1:
             precision_recall.axhline(label.mean(), color=GREY, linestyle=":", linewidth=1.2)
     roc.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
@@ -474,8 +568,12 @@ def _roc_and_pr(roc: Axes, precision_recall: Axes, rows: pd.DataFrame) -> None:
         xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal"
     )
     precision_recall.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
-    roc.legend(title="AUROC", fontsize=8, title_fontsize=8, loc="lower right")
-    precision_recall.legend(title="average precision", fontsize=8, title_fontsize=8, loc="best")
+    if len(tasks) > 1:
+        thin = f"in brackets: positives of all; thin: fewer than {SMALL} of a class"
+        strip.legend(fontsize=8, loc="center", ncols=2, title=thin, title_fontsize=8)
+    else:
+        roc.legend(fontsize=8, loc="lower right")
+        precision_recall.legend(fontsize=8, loc="best")
 
 
 def _reliability(axis: Axes, rows: pd.DataFrame) -> None:
@@ -488,6 +586,8 @@ def _reliability(axis: Axes, rows: pd.DataFrame) -> None:
             axis.plot(
                 curve.mean_score, curve.observed, color=colour, marker=marker, linewidth=1.4, label=name
             )
+    pooled = ", tasks pooled" if rows["task"].nunique() > 1 else ""
+    axis.set_title(f"calibration\n{n_bins} bins of about {len(rows) / n_bins:.0f}{pooled}")
     axis.set(
         xlabel="mean score of bin",
         ylabel="observed share",
@@ -509,16 +609,26 @@ def few_shot(table: pd.DataFrame, path: Path, *, by: str = "embedding", title: s
     Raises:
         FigureError: no row has a value.
     """
-    rows = table[(table["probe"] == "few_shot") & table["value"].notna()]
+    asked = table[table["probe"] == "few_shot"]
+    rows = asked[asked["value"].notna()]
     tasks = [t for t in HEADLINES if (rows["task"] == t).any()]
     if not tasks:
         raise FigureError("no few-shot probe has a value; there is no curve to draw.")
     names = rows[by].drop_duplicates().tolist()
     with mpl.rc_context(_STYLE):
-        figure, axes = _curves(tasks, names, title)
+        note = "bars: 2.5th to 97.5th percentile over draws of the shots, the test compounds being the same"
+        if "finetuned" in names:
+            note += "; finetuned has seen every training label"
+        figure, axes = _curves(tasks, names, title, note)
         for axis, task in zip(axes, tasks, strict=True):
             of_task = rows[rows["task"] == task]
-            ks = sorted(of_task["k"].unique())
+            ks = sorted(asked.loc[asked["task"] == task, "k"].dropna().unique())
+            for k in set(ks) - set(of_task["k"]):
+                axis.annotate("too few\ncompounds", (k, 0.03), xycoords=("data", "axes fraction"), fontsize=7,
+                              color="#555555", ha="center", va="bottom")  # fmt: skip
+            if of_task["reason"].nunique() > 1:
+                axis.annotate("hollow: mean over fewer lesions", (0.02, 0.98), xycoords="axes fraction", fontsize=7,
+                              color="#555555", va="top")  # fmt: skip
             for i, name in enumerate(names):
                 line = of_task[of_task[by] == name].sort_values("k")
                 beside = 1.06 ** (i - (len(names) - 1) / 2)  # so that bars of one k do not cover each other
@@ -545,7 +655,8 @@ def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> Non
         raise FigureError("no score with a modality hidden; there is no curve to draw.")
     names = {"slide": "slides hidden", "expression": "expression hidden"}
     with mpl.rc_context(_STYLE):
-        figure, axes = _curves(tasks, list(names.values()), title)
+        note = "bars: 95 % intervals over test compounds; one draw of the hidden samples"
+        figure, axes = _curves(tasks, list(names.values()), title, note)
         for axis, task in zip(axes, tasks, strict=True):
             for i, hidden in enumerate(names):
                 line = rows[(rows["task"] == task) & (rows["hidden"] == hidden)].sort_values("share")
@@ -555,10 +666,15 @@ def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> Non
         _save(figure, path)
 
 
-def _curves(tasks: Sequence[str], names: Sequence[str], title: str) -> tuple[Figure, Sequence[Axes]]:
-    """A panel for each task, with a line at chance, and the names of the lines below."""
-    figure = _figure(1.0 + 3.3 * len(tasks), 3.9)
+def _curves(
+    tasks: Sequence[str], names: Sequence[str], title: str, note: str
+) -> tuple[Figure, Sequence[Axes]]:
+    """A panel for each task, with a line at chance; below them the names of the lines and what the bars are."""
+    figure = _figure(1.0 + 3.3 * len(tasks), 4.1)
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
+    ranked = [axis for axis, task in zip(axes, tasks, strict=True) if chance_of(headline_metric(task)) == 0.5]
+    for axis in ranked[1:]:
+        axis.sharey(ranked[0])
     for axis, task in zip(axes, tasks, strict=True):
         metric = headline_metric(task)
         axis.axhline(chance_of(metric), color=GREY, linestyle=":", linewidth=1.4)
@@ -566,7 +682,9 @@ def _curves(tasks: Sequence[str], names: Sequence[str], title: str) -> tuple[Fig
         axis.set_ylabel(METRIC_NAMES[metric])
     look: list[dict[str, Any]] = [_look(i) for i in range(len(names))]
     keys = [axes[0].plot([], [], label=name, **kw)[0] for name, kw in zip(names, look, strict=True)]
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(names), 4))
+    figure.legend(
+        handles=keys, loc="outside lower center", ncols=min(len(names), 4), title=note, title_fontsize=8
+    )
     if title:
         figure.suptitle(title, fontsize=11)
     return figure, axes
