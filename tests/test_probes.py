@@ -14,10 +14,10 @@ import torch
 from tests.test_training import SMALL, STORED
 from toxfusion.config import compose
 from toxfusion.data.study import Study
-from toxfusion.evaluating import evaluate_run
+from toxfusion.evaluating import Evaluation, evaluate_run
 from toxfusion.loading import load_own_study, load_run
 from toxfusion.probes import EMBEDDINGS, PROBES, ProbeError, network_of, probe_run, task_units
-from toxfusion.runs import RunFolder
+from toxfusion.runs import RunError, RunFolder
 from toxfusion.training import run
 
 
@@ -46,31 +46,39 @@ def full(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def probed(full: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame]:
+def probed(full: RunFolder) -> Evaluation:
     return evaluate_run(
         full, full.root / "evaluation", draws=100, seed=0, probes=PROBES, embeddings=EMBEDDINGS
     )
 
 
-def test_every_probe_is_written_and_in_the_metrics(
-    full: RunFolder, probed: tuple[pd.DataFrame, pd.DataFrame]
-) -> None:
+def test_every_probe_is_written_and_in_the_metrics(full: RunFolder, probed: Evaluation) -> None:
     table = pd.read_parquet(full.probes)
-    pd.testing.assert_frame_equal(table, probed[1])
+    pd.testing.assert_frame_equal(table, probed.probes)
     assert set(table["probe"]) == set(PROBES)
     assert set(table.loc[table["probe"] == "knn", "embedding"]) == set(EMBEDDINGS)
     written = json.loads((full.root / "evaluation" / "metrics.json").read_text())
     assert len(written["probes"]) == len(table)
     assert set(written["scores"]) >= {"dili", "injury"}
+    assert (
+        len(written["strata"])
+        == len(probed.strata)
+        == len(pd.read_csv(full.root / "evaluation" / "strata.csv"))
+    )
+    keys = ("task", "by", "stratum", "metric", "value", "n", "small")  # of the same table; draws differ
+    of_training = json.loads(full.metrics.read_text())["strata"]
+    assert [[row[k] for k in keys] for row in of_training] == [
+        [row[k] for k in keys] for row in written["strata"]
+    ]
     # NaN never stands alone.
     assert (table.loc[table["value"].isna(), "reason"] != "").all()
     assert (full.root / "evaluation" / "missing_modality.png").is_file()
 
 
 def test_retrieval_of_the_pretrained_network_is_what_training_wrote(
-    full: RunFolder, probed: tuple[pd.DataFrame, pd.DataFrame]
+    full: RunFolder, probed: Evaluation
 ) -> None:
-    table = probed[1]
+    table = probed.probes
     ours = table[(table["probe"] == "retrieval") & (table["embedding"] == "pretrained")]
     theirs = json.loads(full.metrics.read_text())["retrieval"]
     assert [(f"{r['direction']}/{r['match']}", r["metric"]) for r in theirs] == list(
@@ -81,9 +89,9 @@ def test_retrieval_of_the_pretrained_network_is_what_training_wrote(
 
 
 def test_nothing_hidden_is_the_score_itself_from_either_side(
-    probed: tuple[pd.DataFrame, pd.DataFrame],
+    probed: Evaluation,
 ) -> None:
-    scores, table = probed
+    scores, table = probed.scores, probed.probes
     hidden = table[(table["probe"] == "missing_modality") & (table["share"] == 0)]
     assert set(hidden["hidden"]) == {"slide", "expression"}
     known = scores.set_index(["task", "metric"])["value"]
@@ -133,12 +141,39 @@ def test_names_that_do_not_exist_list_the_choices(full: RunFolder, tmp_path: Pat
 def test_one_modality_and_no_pretraining_are_said(study: Study, tmp_path: Path) -> None:
     folder = trained(study, tmp_path, "experiment=ablation_omics_only", "pretrain=none",
                      "size.finetune_steps=3")  # fmt: skip
-    table = evaluate_run(folder, tmp_path / "out", draws=50, seed=0, probes=PROBES)[1]
+    table = evaluate_run(folder, tmp_path / "out", draws=50, seed=0, probes=PROBES).probes
     missing = table[table["probe"] == "missing_modality"]
     assert missing["reason"].tolist() == ["not applicable: the run reads one modality (omics)"]
     assert not (tmp_path / "out" / "missing_modality.png").exists()
     assert set(table.loc[table["embedding"] == "pretrained", "reason"]) == {"the run has no pretraining"}
     assert table.loc[(table["embedding"] == "plain") & (table["probe"] == "prototype"), "value"].notna().any()
+
+
+def test_an_evaluation_without_probes_leaves_none_of_an_earlier_one(full: RunFolder, tmp_path: Path) -> None:
+    output = tmp_path / "evaluation"
+    evaluate_run(
+        full, output, draws=10, seed=0, probes=["prototype", "missing_modality"], embeddings=["random"]
+    )
+    (output / "notes.txt").write_text("the user's own")
+    before = {f.name for f in output.iterdir()}
+    assert {"probes.parquet", "probes.csv", "missing_modality.png"} <= before
+    evaluate_run(full, output, draws=10, seed=0)
+    assert before - {f.name for f in output.iterdir()} == {
+        "probes.parquet",
+        "probes.csv",
+        "missing_modality.png",
+    }
+    assert json.loads((output / "metrics.json").read_text())["probes"] == []
+    with pytest.raises(ProbeError):
+        evaluate_run(full, output, draws=10, seed=0, probes=["fewshot"])
+    assert (output / "metrics.json").is_file()  # a refusal removes nothing
+
+
+def test_the_run_itself_is_no_output(full: RunFolder) -> None:
+    stored = full.predictions.read_bytes()
+    with pytest.raises(RunError, match=r"is the run itself; give paths\.output"):
+        evaluate_run(full, full.root, draws=10, seed=0)
+    assert full.predictions.read_bytes() == stored
 
 
 def test_a_baseline_has_nothing_to_probe(study: Study, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toxfusion.config import entry_point
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @entry_point("evaluate")
@@ -15,7 +18,7 @@ def main(config: dict[str, Any]) -> None:
     from toxfusion.evaluating import evaluate_run
     from toxfusion.runs import RunFolder
 
-    table, probes = evaluate_run(
+    found = evaluate_run(
         RunFolder(Path(config["run"])),
         Path(config["paths"]["output"]),
         draws=config["draws"],
@@ -25,25 +28,29 @@ def main(config: dict[str, Any]) -> None:
     )
     ranked = ["auroc", "auprc", "balanced_accuracy", "mcc", "quadratic_kappa"]
     other = ["harrell_c", "uno_c", "integrated_brier", "accuracy", "macro_f1", "spearman", "r2"]
-    shown = table[table["metric"].isin([*ranked, *other])]
-    columns = ["task", "metric", "value", "low", "high", "n", "n_compounds", "prevalence"]
-    print(shown[columns].to_string(index=False, float_format="%.3f"))
-    if len(probes):
-        probes = probes[~probes["task"].str.startswith("lesion:")]
-        columns = [
-            "probe",
-            "embedding",
-            "task",
-            "k",
-            "hidden",
-            "share",
-            "metric",
-            "value",
-            "low",
-            "high",
-            "chance",
-        ]
-        print(f"\n{probes[columns].to_string(index=False, float_format='%.3f', na_rep='')}")
+    scores = found.scores[found.scores["metric"].isin([*ranked, *other])]
+    print(_aligned(scores, ["task", "metric", "value", "low", "high", "n", "n_compounds", "prevalence"]))
+    of = found.strata["metric"].isin([*ranked, *other, "false_positive_rate"]) & (
+        found.strata["by"] != "batch"
+    )
+    strata = found.strata[of & found.strata["value"].notna() & ~_single_lesion(found.strata)]
+    counts = ["n", "n_positive", "n_compounds", "small"]
+    print(
+        "\nBy stratum (small: fewer than 10 compounds, or units of a class; batches and lesions are in strata.csv)"
+    )
+    print(_aligned(strata, ["task", "by", "stratum", "metric", "value", "low", "high", *counts]))
+    if len(found.probes):
+        keys = ["probe", "embedding", "task", "k", "hidden", "share", "metric"]
+        probes = found.probes[~_single_lesion(found.probes)]
+        print(f"\n{_aligned(probes, [*keys, 'value', 'low', 'high', 'chance'])}")
+
+
+def _single_lesion(table: pd.DataFrame) -> pd.Series:
+    return table["task"].str.startswith("lesion:")
+
+
+def _aligned(table: pd.DataFrame, columns: list[str]) -> str:
+    return table[columns].to_string(index=False, float_format="%.3f", na_rep="")
 
 
 if __name__ == "__main__":
