@@ -25,13 +25,13 @@ from toxfusion.config import ConfigError, compose
 from toxfusion.data.audit import Audit
 from toxfusion.data.gene_sets import GeneSetError
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
-from toxfusion.data.splits import CompoundKFold
+from toxfusion.data.splits import CompoundKFold, write_manifest
 from toxfusion.data.study import Study
 from toxfusion.models.compilation import CompileError
 from toxfusion.runs import RunError, RunFolder, config_digest
 from toxfusion.scoring import score_study
 from toxfusion.stages import CheckpointError, read_checkpoint
-from toxfusion.training import build_network, run
+from toxfusion.training import TrainingError, build_network, run
 
 SMALL = [
     "size=demo",
@@ -273,18 +273,13 @@ def test_two_ranks_run_the_job_once_and_score_each_unit_once(featured: Study, tm
     assert objective == folder.finished()["objective"] or np.isnan(objective)
 
 
-def test_a_sweep_of_two_ranks_runs_each_cell_once_in_one_tree(featured: Study, tmp_path: Path) -> None:
-    from toxfusion import train
-
-    given = overrides(featured, tmp_path, "trainer=ddp_cpu", "trainer.progress=false", "size.pretrain_batch=4",
-                      "size.compounds_per_batch=1")  # fmt: skip
-    train.main(["-m", "experiment=full,ablation_noxattn", *given])
-    cells = sorted(tmp_path.rglob("done.json"))
-    assert [json.loads(c.read_text())["name"] for c in cells] == ["ablation_noxattn", "full"]
-    for cell in cells:
-        lines = pd.read_csv(cell.parent / "history.csv")
-        assert not lines.duplicated(["stage", "step", "name"]).any()
-    assert sorted(tmp_path.rglob("predictions.parquet")) == [c.parent / "predictions.parquet" for c in cells]
+def test_a_run_goes_on_with_the_parts_it_began_on_or_not_at_all(featured: Study, tmp_path: Path) -> None:
+    config = small(featured, tmp_path)
+    folder = RunFolder(Path(config["paths"]["output"]))
+    write_manifest(CompoundKFold(n_folds=3, fold=1)(featured), folder.split)
+    with pytest.raises(TrainingError, match=r"split\.json: the run here began on other parts"):
+        run(config)
+    assert not folder.history.exists()
 
 
 def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path: Path) -> None:

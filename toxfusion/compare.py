@@ -150,16 +150,16 @@ def _is_transductive(folder: RunFolder) -> bool:
 
     Raises:
         RunError: the run has no split.json.
+        SplitError: it cannot be read.
     """
-    import json
-
+    from toxfusion.data.splits import read_manifest
     from toxfusion.runs import RunError
 
     if not folder.split.is_file():
         raise RunError(
             f"{folder.split}: missing, so that nobody knows which compounds were in training; run it again"
         )
-    return bool(json.loads(folder.split.read_text())["manifest"].get("transductive", False))
+    return bool(read_manifest(folder.split).manifest["transductive"])
 
 
 def _null(config: dict[str, Any]) -> str:

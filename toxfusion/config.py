@@ -14,7 +14,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -207,6 +207,20 @@ def variant_name(overrides: Sequence[str], unnamed: Sequence[str] = ()) -> str:
     return f"_{safe}"
 
 
+def transductive_name(split: Mapping[str, Any]) -> str:
+    """The part of a run folder's name that tells a split which trains and tests one compound; '' for any other.
+
+    ``split`` is the node of the configuration; the manifest of what it builds says the same.
+    """
+    told = (
+        "Transductive" in str(split["_target_"]),
+        split.get("transductive") is True,
+        split.get("keep_compounds") is False,
+        split.get("unseen_compounds") is False,
+    )
+    return "_transductive" if any(told) else ""
+
+
 def is_message(error: BaseException) -> bool:
     """Whether an exception speaks to the user: its class is one of this package's."""
     return type(error).__module__.partition(".")[0] == PACKAGE
@@ -296,6 +310,7 @@ def _hydra(task_name: str, config_path: str | None, extra_folder: str | None) ->
 
     version.setbase("1.3")
     OmegaConf.register_new_resolver("variant", variant_name, replace=True)
+    OmegaConf.register_new_resolver("transductive", transductive_name, replace=True)
     OmegaConf.register_new_resolver("basename", lambda folder: Path(folder).resolve().name, replace=True)
     folder = _existing_folder(config_path) if config_path else config_dir()
     search_path = create_config_search_path(str(folder))

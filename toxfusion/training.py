@@ -26,7 +26,7 @@ from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
 from toxfusion.data.outcomes import SurvivalSettings
 from toxfusion.data.sampling import CompoundStream, SampleStream, torch_seed
-from toxfusion.data.splits import Split, write_manifest
+from toxfusion.data.splits import Split, read_manifest, write_manifest
 from toxfusion.data.study import Study
 from toxfusion.data.tasks import Tasks, resolve_tasks
 from toxfusion.distributed import barrier, check_devices, device_of, is_rank_zero, join_ranks
@@ -61,7 +61,7 @@ LEARNING_KEYS = ("weights", "compound_pooling", "group_pooling")
 
 
 class TrainingError(ValueError):
-    """A config whose parts do not go together."""
+    """A config whose parts do not go together, or that does not go with what lies in the run folder."""
 
 
 def run(config: Config) -> float:
@@ -101,6 +101,11 @@ def _run(config: Config, folder: RunFolder) -> float:
     split: Split = build(config["split"])(study)
     split.check(study)
     if is_rank_zero():
+        if config["resume"] and folder.split.is_file() and read_manifest(folder.split) != split:
+            raise TrainingError(
+                f"{folder.split}: the run here began on other parts than the study and the split give now (a table of "
+                "folds or the study has changed); give resume=false to start it afresh"
+            )
         write_manifest(split, folder.split)
     study = with_nulls(config, study, split)
     audit = Audit()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,13 +22,15 @@ from toxfusion.data.datamodule import (
 )
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream
-from toxfusion.data.splits import CompoundKFold, Split, SplitError
+from toxfusion.data.splits import CompoundKFold, Predefined, Split, SplitError
 from toxfusion.data.study import Study
 from toxfusion.data.tasks import Tasks, resolve_tasks
 
 
-def make_fold(study: Study, store: BagStore | None, tile_reference: str = "none") -> FoldData:
-    split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(study)
+def make_fold(
+    study: Study, store: BagStore | None, tile_reference: str = "none", split: Split | None = None
+) -> FoldData:
+    split = split or CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(study)
     tasks = resolve_tasks(
         study, dili=True, injury=True, lesions="auto", severity=True, min_animals=3, min_compounds=2
     )
@@ -115,8 +120,22 @@ def test_samples_without_any_modality_are_audited(own_tiny_study: Study) -> None
 def test_an_encoder_that_saw_a_test_compound_is_refused(own_tiny_study: Study) -> None:
     split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(own_tiny_study)
     store = write_features(own_tiny_study, "leaky", (str(own_tiny_study.obs.at[split.test[0], "compound"]),))
-    with pytest.raises(LeakError, match="trained on 1 test compound"):
+    with pytest.raises(LeakError, match=r"trained on 1 compound\(s\) that are tested"):
         make_fold(own_tiny_study, store)
+
+
+def test_an_encoder_that_saw_the_vehicle_controls_of_a_test_compound_is_refused(
+    own_tiny_study: Study, tmp_path: Path
+) -> None:
+    """betazole is tested and alphamide, whose controls it shares, is in no part: its name alone shows no leak."""
+    obs = own_tiny_study.obs
+    part = obs["compound"].map({"betazole": "test", "gammacin": "train", "deltaprofen": "train"}).dropna()
+    table = tmp_path / "folds.csv"
+    pd.DataFrame({"sample_id": part.index, "fold": 0, "part": part.to_numpy()}).to_csv(table, index=False)
+    split = Predefined(str(table))(own_tiny_study)
+    make_fold(own_tiny_study, write_features(own_tiny_study, "fair", ("gammacin",)), split=split)
+    with pytest.raises(LeakError, match="alphamide"):
+        make_fold(own_tiny_study, write_features(own_tiny_study, "near", ("alphamide",)), split=split)
 
 
 def test_setup_refuses_a_compound_on_both_sides(fold: FoldData) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toxfusion.config import build, compose, config_dir, transductive_name
 from toxfusion.data.splits import (
     CompoundKFold,
     DoseExtrapolation,
@@ -277,6 +279,56 @@ def test_predefined_parts_are_read_and_refused_when_a_compound_straddles(
         Predefined(str(path), fold=1)(tiny_study)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("sample_id,fold,part\n{0},0,train\n{1},0,test\nnobody,0,train\n", ["'sample_id'", "'nobody'"]),
+        ("sample_id,fold,part\n{0},0,train\n{1},0,test\n{0},0,train\n", ["'sample_id'", "{0}", "twice in fold 0"]),
+        ("sample_id,fold,part\n{0},,train\n{1},0,test\n", ["'fold'", "nan", "no whole number"]),
+        ("sample_id,fold,part\n{0},first,train\n{1},0,test\n", ["'fold'", "'first'", "no whole number"]),
+        ("sample_id,fold,part\n{0},0.5,train\n{1},0,test\n", ["'fold'", "'0.5'", "no whole number"]),
+        ("sample_id,fold,part\n{0},1,train\n{1},2,test\n", ["'fold'", "value 0", "[1, 2]"]),
+        ("sample_id,fold,part\n{0},0,train\n{1},0,\n", ["'part'", "nan", "none of"]),
+        ("sample_id,fold,part\n{0},0,train\n", ["no sample in test"]),
+        ("sample_id,fold,part\n{1},0,test\n", ["no sample in train"]),
+        ("sample_id,part\n{0},train\n", ["column 'fold' is missing"]),
+        ("", ["no table can be read"]),
+    ],
+    ids=["unknown", "double", "no-fold", "word", "half", "absent-fold", "no-part", "no-test", "no-train", "column",
+         "empty"],
+)  # fmt: skip
+def test_a_predefined_table_with_a_fault_is_refused_by_file_column_and_value(
+    tiny_study: Study, tmp_path: Path, content: str, says: list[str]
+) -> None:
+    obs = tiny_study.obs
+    samples = [obs.index[obs["compound"] == compound][0] for compound in ("gammacin", "epsilol")]
+    path = tmp_path / "folds.csv"
+    path.write_text(content.format(*samples))
+    with pytest.raises(SplitError) as refused:
+        Predefined(str(path))(tiny_study)
+    for words in ([] if "no sample" in says[0] else [str(path)], says):
+        assert all(word.format(*samples) in str(refused.value) for word in words)
+
+
+def test_a_patient_of_a_predefined_table_on_both_sides_is_named(tmp_path: Path) -> None:
+    study = cohort(4, 4, [2])
+    parts = np.where(
+        np.arange(len(study.obs)) < 10, "train", "test"
+    )  # three samples a patient: c003 is cut in two
+    path = tmp_path / "folds.csv"
+    pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": parts}).to_csv(path, index=False)
+    with pytest.raises(SplitError, match=r"compound 'c003' is in test and train"):
+        Predefined(str(path), valid_fraction=0.0)(study)
+
+
+def test_a_range_without_samples_is_named(tiny_study: Study) -> None:
+    with pytest.raises(SplitError, match=r"TimeForward.*range to test"):
+        TimeForward(test_from_h=700)(tiny_study)
+    patients = replace(tiny_study, obs=tiny_study.obs.assign(dose_level=""))
+    with pytest.raises(SplitError, match=r"DoseExtrapolation.*range to train on"):
+        DoseExtrapolation()(patients)
+
+
 def test_a_predefined_fold_without_a_validation_part_draws_one_from_training(tmp_path: Path) -> None:
     study = cohort(10, 10, [3])
     tested = study.obs["compound"].isin(["c000", "c010"])
@@ -314,6 +366,129 @@ def test_more_folds_than_units_or_a_fold_that_is_not_there(tiny_study: Study) ->
         CompoundKFold(n_folds=6)(tiny_study)
     with pytest.raises(SplitError, match="0 to 2"):
         CompoundKFold(n_folds=3, fold=3)(tiny_study)
+
+
+@st.composite
+def random_studies(draw: st.DrawFn) -> tuple[Study, dict[str, str]]:
+    """A study with controls, sites, mechanisms, times and doses shared in any way, and a table of analogues."""
+    n = draw(st.integers(4, 8))
+    names = [f"c{i}" for i in range(n)]
+    rows = []
+    for name in names:
+        group = draw(st.sampled_from(["", "", *(f"g{i}" for i in range(n))]))
+        fixed = {"compound": name, "mechanism": f"m{draw(st.integers(0, 5))}", "study": f"s{draw(st.integers(0, 5))}",
+                 "dili": draw(st.sampled_from([0.0, 1.0, np.nan]))}  # fmt: skip
+        for level in ("control", "low", "high"):
+            for time in (24.0, 96.0):
+                for _ in range(draw(st.integers(0, 1)) + (level == "high")):
+                    rows.append({**fixed, "sample_id": f"x{len(rows)}", "time_h": time, "dose_level": level,
+                                 "control_group": f"{group}_{time:.0f}" if group else "",
+                                 "is_control": level == "control", "batch": f"b{draw(st.integers(0, 3))}",
+                                 "animal_id": f"{name}.{draw(st.integers(0, 2))}",
+                                 "group_id": f"{name}_{level}_{time:.0f}"})  # fmt: skip
+    analogues = {name: draw(st.sampled_from(names)) for name in names[: draw(st.integers(0, 2))]}
+    obs = pd.DataFrame(rows).set_index("sample_id")
+    return replace(cohort(1, 1, [1]), obs=obs), {k: v for k, v in analogues.items() if k != v}
+
+
+def spread(obs: pd.DataFrame, columns: tuple[str, ...], analogues: dict[str, str]) -> list[int]:
+    """A label of each sample, the least that reaches it through any shared value: by repetition, without a graph."""
+    label = list(range(len(obs)))
+    keys = [
+        [f"{c}:{v}" for c, v in zip(columns, row, strict=True) if v] for row in obs[list(columns)].to_numpy()
+    ]
+    for mine, compound in zip(keys, obs["compound"], strict=True):
+        mine += [f"analogue:{k}" for k, v in analogues.items() if compound in (k, v)]
+    changed = True
+    while changed:
+        least: dict[str, int] = {}
+        for mine, own in zip(keys, label, strict=True):
+            for key in mine:
+                least[key] = min(own, least.get(key, own))
+        new = [min([own, *(least[key] for key in mine)]) for mine, own in zip(keys, label, strict=True)]
+        changed, label = new != label, new
+    return label
+
+
+UNITS = ("compound", "control_group")
+ANY_STUDY: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "compound": (CompoundKFold(n_folds=2, fold=1), UNITS),
+    "holdout": (Holdout(test_fraction=0.4), UNITS),
+    "study": (GroupKFold(column="study", n_folds=2), ("study", *UNITS)),
+    "mechanism": (GroupKFold(column="mechanism", n_folds=2), ("mechanism", *UNITS)),
+    "patient": (GroupKFold(column="animal_id", n_folds=2), ("animal_id", *UNITS)),
+    "batch_alone": (GroupKFold(column="batch", n_folds=2, keep_compounds=False), ("batch",)),
+    "time": (TimeForward(n_folds=2), UNITS),
+    "dose": (DoseExtrapolation(n_folds=2), UNITS),
+}
+
+
+@pytest.mark.parametrize("name", ANY_STUDY)
+@settings(max_examples=8, deadline=None)
+@given(made=random_studies(), seed=st.integers(0, 3))
+def test_no_unit_of_any_study_straddles_parts(
+    name: str, made: tuple[Study, dict[str, str]], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    study, analogues = made
+    scheme, columns = ANY_STUDY[name]
+    table = tmp_path_factory.getbasetemp() / f"analogues_{name}.csv"
+    pd.DataFrame(analogues.items(), columns=["compound", "parent"]).to_csv(table, index=False)
+    refused, split = "", None
+    try:
+        split = replace(scheme, seed=seed, analogues=str(table))(study)
+    except SplitError as error:
+        refused = str(error)
+    if split is None:  # too few units to divide, or no sample in the range: said, and nothing made
+        assert any(words in refused for words in ("folds of", "leaves", "range"))
+        return
+    # Without compounds to keep, a table of analogues has nothing to join.
+    units = pd.Series(
+        spread(study.obs, columns, analogues if "compound" in columns else {}), index=study.obs.index
+    )
+    parts = [set(units[part]) for part in (split.train, split.valid, split.test)]
+    assert all(a.isdisjoint(b) for a, b in combinations(parts, 2))
+    assert split.train
+    assert split.test
+
+
+def test_the_name_of_a_run_tells_a_transductive_split_from_the_others(
+    tiny_study: Study, tmp_path: Path
+) -> None:
+    """For every option of conf/split and each key that makes one transductive, as its manifest says."""
+    folds = pd.DataFrame({"sample_id": tiny_study.obs.index, "fold": 0, "part": "train"})
+    folds.loc[tiny_study.obs["compound"].eq("epsilol").to_numpy(), "part"] = "test"
+    folds.to_csv(tmp_path / "folds.csv", index=False)
+    small = {"n_folds": 2, "path": str(tmp_path / "folds.csv"), "column": "batch"}
+    told = []
+    for option in sorted((config_dir() / "split").glob("*.yaml")):
+        node = yaml.safe_load(option.read_text())
+        node |= {
+            k: v for k, v in small.items() if k in node and option.stem != "transductive_leave_group_out"
+        }
+        for key, value in (
+            ("", None),
+            ("keep_compounds", False),
+            ("unseen_compounds", False),
+            ("transductive", True),
+        ):
+            if key and key not in node:
+                continue
+            changed = {**node, key: value} if key else node
+            named = transductive_name(changed) == "_transductive"
+            assert named == build(changed)(tiny_study).manifest["transductive"], (option.stem, key)
+            told.append(named)
+    assert any(told)
+    assert not all(told)
+    config = compose("train", ["data.root=study", "split=time_forward", "split.unseen_compounds=false"])
+    assert "transductive" in config["paths"]["output"]
+    assert "transductive" not in compose("train", ["data.root=study"])["paths"]["output"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: type(s).__name__)
+def test_a_manifest_read_again_is_the_split(tiny_study: Study, tmp_path: Path, scheme: Any) -> None:
+    split = scheme(tiny_study)
+    write_manifest(split, tmp_path / "split.json")
+    assert read_manifest(tmp_path / "split.json") == split
 
 
 def test_manifest_round_trip(tiny_study: Study, tmp_path: Path) -> None:

@@ -246,7 +246,8 @@ def _write_run(
         "paths": {"variant": variant},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "split.json").write_text(json.dumps({"manifest": {"transductive": transductive}}))
+    split = {"train": [], "valid": [], "test": [], "fold": 0, "manifest": {"transductive": transductive}}
+    (folder / "split.json").write_text(json.dumps(split))
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text("{}")
     predictions.write(table, folder / "predictions.parquet")

@@ -308,13 +308,16 @@ class FoldData:
         if self.store is None or self.split.manifest.get("transductive", False):
             return
         seen = set(map(str, self.store.spec.provenance.get("trained_on", [])))
-        tested = set(self.study.obs.loc[list(self.split.test), "compound"].astype(str))
-        leaked = sorted(seen & tested)
+        compound = self.study.obs["compound"].astype(str)
+        units = self.split.units(self.study.obs)
+        tested = set(units[list(self.split.test)])
+        leaked = sorted(set(compound[compound.isin(seen) & units.isin(tested)]))
         if leaked:
             raise LeakError(
-                f"{self.store.root}: the tile encoder of these features was trained on {len(leaked)} test compound(s) "
-                f"of fold {self.split.fold}: {leaked[:5]}; train it on this fold's training compounds "
-                "(tile_features=contrastive does so) or use a published encoder"
+                f"{self.store.root}: the tile encoder of these features was trained on {len(leaked)} compound(s) that "
+                f"are tested in fold {self.split.fold}, or share vehicle controls or the like with one that is: "
+                f"{leaked[:5]}; train it on this fold's training compounds (tile_features=contrastive does so) or use "
+                "a published encoder"
             )
 
 

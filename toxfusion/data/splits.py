@@ -51,6 +51,11 @@ class Split:
         """sample_id -> its part."""
         return {sample: part for part in PARTS for sample in getattr(self, part)}
 
+    def units(self, obs: pd.DataFrame) -> pd.Series:
+        """The unit of every sample that must not straddle training and test; see ``split_units``."""
+        together = tuple(self.manifest.get("together", UNIT_COLUMNS))
+        return split_units(obs, together, self.manifest.get("analogues", {}))
+
     def check(self, study: Study) -> None:
         """Check that the parts are disjoint, known to the study and straddled by no unit.
 
@@ -76,8 +81,8 @@ class Split:
             self.test, "test"
         )
         chosen = dict.fromkeys(self.train, "train") | dict.fromkeys(self.valid, "valid")
-        for columns, parts in ((together, fitted), (inner, chosen)):
-            _refuse_straddling(study.obs, split_units(study.obs, columns, analogues), parts, columns)
+        _refuse_straddling(study.obs, self.units(study.obs), fitted, together)
+        _refuse_straddling(study.obs, split_units(study.obs, inner, analogues), chosen, inner)
 
 
 def split_units(
@@ -370,21 +375,28 @@ class Predefined:
         path = Path(self.path)
         if not path.is_file():
             raise SplitError(f"{path}: no such file; split.path names a table sample_id, fold, part")
-        table = (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype={"sample_id": str})
-        )
+        try:
+            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        except (
+            ValueError
+        ) as error:  # what pandas and pyarrow raise for a file of another kind, or an empty one
+            raise SplitError(f"{path}: no table can be read from it ({error})") from error
         for column in ("sample_id", "fold", "part"):
             if column not in table.columns:
                 raise SplitError(f"{path}: column {column!r} is missing; it needs sample_id, fold, part")
         wrong = table["part"][~table["part"].isin(PARTS)]
         if len(wrong):
             raise SplitError(f"{path}, column 'part', value {wrong.iloc[0]!r}: is none of {PARTS}")
-        rows = table[table["fold"] == self.fold]
+        folds = pd.to_numeric(table["fold"], errors="coerce")
+        wrong = table["fold"][folds.isna() | (folds % 1 != 0)]
+        if len(wrong):
+            raise SplitError(
+                f"{path}, column 'fold', value {wrong.iloc[0]!r}: is no whole number; number the folds from 0"
+            )
+        rows = table[folds == self.fold]
         if rows.empty:
             raise SplitError(
-                f"{path}, column 'fold', value {self.fold}: there are {sorted(set(table['fold']))}"
+                f"{path}, column 'fold', value {self.fold}: there are {sorted(set(folds.astype(int)))}"
             )
         twice = rows["sample_id"][rows["sample_id"].duplicated()]
         if len(twice):
@@ -540,6 +552,12 @@ def _extrapolate(
     study: Study, scheme: TimeForward | DoseExtrapolation, near: pd.Series, far: pd.Series
 ) -> Split:
     """Keep ``near`` samples of training and validation units, ``far`` samples of test units (or of all)."""
+    for chosen, what in ((near, "to train on"), (far, "to test")):
+        if not chosen.any():
+            raise SplitError(
+                f"{type(scheme).__name__}: no sample of study {study.name!r} lies in the range {what}; it needs the "
+                f"times and dose levels that {scheme} names (a cohort of patients has none)"
+            )
     analogues = read_analogues(scheme.analogues)
     if scheme.unseen_compounds:
         base = _k_fold(study, scheme, UNIT_COLUMNS, analogues, transductive=False)
