@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "training": {"shared", "data", "models", "objectives", "modules", "evaluation"},
 }
 #: Needed by every room, and importing none of them.
-SHARED = {"config", "config_loader", "command_help", "distributed", "launch"}
+SHARED = {"config", "config_loader", "command_help", "distributed", "launch", "sweep"}
 #: Readers of slides and single-cell tools stay out of whatever a training process imports.
 SLIDE_LIBRARIES = {"tiatoolbox", "openslide", "scanpy"}
 WITHOUT_SLIDES = {"shared", "data", "models", "objectives", "modules", "evaluation", "training"}

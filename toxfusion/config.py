@@ -11,8 +11,10 @@ import functools
 import hashlib
 import importlib
 import inspect
+import math
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +54,8 @@ def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None
     The decorated function takes the arguments (``sys.argv[1:]`` where None is given), composes them with
     Hydra and calls ``main`` with a resolved plain dictionary, once a job. What it returns is the metric that
     a sweeper optimises. A ConfigError, and any other exception class of this package, ends the process
-    with one line on stderr and exit status 2; set HYDRA_FULL_ERROR=1 for the traceback.
+    with one line on stderr and exit status 2; set HYDRA_FULL_ERROR=1 for the traceback. A cell of a sweep that
+    fails leaves ``failed.json`` in its folder and does not keep the others from running; a SweepError ends it.
     """
 
     def decorate(function: MainFunction) -> Callable[..., None]:
@@ -65,7 +68,7 @@ def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None
 
                     print(help_text(config_name, inspect.getdoc(function) or "", _folders(given)))
                 else:
-                    _run(config_name, Job(function), given)
+                    _run(config_name, function, given)
             except Exception as error:
                 message = _unresolved(error) or error
                 if not is_message(message) or os.environ.get(FULL_ERROR) == "1":
@@ -227,25 +230,51 @@ def is_message(error: BaseException) -> bool:
 
 
 class Job:
-    """What Hydra calls for each composed configuration; can be pickled, for launchers that send it away."""
+    """What Hydra calls for each composed configuration; can be pickled, for launchers that send it away.
 
-    def __init__(self, function: MainFunction) -> None:
-        self.function = function
+    Args:
+        function: takes the resolved configuration.
+        sweep: a token that the cells of one command line share; '' for a single run.
+    """
+
+    def __init__(self, function: MainFunction, sweep: str = "") -> None:
+        self.function, self.sweep = function, sweep
 
     def __call__(self, composed: DictConfig) -> float | None:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
+        try:
+            return self._call(composed)
+        except Exception as error:
+            if self.sweep or not is_message(error) or os.environ.get(FULL_ERROR) == "1":
+                raise
+            _refuse(error)
 
+    def _call(self, composed: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from toxfusion.sweep import SweepError, forget_failure, record_failure
+
+        hydra = HydraConfig.get()
+        searches = "direction" in hydra.sweeper
+        folder = Path(hydra.runtime.output_dir)
         try:
             config = resolve(composed)
             check_targets(config)
-            return self.function(config)
+            if searches and not self.sweep:
+                raise SweepError("a search runs many cells: give -m with hparams_search")
+            score = self.function(config)
+            if searches and (score is None or math.isnan(score)):
+                raise SweepError(
+                    "no validation score to search by: the validation part defines none of the tasks"
+                )
         except Exception as error:
-            # In a sweep Hydra collects the failed jobs itself.
-            single = HydraConfig.get().mode == RunMode.RUN
-            if not single or not is_message(error) or os.environ.get(FULL_ERROR) == "1":
-                raise
-            _refuse(error)
+            if self.sweep:
+                message = (
+                    _one_line(error) if is_message(error) else f"{type(error).__name__}: {_one_line(error)}"
+                )
+                record_failure(folder, self.sweep, list(hydra.overrides.task), error, message)
+            raise
+        forget_failure(folder)
+        return score
 
 
 def _unresolved(error: Exception) -> ConfigError | None:
@@ -304,14 +333,10 @@ def _hydra(task_name: str, config_path: str | None, extra_folder: str | None) ->
     from hydra._internal.utils import create_config_search_path
     from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     from toxfusion.config_loader import CheckedLoader
 
     version.setbase("1.3")
-    OmegaConf.register_new_resolver("variant", variant_name, replace=True)
-    OmegaConf.register_new_resolver("transductive", transductive_name, replace=True)
-    OmegaConf.register_new_resolver("basename", lambda folder: Path(folder).resolve().name, replace=True)
     folder = _existing_folder(config_path) if config_path else config_dir()
     search_path = create_config_search_path(str(folder))
     if extra_folder:
@@ -323,7 +348,16 @@ def _hydra(task_name: str, config_path: str | None, extra_folder: str | None) ->
     return hydra
 
 
-def _run(config_name: str, job: Job, arguments: list[str]) -> None:
+def register_resolvers() -> None:
+    """What the configuration files call besides Hydra's own resolvers."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("variant", variant_name, replace=True)
+    OmegaConf.register_new_resolver("transductive", transductive_name, replace=True)
+    OmegaConf.register_new_resolver("basename", lambda folder: Path(folder).resolve().name, replace=True)
+
+
+def _run(config_name: str, function: MainFunction, arguments: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
 
@@ -342,11 +376,32 @@ def _run(config_name: str, job: Job, arguments: list[str]) -> None:
         elif given.shell_completion:
             hydra.shell_completion(config_name=name, overrides=overrides)
         elif given.multirun:
-            hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"])
+            _sweep(hydra, name, function, [*overrides, "hydra.mode=MULTIRUN"])
         else:
-            hydra.run(name, job, [*overrides, "hydra.mode=RUN"])
+            hydra.run(name, Job(function), [*overrides, "hydra.mode=RUN"])
     finally:
         GlobalHydra.instance().clear()
+
+
+def _sweep(hydra: Any, config_name: str, function: MainFunction, overrides: list[str]) -> None:
+    """Run every cell; what failed is listed on stderr and ends in a SweepError, after the others."""
+    from hydra.types import RunMode
+
+    from toxfusion.sweep import FAILED, SweepError, failures
+
+    composed = hydra.compose_config(config_name, overrides, RunMode.MULTIRUN, with_log_configuration=False)
+    token = secrets.token_hex(8)
+    try:
+        hydra.multirun(config_name, Job(function, token), overrides)
+    finally:  # Hydra raises the first failure, after all cells
+        failed = failures(Path(composed.hydra.sweep.dir), token)
+        for folder, record in failed:
+            print(f"failed: {folder / FAILED}: {record['message']}", file=sys.stderr)
+        if failed:
+            raise SweepError(
+                f"{len(failed)} cells of the sweep failed, listed above; the same command line runs them again, and "
+                "none that is finished"
+            )
 
 
 def _join(path: str, key: str) -> str:

@@ -21,7 +21,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from toxfusion.config import ConfigError
+from toxfusion.config import ConfigError, register_resolvers
 
 # Groups whose files set keys of other files, and may not bring in keys of their own.
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")
@@ -45,6 +45,7 @@ class CheckedLoader(ConfigLoaderImpl):
                 config_name, lines, run_mode, from_shell, validate_sweep_overrides
             )
 
+        register_resolvers()  # here, since a launcher may have sent this loader to another process
         try:
             parsed = OverridesParser.create().parse_overrides(overrides)
             return load([self._without_plus(override) for override in parsed])
