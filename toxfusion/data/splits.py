@@ -377,9 +377,7 @@ class Predefined:
             raise SplitError(f"{path}: no such file; split.path names a table sample_id, fold, part")
         try:
             table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
-        except (
-            ValueError
-        ) as error:  # what pandas and pyarrow raise for a file of another kind, or an empty one
+        except ValueError as error:  # of pandas and pyarrow, for a file of another kind or an empty one
             raise SplitError(f"{path}: no table can be read from it ({error})") from error
         for column in ("sample_id", "fold", "part"):
             if column not in table.columns:
