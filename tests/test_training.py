@@ -27,7 +27,9 @@ from toxfusion.data.gene_sets import GeneSetError
 from toxfusion.data.nulls import permute_labels, shuffle_pairs
 from toxfusion.data.splits import CompoundKFold, write_manifest
 from toxfusion.data.study import Study
+from toxfusion.loading import load_own_study, load_run
 from toxfusion.models.compilation import CompileError
+from toxfusion.probes import network_of
 from toxfusion.runs import RunError, RunFolder, config_digest
 from toxfusion.scoring import score_study
 from toxfusion.stages import CheckpointError, read_checkpoint
@@ -190,7 +192,7 @@ def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
     ["ablation_wsi_only", "ablation_omics_only", "ablation_noxattn", "ablation_nopretrain", "ablation_noorth",
      "ablation_noalign", "mirror", "tangle", "supervised_concat", "meanpool_logistic", "pca_logistic",
      "metadata_logistic", "abmil", "transmil", "snn", "mcat", "survpath", "late_fusion", "pca_forest",
-     "concat_boosting"],
+     "concat_boosting", "alt_ast_logistic"],
 )  # fmt: skip
 def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment: str) -> None:
     config = small(featured, tmp_path, f"experiment={experiment}")
@@ -212,6 +214,17 @@ def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment
         assert "valid/align" not in names
     if experiment == "mirror":
         assert {"valid/slide_latents", "valid/expression_latents", "valid/style", "valid/cluster"} <= names
+
+
+def test_the_random_network_stays_as_it_began(featured: Study, tmp_path: Path) -> None:
+    config = small(featured, tmp_path, "experiment=null_random_network")
+    run(config)
+    folder = RunFolder(Path(config["paths"]["output"]))
+    loaded = load_run(folder, *load_own_study(folder))
+    began = network_of(loaded, "random").state_dict()
+    ended = loaded.module.network.state_dict()
+    assert all(torch.equal(began[k], ended[k]) for k in began)
+    assert set(validations(folder, "valid/loss")) != {validations(folder, "valid/loss").iloc[0]}
 
 
 def validations(run_folder: RunFolder, name: str) -> pd.Series:

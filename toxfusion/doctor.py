@@ -21,8 +21,9 @@ LIBRARIES = (
 def main(config: dict[str, Any]) -> None:
     """What is installed and works here; with study=FOLDER whether it and its stores are sound (else exit status 1)."""
     if config["study"] is None:
-        if config["repair"]:
-            raise ConfigError("repair=true needs study=FOLDER")
+        for key in ("repair", "batch_audit"):
+            if config[key]:
+                raise ConfigError(f"{key}=true needs study=FOLDER")
         print("\n".join([*versions(), *devices(), *readers(), *encoders()]))
         return
     from pathlib import Path
@@ -33,6 +34,8 @@ def main(config: dict[str, Any]) -> None:
     print(describe(study))
     if config["repair"]:
         print("\n".join(repaired(study)))
+    if config["batch_audit"]:
+        print("\n".join(batches(study, config)))
     problems = study_problems(study)
     print("\n".join([*problems, f"{len(problems)} problems"] if problems else ["no problems"]))
     if problems:
@@ -119,6 +122,28 @@ def stores_of(study: Study) -> Iterator[BagStore]:
         study.root.glob("features/*/store.json")
     ):
         yield BagStore.open(path.parent)
+
+
+def batches(study: Study, config: dict[str, Any]) -> Iterator[str]:
+    """The batch audit as lines; also written as batch_audit.csv."""
+    from pathlib import Path
+
+    from toxfusion.data.audit import replace_file
+    from toxfusion.evaluation.batch_audit import batch_audit
+
+    name = config["batch_features"]
+    table = batch_audit(
+        study,
+        config["batch_columns"],
+        store=None if name is None else study.features(name),
+        permutations=config["batch_permutations"],
+        seed=0,
+    )
+    file = Path(config["paths"]["output"]) / "batch_audit.csv"
+    replace_file(file, table.to_csv(index=False).encode())
+    yield "batches read off vehicle controls (balanced accuracy; p over permutations within sacrifice times):"
+    yield table.to_string(index=False, float_format="%.3f", na_rep="")
+    yield f"written to {file}"
 
 
 def study_problems(study: Study) -> list[str]:

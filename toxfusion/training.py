@@ -334,7 +334,8 @@ class NetworkRun:
         """Supervised fine-tuning; returns the module with the best weights by validation."""
         steps = self.size["finetune_steps"] + self.config["pretrain"]["finetune_extra_steps"]
         optimizer, task = self.config["optimizer"], self.config["task"]
-        pretrained = self.config["pretrain"]["steps"] > 0
+        frozen = optimizer["network_lr_share"] == 0
+        from_scratch = self.config["pretrain"]["steps"] == 0 and not frozen
         torch.manual_seed(torch_seed(self.seed, "finetuning"))
         module = FinetuningModule(
             self.network,
@@ -344,7 +345,7 @@ class NetworkRun:
             weights=task["weights"],
             compound_pooling=task["compound_pooling"],
             group_pooling=task["group_pooling"],
-            network_lr_share=optimizer["network_lr_share"] if pretrained else 1.0,
+            network_lr_share=1.0 if from_scratch else optimizer["network_lr_share"],
             optimization=self.plan(optimizer["finetune_lr"], steps),
             seed=self.seed,
             contract=contract(self.fold, self.gene_sets),

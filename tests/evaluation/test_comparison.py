@@ -179,6 +179,15 @@ def test_latex_compiles(make_table, tmp_path: Path) -> None:
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+def test_nulls_stand_beside_models_of_a_real_study_or_are_missed(make_table) -> None:
+    real = {"study": Cohort("study", virtual=False)}
+    alone = compare(_runs(make_table, "full"), real, reference="full", draws=20)
+    assert "NO NULL beside these rows of a real study (study)" in alone.to_text()
+    runs = [*_runs(make_table, "full"), *_runs(make_table, "metadata_logistic", strength=0.0)]
+    beside = compare(runs, real, reference="full", draws=20)
+    assert beside.summary()["experiment"].tolist() == ["full", "metadata_logistic"]
+    assert not any("NO NULL" in n for n in beside.notes)
+    assert not any("NO NULL" in n for n in compare(runs[:3], VIRTUAL, reference="full", draws=20).notes)
 
 
 def test_permuted_labels_get_no_paired_difference(make_table) -> None:

@@ -20,6 +20,7 @@ from toxfusion.modules import baselines
 from toxfusion.modules.baselines import BaselineError, BaselineSettings, fit_baseline
 
 TEST, VALID = ("gammacin", "deltaprofen"), ("epsilol", "zetastat")
+TERM_OF_TEST = "Fibrosis"
 ALL = Tasks(dili=True, injury=True, lesions=("Necrosis",), severity=True)
 SETTINGS = BaselineSettings(n_components=5)
 
@@ -55,12 +56,18 @@ def _fold(study: Study, root, tasks: Tasks = ALL, split: Split | None = None) ->
     return FoldData(study, split, tasks, store=store, expression=fitted, scaler=scaler, seed=0)
 
 
+def _tables_alone(study: Study) -> FoldData:
+    """DILI of the study without tiles and expression."""
+    tasks = Tasks(dili=True, injury=False, lesions=(), severity=False)
+    return FoldData(study, _split(study), tasks, store=None, expression=None, scaler=None, seed=0)
+
+
 @pytest.fixture(scope="module")
 def fold(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> FoldData:
     return _fold(tiny_study, tmp_path_factory.mktemp("features"))
 
 
-@pytest.mark.parametrize("features", [*baselines.FEATURES, "late"])
+@pytest.mark.parametrize("features", sorted({*baselines.FEATURES, "late"} - {"findings", "tabular"}))
 def test_every_unit_of_both_parts_is_scored_once(fold: FoldData, features: str) -> None:
     table = fit_baseline(f"{features}_logistic", fold, seed=3, settings=SETTINGS)
     obs = fold.study.obs
@@ -87,6 +94,37 @@ def test_a_planted_lesion_is_found_in_unseen_compounds(fold: FoldData, name: str
     assert rows.loc[rows["label"] == 1, "score"].min() > rows.loc[rows["label"] == 0, "score"].max()
     severity = table[(table["task"] == "severity") & (table["part"] == "test") & ~table["imputed"]]
     assert severity["score"].corr(severity["label"], method="spearman") > 0.5
+
+
+@pytest.mark.parametrize("name", ["findings_logistic", "tabular_logistic"])
+def test_what_reads_findings_predicts_dili_and_no_finding(fold: FoldData, name: str) -> None:
+    """The planted necrosis is that of DILI compounds, seen in two training compounds or not."""
+    alone = _tables_alone(fold.study)
+    with pytest.raises(BaselineError, match=r"seen in 2 treated training compounds of fold 2"):
+        fit_baseline(name, alone, seed=0)
+    table = fit_baseline(name, alone, seed=0, settings=BaselineSettings(finding_compounds=1))
+    test = table[table["part"] == "test"].set_index("unit_id")
+    assert set(test.index) == set(TEST)
+    assert test.loc["gammacin", "score"] > test.loc["deltaprofen", "score"]
+    with pytest.raises(BaselineError, match=f"method={name}: injury, lesions and severity are the findings"):
+        fit_baseline(name, fold, seed=0)
+
+
+def test_findings_are_chosen_on_treated_training_animals(tiny_study: Study) -> None:
+    """Hypertrophy of one control, and a term that test compounds alone show, are no features."""
+    findings = tiny_study.findings.assign(**{TERM_OF_TEST: 0.0})
+    findings.loc[tiny_study.obs["compound"].isin(TEST), TERM_OF_TEST] = 3.0
+    changed = _tables_alone(replace(tiny_study, findings=findings))
+    block = baselines.pathologist_findings(changed, BaselineSettings(finding_compounds=1))
+    np.testing.assert_array_equal(block.values, findings[["Necrosis"]])
+
+
+def test_alt_and_ast_are_two_columns_of_chemistry(fold: FoldData, tiny_study: Study) -> None:
+    block = baselines.alt_and_ast(fold, BaselineSettings(chemistry_reference="none"))
+    np.testing.assert_allclose(block.values, np.log1p(tiny_study.chemistry[["ALT", "AST"]]))
+    without = _tables_alone(replace(tiny_study, chemistry=tiny_study.chemistry.drop(columns="AST")))
+    with pytest.raises(BaselineError, match=r"obsm\['chemistry'\] has no \['AST'\], only \['ALT'\]"):
+        fit_baseline("alt_ast_logistic", without, seed=0)
 
 
 def test_boosting_runs(fold: FoldData) -> None:

@@ -1,4 +1,4 @@
-"""Plain baselines by scikit-learn: pooled tiles, expression components, dose and time, serum chemistry.
+"""Plain baselines by scikit-learn: pooled tiles, expression components, dose and time, serum chemistry, findings.
 
 They see the same fold, references, labels and table of predictions as the network. Everything is fitted on
 training samples; the strength of regularisation is chosen on the validation part.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,13 @@ class BaselineSettings:
         chemistry: columns of ``study.chemistry``; None for all.
         chemistry_reference: "matched_controls" subtracts the mean of the sample's control_group on the log
             scale.
+        finding_compounds: treated training compounds that must show a finding for it to be a feature.
     """
 
     n_components: int | None = 50
     chemistry: tuple[str, ...] | None = None
     chemistry_reference: str = "matched_controls"
+    finding_compounds: int = 2
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,33 @@ def serum_chemistry(fold: FoldData, settings: BaselineSettings) -> Block:
     columns = list(table.columns) if settings.chemistry is None else list(settings.chemistry)
     unknown = [c for c in columns if c not in table.columns]
     if unknown:
-        raise BaselineError(f"chemistry columns {unknown} are not among {list(table.columns)}.")
+        raise BaselineError(
+            f"{fold.study.root / 'expression.h5ad'}: obsm['chemistry'] has no {unknown}, only {list(table.columns)}; "
+            "add what was measured, or take another baseline."
+        )
     values = np.log1p(table[columns].clip(lower=0).to_numpy(dtype=np.float64))
     if settings.chemistry_reference == "matched_controls":
         values = values - _control_means(fold.study, values)
     return Block(values, reduce=False)
+
+
+def alt_and_ast(fold: FoldData, settings: BaselineSettings) -> Block:
+    """The two transaminases alone, [n_samples, 2]: what a clinic would look at."""
+    return serum_chemistry(fold, replace(settings, chemistry=("ALT", "AST")))
+
+
+def pathologist_findings(fold: FoldData, settings: BaselineSettings) -> Block:
+    """Grades of the findings that enough treated training compounds show, [n_samples, d]; NaN = not examined."""
+    study = fold.study
+    treated = study.obs.loc[list(fold.split.train)].query("not is_control")
+    shown = (study.findings.loc[treated.index] > 0).groupby(treated["compound"]).any().sum()
+    kept = shown.index[shown >= settings.finding_compounds]
+    if not len(kept):
+        raise BaselineError(
+            f"{study.root / 'expression.h5ad'}: no term of obsm['findings'] is seen in {settings.finding_compounds} "
+            f"treated training compounds of fold {fold.split.fold}; take another baseline."
+        )
+    return Block(study.findings[kept].to_numpy(dtype=np.float64), reduce=False)
 
 
 def _control_means(study: Study, values: np.ndarray) -> np.ndarray:
@@ -146,6 +170,9 @@ FEATURES: dict[str, tuple[Callable[[FoldData, BaselineSettings], Block], ...]] =
     "concat": (pooled_tiles, standardised_expression),
     "metadata": (dose_and_time,),
     "chemistry": (serum_chemistry,),
+    "alt_ast": (alt_and_ast,),
+    "findings": (pathologist_findings,),
+    "tabular": (dose_and_time, serum_chemistry, pathologist_findings),
 }
 LATE_FUSION = "late"
 
@@ -173,7 +200,7 @@ def fit_baseline(
 
     Raises:
         BaselineError: an unknown name, features that the study or fold lacks, or a task that the baseline
-            does not have (survival; serum chemistry from itself).
+            does not have (survival; serum chemistry and findings from themselves).
     """
     features, _, learner = name.rpartition("_")
     if name not in baseline_names():
@@ -192,10 +219,16 @@ def _refuse_tasks(name: str, fold: FoldData) -> None:
         raise BaselineError(
             f"method={name}: no baseline predicts survival; set task.survival.method=null, or take method=network."
         )
-    if name.startswith("chemistry") and fold.tasks.biochemistry is not None:
+    tasks, read = fold.tasks, FEATURES.get(name.rpartition("_")[0], ())
+    if tasks.biochemistry is not None and {serum_chemistry, alt_and_ast} & set(read):
         raise BaselineError(
             f"method={name}: task.biochemistry asks for the serum chemistry that this baseline reads; set "
             "task.biochemistry=null, or take another method."
+        )
+    if (tasks.injury or tasks.lesions or tasks.severity) and pathologist_findings in read:
+        raise BaselineError(
+            f"method={name}: injury, lesions and severity are the findings that this baseline reads; set task=dili, "
+            "or take another method."
         )
 
 

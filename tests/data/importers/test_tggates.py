@@ -19,7 +19,7 @@ from toxfusion.data.importers.tggates import (
     read_attributes,
     read_pathology,
 )
-from toxfusion.data.splits import TransductiveLeaveGroupOut
+from toxfusion.data.splits import CompoundKFold, TransductiveLeaveGroupOut
 from toxfusion.data.study import Study
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "tggates"
@@ -129,12 +129,16 @@ def test_a_group_is_injured_by_two_rats_arrayed_or_not(
 def test_labels_join_by_normalised_name(study: Study, tmp_path: Path, tables: dict[str, Any]) -> None:
     assert set(study.obs["dili"]) == {1.0}
     assert set(study.obs["dilist_label"]) == {0.0}
+    most = import_tggates(tmp_path / "most", **tables, dili="most")
+    assert set(most.obs["dili"]) == {0.0}
     other = import_tggates(tmp_path / "all", **tables, samples="all", dili="dilist")
     dili = other.obs.groupby("compound")["dili"].first()
     assert dili["drug A"] == 0.0
     assert np.isnan(dili["Salt-B"])
     reasons = {(r.kind, r.id): r.reason for r in Audit.read(other.root / "audit.json").records}
     assert "not in list.csv" in reasons["compound", "Salt-B"]
+    assert reasons["compound", "drug A -> druga"] == "spelt otherwise in list.csv: joined"
+    assert reasons["compound", "Salt-B -> salt b"] == "spelt otherwise in rank.csv: joined"
 
 
 def test_all_animals_and_experiments_that_were_not_read(tmp_path: Path, tables: dict[str, Any]) -> None:
@@ -149,6 +153,18 @@ def test_all_animals_and_experiments_that_were_not_read(tmp_path: Path, tables: 
     assert study.obs.loc["0002021", "dose"] == pytest.approx(0.02)
     assert study.obs.loc["0002011", "dose"] == 0.0
     assert study.obs.loc["0002021", "time_h"] == 9.0
+
+
+def test_a_study_without_array_or_slide(tmp_path: Path, tables: dict[str, Any]) -> None:
+    """Findings, chemistry, dose and time of every rat; the study opens again, and its folds can be made."""
+    tables |= {"expression": None, "pheno": None}
+    study = Study.open(import_tggates(tmp_path / "study", **tables, samples="all").root)
+    assert study.expression.shape == (12, 0)
+    assert not study.has_expression.any()
+    assert not study.has_slide.any()
+    assert study.findings.loc["0001021", "Necrosis"] == 2.0
+    split = CompoundKFold(n_folds=2, fold=0, valid_fraction=0.0)(study)
+    assert set(study.obs.loc[split.test, "compound"]).isdisjoint(study.obs.loc[split.train, "compound"])
 
 
 def test_arrays_are_shifted_to_one_median_and_symbols_recovered(study: Study) -> None:
@@ -166,6 +182,9 @@ def test_chemistry_and_relative_liver_weight(study: Study) -> None:
 def test_every_loss_is_audited(study: Study) -> None:
     lost = {(r.kind, r.id): (r.outcome, r.reason) for r in Audit.read(study.root / "audit.json").records}
     assert lost["array", "stranger"][0] == "dropped"
+    assert lost["finding rows", "Kidney"] == ("dropped", "1 rows: not of the liver")
+    # Rat 5 of group 02 has no array.
+    assert lost["finding rows", "Liver"][1].startswith("1 rows: of rats that are no sample")
     assert lost["attribute rows", "Human/in vivo/no array"][1].startswith("1 rows")
     assert lost["finding", "0001022 Microgranuloma"][0] == "changed"
     assert lost["finding", "0001012"][0] == "dropped"
@@ -181,6 +200,8 @@ def test_faults_are_named(tmp_path: Path, tables: dict[str, Any]) -> None:
     strangers.write_text("gene,ID_9\nAcot1,1\n")
     with pytest.raises(ImportTableError, match=r"none of its 1 arrays \('9'"):
         import_tggates(tmp_path / "s", **{**tables, "expression": str(strangers)})
+    with pytest.raises(ImportTableError, match="dili=worst: is none of dilirank, most, dilist"):
+        import_tggates(tmp_path / "s", **tables, dili="worst")
     with pytest.raises(ImportTableError, match="samples=all"):
         import_tggates(tmp_path / "s", **{**tables, "expression": None})
     Path(tables["dilirank"]).write_text("Compound Name,vDILIConcern\nDrug-A,vNo\ndruga,vMost\n")
@@ -195,13 +216,16 @@ def test_faults_are_named(tmp_path: Path, tables: dict[str, Any]) -> None:
 def test_real_tables_have_the_published_numbers() -> None:
     arrays = rat_liver_arrays(read_attributes(REAL / "Open-tggates_AllAttribute.zip"), "attributes", Audit())
     assert (len(arrays), arrays["COMPOUND_NAME"].nunique()) == (14143, 160)
-    assert len(read_pathology(REAL / "open_tggates_pathology.csv")) == 6832
+    audit = Audit()
+    assert len(read_pathology(REAL / "open_tggates_pathology.csv", audit)) == 6832
+    assert [(r.id, r.reason) for r in audit.records] == [("Kidney", "6029 rows: not of the liver")]
     compounds = arrays["COMPOUND_NAME"].drop_duplicates()
     labels = hazard_labels(compounds, str(REAL / "DILIrank.csv"), str(REAL / "DILIst.csv"), Audit())
     assert labels["dilirank"].str.split("-").str[0].value_counts().to_dict() == {
         "": 59, "vMost": 47, "vLess": 39, "Ambiguous DILI": 10, "vNo": 5,
     }  # fmt: skip
     assert labels["dilirank_label"].notna().sum() == 91
+    assert labels["most_label"].value_counts().to_dict() == {1.0: 47, 0.0: 44}
     assert labels["dilist_label"].notna().sum() == 111
 
 

@@ -52,7 +52,12 @@ CHEMISTRY = {
 }
 HOURS = {"hr": 1.0, "day": 24.0}
 MG_PER_KG = {"mg/kg": 1.0, "μg/kg": 1e-3}
-DILIRANK = {"vMost-DILI-Concern": 1.0, "vLess-DILI-Concern": 1.0, "vNo-DILI-Concern": 0.0}
+#: label -> its FDA table, and what the classes of the table become; a class that is not there is no label
+DILI_LABELS = {
+    "dilirank": ("dilirank", {"vMost-DILI-Concern": 1.0, "vLess-DILI-Concern": 1.0, "vNo-DILI-Concern": 0.0}),
+    "most": ("dilirank", {"vMost-DILI-Concern": 1.0, "vLess-DILI-Concern": 0.0, "vNo-DILI-Concern": 0.0}),
+    "dilist": ("dilist", {"1": 1.0, "0": 0.0}),
+}
 
 
 def import_tggates(
@@ -65,7 +70,7 @@ def import_tggates(
     slides: str | None,
     dilirank: str | None,
     dilist: str | None,
-    dili: Literal["dilirank", "dilist"] = "dilirank",
+    dili: Literal["dilirank", "most", "dilist"] = "dilirank",
     samples: Literal["profiled", "all"] = "profiled",
     median_centre: bool = True,
     name: str = "tggates",
@@ -78,18 +83,21 @@ def import_tggates(
         expression: genes x arrays, log2; column names are barcodes, with or without ``ID_``.
         pheno: SAMPLEID, DOSE, SACRIFICE_PERIOD (days) of the arrays: checked against the attributes.
         slides: slide_id, sample_id (barcode), path.
-        dilirank, dilist: FDA tables of compounds; ``dili`` says which gives the label. DILIrank: most and
-            less concern are 1, no concern 0, ambiguous NaN.
+        dilirank, dilist: FDA tables of compounds; ``dili`` says which gives the label. dilirank: most and
+            less concern are 1, no concern 0, ambiguous NaN; most (of DILIrank): most concern is 1, less and
+            no concern 0, ambiguous NaN.
         samples: the animals of the expression table, or all of the attribute table (those without a
             profile have an empty row).
         median_centre: shift each array to the median of the table; removes an array's own offset.
 
     Raises:
-        ImportTableError: a table lacks a column, two tables disagree, or no array joins.
+        ImportTableError: a table lacks a column, two tables disagree, no array joins, or ``dili`` is no label.
     """
+    if dili not in DILI_LABELS:
+        raise ImportTableError(f"source.dili={dili}: is none of {', '.join(DILI_LABELS)}")
     audit = Audit()
     arrays = rat_liver_arrays(read_attributes(attributes), attributes, audit)
-    lesions = read_pathology(pathology)
+    lesions = read_pathology(pathology, audit)
     profiles = None if expression is None else _read_profiles(expression, audit)
     chosen = _choose(arrays, profiles, samples, expression, audit)
     if pheno is not None:
@@ -142,8 +150,8 @@ def read_attributes(path: Path | str) -> pd.DataFrame:
     return table
 
 
-def read_pathology(path: Path | str) -> pd.DataFrame:
-    """The liver findings as text, one row a finding.
+def read_pathology(path: Path | str, audit: Audit) -> pd.DataFrame:
+    """The liver findings as text, one row a finding; those of other organs are audited.
 
     Raises:
         ImportTableError: a column is missing or a grade is unknown.
@@ -155,6 +163,8 @@ def read_pathology(path: Path | str) -> pd.DataFrame:
         raise ImportTableError(
             f"{path}, column 'GRADE_TYPE', value {unknown.iloc[0]!r}: is none of {list(GRADES)}"
         )
+    for organ, rows in table[table["ORGAN"] != "Liver"].groupby("ORGAN", dropna=False):
+        audit.drop(STAGE, "finding rows", str(organ), f"{len(rows)} rows: not of the liver")
     return table[table["ORGAN"] == "Liver"]
 
 
@@ -302,6 +312,13 @@ def _findings(
     """
     barcodes = pd.Series(arrays.index, index=pd.MultiIndex.from_frame(arrays[ANIMAL]), name="sample_id")
     rows = lesions.join(barcodes, on=ANIMAL, how="inner")
+    if n_lost := len(lesions) - len(rows):
+        audit.drop(
+            STAGE,
+            "finding rows",
+            "Liver",
+            f"{n_lost} rows: of rats that are no sample; they count for injury alone",
+        )
     for row in rows[rows["FINDING_TYPE"].isna()].itertuples():
         audit.drop(STAGE, "finding", str(row.sample_id), f"a row without a finding, grade {row.GRADE_TYPE}")
     rows = rows[_is_lesion(rows)]
@@ -335,41 +352,51 @@ def _chemistry(arrays: pd.DataFrame, path: str) -> pd.DataFrame:
 def hazard_labels(
     compounds: pd.Series, dilirank: str | None, dilist: str | None, audit: Audit
 ) -> pd.DataFrame:
-    """Columns dilirank, dilirank_label, dilist, dilist_label, joined by normalised name of the compound.
+    """Columns dilirank and dilist (class as text) and ``<label>_label``, joined by normalised name of the compound.
+
+    Every compound that is not found, ambiguous, or spelt otherwise than by letter case is audited.
 
     Args:
         compounds: names, one a sample.
         dilirank, dilist: FDA tables, or None: classes are then empty and labels NaN.
     """
     table = pd.DataFrame(index=compounds.index)
-    for kind, path, name_column, class_column, labels in (
-        ("dilirank", dilirank, "Compound Name", "vDILIConcern", DILIRANK),
-        ("dilist", dilist, "CompoundName", "DILIst Classification", {"1": 1.0, "0": 0.0}),
+    for kind, path, name_column, class_column in (
+        ("dilirank", dilirank, "Compound Name", "vDILIConcern"),
+        ("dilist", dilist, "CompoundName", "DILIst Classification"),
     ):
         classes = {} if path is None else _classes(path, name_column, class_column)
-        known = compounds.map(lambda c, classes=classes: classes.get(normalised_compound(c), ""))
-        table[kind] = known
-        table[f"{kind}_label"] = known.map(labels).astype(np.float64)
+        found = {c: classes.get(normalised_compound(c), ("", "")) for c in compounds.unique()}
+        table[kind] = compounds.map({compound: label for compound, (_, label) in found.items()})
+        for name, (of, labels) in DILI_LABELS.items():
+            if of == kind:
+                table[f"{name}_label"] = table[kind].map(labels).astype(np.float64)
         if path is None:
             continue
-        for compound in sorted(set(compounds[known == ""])):
-            audit.change(STAGE, "compound", compound, f"not in {Path(path).name} by name: no {kind} label")
-        for compound in sorted(set(compounds[(known != "") & table[f"{kind}_label"].isna()])):
-            audit.change(STAGE, "compound", compound, f"ambiguous in {Path(path).name}: no {kind} label")
+        file = Path(path).name
+        for compound, (spelling, label) in sorted(found.items()):
+            if not label:
+                audit.change(STAGE, "compound", compound, f"not in {file} by name: no {kind} label")
+            elif label not in DILI_LABELS[kind][1]:
+                audit.change(STAGE, "compound", compound, f"ambiguous in {file}: no {kind} label")
+            if spelling.casefold() != compound.casefold() and label:
+                audit.change(
+                    STAGE, "compound", f"{compound} -> {spelling}", f"spelt otherwise in {file}: joined"
+                )
     return table
 
 
-def _classes(path: str, name_column: str, class_column: str) -> dict[str, str]:
-    """Normalised compound name -> class as text.
+def _classes(path: str, name_column: str, class_column: str) -> dict[str, tuple[str, str]]:
+    """Normalised compound name -> the table's spelling, class as text.
 
     Raises:
         ImportTableError: two names that mean one compound have different classes.
     """
     rows = read_table(path, dtype=str).rename(columns=str.strip)
     require_columns(rows, (name_column, class_column), path)
-    classes: dict[str, str] = {}
+    classes: dict[str, tuple[str, str]] = {}
     for name, label in zip(rows[name_column], rows[class_column].str.strip(), strict=True):
-        if classes.setdefault(normalised_compound(name), label) != label:
+        if classes.setdefault(normalised_compound(name), (name.strip(), label))[1] != label:
             raise ImportTableError(
                 f"{path}, column {name_column!r}, value {name!r}: has two classes; keep one"
             )
