@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from toxfusion.synthetic.audit import intraclass_correlation
-from toxfusion.synthetic.axes import AXES, COURSE_TIMES_H, INDEX, at_time, genes
+from toxfusion.synthetic.axes import AXES, AXIS_NAMES, COURSE_TIMES_H, INDEX, at_time, genes
 from toxfusion.synthetic.cohort import (
     GENERATOR_VERSION,
     LEVELS,
@@ -17,6 +17,7 @@ from toxfusion.synthetic.cohort import (
     CohortConfig,
     CohortError,
     batch_numbers,
+    compound_numbers,
     draw_compounds,
     draw_latents,
 )
@@ -244,3 +245,21 @@ def test_levels_are_those_of_the_contract() -> None:
     from toxfusion.data.study_rules import DOSE_LEVELS
 
     assert LEVELS == DOSE_LEVELS
+
+
+def test_a_mechanism_left_out_passes_over_the_compounds_that_load_on_it(cohort: Cohort) -> None:
+    config = CohortConfig(seed=7, n_compounds=60, leave_out=("A2", "A5"))
+    numbers = compound_numbers(config)
+    left_out = [INDEX["A2"], INDEX["A5"]]
+    loads = cohort.compounds.loaded[:, left_out].any(axis=1)
+    fitting = cohort.compounds.index[~loads]
+    assert loads.any()
+    assert numbers[: len(fitting)] == fitting.tolist()[:60]
+    # What stays is the same compound.
+    kept, first = draw_compounds(7, numbers[:3]), np.isin(cohort.compounds.index, numbers[:3])
+    np.testing.assert_array_equal(kept.slide_max, cohort.compounds.slide_max[first])
+    assert compound_numbers(replace(config, leave_out=()), 5) == list(range(5, 65))
+    with pytest.raises(CohortError, match="no axis 'A99'; the axes are A1, A2"):
+        CohortConfig(leave_out=("A99",))
+    with pytest.raises(CohortError, match="every axis"):
+        CohortConfig(leave_out=AXIS_NAMES)

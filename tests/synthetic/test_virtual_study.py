@@ -15,7 +15,14 @@ from toxfusion.synthetic.cohort import GENERATOR_VERSION, PHENOTYPE_INDEX, Cohor
 from toxfusion.synthetic.labels import TERMS
 from toxfusion.synthetic.slide_plan import ARTEFACT_RATES, LEAST_DRAWN, batch_stain
 from toxfusion.synthetic.slide_spec import PHENOTYPES
-from toxfusion.synthetic.study import StudyConfig, draw_cohort, slide_specs, study_name, synthesize_study
+from toxfusion.synthetic.study import (
+    StudyConfig,
+    draw_cohort,
+    provenance,
+    slide_specs,
+    study_name,
+    synthesize_study,
+)
 
 TINY = StudyConfig(
     CohortConfig(seed=2, n_compounds=2, times_h=(360.0,), two_slides=0.3, no_slide=0.2, no_expression=0.3),
@@ -81,6 +88,12 @@ def test_another_seed_is_refused_by_name(root: Path) -> None:
     other = replace(TINY, cohort=replace(TINY.cohort, seed=3))
     with pytest.raises(CohortError, match=r"cohort\.seed is 2 there and 3 here"):
         synthesize_study(root, other)
+
+
+def test_studies_from_before_a_mechanism_could_be_left_out_are_of_the_same_settings() -> None:
+    assert "leave_out" not in provenance(TINY)["settings"]["cohort"]
+    fewer = replace(TINY, cohort=replace(TINY.cohort, leave_out=("A2",)))
+    assert provenance(fewer)["settings"]["cohort"]["leave_out"] == ["A2"]
 
 
 def test_without_slides(tmp_path: Path) -> None:

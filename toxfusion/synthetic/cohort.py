@@ -5,6 +5,7 @@ What a reader calls is in `labels`, what the array measures in `expression`, wha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -65,6 +66,8 @@ class CohortConfig:
         animals_per_group: rats of a group with slides and arrays, at most five.
         setting: "realistic" (DILI mostly unexplained by the rat) or "easy".
         two_slides, no_slide, no_expression: shares of samples with a second slide, without slide, without array.
+        leave_out: names of axes (A1 to A14); compounds that load on one of them are passed over, the next of the
+            seed taking their place.
     """
 
     seed: int = 1
@@ -75,6 +78,7 @@ class CohortConfig:
     two_slides: float = 0.04
     no_slide: float = 0.03
     no_expression: float = 0.03
+    leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         from toxfusion.synthetic.liability import SETTINGS
@@ -92,6 +96,11 @@ class CohortConfig:
         for name in ("two_slides", "no_slide", "no_expression"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise CohortError(f"{name}: {getattr(self, name)!r} is no share between 0 and 1")
+        unknown = [name for name in self.leave_out if name not in INDEX]
+        if unknown:
+            raise CohortError(f"leave_out: no axis {unknown[0]!r}; the axes are {', '.join(INDEX)}")
+        if len(set(self.leave_out)) == len(AXES):
+            raise CohortError("leave_out: every axis; leave one for the compounds to load on")
 
 
 class CohortError(ValueError):
@@ -189,6 +198,17 @@ def draw_compounds(seed: int, indices: Sequence[int]) -> Compounds:
     """Compounds number ``indices`` of a seed; each depends on the seed and its own number only."""
     drawn = [_draw_compound(seed, int(i)) for i in indices]
     return Compounds(**{f.name: np.array([d[f.name] for d in drawn]) for f in fields(Compounds)})
+
+
+def compound_numbers(config: CohortConfig, first: int = 0) -> list[int]:
+    """Numbers of the compounds of a cohort, from ``first`` on: those that load on an axis left out are passed over."""
+    left_out = [INDEX[name] for name in config.leave_out]
+    fitting = (
+        number
+        for number in itertools.count(first)
+        if not left_out or not draw_compounds(config.seed, [number]).loaded[0, left_out].any()
+    )
+    return list(itertools.islice(fitting, config.n_compounds))
 
 
 def _draw_compound(seed: int, index: int) -> dict[str, np.ndarray | float | int | bool]:

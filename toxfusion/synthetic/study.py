@@ -28,6 +28,7 @@ from toxfusion.synthetic.cohort import (
     Compounds,
     Latents,
     batch_numbers,
+    compound_numbers,
     draw_compounds,
     draw_latents,
 )
@@ -74,7 +75,10 @@ def study_config(settings: dict[str, Any]) -> StudyConfig:
         CohortError: a value out of range.
     """
     names = [f.name for f in fields(CohortConfig)]
-    cohort = {name: settings[name] for name in names} | {"times_h": tuple(map(float, settings["times_h"]))}
+    cohort = {name: settings[name] for name in names} | {
+        "times_h": tuple(map(float, settings["times_h"])),
+        "leave_out": tuple(map(str, settings["leave_out"])),
+    }
     own = {name: settings[name] for name in ("slides", "slide_px", "mpp", "jobs")}
     return StudyConfig(cohort=CohortConfig(**cohort), **own)
 
@@ -118,7 +122,7 @@ class Cohort:
 
 def draw_cohort(config: CohortConfig, first_compound: int = 0) -> Cohort:
     """Draw a cohort: compounds ``first_compound`` and following of the seed; a pure function of its arguments."""
-    indices = range(first_compound, first_compound + config.n_compounds)
+    indices = compound_numbers(config, first_compound)
     compounds = draw_compounds(config.seed, indices)
     latents = draw_latents(config.seed, compounds, config.times_h)
     reading = read_study(config.seed, compounds, latents, config.times_h)
@@ -219,6 +223,8 @@ def provenance(config: StudyConfig) -> dict[str, Any]:
     """Generator, version and settings of a study; rendering jobs make no difference and are left out."""
     settings = asdict(replace(config, jobs=1))
     del settings["jobs"]
+    if not config.cohort.leave_out:  # studies from before there was this setting are of the same settings
+        del settings["cohort"]["leave_out"]
     return {
         "generator": "toxfusion.synthetic",
         "generator_version": GENERATOR_VERSION,
