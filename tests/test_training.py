@@ -114,7 +114,7 @@ def test_embeddings_open_in_scanpy_with_gates_that_sum_to_one(
     table = anndata.read_h5ad(folder.embeddings)
     assert table.shape[1] == config["size"]["width"]
     np.testing.assert_allclose(table.obs["gate_slide"] + table.obs["gate_expression"], 1.0, atol=1e-5)
-    assert set(table.obs["part"]) == {"valid", "test"}
+    assert set(table.obs["part"]) == {"train", "valid", "test"}
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(

@@ -9,12 +9,13 @@ from toxfusion.config import entry_point
 
 @entry_point("predict")
 def main(config: dict[str, Any]) -> None:
-    """Score a study without labels: risk per compound, dose group and animal, with the spread over runs."""
+    """Score a study without labels: calibrated risk, spread over runs, distance from training, and abstention."""
     from glob import glob
     from pathlib import Path
 
     from toxfusion.data.audit import Audit
     from toxfusion.data.study import Study
+    from toxfusion.evaluation import figures
     from toxfusion.runs import RunError, RunFolder
     from toxfusion.scoring import score_study
 
@@ -28,18 +29,23 @@ def main(config: dict[str, Any]) -> None:
             audit.drop("predict", "run", str(folder), "not finished: no done.json")
             print(f"left out, not finished: {folder}")
     output = Path(config["paths"]["output"])
-    scores = score_study(runs, Study.open(config["study"]), audit)
+    study = Study.open(config["study"])
+    scores = score_study(runs, study, audit, alpha=config["alpha"], error=config["error"])
     output.mkdir(parents=True, exist_ok=True)
     scores.units.to_csv(output / "scores.csv", index=False)
+    scores.compounds.to_csv(output / "compounds.csv", index=False)
     scores.samples.to_csv(output / "samples.csv", index=False)
+    (output / "notes.txt").write_text("".join(f"{note}\n" for note in scores.notes))
     if scores.curves is not None:
         scores.curves.to_csv(output / "survival_curves.csv", index=False)
     audit.write(output / "audit.json")
     top = scores.units[scores.units["task"] == "dili"].sort_values("risk", ascending=False)
-    columns = ["compound", "risk", "spread", "low", "high", "n_runs"]
+    columns = ["compound", "risk", "spread", "calibrated", "distance_percentile", "abstain", "reason"]
     print(f"{len(runs)} runs; scores of {scores.units['unit_id'].nunique()} units in {output / 'scores.csv'}")
     if len(top):
-        print(top[columns].to_string(index=False, float_format="%.3f"))
+        figures.risks(top, output / "risk.png", title=study.name)
+        print(top[columns].to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    print(*scores.notes, sep="\n")
 
 
 if __name__ == "__main__":

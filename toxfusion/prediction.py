@@ -42,6 +42,12 @@ class SampleOutputs:
         where = {s: i for i, s in enumerate(self.sample_ids)}
         return np.array([where[s] for s in sample_ids], dtype=np.int64)
 
+    def of(self, sample_ids: Sequence[str]) -> SampleOutputs:
+        """The outputs of some of the samples, in the order given."""
+        rows = self.rows_of(sample_ids)
+        arrays = (self.fused, self.gate, self.slide_shared, self.expression_shared)
+        return SampleOutputs(list(sample_ids), *(array[rows] for array in arrays))
+
 
 @torch.inference_mode()
 def encode_samples(
@@ -185,7 +191,10 @@ def write_survival_curves(
 
 
 def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None:
-    """Fused vectors as an AnnData that scanpy opens: obs of the study, the part, and the gate of each sample."""
+    """Fused vectors as an AnnData that scanpy opens.
+
+    obs holds the columns of the study, the part, which modalities the run read of a sample, and its gate.
+    """
     import anndata
 
     part = fold.split.part_of()
@@ -194,6 +203,8 @@ def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None
     for column in obs.columns:
         if obs[column].dtype == object or isinstance(obs[column].dtype, pd.StringDtype):
             obs[column] = pd.Categorical(obs[column].astype(str))
+    obs["has_slide"] = [fold.has_slide(s) for s in outputs.sample_ids]
+    obs["has_expression"] = [fold.has_expression(s) for s in outputs.sample_ids]
     obs["gate_slide"], obs["gate_expression"] = outputs.gate[:, 0], outputs.gate[:, 1]
     table = anndata.AnnData(X=outputs.fused, obs=obs)
     for name in ("slide_shared", "expression_shared"):

@@ -298,13 +298,14 @@ class NetworkRun:
         if self.config["modality"]["name"] == "both":
             extra["retrieval"] = self.retrieval()
         module = self.finetune() if self.fold.tasks else None
-        outputs = self.encode([*self.split.valid, *self.split.test])
+        scored = [*self.split.valid, *self.split.test]
+        outputs = self.encode([*self.train, *scored])
         if is_rank_zero():
             write_embeddings(self.fold, outputs, self.folder.embeddings)
         if module is None:
             return None, extra
         if is_rank_zero():
-            write_survival_curves(module, self.fold, outputs, self.folder.survival_curves)
+            write_survival_curves(module, self.fold, outputs.of(scored), self.folder.survival_curves)
         tables = [
             self.predictions(module, part, ids, outputs)
             for part, ids in (("valid", self.split.valid), ("test", self.split.test))

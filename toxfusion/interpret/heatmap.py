@@ -19,6 +19,7 @@ THUMBNAIL_PX = 1200
 def draw_embeddings(folder: RunFolder, path: Path) -> None:
     """Fused vectors of the validation and test samples, in two dimensions."""
     table = anndata.read_h5ad(folder.embeddings)
+    table = table[table.obs["part"] != "train"]
     figures.embedding_map(table.X, table.obs, path)
 
 
