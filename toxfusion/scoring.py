@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,11 +109,15 @@ def score_study(
     joined = pd.concat(tables, ignore_index=True)
     keys = ["task", *_UNIT, "compound", "dose_level", "time_h", "study"]
     grouped = joined.groupby(keys, sort=False, dropna=False)
-    units = grouped["score"].agg(
-        risk="mean", spread=lambda s: float(np.std(s)), low="min", high="max", n_runs="size"
+    units = grouped.agg(
+        risk=("score", "mean"),
+        spread=("score", lambda s: float(np.std(s))),
+        low=("score", "min"),
+        high=("score", "max"),
+        n_runs=("score", "size"),
+        calibrated=("calibrated", "all"),
+        seen_in_training=("seen", "any"),
     )
-    units["calibrated"] = grouped["calibrated"].all()
-    units["seen_in_training"] = grouped["seen"].any()
     far = _percentiles(found)
     units = units.reset_index().join(far[["distance", "distance_percentile"]], on=_UNIT)
     units = _abstained(units, far["p"], _bands(valid, joined, error, notes), alpha)
@@ -285,7 +289,7 @@ def _calibrated(
     return tables, valid
 
 
-def _called(tasks: Sequence[str]) -> list[str]:
+def _called(tasks: Iterable[str]) -> list[str]:
     """Tasks whose score is the probability of one of two classes."""
     return [task for task in tasks if predictions.is_binary(task) and not predictions.is_subtype(task)]
 
