@@ -179,6 +179,8 @@ def test_latex_compiles(make_table, tmp_path: Path) -> None:
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
 def test_nulls_stand_beside_models_of_a_real_study_or_are_missed(make_table) -> None:
     real = {"study": Cohort("study", virtual=False)}
     alone = compare(_runs(make_table, "full"), real, reference="full", draws=20)
