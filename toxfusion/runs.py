@@ -133,6 +133,7 @@ class RunFolder:
                 )
         else:
             self.done.unlink(missing_ok=True)
+            self.probes.unlink(missing_ok=True)
             shutil.rmtree(self.figures, ignore_errors=True)
         self.root.mkdir(parents=True, exist_ok=True)
         replace_file(self.config, yaml.safe_dump(config, sort_keys=False).encode())
