@@ -380,7 +380,7 @@ def test_figures_refuse_what_cannot_be_drawn(make_table, tmp_path: Path) -> None
 def test_tiles_lie_where_their_coordinates_say() -> None:
     """Level-0 corners (0, 0) and (8, 4), tiles of 4 px, thumbnail at half size."""
     corners = np.array([[0, 0], [8, 4]]) / 2
-    found = figures._tile_map((4, 8), corners, 2.0, np.array([1.0, 3.0]))
+    found = figures.tile_map((4, 8), corners, 2.0, np.array([1.0, 3.0]))
     expected = np.zeros((4, 8))
     expected[0:2, 0:2] = 1.0
     expected[2:4, 4:6] = 3.0

@@ -55,6 +55,16 @@ class RaggedTiles:
         offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
         return RaggedTiles(self.features[keep], self.coordinates[keep], offsets)
 
+    def take(self, bags: Tensor) -> RaggedTiles:
+        """The bags int64 [n] in the order asked; one may be taken several times."""
+        lengths = self.lengths[bags]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        within = torch.arange(int(offsets[-1]), device=bags.device) - torch.repeat_interleave(
+            offsets[:-1], lengths
+        )
+        rows = within + torch.repeat_interleave(self.offsets[:-1][bags], lengths)
+        return RaggedTiles(self.features[rows], self.coordinates[rows], offsets)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -93,6 +103,25 @@ class Batch:
             return replace(self, tiles=tiles, has_slide=torch.zeros_like(self.has_slide))
         nothing = torch.zeros_like(self.expression)
         return replace(self, expression=nothing, has_expression=torch.zeros_like(self.has_expression))
+
+    def take(self, rows: Tensor) -> Batch:
+        """The samples int64 [n] in the order asked; one may be taken several times."""
+        per_sample = (
+            "expression",
+            "has_slide",
+            "has_expression",
+            "compound",
+            "group",
+            "animal",
+            "is_control",
+        )
+        return replace(
+            self,
+            sample_ids=[self.sample_ids[i] for i in rows.tolist()],
+            tiles=self.tiles.take(rows),
+            labels={k: v[rows] for k, v in self.labels.items()},
+            **{name: getattr(self, name)[rows] for name in per_sample},
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

@@ -216,6 +216,32 @@ class FoldData:
             torch.isnan(self._expression[self._row[sample_id], 0])
         )
 
+    def bag_slides(self, sample_id: str) -> list[str]:
+        """Slides whose tiles make the sample's bag, all of each, in the order of its rows."""
+        return list(self._slides[sample_id])
+
+    def control_tiles(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """The mean tile of each sample's matched vehicle controls, standardised as the sample's own tiles are.
+
+        As of `ExpressionTransform.control_profiles`: no change at all where tiles are referenced to matched
+        controls, and the mean training tile where a sample has no matched control with tiles.
+
+        Returns:
+            float32 [n, D].
+
+        Raises:
+            ValueError: the fold reads no slides.
+        """
+        if self.store is None or self.scaler is None:
+            raise ValueError(
+                f"fold {self.split.fold} reads no slides, so that there are no tiles of controls"
+            )
+        mean, scale = self.scaler.mean.astype(np.float64), self.scaler.scale
+        if self.scaler.reference == "matched_controls":
+            return np.tile(-mean / scale, (len(sample_ids), 1)).astype(np.float32)
+        controls = tile_references(self.study, self.store, mean)
+        return ((np.stack([controls[s] for s in sample_ids]) - mean) / scale).astype(np.float32)
+
     def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
         """Samples with at least one modality that is in use; the others go to the audit."""
         kept = []

@@ -126,7 +126,38 @@ class ExpressionTransform:
         """
         columns = _gene_columns(study, self.gene_ids)
         rows = study.positions(sample_ids)
-        values = _referenced(study, rows, columns, self.control_mean, self.reference, audit)
+        return self._standardised(_referenced(study, rows, columns, self.control_mean, self.reference, audit))
+
+    def control_profiles(self, study: Study, sample_ids: Sequence[str]) -> np.ndarray:
+        """The mean profile of each sample's matched vehicle controls, standardised as the sample's own is.
+
+        With reference "matched_controls" that is no change at all, log2 fold change 0, for every sample: what a
+        sample is compared with, compared with itself. With "none" it is the mean log2 expression of the other
+        vehicle controls with the sample's control_group, and the mean training sample where there is none.
+
+        Returns:
+            float32 [n, G], without NaN.
+
+        Raises:
+            ExpressionError: the study lacks a gene, or has it twice.
+            KeyError: the study lacks a sample.
+        """
+        rows = study.positions(sample_ids)
+        if self.reference == "matched_controls":
+            return self._standardised(np.zeros((len(rows), len(self.gene_ids))))
+        columns = _gene_columns(study, self.gene_ids)
+        groups = study.obs["control_group"].to_numpy()
+        usable = study.obs["is_control"].to_numpy() & study.has_expression
+        values = np.tile(self.mean.astype(np.float64), (len(rows), 1))
+        for i, row in enumerate(rows):
+            controls = np.flatnonzero(usable & (groups == groups[row]))
+            controls = controls[controls != row] if groups[row] else controls[:0]
+            if len(controls):
+                values[i] = study.expression[np.ix_(controls, columns)].mean(axis=0, dtype=np.float64)
+        return self._standardised(values)
+
+    def _standardised(self, values: np.ndarray) -> np.ndarray:
+        """float32 [n, G] of referenced values [n, G]."""
         if self.low is not None and self.high is not None:
             values = np.clip(values, self.low, self.high)
         standardised = (values - self.mean) / self.scale

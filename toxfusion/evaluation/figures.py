@@ -46,7 +46,7 @@ GREY = "#8a8a8a"
 DOSE_COLOURS = {"control": "#bdbdbd", "low": SKY, "middle": ORANGE, "high": RED}
 INJURY_COLOURS = {"no label": "#d9d9d9", "not injured": BLUE, "injured": RED}
 DILI_COLOURS = {"no label": "#d9d9d9", "no DILI": BLUE, "DILI": RED}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.spines.top": False,
@@ -63,13 +63,13 @@ class FigureError(ValueError):
     """Nothing to draw, or arrays that do not fit together."""
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, facecolor="white")
@@ -101,12 +101,12 @@ def _panels(found: Comparison, path: Path, *, differences_only: bool) -> None:
     headlines = found.headlines
     views = [] if differences_only else found.oracles["view"].drop_duplicates().tolist()
     names = [*(_marked(found, e) for e in experiments), *(ORACLE_NAMES[v] for v in views)]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         # Two panels a row leave room for the figures beside each interval.
         across = min(2, len(headlines)) if differences_only else len(headlines)
         down = -(-len(headlines) // across)
         width = 4.2 if differences_only else 2.7
-        figure = _figure(2.4 + width * across, (1.7 + (0.26 if down > 1 else 0.34) * len(names)) * down)
+        figure = new_figure(2.4 + width * across, (1.7 + (0.26 if down > 1 else 0.34) * len(names)) * down)
         axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         for axis in axes[len(headlines) :]:
             axis.set_visible(False)
@@ -128,7 +128,7 @@ def _panels(found: Comparison, path: Path, *, differences_only: bool) -> None:
                 "left of 0: worse.  Filled, *: Holm-corrected p < 0.05.  n: units that both scored",
                 fontsize=9,
             )
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _marked(found: Comparison, experiment: str) -> str:
@@ -241,8 +241,8 @@ def embedding_map(
             f"a finite embedding [n >= 3, d] of {len(obs)} samples is needed, not {embedding.shape}."
         )
     points, names = _project(embedding, method, seed)
-    with mpl.rc_context(_STYLE):
-        figure = _figure(13, 5.2)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(13, 5.2)
         axes = figure.subplots(1, 3, sharex=True, sharey=True)
         dose = obs["dose_level"].astype(str).replace("", "not given")
         injury = obs["injury"].astype(float).map({1.0: "injured", 0.0: "not injured"}).fillna("no label")
@@ -263,7 +263,7 @@ def embedding_map(
         axes[0].set_ylabel(names[1])
         if title:
             figure.suptitle(title, fontsize=11)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _project(embedding: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, tuple[str, str]]:
@@ -359,12 +359,12 @@ def slide_attention(
     if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
         raise FigureError("attention weights must be finite, not negative and not all zero.")
     relative = weights * len(weights) / weights.sum()
-    map_of_tiles = _tile_map(
+    map_of_tiles = tile_map(
         thumbnail.shape[:2], np.asarray(coordinates) / downsample, tile_size / downsample, relative
     )
     height, width = thumbnail.shape[:2]
-    with mpl.rc_context(_STYLE):
-        figure = _figure(11, 0.8 + 5.0 * height / width)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(11, 0.8 + 5.0 * height / width)
         left, right = figure.subplots(1, 2)
         left.imshow(thumbnail)
         right.imshow(thumbnail)
@@ -378,11 +378,11 @@ def slide_attention(
         for axis, name in ((left, title or "H&E"), (right, "attention")):
             axis.set_title(textwrap.fill(name, 56), fontsize="small")
             axis.set_axis_off()
-        _scale_bar(left, width, height, mpp0 * downsample)
-        _save(figure, path)
+        scale_bar(left, width, height, mpp0 * downsample)
+        save_figure(figure, path)
 
 
-def _tile_map(
+def tile_map(
     shape: tuple[int, ...], corners: np.ndarray, side: float, values: np.ndarray
 ) -> np.ma.MaskedArray:
     """Masked float [h, w]: mean value of the tiles that cover each pixel; masked where there is none."""
@@ -395,7 +395,7 @@ def _tile_map(
     return np.ma.masked_where(count == 0, total / np.maximum(count, 1))
 
 
-def _scale_bar(axis: Axes, width: int, height: int, um_per_px: float) -> None:
+def scale_bar(axis: Axes, width: int, height: int, um_per_px: float) -> None:
     """A bar of a round length, about a fifth of the image, in its lower left corner."""
     wanted = width * um_per_px / 5
     power = 10.0 ** np.floor(np.log10(wanted))
@@ -438,8 +438,8 @@ def confusion(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     panels = _confusions(tested)
     if not panels:
         raise FigureError("no task has labelled test units that were called; there is nothing to count.")
-    with mpl.rc_context(_STYLE):
-        figure = _figure(0.6 + 3.1 * len(panels), 3.6)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(0.6 + 3.1 * len(panels), 3.6)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (headline, (counts, lacking)) in zip(axes, panels.items(), strict=True):
             share = counts.to_numpy(dtype=float) / np.maximum(counts.to_numpy().sum(1, keepdims=True), 1)
@@ -455,7 +455,7 @@ def confusion(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
             axis.set_title(f"{name}\n({lacking} units without a threshold left out)" if lacking else name)
         if title:
             figure.suptitle(title)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _confusions(tested: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, int]]:
@@ -505,12 +505,12 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     headlines = curve_headlines(tested)
     if not headlines:
         raise FigureError("no task has labelled test units of both classes; there is no curve to draw.")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         # Below the panels of several tasks, a strip for their names: inside, the names would cover the curves.
         named = [len(_ranked_tasks(headline_rows(tested, h))) for h in headlines]
         strips = [0.5 + 0.2 * -(-n // 2) if n > 1 else 0.02 for n in named]
         heights = [size for strip in strips for size in (3.6, strip)]
-        figure = _figure(11.5, sum(heights))
+        figure = new_figure(11.5, sum(heights))
         grid = figure.add_gridspec(2 * len(headlines), 3, height_ratios=heights)
         for i, headline in enumerate(headlines):
             rows = headline_rows(tested, headline)
@@ -526,7 +526,7 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
             precision_recall.set_title("precision and recall")
         if title:
             figure.suptitle(title)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _ranked_tasks(rows: pd.DataFrame) -> list[str]:
@@ -615,7 +615,7 @@ def few_shot(table: pd.DataFrame, path: Path, *, by: str = "embedding", title: s
     if not tasks:
         raise FigureError("no few-shot probe has a value; there is no curve to draw.")
     names = rows[by].drop_duplicates().tolist()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         note = "bars: 2.5th to 97.5th percentile over draws of the shots, the test compounds being the same"
         if "finetuned" in names:
             note += "; finetuned has seen every training label"
@@ -637,7 +637,7 @@ def few_shot(table: pd.DataFrame, path: Path, *, by: str = "embedding", title: s
             axis.set_xticks(ks, [f"{k:.0f}" for k in ks])
             axis.minorticks_off()
             axis.set(xlabel="shots a class", xlim=(min(ks) / 1.4, max(ks) * 1.4))
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> None:
@@ -654,7 +654,7 @@ def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> Non
     if not tasks:
         raise FigureError("no score with a modality hidden; there is no curve to draw.")
     names = {"slide": "slides hidden", "expression": "expression hidden"}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         note = "bars: 95 % intervals over test compounds; one draw of the hidden samples"
         figure, axes = _curves(tasks, list(names.values()), title, note)
         for axis, task in zip(axes, tasks, strict=True):
@@ -663,7 +663,7 @@ def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> Non
                 _curve(axis, line, 100 * line["share"].to_numpy(dtype=float) + 2 * i - 1, i)
             axis.set_xticks([0, 25, 50, 75, 100])
             axis.set_xlabel("% of test samples that lose it")
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def risks(units: pd.DataFrame, path: Path, *, title: str = "") -> None:
@@ -678,8 +678,8 @@ def risks(units: pd.DataFrame, path: Path, *, title: str = "") -> None:
     if not len(units):
         raise FigureError("no unit has a risk; there is nothing to draw.")
     rows = units.sort_values("risk", ascending=False, kind="stable").reset_index(drop=True)
-    with mpl.rc_context(_STYLE):
-        figure = _figure(8.5, 1.6 + 0.2 * len(rows))
+    with mpl.rc_context(STYLE):
+        figure = new_figure(8.5, 1.6 + 0.2 * len(rows))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
         for called, colour, name in ((True, BLUE, "scored"), (False, GREY, "abstained")):
             y = rows.index[rows["abstain"] != called].to_numpy()
@@ -703,14 +703,14 @@ def risks(units: pd.DataFrame, path: Path, *, title: str = "") -> None:
         figure.legend(loc="outside lower center", ncols=2)
         if title:
             figure.suptitle(title, fontsize=11)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _curves(
     tasks: Sequence[str], names: Sequence[str], title: str, note: str
 ) -> tuple[Figure, Sequence[Axes]]:
     """A panel for each task, with a line at chance; below them the names of the lines and what the bars are."""
-    figure = _figure(1.0 + 3.3 * len(tasks), 4.1)
+    figure = new_figure(1.0 + 3.3 * len(tasks), 4.1)
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
     ranked = [axis for axis, task in zip(axes, tasks, strict=True) if chance_of(headline_metric(task)) == 0.5]
     for axis in ranked[1:]:

@@ -35,6 +35,11 @@ class SlideEncoding:
     attention: Tensor
     tiles: RaggedTiles
 
+    def take(self, bags: Tensor) -> SlideEncoding:
+        """The bags int64 [n] in the order asked; one may be taken several times."""
+        attention = self.tiles.with_features(self.attention).take(bags).features
+        return SlideEncoding(self.tokens[bags], self.vector[bags], attention, self.tiles.take(bags))
+
 
 class GroupEncoding(NamedTuple):
     """One group of b bags: tokens [b, K, W], vector [b, W], attention float32 [b, L, heads].

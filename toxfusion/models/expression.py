@@ -25,6 +25,10 @@ class ExpressionEncoding:
     tokens: Tensor
     vector: Tensor
 
+    def take(self, rows: Tensor) -> ExpressionEncoding:
+        """The samples int64 [n] in the order asked; one may be taken several times."""
+        return ExpressionEncoding(self.tokens[rows], self.vector[rows])
+
 
 class ExpressionEncoder(nn.Module, ABC):
     """Standardised expression [B, G] -> ExpressionEncoding with ``n_tokens`` tokens.

@@ -6,17 +6,18 @@ Heads and losses live elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from toxfusion.data.batch import Batch
+from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.models.bag import BagEncoder, SlideEncoding
 from toxfusion.models.expression import ExpressionEncoder, ExpressionEncoding
 from toxfusion.models.fusion import Fused, Fusion, SingleModality, drop_modality
 
 Modality = Literal["both", "wsi", "omics"]
+Encoding = TypeVar("Encoding", SlideEncoding, ExpressionEncoding)
 
 
 class ModalityError(ValueError):
@@ -41,6 +42,26 @@ class Representation:
     slide_private: Tensor | None = None
     expression_shared: Tensor | None = None
     expression_private: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Seen(Generic[Encoding]):
+    """What one branch makes of B samples.
+
+    Attributes:
+        encoding: of its encoder.
+        shared, private: [B, S] and [B, R].
+        seen: the encoding with the shared and the private part as two further tokens: what the fusion reads.
+    """
+
+    encoding: Encoding
+    shared: Tensor
+    private: Tensor
+    seen: Encoding
+
+    def take(self, rows: Tensor) -> Seen[Encoding]:
+        """The samples int64 [n] in the order asked; one may be taken several times."""
+        return Seen(self.encoding.take(rows), self.shared[rows], self.private[rows], self.seen.take(rows))
 
 
 class Projections(nn.Module):
@@ -112,24 +133,55 @@ class Network(nn.Module):
             visible: bool [B, G], genes the expression branch may read; all where None.
             generator: of the modality dropout, on the CPU; torch's own where None.
         """
-        parts: dict[str, Tensor] = {}
-        slide = expression = None
-        if self.bag is not None and self.slide_projections is not None:
-            slide = self.bag(batch.tiles)
-            parts["slide_shared"], parts["slide_private"], extra = self.slide_projections(slide.vector)
-            seen_slide = replace(slide, tokens=torch.cat([slide.tokens, extra], 1))
-        if self.expression is not None and self.expression_projections is not None:
-            expression = self.expression(batch.expression, visible)
-            shared, private, extra = self.expression_projections(expression.vector)
-            parts["expression_shared"], parts["expression_private"] = shared, private
-            seen_expression = replace(expression, tokens=torch.cat([expression.tokens, extra], 1))
+        slide = self.see_slide(batch.tiles)
+        expression = self.see_expression(batch.expression, visible)
+        return self.join(slide, expression, batch.has_slide, batch.has_expression, generator)
+
+    def see_slide(self, tiles: RaggedTiles) -> Seen[SlideEncoding] | None:
+        """The slide branch on B bags; None where the network has none."""
+        if self.bag is None or self.slide_projections is None:
+            return None
+        encoding = self.bag(tiles)
+        shared, private, extra = self.slide_projections(encoding.vector)
+        tokens = torch.cat([encoding.tokens, extra], 1)
+        return Seen(encoding, shared, private, replace(encoding, tokens=tokens))
+
+    def see_expression(self, x: Tensor, visible: Tensor | None = None) -> Seen[ExpressionEncoding] | None:
+        """The expression branch on x [B, G]; None where the network has none. ``visible`` as in `forward`."""
+        if self.expression is None or self.expression_projections is None:
+            return None
+        encoding = self.expression(x, visible)
+        shared, private, extra = self.expression_projections(encoding.vector)
+        tokens = torch.cat([encoding.tokens, extra], 1)
+        return Seen(encoding, shared, private, replace(encoding, tokens=tokens))
+
+    def join(
+        self,
+        slide: Seen[SlideEncoding] | None,
+        expression: Seen[ExpressionEncoding] | None,
+        has_slide: Tensor,
+        has_expression: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Representation:
+        """Fuse what the branches saw of the same B samples; has_slide and has_expression: bool [B]."""
         if isinstance(self.fusion, SingleModality):
-            fused = self.fusion(seen_slide if self.modality == "wsi" else seen_expression)
+            only = slide if self.modality == "wsi" else expression
+            assert only is not None, "a network has the branch of its modality"
+            fused = self.fusion(only.seen)
         else:
-            has_slide, has_expression = batch.has_slide, batch.has_expression
+            assert slide is not None, "a network with a fusion has both branches"
+            assert expression is not None, "a network with a fusion has both branches"
             if self.training and self.modality_dropout > 0:
                 has_slide, has_expression = drop_modality(
                     has_slide, has_expression, self.modality_dropout, generator
                 )
-            fused = self.fusion(seen_slide, seen_expression, has_slide, has_expression)
-        return Representation(fused, slide, expression, **parts)
+            fused = self.fusion(slide.seen, expression.seen, has_slide, has_expression)
+        return Representation(
+            fused,
+            slide=None if slide is None else slide.encoding,
+            expression=None if expression is None else expression.encoding,
+            slide_shared=None if slide is None else slide.shared,
+            slide_private=None if slide is None else slide.private,
+            expression_shared=None if expression is None else expression.shared,
+            expression_private=None if expression is None else expression.private,
+        )

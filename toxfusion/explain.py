@@ -1,0 +1,30 @@
+"""``python -m toxfusion.explain``: which tiles, genes and modalities the predictions of a run go with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toxfusion.config import entry_point
+
+
+@entry_point("explain")
+def main(config: dict[str, Any]) -> None:
+    """Explain finished runs: regions, genes and fusion as tables, pictures and GeoJSON, from their test samples."""
+    from dataclasses import fields
+    from pathlib import Path
+
+    import pandas as pd
+
+    from toxfusion.interpret.explaining import ExplainSettings, explain_runs, finished_runs
+
+    output = Path(config["paths"]["output"])
+    settings = ExplainSettings(**{field.name: config[field.name] for field in fields(ExplainSettings)})
+    manifest = explain_runs(finished_runs(Path(config["run"])), output, settings)
+    stability = output / "genes" / "stability.csv"
+    print(f"{len(manifest['runs'])} runs explained in {output}")
+    if stability.is_file():
+        print(pd.read_csv(stability).to_string(index=False, float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Pictures of an explanation: scores over a slide, tiles, curves of deletion and insertion, gates."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from toxfusion.evaluation.figures import (
+    BLUE,
+    DOSE_COLOURS,
+    GREY,
+    STYLE,
+    FigureError,
+    new_figure,
+    save_figure,
+    scale_bar,
+    tile_map,
+)
+from toxfusion.slides.readers import Slide
+
+SMOOTHING = 0.35
+"""Standard deviation of the smoothing over a slide, in sides of a tile."""
+OPACITY = 0.6
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a slide at one resolution.
+
+    Attributes:
+        pixels: uint8 [h, w, 3].
+        left, top: of its corner, level-0 px.
+        mpp: um per px of ``pixels``.
+        downsample: level-0 px per px of ``pixels``.
+    """
+
+    pixels: np.ndarray
+    left: float
+    top: float
+    mpp: float
+    downsample: float
+
+
+def whole_slide(slide: Slide, most_px: int) -> View:
+    """The slide, as large as fits within ``most_px``."""
+    downsample = max(1.0, max(slide.dimensions) / most_px)
+    return View(slide.overview(slide.mpp * downsample), 0.0, 0.0, slide.mpp * downsample, downsample)
+
+
+def field_around(slide: Slide, centre: tuple[float, float], mpp: float, most_px: int) -> View:
+    """At most ``most_px`` of the slide around a place (level-0 px), at ``mpp`` or the slide's own if coarser."""
+    mpp = max(mpp, slide.mpp)
+    downsample = mpp / slide.mpp
+    sides = [min(most_px, max(1, int(length / downsample))) for length in slide.dimensions]
+    corner = [
+        min(max(0.0, place - side * downsample / 2), max(0.0, length - side * downsample))
+        for place, side, length in zip(centre, sides, slide.dimensions, strict=True)
+    ]
+    x, y = (int(c) for c in corner)
+    return View(slide.read_region(x, y, sides[0], sides[1], mpp), x, y, mpp, downsample)
+
+
+def smooth_map(
+    shape: tuple[int, ...], corners: np.ndarray, side: float, values: np.ndarray
+) -> np.ma.MaskedArray:
+    """Masked float [h, w]: means of overlapping tiles, then a Gaussian mean over the pixels that tiles cover.
+
+    The normalised convolution of the covered pixels: no value leaks from uncovered ones, and none spreads into them.
+
+    Args:
+        corners: [n, 2], x and y of tiles in px of the map. side: of a tile, in the same px.
+    """
+    raw = tile_map(shape, corners, side, values)
+    there = (~np.ma.getmaskarray(raw)).astype(np.float64)
+    sigma = SMOOTHING * side
+    total = cv2.GaussianBlur(raw.filled(0.0), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    weight = cv2.GaussianBlur(there, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    return np.ma.masked_where(there == 0, total / np.maximum(weight, 1e-12))
+
+
+def slide_scores(
+    view: View, of_slide: pd.DataFrame, columns: dict[str, str], path: Path, *, title: str
+) -> None:
+    """H&E beside itself under each score, with a scale bar and a colour bar each.
+
+    Args:
+        of_slide: tiles of one slide, of `regions.tile_scores`.
+        columns: column -> what stands over it; a column with values below 0 is drawn in two colours around 0, the
+            range of colours being that of the whole slide's 2nd to 98th percentile.
+
+    Raises:
+        FigureError: no tile, or a value that is not finite.
+    """
+    if of_slide.empty or not np.isfinite(of_slide[list(columns)].to_numpy(np.float64)).all():
+        raise FigureError(
+            f"{title}: {len(of_slide)} tiles; scores must be finite, and there must be some tiles."
+        )
+    height, width = view.pixels.shape[:2]
+    corners = (of_slide[["x", "y"]].to_numpy(np.float64) - [view.left, view.top]) / view.downsample
+    side = float(of_slide["side"].iloc[0]) / view.downsample
+    inside = (corners > -side).all(1) & (corners < [width, height]).all(1)
+    with mpl.rc_context(STYLE):
+        panel = 4.6
+        figure = new_figure((1 + len(columns)) * panel, 0.9 + panel * height / width)
+        axes = np.atleast_1d(figure.subplots(1, 1 + len(columns)))
+        axes[0].imshow(view.pixels)
+        axes[0].set_title(textwrap.fill(title, 48), fontsize="small")
+        for axis, (column, name) in zip(axes[1:], columns.items(), strict=True):
+            values = of_slide[column].to_numpy(np.float64)
+            low, high = np.percentile(values, [2, 98])
+            signed = bool((values < 0).any())
+            bound = max(abs(low), abs(high), 1e-12)
+            norm = Normalize(-bound, bound) if signed else Normalize(low, max(high, low + 1e-12))
+            colours = "RdBu_r" if signed else "viridis"
+            axis.imshow(view.pixels)
+            if inside.any():
+                drawn = smooth_map(view.pixels.shape[:2], corners[inside], side, values[inside])
+                strength = np.abs(2 * norm(drawn.filled(0.0 if signed else low)) - 1) if signed else 1.0
+                opacity = OPACITY * (0.25 + 0.75 * np.clip(strength, 0, 1))
+                axis.imshow(drawn, cmap=colours, norm=norm, alpha=opacity * ~np.ma.getmaskarray(drawn))
+            bar = figure.colorbar(
+                ScalarMappable(norm, colours), ax=axis, fraction=0.046, pad=0.02, extend="both"
+            )
+            bar.ax.tick_params(labelsize="x-small")
+            axis.set_title(textwrap.fill(name, 48), fontsize="small")
+        for axis in axes:
+            scale_bar(axis, width, height, view.mpp)
+            axis.set_axis_off()
+        save_figure(figure, path)
+
+
+def tile_sheet(tiles: pd.DataFrame, pixels: list[np.ndarray], column: str, path: Path, *, title: str) -> None:
+    """Top tiles in one row, bottom tiles in the next, with their scores.
+
+    Args:
+        tiles: of `regions.extreme_tiles`. pixels: uint8 [p, p, 3] of each row.
+    """
+    most = int(tiles["rank"].max())
+    with mpl.rc_context(STYLE):
+        figure = new_figure(1.5 * most + 0.6, 4.2)
+        axes = figure.subplots(2, most, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for row, image in zip(tiles.to_dict("records"), pixels, strict=True):
+            axis = axes[0 if row["end"] == "top" else 1, row["rank"] - 1]
+            axis.imshow(image)
+            axis.set_title(f"{row['end']} {row['rank']}: {row[column]:+.2g}", fontsize="x-small")
+        figure.suptitle(textwrap.fill(title, 90), fontsize="small")
+        save_figure(figure, path)
+
+
+def deletion_insertion(curves: pd.DataFrame, areas: dict[str, float], path: Path, *, title: str) -> None:
+    """A task's number over the share of tiles, by score and at random (mean, and the range of the draws)."""
+    with mpl.rc_context(STYLE):
+        figure = new_figure(8, 3.4)
+        for axis, (name, rows) in zip(figure.subplots(1, 2), curves.groupby("curve"), strict=True):
+            axis.fill_between(rows["share"], rows["random_low"], rows["random_high"], color=GREY, alpha=0.3)
+            axis.plot(rows["share"], rows["random"], color=GREY, label="random order, mean and range")
+            axis.plot(rows["share"], rows["value"], color=BLUE, marker="o", markersize=3, label="by score")
+            axis.set_title(f"{name}: area between {areas[str(name)]:+.3f}", fontsize="small")
+            axis.set_xlabel(f"share of tiles {'taken away' if name == 'deletion' else 'put in'}")
+            axis.legend(fontsize="x-small")
+        figure.suptitle(textwrap.fill(title, 100), fontsize="small")
+        save_figure(figure, path)
+
+
+def gates(samples: pd.DataFrame, path: Path, *, title: str) -> None:
+    """The slide's gate of samples with both modalities, by dose level and time."""
+    both = samples[samples["has_slide"] & samples["has_expression"]]
+    with mpl.rc_context(STYLE):
+        figure = new_figure(9, 3.6)
+        left, right = figure.subplots(1, 2, sharey=True)
+        levels = [d for d in DOSE_COLOURS if (both["dose_level"] == d).any()] or sorted(
+            both["dose_level"].unique()
+        )
+        _strips(left, both, "dose_level", levels, "dose level")
+        _strips(right, both, "time_h", sorted(both["time_h"].dropna().unique()), "time, h")
+        left.set_ylabel("share of the slide in what is fused")
+        figure.suptitle(title, fontsize="small")
+        save_figure(figure, path)
+
+
+def _strips(axis: Axes, table: pd.DataFrame, column: str, values: list, name: str) -> None:
+    """One strip of points a value, with its mean."""
+    for i, value in enumerate(values):
+        gate = table.loc[table[column] == value, "gate_slide"].to_numpy()
+        spread = np.linspace(-0.3, 0.3, len(gate)) if len(gate) > 1 else np.zeros(len(gate))
+        axis.scatter(i + spread, gate, s=8, color=DOSE_COLOURS.get(value, GREY), edgecolor="none")
+        axis.plot([i - 0.35, i + 0.35], [gate.mean()] * 2, color="black")
+    axis.set_xticks(range(len(values)), [f"{v:g}" if isinstance(v, float) else str(v) for v in values])
+    axis.set_xlabel(name)
+    axis.set_ylim(0, 1)
