@@ -32,19 +32,23 @@ from toxfusion.synthetic.axes import AXIS_NAMES
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TILE_MEASURES = ("auroc", "average_precision", "pointing", "prevalence")
 RANDOM_DRAWS = 20
-SCORES = ("integrated", "contribution", "gradient", "attention", "random")
+CHANGE = "change of expression alone"
 
 
 def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) -> list[dict[str, object]]:
-    """One row a slide, axis and score; ``shares`` of `truth.lesion_shares` for the tiles of all test slides."""
+    """One row a slide, first phenotype of an axis, and score; ``shares`` are tiles with `truth.lesion_shares`."""
     fold, tasks = run.fold, task_names(run)
     having = samples_with(run, fold.split.test, "slide")
-    chosen = {a: truth.severe_samples(fold.study, a, having) for a in truth.axis_phenotypes()}
+    by_phenotype: dict[str, list[str]] = {}
+    for axis, phenotypes in truth.axis_phenotypes().items():
+        by_phenotype.setdefault(phenotypes[0], []).append(axis)
     rows: list[dict[str, object]] = []
-    for axis, samples in chosen.items():
+    for phenotype, axes in by_phenotype.items():
+        # Axes of one phenotype have the same mask: one row, so that no slide counts twice.
+        axis, samples = "/".join(axes), truth.severe_samples(fold.study, axes[0], having)
         if not samples:
             continue
-        task, phenotype = truth.task_of_axis(axis, tasks), truth.axis_phenotypes()[axis][0]
+        task = truth.task_of_axis(axes[0], tasks)
         scores, _ = add_integrated(run, tile_scores(run, samples, [task]), [task], steps=steps)
         for slide, of_slide in scores.groupby("slide_id", sort=False):
             lesion = shares.loc[(shares["slide_id"] == slide).to_numpy(), phenotype].to_numpy()
@@ -99,7 +103,7 @@ def gene_rows(run: LoadedRun, weights: str, steps: int) -> list[dict[str, object
         scores = {
             "integrated": found.integrated.loc[samples].mean().abs().to_numpy(),
             "gradient": found.gradient.loc[samples].mean().abs().to_numpy(),
-            "change of expression alone": found.change.loc[samples].mean().abs().to_numpy(),
+            CHANGE: found.change.loc[samples].mean().abs().to_numpy(),
         }
         read = gene_attention(run, fold.batch(samples, stage="evaluate"))
         if read is not None:
@@ -150,7 +154,9 @@ def _measured(group: pd.DataFrame) -> dict[str, object]:
 
 def gene_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean average precision over runs, one row an axis and one column a score."""
-    named = rows.assign(column=np.where(rows["weights"] == "trained", "", "random weights: ") + rows["score"])
+    of_data = rows["score"].isin(["random", CHANGE])
+    kept = rows[(rows["weights"] == "trained") | ~of_data]
+    named = kept.assign(column=np.where(kept["weights"] == "trained", "", "random weights: ") + kept["score"])
     table = named.pivot_table(index="axis", columns="column", values="average_precision", sort=False)
     table = table.loc[[a for a in AXIS_NAMES if a in table.index]]
     prevalence = rows.groupby("axis")["prevalence"].mean()

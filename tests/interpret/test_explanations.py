@@ -147,9 +147,9 @@ def test_a_contribution_is_exact_where_the_path_is_linear(
     batch = loaded.fold.batch([sample], stage="evaluate")
     control = torch.from_numpy(loaded.fold.control_tiles([sample])).repeat(len(batch.tiles.features), 1)
     bare = replace(batch, tiles=batch.tiles.with_features(control))
-    difference = predict(loaded, batch, "dili") - predict(loaded, bare, "dili")
-    assert abs(float(difference)) > 1e-3
-    assert scores["contribution:dili"].sum() == pytest.approx(float(difference), rel=1e-3)
+    difference = (predict(loaded, batch, "dili") - predict(loaded, bare, "dili")).item()
+    assert abs(difference) > 1e-3
+    assert scores["contribution:dili"].sum() == pytest.approx(difference, rel=1e-3)
 
 
 def test_tiles_spread_out_and_no_tile_is_at_both_ends() -> None:
@@ -183,8 +183,8 @@ def test_deletion_and_insertion_start_and_end_alike_and_mirror_each_other(run: L
     score = np.arange(len(batch.tiles.features), dtype=float)
     curves = faithfulness.deletion_insertion(run, batch, "dili", score, draws=4, seed=0)
     deletion, insertion = (curves[curves["curve"] == c].reset_index() for c in ("deletion", "insertion"))
-    whole = float(predict(run, batch, "dili"))
-    bare = float(predict(run, batch.without("slide"), "dili"))
+    whole = predict(run, batch, "dili").item()
+    bare = predict(run, batch.without("slide"), "dili").item()
     for start, end, rows in ((whole, bare, deletion), (bare, whole, insertion)):
         assert rows["value"].iloc[[0, -1]].tolist() == pytest.approx([start, end], rel=1e-4)
         assert rows["random"].iloc[[0, -1]].tolist() == pytest.approx([start, end], rel=1e-4)

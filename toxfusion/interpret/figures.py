@@ -110,7 +110,7 @@ def slide_scores(
     inside = (corners > -side).all(1) & (corners < [width, height]).all(1)
     with mpl.rc_context(STYLE):
         panel = 4.6
-        figure = new_figure((1 + len(columns)) * panel, 0.9 + panel * height / width)
+        figure = new_figure((1 + len(columns)) * panel, 0.5 + 0.85 * panel * height / width)
         axes = np.atleast_1d(figure.subplots(1, 1 + len(columns)))
         axes[0].imshow(view.pixels)
         axes[0].set_title(textwrap.fill(title, 48), fontsize="small")
@@ -167,6 +167,7 @@ def deletion_insertion(curves: pd.DataFrame, areas: dict[str, float], path: Path
             axis.plot(rows["share"], rows["random"], color=GREY, label="random order, mean and range")
             axis.plot(rows["share"], rows["value"], color=BLUE, marker="o", markersize=3, label="by score")
             axis.set_title(f"{name}: area between {areas[str(name)]:+.3f}", fontsize="small")
+            axis.set_ylabel("number that is explained")
             axis.set_xlabel(f"share of tiles {'taken away' if name == 'deletion' else 'put in'}")
             axis.legend(fontsize="x-small")
         figure.suptitle(textwrap.fill(title, 100), fontsize="small")

@@ -14,6 +14,7 @@ from toxfusion.interpret.regions import PLACE, tile_places
 from toxfusion.interpret.targets import target_values
 from toxfusion.loading import LoadedRun
 from toxfusion.models.bag import BagEncoder, GatedAttention
+from toxfusion.probes import MODALITIES
 
 DESCRIBED = ("compound", "dose_level", "dose", "time_h", "is_control")
 
@@ -60,8 +61,8 @@ def without_each(run: LoadedRun, batch: Batch, tasks: Sequence[str]) -> pd.DataF
         parts.append(table[["sample_id", "compound"]].assign(task=task, value=whole[task].double().numpy()))
     found = pd.concat(parts, ignore_index=True)
     both = (batch.has_slide & batch.has_expression).numpy()
-    for modality in ("slide", "expression"):
-        hidden = target_values(run, run.module.network(batch.without(modality)).fused.vector)  # type: ignore[arg-type]
+    for modality in MODALITIES:
+        hidden = target_values(run, run.module.network(batch.without(modality)).fused.vector)
         values = [np.where(both, hidden[task].double().numpy(), np.nan) for task in tasks]
         found[f"without_{modality}"] = np.concatenate(values)
     return found
