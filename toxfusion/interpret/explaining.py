@@ -236,7 +236,8 @@ def _tasks_to_draw(run: LoadedRun, sample: str, tasks: Sequence[str]) -> list[st
 
 def _label(run: LoadedRun, sample: str, slide_id: str) -> str:
     grades = run.fold.study.findings.loc[sample].dropna()
-    return f"{slide_id}: {', '.join(f'{t} {int(g)}' for t, g in grades.items() if g >= 1) or 'no finding'}"
+    found = ", ".join(f"{term} {int(grade)}" for term, grade in grades.items() if grade >= 1)
+    return f"{slide_id}: {found or ('no finding' if len(grades) else 'not examined')}"
 
 
 def _tiles(slide: Slide, extreme: pd.DataFrame, task: str, stem: Path) -> pd.DataFrame:
