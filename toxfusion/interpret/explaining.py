@@ -228,16 +228,23 @@ def _slides_to_draw(
 
 def _tasks_to_draw(run: LoadedRun, sample: str, tasks: Sequence[str]) -> list[str]:
     """Tasks of the findings that the animal has, the highest grade first; then severity, injury, DILI."""
-    grades = run.fold.study.findings.loc[sample].dropna().sort_values(ascending=False, kind="stable")
-    found = [f"lesion:{term}" for term, grade in grades.items() if grade >= 1]
+    found = [f"lesion:{term}" for term, grade in _grades(run, sample).items() if grade >= 1]
     wanted = [t for t in [*found, "severity", "injury", "dili", *tasks] if t in tasks]
     return list(dict.fromkeys(wanted))[:TASKS_DRAWN]
 
 
 def _label(run: LoadedRun, sample: str, slide_id: str) -> str:
-    grades = run.fold.study.findings.loc[sample].dropna()
-    found = ", ".join(f"{term} {int(grade)}" for term, grade in grades.items() if grade >= 1)
-    return f"{slide_id}: {found or ('no finding' if len(grades) else 'not examined')}"
+    grades = _grades(run, sample)
+    found = ", ".join(f"{term} {grade:.0f}" for term, grade in grades.items() if grade >= 1)
+    return f"{slide_id}: {found or ('no finding' if grades else 'not examined')}"
+
+
+def _grades(run: LoadedRun, sample: str) -> dict[str, float]:
+    """Finding -> grade where it was examined, the highest first."""
+    row = run.fold.study.findings.loc[[sample]].iloc[0].dropna()
+    return {
+        str(term): float(grade) for term, grade in row.sort_values(ascending=False, kind="stable").items()
+    }
 
 
 def _tiles(slide: Slide, extreme: pd.DataFrame, task: str, stem: Path) -> pd.DataFrame:
@@ -273,7 +280,7 @@ def _views(
         f"contribution:{task}": f"{task}: gradient x difference to controls",
         f"integrated:{task}": f"{task}: integrated gradients",
     }
-    first = of_slide.loc[of_slide[f"integrated:{task}"].idxmax()]
+    first = of_slide.iloc[int(of_slide[f"integrated:{task}"].to_numpy().argmax())]
     centre = (float(first["x"] + first["side"] / 2), float(first["y"] + first["side"] / 2))
     views = {"whole": figures.whole_slide(slide, settings.view_px)}
     for mpp in settings.views_mpp:
