@@ -90,6 +90,7 @@ def run_study(root: Path, given: argparse.Namespace) -> Path:
         f"paths.outputs={runs}",
         f"split.n_folds={given.folds}",
         "trainer.progress=false",
+        "heatmaps=0",
     )
 
     def cell(job: tuple[tuple[str, ...], int, int]) -> None:
