@@ -238,7 +238,7 @@ def test_baselines_have_subtype_and_biochemistry(cohort: Study, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("extra", "error", "said"),
     [
-        (["task=survival", "experiment=pca_logistic"], BaselineError, "method=pca_logistic: no baseline predicts surv"),
+        (["task=survival", "experiment=pca_logistic"], BaselineError, "method=pca_logistic: does not predict survival"),
         (["task=biochemistry", "experiment=chemistry_logistic"], BaselineError, "task.biochemistry asks for"),
         (["task=survival", "task.survival.method=weibull"], TaskError, "task.survival.method: 'weibull' is none of"),
         (["task=survival", "task.survival.time=days"], TaskError, "task.survival.time: 'days' is no column of obs"),

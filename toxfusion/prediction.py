@@ -14,10 +14,9 @@ import torch
 import torch.distributed as dist
 
 from toxfusion.data.datamodule import FoldData, StudyDataModule
-from toxfusion.data.outcomes import Survival
 from toxfusion.distributed import world_size
 from toxfusion.evaluation.predictions import describe_units, rows
-from toxfusion.evaluation.survival import Censoring, brier_terms, curve_on_grid, uno_weights
+from toxfusion.evaluation.survival import curve_on_grid, survival_columns
 from toxfusion.models.network import Network
 from toxfusion.modules.finetuning import FinetuningModule
 
@@ -113,6 +112,10 @@ def predictions_table(
         )
     if fold.tasks.survival is not None:
         time, event = labels["survival"].T.astype(np.float64)
+        curve = None
+        if "survival_curve" in scores:
+            edges = np.array(fold.tasks.survival.edges)
+            curve = curve_on_grid(edges, fold.tasks.survival.horizon, scores["survival_curve"])
         tables.append(
             make_rows(
                 units,
@@ -120,7 +123,7 @@ def predictions_table(
                 level="sample",
                 label=time,
                 score=scores["survival"],
-                optional=_survival_columns(fold.tasks.survival, time, event, scores.get("survival_curve")),
+                optional=survival_columns(fold.tasks.survival, time, event, curve),
             )
         )
     for i, task in enumerate(fold.tasks.subtype_tasks):
@@ -143,18 +146,6 @@ def _scores(
         group=obs["group_id"].astype(str).tolist(),
         is_control=obs["is_control"].to_numpy(dtype=bool),
     )
-
-
-def _survival_columns(
-    survival: Survival, time: np.ndarray, event: np.ndarray, curve: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    """The optional columns of survival rows: what the censoring of the training samples makes of each label."""
-    censoring = Censoring.fit(np.array(survival.train_time), np.array(survival.train_event))
-    found = {"event": event, "uno_weight": uno_weights(censoring, time, event, survival.horizon)}
-    if curve is not None:
-        times, on_grid = curve_on_grid(np.array(survival.edges), survival.horizon, curve)
-        found["brier_term"] = brier_terms(censoring, time, event, times, on_grid)
-    return found
 
 
 def survival_curves(module: FinetuningModule, fold: FoldData, outputs: SampleOutputs) -> pd.DataFrame | None:

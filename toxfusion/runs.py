@@ -40,7 +40,7 @@ def modality_in_use(config: dict[str, Any]) -> str:
     """ "both", "wsi", "omics" or "none": what the method of the config reads."""
     if config["method"] == "network":
         return str(config["modality"]["name"])
-    reads = {"meanpool": "wsi", "pca": "omics", "concat": "both", "late": "both"}
+    reads = {"meanpool": "wsi", "pca": "omics", "genes": "omics", "concat": "both", "late": "both"}
     return reads.get(config["method"].rpartition("_")[0], "none")
 
 

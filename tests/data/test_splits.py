@@ -510,3 +510,29 @@ def test_unlabelled_compounds_are_dealt_as_a_class_of_their_own(
     split = CompoundKFold(n_folds=5)(study)
     assert split.manifest["parts"]["test"]["dili"]["unlabelled"] >= 1
     assert split.valid
+
+
+def test_inner_folds_choose_on_every_training_unit_once(tmp_path: Path) -> None:
+    study = cohort(10, 10, [3])
+    schemes = [CompoundKFold(n_folds=4, fold=1, valid_folds=3, valid_fold=k) for k in range(3)]
+    splits = [scheme(study) for scheme in schemes]
+    assert len({tuple(s.test) for s in splits}) == 1
+    chosen = [set(s.valid) for s in splits]
+    assert set.union(*chosen) == set(splits[0].train) | set(splits[0].valid)
+    assert sum(map(len, chosen)) == len(set.union(*chosen))
+    with pytest.raises(SplitError, match=r"valid_fold 3 does not exist"):
+        CompoundKFold(n_folds=4, valid_folds=3, valid_fold=3)(study)
+    with pytest.raises(SplitError, match=r"valid_folds 1 of"):
+        CompoundKFold(n_folds=4, valid_folds=1)(study)
+    with pytest.raises(SplitError, match="draws within groups"):
+        GroupKFold("compound", n_folds=4, valid_column="animal_id", valid_folds=3)(study)
+    path = tmp_path / "folds.csv"
+    part = np.where(study.obs["compound"].isin(["c000", "c010"]), "test", "train")
+    table = pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": part})
+    table.to_csv(path, index=False)
+    parts = [Predefined(str(path), valid_folds=3, valid_fold=k)(study) for k in range(3)]
+    assert set.union(*(set(s.valid) for s in parts)) == set(study.obs.index[part == "train"])
+    named = study.obs["compound"].eq("c001").to_numpy()
+    table.assign(part=table["part"].mask(named, "valid")).to_csv(path, index=False)
+    with pytest.raises(SplitError, match="has its validation part"):
+        Predefined(str(path), valid_folds=3)(study)

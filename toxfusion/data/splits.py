@@ -157,6 +157,8 @@ class CompoundKFold:
         n_folds: number of folds; the test parts of all folds cover every unit once.
         fold: which of them is tested here.
         valid_fraction: share of the other units, class by class, that makes the validation part.
+        valid_folds: deal the other units into so many folds instead, of which ``valid_fold`` is the validation part;
+            networks that each left out one of them average to one that has learned from every unit. None draws.
         seed: of the folds; independent of the seed of training.
         analogues: CSV table compound,parent, or None.
     """
@@ -164,6 +166,8 @@ class CompoundKFold:
     n_folds: int = 5
     fold: int = 0
     valid_fraction: float = 0.2
+    valid_folds: int | None = None
+    valid_fold: int = 0
     seed: int = 0
     analogues: str | None = None
 
@@ -181,12 +185,15 @@ class GroupKFold:
             False makes the split transductive over compounds, and its manifest says so.
         valid_column: draw the validation part from values of this column within the training groups (blocks
             of a tissue section, say) where there are too few groups to spare one; None draws whole groups.
+        valid_folds, valid_fold: as in ``CompoundKFold``; of whole groups, without ``valid_column``.
     """
 
     column: str = "study"
     n_folds: int = 5
     fold: int = 0
     valid_fraction: float = 0.2
+    valid_folds: int | None = None
+    valid_fold: int = 0
     seed: int = 0
     keep_compounds: bool = True
     valid_column: str | None = None
@@ -198,6 +205,11 @@ class GroupKFold:
             sample = study.obs.index[int(np.argmax(empty))]
             raise SplitError(
                 f"obs column {self.column!r} is empty at sample {sample!r}; fill it in, or split by another"
+            )
+        if self.valid_column is not None and self.valid_folds is not None:
+            raise SplitError(
+                f"split.valid_column {self.valid_column!r} and split.valid_folds {self.valid_folds}: the one draws "
+                "within groups, the other deals whole ones; set one of them to null"
             )
         together = (self.column, *UNIT_COLUMNS) if self.keep_compounds else (self.column,)
         analogues = read_analogues(self.analogues)
@@ -332,6 +344,7 @@ class Predefined:
         fold: rows of this fold are taken; samples without a row are left out.
         valid_fraction: share of the training units, class by class, that makes the validation part of a fold for
             which the table names none; the manifest then says ``valid_drawn``. 0 leaves it without one.
+        valid_folds, valid_fold: as in ``CompoundKFold``, in place of that draw.
         seed: of that draw; independent of the seed of training.
         transductive: the table knowingly divides compounds; only the animals' groups are then checked.
     """
@@ -339,6 +352,8 @@ class Predefined:
     path: str
     fold: int = 0
     valid_fraction: float = 0.2
+    valid_folds: int | None = None
+    valid_fold: int = 0
     seed: int = 0
     transductive: bool = False
     analogues: str | None = None
@@ -354,6 +369,11 @@ class Predefined:
         together = ("group_id",) if self.transductive else UNIT_COLUMNS
         analogues = read_analogues(self.analogues)
         named = bool((part == "valid").any())
+        if named and self.valid_folds is not None:
+            raise SplitError(
+                f"{self.path}, column 'part', value 'valid': fold {self.fold} has its validation part; set "
+                "split.valid_folds=null"
+            )
         drawn = [] if named else self._draw_valid(study.obs[part == "train"], together, analogues)
         part[drawn] = "valid"
         split = _split(study, self, part, together, analogues, transductive=self.transductive)
@@ -363,11 +383,10 @@ class Predefined:
         self, train: pd.DataFrame, together: Sequence[str], analogues: dict[str, str]
     ) -> list[str]:
         """Training samples that become the validation part."""
-        _check_fraction("valid_fraction", self.valid_fraction)
         if train.empty:
             return []
         units = _unit_table(train, together, analogues)
-        valid = _draw(units, self.valid_fraction, np.random.default_rng([self.seed, 4, self.fold]))
+        valid = _choose_valid(units, self, np.random.default_rng([self.seed, 4, self.fold]))
         return train.index[split_units(train, together, analogues).isin(valid)].tolist()
 
     def _rows(self) -> pd.Series:
@@ -490,6 +509,27 @@ def _draw(units: pd.DataFrame, fraction: float, rng: np.random.Generator) -> set
     return drawn
 
 
+def _choose_valid(
+    units: pd.DataFrame,
+    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation | Holdout | Predefined,
+    rng: np.random.Generator,
+) -> set[str]:
+    """The validation units among those that are not tested: a draw, or one of the inner folds."""
+    _check_fraction("valid_fraction", scheme.valid_fraction)
+    if isinstance(scheme, TimeForward | DoseExtrapolation | Holdout) or scheme.valid_folds is None:
+        return _draw(units, scheme.valid_fraction, rng)
+    if not 2 <= scheme.valid_folds <= len(units):
+        raise SplitError(
+            f"split.valid_folds {scheme.valid_folds} of {len(units)} units: use at least 2, and no more than units"
+        )
+    if not 0 <= scheme.valid_fold < scheme.valid_folds:
+        raise SplitError(
+            f"split.valid_fold {scheme.valid_fold} does not exist: valid_folds is {scheme.valid_folds}, so it is 0 to "
+            f"{scheme.valid_folds - 1}"
+        )
+    return {unit for unit, fold in _deal(units, scheme.valid_folds, rng).items() if fold == scheme.valid_fold}
+
+
 def _check_fraction(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise SplitError(f"{name} {value} is not in [0, 1)")
@@ -540,9 +580,8 @@ def _parts(
     of_sample: pd.Series,
 ) -> pd.Series:
     """The part of every sample, given the test units; validation units are drawn from the others."""
-    _check_fraction("valid_fraction", scheme.valid_fraction)
     rest = units[~units.index.isin(test)]
-    valid = _draw(rest, scheme.valid_fraction, np.random.default_rng([scheme.seed, 1, scheme.fold]))
+    valid = _choose_valid(rest, scheme, np.random.default_rng([scheme.seed, 1, scheme.fold]))
     return of_sample.map(lambda u: "test" if u in test else "valid" if u in valid else "train")
 
 

@@ -6,11 +6,15 @@ The distribution of censoring is always that of training labels. ``event`` is 1 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toxfusion.evaluation.bootstrap import Statistic, ratio
 from toxfusion.evaluation.metrics import Measure, undefined
+
+if TYPE_CHECKING:
+    from toxfusion.data.outcomes import Survival
 
 _ROWS_AT_ONCE = 512
 GRID = 100
@@ -200,6 +204,31 @@ def integrated_brier(
     return Measure(value) if np.isfinite(value) else undefined("all training samples are censored by then")
 
 
+def even_grid(horizon: float) -> np.ndarray:
+    """float64 [GRID], the times below the horizon at which the Brier score of a curve is taken."""
+    return np.linspace(0.0, horizon, GRID, endpoint=False)
+
+
+def survival_columns(
+    survival: Survival, time: np.ndarray, event: np.ndarray, curve: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, np.ndarray]:
+    """The optional columns of survival rows: what the censoring of the training samples makes of each label.
+
+    Args:
+        survival: with the labels of the training samples.
+        time, event: float [n], NaN = no label.
+        curve: times [K] and S at them [n, K], where the method has survival curves.
+
+    Returns:
+        "event", "uno_weight" and, with a curve, "brier_term", float [n] each.
+    """
+    censoring = Censoring.fit(np.array(survival.train_time), np.array(survival.train_event))
+    found = {"event": event, "uno_weight": uno_weights(censoring, time, event, survival.horizon)}
+    if curve is not None:
+        found["brier_term"] = brier_terms(censoring, time, event, *curve)
+    return found
+
+
 def curve_on_grid(edges: np.ndarray, horizon: float, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The survival curve of discrete hazards on an even grid of times below the horizon.
 
@@ -212,7 +241,7 @@ def curve_on_grid(edges: np.ndarray, horizon: float, curve: np.ndarray) -> tuple
     Returns:
         times float64 [GRID], survival float64 [n, GRID].
     """
-    times = np.linspace(0.0, horizon, GRID, endpoint=False)
+    times = even_grid(horizon)
     ends = np.array([0.0, *edges, horizon])[: curve.shape[1] + (1 if horizon > edges[-1] else 0)]
     full = np.concatenate([np.ones((len(curve), 1)), curve], axis=1)[:, : len(ends)]
     return times, np.stack([np.interp(times, ends, row) for row in full]) if len(full) else full[:, :0]

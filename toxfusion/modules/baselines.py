@@ -1,4 +1,4 @@
-"""Plain baselines by scikit-learn: pooled tiles, expression components, dose and time, serum chemistry, findings.
+"""Plain baselines by scikit-learn: pooled tiles, expression, its components, dose and time, serum chemistry, findings.
 
 They see the same fold, references, labels and table of predictions as the network. Everything is fitted on
 training samples; the strength of regularisation is chosen on the validation part.
@@ -27,10 +27,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from toxfusion.data.datamodule import FoldData
+from toxfusion.data.outcomes import Survival
 from toxfusion.data.study import Study
 from toxfusion.data.study_rules import DOSE_LEVELS
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.predictions import MAX_GRADE, is_biochemistry
+from toxfusion.evaluation.survival import even_grid, survival_columns
+from toxfusion.modules.survival_baselines import SURVIVAL_LEARNERS, fit_survival
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,11 @@ def standardised_expression(fold: FoldData, settings: BaselineSettings) -> Block
     return Block(fold.expression.transform(fold.study, fold.sample_ids).astype(np.float64), reduce=True)
 
 
+def every_gene(fold: FoldData, settings: BaselineSettings) -> Block:
+    """The same without principal components, for learners that choose or shrink genes themselves."""
+    return replace(standardised_expression(fold, settings), reduce=False)
+
+
 def dose_and_time(fold: FoldData, settings: BaselineSettings) -> Block:
     """Dose level (one column each), log dose and log time, [n_samples, 6]: what is known before any tissue
     is seen.
@@ -167,6 +175,7 @@ def _control_means(study: Study, values: np.ndarray) -> np.ndarray:
 FEATURES: dict[str, tuple[Callable[[FoldData, BaselineSettings], Block], ...]] = {
     "meanpool": (pooled_tiles,),
     "pca": (standardised_expression,),
+    "genes": (every_gene,),
     "concat": (pooled_tiles, standardised_expression),
     "metadata": (dose_and_time,),
     "chemistry": (serum_chemistry,),
@@ -178,8 +187,12 @@ LATE_FUSION = "late"
 
 
 def baseline_names() -> list[str]:
-    """Every ``<features>_<learner>``; ``late`` is the mean of the scores of ``meanpool`` and ``pca``."""
-    return [f"{features}_{learner}" for features in (*FEATURES, LATE_FUSION) for learner in LEARNERS]
+    """Every ``<features>_<learner>``; ``late`` is the mean of the scores of ``meanpool`` and ``pca``.
+
+    ``cox``, ``coxnet`` and ``rsf`` predict survival alone, the other learners every other task.
+    """
+    plain = [f"{features}_{learner}" for features in (*FEATURES, LATE_FUSION) for learner in LEARNERS]
+    return plain + [f"{features}_{learner}" for features in FEATURES for learner in SURVIVAL_LEARNERS]
 
 
 def fit_baseline(
@@ -200,12 +213,13 @@ def fit_baseline(
 
     Raises:
         BaselineError: an unknown name, features that the study or fold lacks, or a task that the baseline
-            does not have (survival; serum chemistry and findings from themselves).
+            does not have (survival and other tasks by one learner; serum chemistry and findings from themselves).
+        SurvivalBaselineError: scikit-survival is not installed, or no training sample has an event.
     """
     features, _, learner = name.rpartition("_")
     if name not in baseline_names():
         raise BaselineError(f"unknown baseline {name!r}; there are {baseline_names()}.")
-    _refuse_tasks(name, fold)
+    _refuse_tasks(name, learner, fold)
     settings = settings or BaselineSettings()
     if features == LATE_FUSION:
         return _late_fusion([fit_baseline(f"{f}_{learner}", fold, seed=seed, settings=settings)
@@ -214,12 +228,18 @@ def fit_baseline(
     return _Scored(fold, blocks, learner, settings, seed).table()
 
 
-def _refuse_tasks(name: str, fold: FoldData) -> None:
-    if fold.tasks.survival is not None:
+def _refuse_tasks(name: str, learner: str, fold: FoldData) -> None:
+    tasks = fold.tasks
+    if learner not in SURVIVAL_LEARNERS and tasks.survival is not None:
         raise BaselineError(
-            f"method={name}: no baseline predicts survival; set task.survival.method=null, or take method=network."
+            f"method={name}: does not predict survival; set task.survival.method=null, or take one of "
+            f"{', '.join(SURVIVAL_LEARNERS)} in place of {learner}, or method=network."
         )
-    tasks, read = fold.tasks, FEATURES.get(name.rpartition("_")[0], ())
+    if learner in SURVIVAL_LEARNERS and (tasks.survival is None or replace(tasks, survival=None)):
+        raise BaselineError(
+            f"method={name}: predicts survival alone; set task=survival, or take another method."
+        )
+    read = FEATURES.get(name.rpartition("_")[0], ())
     if tasks.biochemistry is not None and {serum_chemistry, alt_and_ast} & set(read):
         raise BaselineError(
             f"method={name}: task.biochemistry asks for the serum chemistry that this baseline reads; set "
@@ -289,6 +309,8 @@ class _Scored:
 
     def table(self) -> pd.DataFrame:
         tasks = self.fold.tasks
+        if tasks.survival is not None:
+            return predictions.validate(pd.concat(self._of_patients(tasks.survival), ignore_index=True))
         tables: list[pd.DataFrame] = []
         for column, task in enumerate(tasks.lesion_tasks):
             tables += self._of_samples(task, self.labels["lesions"][:, column])
@@ -308,6 +330,33 @@ class _Scored:
         units = self.obs.index.to_numpy(dtype=object)
         everyone = np.ones(len(units), dtype=bool)
         return self._score(task, "sample", units, self.features, label, allowed=everyone, fit_on=self.known)
+
+    def _of_patients(self, survival: Survival) -> list[pd.DataFrame]:
+        time, event = self.labels["survival"].T.astype(np.float64)
+        train = self.rows["train"]
+        train = train[(self.known & ~np.isnan(time))[train]]
+        times = even_grid(survival.horizon)
+        patient = self.obs["compound"].to_numpy(dtype=str)
+        fitted = fit_survival(self.learner, self.features, time, event, patient, train, times, self.seed)
+        tables = []
+        for part in ("valid", "test"):
+            rows = self.rows[part]
+            if len(rows):
+                columns = survival_columns(survival, time[rows], event[rows], (times, fitted.curve[rows]))
+                tables.append(
+                    predictions.rows(
+                        predictions.describe_units(self.obs.iloc[rows], "sample").loc[self.obs.index[rows]],
+                        task="survival",
+                        level="sample",
+                        label=time[rows],
+                        score=fitted.risk[rows],
+                        part=part,
+                        fold=self.fold.split.fold,
+                        seed=self.seed,
+                        optional={"imputed": self.imputed[rows], **columns},
+                    )
+                )
+        return tables
 
     def _of_groups(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
         units = self.obs["group_id"].to_numpy()

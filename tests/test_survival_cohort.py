@@ -1,0 +1,149 @@
+"""A small cohort of patients: a planted hazard is learned by network and baselines, and permuted labels are chance."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from toxfusion.config import compose
+from toxfusion.data.audit import Audit
+from toxfusion.data.study import Study, write_study
+from toxfusion.evaluation.predictions import pool, read
+from toxfusion.evaluation.survival import harrell_c
+from toxfusion.modules.baselines import BaselineError
+from toxfusion.modules.survival_baselines import SurvivalBaselineError
+from toxfusion.runs import RunFolder
+from toxfusion.training import run
+
+PATIENTS, GENES = 120, 25
+BASELINES = ("pca_cox", "genes_coxnet", "genes_rsf")
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The log hazard is the mean of five genes that move together, times 3; a third is censored."""
+    rng = np.random.default_rng(5)
+    ids = [f"P{i:03d}" for i in range(PATIENTS)]
+    hazard = rng.normal(size=PATIENTS)
+    x = rng.normal(size=(PATIENTS, GENES))
+    x[:, :5] += 2.0 * hazard[:, None]
+    time, censoring = rng.exponential(np.exp(-1.5 * hazard)), rng.exponential(2.0, PATIENTS)
+    obs = pd.DataFrame(
+        {
+            "animal_id": ids, "compound": ids, "dose": np.nan, "dose_level": "", "time_h": np.nan, "study": "c",
+            "batch": "", "is_control": False, "control_group": "", "group_id": ids, "dili": np.nan, "injury": np.nan,
+            "survival_time": np.minimum(time, censoring) + 0.01, "event": (time <= censoring).astype(float),
+        },
+        index=pd.Index(ids, name="sample_id"),
+    )  # fmt: skip
+    genes = [f"G{i}" for i in range(GENES)]
+    return write_study(
+        tmp_path_factory.mktemp("patients") / "c",
+        obs=obs,
+        var=pd.DataFrame({"symbol": genes}, index=pd.Index(genes, name="gene_id")),
+        expression=x.astype(np.float32),
+        findings=pd.DataFrame(index=obs.index),
+        slides=pd.DataFrame(columns=["sample_id", "path", "mpp_override", "x", "y", "width", "height"]),
+        provenance={},
+        name="c",
+        species="human",
+        virtual=False,
+        audit=Audit(),
+    )
+
+
+def finished(study: Study, outputs: Path, *extra: str) -> RunFolder:
+    given = [f"data.root={study.root}", "data=cohort", "tile_features=none", "split=group_kfold",
+             "split.column=animal_id", "split.n_folds=2", "trainer.progress=false"]  # fmt: skip
+    config = compose("train", [*given, *extra])
+    config["paths"]["output"] = str(outputs)
+    run(config)
+    return RunFolder(outputs)
+
+
+def network(seed: int) -> list[str]:
+    return ["experiment=survival_snn", "size.finetune_steps=20", f"seed={seed}", "split.valid_folds=2",
+            f"split.valid_fold={seed}"]  # fmt: skip
+
+
+def c_of(*folders: RunFolder) -> float:
+    rows = pool([read(folder.predictions) for folder in folders])
+    return harrell_c(*(rows[c].to_numpy() for c in ("label", "event", "score"))).value
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_learns_the_planted_hazard(patients: Study, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("sksurv")
+    folder = finished(patients, tmp_path, f"experiment={name}", "modality=omics")
+    assert c_of(folder) > 0.7
+    table = read(folder.predictions)
+    assert set(table["part"]) == {"test"}  # penalties are chosen inside training: no validation part is spent
+    assert table["brier_term"].mean() < 0.2
+
+
+def test_the_mean_of_networks_of_all_inner_folds_learns_it_too(patients: Study, tmp_path: Path) -> None:
+    folders = [finished(patients, tmp_path / str(seed), *network(seed)) for seed in (0, 1)]
+    assert c_of(*folders) > 0.7
+    tables = [read(folder.predictions) for folder in folders]
+    chosen_on = [set(t.loc[t["part"] == "valid", "unit_id"]) for t in tables]
+    tested = set(tables[0].loc[tables[0]["part"] == "test", "unit_id"])
+    assert chosen_on[0] | chosen_on[1] == set(patients.sample_ids) - tested
+    assert not chosen_on[0] & chosen_on[1]
+
+
+def test_permuted_labels_are_chance(patients: Study, tmp_path: Path) -> None:
+    pytest.importorskip("sksurv")
+    for i, given in enumerate((network(0), ["experiment=pca_cox", "modality=omics"])):
+        folder = finished(patients, tmp_path / str(i), *given, "permute_labels=true")
+        assert 0.33 < c_of(folder) < 0.67  # three standard errors of C with 40 events of 60
+
+
+def test_labels_of_the_test_part_move_no_risk(patients: Study, tmp_path: Path) -> None:
+    pytest.importorskip("sksurv")
+    before = read(finished(patients, tmp_path / "a", "experiment=pca_cox", "modality=omics").predictions)
+    table = anndata.read_h5ad(patients.root / "expression.h5ad")
+    tested = before["unit_id"].tolist()
+    table.obs.loc[tested, "survival_time"] = table.obs.loc[tested, "survival_time"].to_numpy()[::-1] * 2
+    other = tmp_path / "c"
+    other.mkdir()
+    table.write_h5ad(other / "expression.h5ad")
+    (other / "slides.parquet").write_bytes((patients.root / "slides.parquet").read_bytes())
+    after = read(
+        finished(Study.open(other), tmp_path / "b", "experiment=pca_cox", "modality=omics").predictions
+    )
+    pd.testing.assert_series_equal(before["score"], after["score"])
+    assert (before["label"] != after["label"]).any()
+
+
+def test_without_scikit_survival_the_install_line_is_said(
+    patients: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("sksurv"):
+            raise ImportError(name)
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(SurvivalBaselineError, match=r"pip install 'toxfusion\[survival\]'"):
+        finished(patients, tmp_path, "experiment=pca_cox", "modality=omics")
+
+
+def test_a_survival_learner_refuses_other_tasks(patients: Study, tmp_path: Path) -> None:
+    with pytest.raises(BaselineError, match="method=pca_cox: predicts survival alone"):
+        finished(patients, tmp_path, "experiment=pca_cox", "modality=omics", "task.survival.method=null")
+
+
+@pytest.mark.slow
+def test_two_ranks_finish_a_survival_run(patients: Study, tmp_path: Path) -> None:
+    folder = finished(patients, tmp_path, *network(0), "trainer=ddp_cpu", "size.compounds_per_batch=10")
+    rows = read(folder.predictions).query("part == 'test'")
+    assert rows["unit_id"].is_unique
+    assert c_of(folder) > 0.6
