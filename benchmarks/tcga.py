@@ -25,7 +25,6 @@ from toxfusion.evaluation.predictions import pool, read
 from toxfusion.evaluation.survival import concordance_statistic
 
 BASELINES = ("genes_coxnet", "pca_cox", "genes_rsf")
-REFERENCE = BASELINES[0]
 #: Row of the table -> the experiment and what it changes.
 NETWORKS = {
     "survival_snn": ("experiment=survival_snn",),
@@ -170,7 +169,8 @@ def write_document(cohorts: list[Cohort], given: argparse.Namespace) -> None:
     ]
     for cohort in cohorts:
         runs, output = given.output / "runs" / cohort.name, given.output / "comparison" / cohort.name
-        command("toxfusion.compare", f"runs={runs}", f"reference={REFERENCE}", f"output={output}")
+        reference = next(m for m in (*BASELINES, *NETWORKS) if (runs / m).is_dir())
+        command("toxfusion.compare", f"runs={runs}", f"reference={reference}", f"output={output}")
         endpoint = (
             "disease-specific, published folds" if cohort.published else "overall, five folds of patients"
         )

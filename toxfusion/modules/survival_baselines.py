@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,24 +116,45 @@ def _ridge(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any:
 
 
 def _elastic_net(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any:
-    from sksurv.linear_model import CoxnetSurvivalAnalysis
-
-    chosen, highest = CoxnetSurvivalAnalysis(), -np.inf
+    best, highest = (L1_RATIOS[0], np.empty(0)), -np.inf
     for ratio in L1_RATIOS:
-        whole = CoxnetSurvivalAnalysis(l1_ratio=ratio, n_alphas=N_PENALTIES, alpha_min_ratio=LEAST_PENALTY)
-        penalties = fit(whole, train).alphas_
+        penalties = _path(fit, train, ratio, None).alphas_
 
         def candidates(
             rows: np.ndarray, ratio: float = ratio, penalties: np.ndarray = penalties
         ) -> list[Callable[[np.ndarray], np.ndarray]]:
-            path = fit(CoxnetSurvivalAnalysis(l1_ratio=ratio, alphas=penalties), rows)
-            return [lambda x, a=a: path.predict(x, alpha=a) for a in penalties]  # type: ignore[misc]
+            path = _path(fit, rows, ratio, penalties)
+            reached = np.maximum(penalties, path.alphas_[-1])
+            return [partial(path.predict, alpha=penalty) for penalty in reached]
 
         found = inner_c(candidates)
         if found.max() > highest:
-            highest, penalty = found.max(), penalties[int(np.argmax(found))]
-            chosen = CoxnetSurvivalAnalysis(l1_ratio=ratio, alphas=[penalty], fit_baseline_model=True)
-    return fit(chosen, train)
+            best, highest = (ratio, penalties[: int(np.argmax(found)) + 1]), found.max()
+    return _path(fit, train, *best)
+
+
+def _path(fit: Fit, rows: np.ndarray, ratio: float, penalties: np.ndarray | None) -> Any:
+    """Fitted from the strongest penalty down, each fit starting at the one before; its own penalties where None.
+
+    A weak penalty may have no finite fit: the path then ends before it. Predicts by its weakest penalty.
+    """
+    from sksurv.linear_model import CoxnetSurvivalAnalysis
+
+    settings: dict[str, Any] = {"l1_ratio": ratio, "fit_baseline_model": True}
+    if penalties is None:
+        settings |= {"n_alphas": N_PENALTIES, "alpha_min_ratio": LEAST_PENALTY}
+    try:
+        return fit(CoxnetSurvivalAnalysis(alphas=penalties, **settings), rows)
+    except ArithmeticError as error:
+        if penalties is None:
+            shorter: dict[str, Any] = {**settings, "alpha_min_ratio": LEAST_PENALTY**0.5}
+            return fit(CoxnetSurvivalAnalysis(**shorter), rows)
+        if len(penalties) == 1:
+            raise SurvivalBaselineError(
+                f"elastic-net Cox, penalty {penalties[0]:.3g}: {error} Look for a gene of extreme values, or set "
+                "data.expression.clip lower"
+            ) from error
+        return _path(fit, rows, ratio, penalties[:-1])
 
 
 def _forest(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any:
