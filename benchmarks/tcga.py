@@ -93,7 +93,7 @@ def run_cohort(cohort: Cohort, given: argparse.Namespace) -> None:
         sets = () if cohort.signatures is None else (f"source.signatures={cohort.signatures}",)
         named = (f"output={study}", f"source.name={cohort.name}")
         command("toxfusion.prepare", "source=tcga", *named, *cohort.prepare, *sets)
-    folds = ("split=group_kfold", "split.column=animal_id", f"split.n_folds={FOLDS}")
+    folds = ("split=patient_kfold", f"split.n_folds={FOLDS}")
     if cohort.published:
         folds = ("split=predefined", f"split.path={study / 'splits' / 'published.csv'}")
     common = (
