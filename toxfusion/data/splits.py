@@ -166,10 +166,10 @@ class CompoundKFold:
     n_folds: int = 5
     fold: int = 0
     valid_fraction: float = 0.2
-    valid_folds: int | None = None
-    valid_fold: int = 0
     seed: int = 0
     analogues: str | None = None
+    valid_folds: int | None = None
+    valid_fold: int = 0
 
     def __call__(self, study: Study) -> Split:
         return _k_fold(study, self, UNIT_COLUMNS, read_analogues(self.analogues), transductive=False)
@@ -192,12 +192,12 @@ class GroupKFold:
     n_folds: int = 5
     fold: int = 0
     valid_fraction: float = 0.2
-    valid_folds: int | None = None
-    valid_fold: int = 0
     seed: int = 0
     keep_compounds: bool = True
     valid_column: str | None = None
     analogues: str | None = None
+    valid_folds: int | None = None
+    valid_fold: int = 0
 
     def __call__(self, study: Study) -> Split:
         empty = [not v for v in _values(study.obs, self.column, required=False)]
@@ -352,11 +352,11 @@ class Predefined:
     path: str
     fold: int = 0
     valid_fraction: float = 0.2
-    valid_folds: int | None = None
-    valid_fold: int = 0
     seed: int = 0
     transductive: bool = False
     analogues: str | None = None
+    valid_folds: int | None = None
+    valid_fold: int = 0
 
     def __call__(self, study: Study) -> Split:
         rows = self._rows()
