@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -114,14 +115,20 @@ def describe(study: Study) -> str:
     )
 
 
-def stores_of(study: Study) -> Iterator[BagStore]:
-    """The tile and feature stores of a study."""
-    from toxfusion.data.bag_store import BagStore
+def stores_of(study: Study) -> tuple[list[BagStore], list[str]]:
+    """The tile and feature stores of a study that can be opened, and a line for each that cannot."""
+    from toxfusion.data.bag_store import BagStore, StoreError
 
-    for path in sorted(study.root.glob("tiles/*/store.json")) + sorted(
-        study.root.glob("features/*/store.json")
+    stores, unreadable = [], []
+    inside = [p for name in ("store.json", "segments") for p in study.root.glob(f"*/*/{name}")]
+    for folder in sorted(
+        {path.parent for path in inside if path.parent.parent.name in ("tiles", "features")}
     ):
-        yield BagStore.open(path.parent)
+        try:
+            stores.append(BagStore.open(folder))
+        except StoreError as error:
+            unreadable.append(str(error))
+    return stores, unreadable
 
 
 def batches(study: Study, config: dict[str, Any]) -> Iterator[str]:
@@ -148,17 +155,23 @@ def batches(study: Study, config: dict[str, Any]) -> Iterator[str]:
 
 def study_problems(study: Study) -> list[str]:
     """One line a problem: missing and unlisted files, slides that are one file, and what stores hold amiss."""
+    stores, unreadable = stores_of(study)
     return [
         *_file_problems(study),
-        *(line for store in stores_of(study) for line in _store_problems(study, store)),
+        *unreadable,
+        *(line for store in stores for line in _store_problems(study, store)),
     ]
 
 
 def repaired(study: Study) -> Iterator[str]:
-    """Repair each store; a line for each that lost something."""
-    for store in stores_of(study):
+    """Repair each store that can be opened; a line for each that lost something."""
+    from toxfusion.data.importers.features import SOURCE
+
+    for store in stores_of(study)[0]:
         if dropped := store.repair():
-            yield f"{store.root}: dropped {', '.join(dropped)}; run extract again"
+            imported = store.spec.provenance.get("source") == SOURCE
+            again = "prepare source=features" if imported else "extract"
+            yield f"{store.root}: dropped {', '.join(dropped)}; run {again} again"
 
 
 def _file_problems(study: Study) -> Iterator[str]:
@@ -185,6 +198,12 @@ def _store_problems(study: Study, store: BagStore) -> Iterator[str]:
         if names:
             more = ", ..." if len(names) > 3 else ""
             yield f"{store.root}: {len(names)} slides {meaning} ({', '.join(sorted(names)[:3])}{more})"
+    for slide_id, override in study.slides["mpp_override"].dropna().items():
+        if slide_id in store and not math.isclose(mpp0 := store.mpp0(str(slide_id)), override, rel_tol=1e-3):
+            yield (
+                f"{store.root}: slide {slide_id} was stored at {mpp0:g} um per level-0 px, slides.parquet says "
+                f"{override:g}: correct mpp_override, or remove the store and make it again"
+            )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ class Place:
 def main(config: dict[str, Any]) -> None:
     """Slides to tiles or features; each slide ends done, skipped or failed, with its reason. Repeat to resume."""
     _check(config)
-    if config["output"] == "tiles":
+    if config["output"] == "h5":
+        _export_features(config)
+    elif config["output"] == "tiles":
         _extract_tiles(config)
     elif config["input"] == "tiles":
         _encode_tiles(config)
@@ -44,12 +46,12 @@ def main(config: dict[str, Any]) -> None:
 
 def _check(config: dict[str, Any]) -> None:
     """Raise ConfigError for choices that do not go together."""
-    for key, options in (("output", ("tiles", "features")), ("input", ("slides", "tiles"))):
+    for key, options in (("output", ("tiles", "features", "h5")), ("input", ("slides", "tiles"))):
         if config[key] not in options:
             raise ConfigError(f"{key}={config[key]}: choose {' or '.join(options)}")
     if (config["study"] is None) == (config["slides"] is None):
         raise ConfigError("give either study=FOLDER or slides=FOLDER_OR_FILES")
-    if config["output"] == "tiles" and config["input"] == "tiles":
+    if config["output"] != "features" and config["input"] == "tiles":
         raise ConfigError("input=tiles makes features: add output=features")
 
 
@@ -113,6 +115,20 @@ def _encode_tiles(config: dict[str, Any]) -> None:
     without = len(place.tasks) - len(wanted)
     print(f"{len(done)} slides encoded now, {len(wanted) - len(done)} before; {without} have no tiles")
     print(f"store: {store.root}")
+
+
+def _export_features(config: dict[str, Any]) -> None:
+    from toxfusion.data.bag_store import BagStore
+    from toxfusion.data.feature_files import write_clam_h5
+    from toxfusion.slides.pipeline import file_name
+
+    place = _place(config)
+    store = BagStore.open(place.root / "features" / (config["name"] or config["encoder"]))
+    folder = Path(config["paths"]["output"]) / "h5_files"
+    wanted = [task.slide_id for task in place.tasks if task.slide_id in store]
+    for slide_id in wanted:
+        write_clam_h5(store, slide_id, folder / f"{file_name(slide_id)}.h5")
+    print(f"{len(wanted)} files in {folder}; {len(place.tasks) - len(wanted)} slides have no features")
 
 
 def _run(

@@ -30,6 +30,8 @@ def main(config: dict[str, Any]) -> None:
 
 def describe(study: Study) -> str:
     """What a study holds, in a few lines."""
+    from toxfusion.data.bag_store import BagStore
+
     obs = study.obs
     treated = obs[~obs["is_control"]]
     dili = treated.groupby("compound")["dili"].first()
@@ -51,6 +53,13 @@ def describe(study: Study) -> str:
         lines.append(
             f"survival: {int(labelled.sum())} samples with a time in months, {int((obs['event'] == 1).sum())} events, "
             f"{int((~labelled).sum())} unlabelled"
+        )
+    for path in sorted(study.root.glob("features/*/store.json")):
+        store = BagStore.open(path.parent)
+        stored = [slide_id for slide_id in map(str, study.slides.index) if slide_id in store]
+        tiles = sum(map(store.n_rows, stored))
+        lines.append(
+            f"features {path.parent.name!r}: {len(stored)} of {len(study.slides)} slides, {tiles} tiles"
         )
     if mpp := study.provenance.get("mpp"):
         lines.append("um per pixel from the spots: " + ", ".join(f"{k} {v}" for k, v in mpp.items()))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from toxfusion import doctor
@@ -67,9 +68,23 @@ def damage_a_bag(study: Study) -> None:
     rows.write_bytes(content)
 
 
+def damage_a_specification(study: Study) -> None:
+    (study.root / "tiles" / "odd" / "segments").mkdir(parents=True)
+    (study.root / "tiles" / "odd" / "store.json").write_text("{")
+
+
+def change_a_resolution(study: Study) -> None:
+    path = study.root / "slides.parquet"
+    slides = pd.read_parquet(path)
+    slides.loc[slides.index[0], "mpp_override"] = 0.25
+    slides.to_parquet(path)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (damage_a_specification, "cannot be read as the specification"),
+        (change_a_resolution, "was stored at 0.5 um per level-0 px, slides.parquet says 0.25"),
         (lose_a_slide, "is missing"),
         (add_a_file, "1 files are no slides of the study (stray.svs)"),
         (store_a_stranger, "1 slides not in slides.parquet (stranger)"),

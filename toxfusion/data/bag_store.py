@@ -257,7 +257,7 @@ class BagStore:
         """
         root = Path(root)
         if not (root / "store.json").exists():
-            with _explained(f"bag store {root} cannot be created"):
+            with explained(f"bag store {root} cannot be created"):
                 (root / "segments").mkdir(parents=True, exist_ok=True)
                 _create_once(root / "store.json", _spec_text(spec))
         return cls.open(root, spec)
@@ -372,7 +372,7 @@ class BagStore:
             sound = [e for e in segment.entries if e.slide_id not in kept and segment.is_sound(e)]
             kept.update(entry.slide_id for entry in sound)
             if segment.problems or len(sound) < len(segment.entries):
-                with _explained(f"bag store {self.root} cannot be repaired"):
+                with explained(f"bag store {self.root} cannot be repaired"):
                     segment.rewrite_index(sound)
         dropped = sorted(set(self._bags) - kept)
         self._segments, self._bags, self._sorted_ids = {}, {}, None
@@ -498,19 +498,19 @@ class BagWriter:
         if len(self._files) == 3:
             return
         segments = self.store.root / "segments"
-        with _explained(f"bag store {self.store.root} cannot be written"):
+        with explained(f"bag store {self.store.root} cannot be written"):
             for kind in ("rows", "coordinates", "index"):
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
                 self._files[kind] = os.open(segments / f"{self._name}.{kind}", flags, 0o666)
             _sync_folder(segments)
 
     def _write(self, kind: str, content: memoryview) -> None:
-        with _explained(f"bag store {self.store.root} cannot be written"):
+        with explained(f"bag store {self.store.root} cannot be written"):
             while content:
                 content = content[os.write(self._files[kind], content) :]
 
     def _sync(self, *kinds: str) -> None:
-        with _explained(f"bag store {self.store.root} cannot be written"):
+        with explained(f"bag store {self.store.root} cannot be written"):
             for kind in kinds:
                 os.fsync(self._files[kind])
 
@@ -614,7 +614,7 @@ def _create_once(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Turn an error of the operating system into a StoreError that says what failed and what to do."""
     advice = {
         errno.ENOSPC: "the disk is full: free space and run again, complete bags are kept",
