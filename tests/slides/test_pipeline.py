@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -284,6 +289,73 @@ def test_results_come_in_order_and_an_error_stops_the_rest() -> None:
         assert len(started) < 20
 
 
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_slide_cut_or_changed_anywhere_ends_in_a_state_with_a_reason(data: st.DataObject) -> None:
+    picture = np.random.default_rng(0).integers(60, 200, (96, 96, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / ("a" + data.draw(st.sampled_from([".tif", ".svs", ".png", ".mrxs"])))
+        tifffile.imwrite(
+            path, picture, tile=(32, 32), photometric="rgb", resolution=(10_000, 10_000), resolutionunit=3
+        )
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, 400) | st.integers(0, len(content) - 1))
+        if data.draw(st.booleans()):
+            del content[at:]
+        else:
+            content[at] ^= data.draw(st.integers(1, 255))
+        path.write_bytes(content)
+        store = tile_store(Path(name) / "store")
+        (record,) = run(tasks_of_files([path]), store).values()
+        assert record.state in ("done", "skipped", "failed")
+        assert record.state == "done" or record.reason
+        assert store.slide_ids == (["a"] if record.state == "done" else [])
+        assert store.verify() == []
+
+
+def test_entries_that_are_no_slides_end_failed_and_cost_no_other_slide(
+    tmp_path: Path, write_slide: WriteSlide
+) -> None:
+    sound = write_slide("slides/sound [1] (a).tif")
+    folder = sound.parent
+    (folder / "loop.svs").symlink_to(folder / "loop.svs")
+    (folder / "dangling.svs").symlink_to(folder / "gone.svs")
+    (folder / "linked.tif").symlink_to(sound)
+    (folder / "a folder.svs").mkdir()
+    (folder / "companion").mkdir()
+    os.mkfifo(folder / "pipe.tif")
+    (folder / "text.svs").write_text("no slide")
+    (folder / "no dicom.dcm").write_text("no slide, and tiatoolbox has exceptions of its own")
+    shutil.copy(sound, folder / "wrong extension.jpg")
+    ended = run(tasks_of_files([folder]), tile_store(tmp_path / "store"))
+    reasons = {
+        "sound [1] (a)": "",
+        "linked": "",
+        "wrong extension": "",
+        "loop": "cannot be reached",
+        "dangling": "no such file",
+        "a folder": "is a folder",
+        "pipe": "is no regular file",
+        "text": "no reader opens it",
+        "no dicom": "no reader opens it",
+    }
+    assert set(ended) == set(reasons)
+    for slide_id, reason in reasons.items():
+        assert ended[slide_id].state == ("failed" if reason else "done"), ended[slide_id].reason
+        assert reason in ended[slide_id].reason
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_slide_without_permission_fails_by_name(tmp_path: Path, write_slide: WriteSlide) -> None:
+    locked, other = write_slide("locked.tif"), write_slide("inside/other.tif")
+    locked.chmod(0)
+    other.parent.chmod(0)
+    ended = run([SlideTask("locked", locked), SlideTask("other", other)], tile_store(tmp_path / "store"))
+    other.parent.chmod(0o700)
+    assert [record.state for record in ended.values()] == ["failed", "failed"]
+    assert "cannot be reached" in ended["other"].reason
+
+
 def test_files_with_one_stem_keep_their_suffix(tmp_path: Path) -> None:
     for name in ("a.svs", "a.tif", "b.ome.tif", ".hidden"):
         (tmp_path / name).touch()
@@ -302,8 +374,6 @@ def command(folder: Path, *arguments: str) -> None:
 def test_the_command_extracts_a_study_and_puts_what_is_left_out_into_its_audit(
     own_tiny_study: object, write_slide: WriteSlide, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     import pandas as pd
 
     root = own_tiny_study.root  # type: ignore[attr-defined]

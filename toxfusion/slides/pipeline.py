@@ -42,6 +42,11 @@ TABLE = "extraction.csv"
 STAGE = "extract"
 BLOCK_TILES = 32
 SHEET_SLIDES = 60
+#: Slides that are folders, and names that a folder has only by mistake.
+FOLDER_SLIDES = (".zarr",)
+SLIDE_SUFFIXES = (
+    *FOLDER_SLIDES, ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".tif", ".tiff", ".dcm", ".jp2", ".png", ".jpg", ".jpeg",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -214,17 +219,31 @@ def tasks_of_study(study: Study) -> list[SlideTask]:
 
 
 def tasks_of_files(places: Sequence[Path], mpp_override: float | None = None) -> list[SlideTask]:
-    """A task for each file, and for each file right in a folder; the id is the name without its suffix.
+    """A task for each file, and for each entry right in a folder; the id is the name without its suffix.
+
+    A link that leads nowhere is an entry as well, and so is a folder named as a slide is; hidden entries and other
+    folders (those beside an .mrxs, for instance) are none.
 
     Raises:
-        ExtractionError: a place is not there, holds no file, or two files have one name.
+        ExtractionError: a place is not there or cannot be listed, holds no file, or two files have one name.
     """
     paths: list[Path] = []
     for place in places:
-        if not place.exists():
+        if not os.path.lexists(place):
             raise ExtractionError(f"{place}: no such file or folder; give slides=FOLDER or slides=[FILE,...]")
-        inside = sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith("."))
-        paths += inside if place.is_dir() else [place]
+        if not os.path.isdir(place) or place.suffix.lower() in FOLDER_SLIDES:
+            paths.append(place)
+            continue
+        try:
+            entries = sorted(place.iterdir())
+        except OSError as error:
+            raise ExtractionError(f"{place}: cannot be listed ({error}); change its mode") from error
+        paths += (
+            entry
+            for entry in entries
+            if not entry.name.startswith(".")
+            and (not os.path.isdir(entry) or entry.suffix.lower() in SLIDE_SUFFIXES)
+        )
     if not paths:
         raise ExtractionError(f"{', '.join(map(str, places))}: holds no file")
     stems = [path.stem.removesuffix(".ome") for path in paths]

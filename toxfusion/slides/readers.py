@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
+import stat
 import struct
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -297,7 +299,8 @@ class TiatoolboxSource:
     def __init__(self, path: Path) -> None:
         from tiatoolbox.wsicore.wsireader import WSIReader
 
-        self._reader: WSIReader = WSIReader.open(path)
+        with _library_errors():
+            self._reader: WSIReader = WSIReader.open(path)
         info = self._reader.info
         self.dimensions = int(info.slide_dimensions[0]), int(info.slide_dimensions[1])
         self.downsamples = tuple(float(d) for d in info.level_downsamples)
@@ -305,13 +308,33 @@ class TiatoolboxSource:
         self._lock = threading.Lock()
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        with self._lock:
+        with self._lock, _library_errors():
             pixels = self._reader.read_rect((x, y), (width, height), resolution=level, units="level")
         return np.ascontiguousarray(pixels[..., :3], dtype=np.uint8)
 
     def close(self) -> None:
         """tiatoolbox closes a slide when its reader goes."""
         del self._reader
+
+
+@contextmanager
+def _library_errors() -> Iterator[None]:
+    """The exceptions that tiatoolbox and the DICOM libraries below it have of their own, as a ValueError."""
+    import pydicom.errors
+    import wsidicom.errors
+    from tiatoolbox.utils import exceptions
+
+    # Each class of these modules stands by itself: there is no common base to catch.
+    kinds = tuple(
+        kind
+        for module in (exceptions, pydicom.errors, wsidicom.errors)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    )
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(_told(error)) from error
 
 
 _BACKENDS: tuple[tuple[str, Callable[[Path], LevelSource]], ...] = (
@@ -343,11 +366,20 @@ def open_slide(path: Path | str, *, mpp_override: float | None = None) -> Slide:
 
 
 def _open_source(path: Path) -> tuple[LevelSource, str, list[str]]:
-    if not path.exists():
-        raise SlideUnreadable(f"{path}: no such file; correct `path` in slides.parquet, or mount the disk")
-    if path.is_dir() and path.suffix != ".zarr":
-        raise SlideUnreadable(f"{path}: is a folder; give the slide file itself")
-    if path.is_file() and path.stat().st_size == 0:
+    try:
+        about = path.stat()
+    except FileNotFoundError as error:
+        raise SlideUnreadable(
+            f"{path}: no such file; correct `path` in slides.parquet, or mount the disk"
+        ) from error
+    except OSError as error:  # no permission, a link to itself, a name too long
+        raise SlideUnreadable(f"{path}: cannot be reached ({_told(error)})") from error
+    if stat.S_ISDIR(about.st_mode):
+        if path.suffix != ".zarr":
+            raise SlideUnreadable(f"{path}: is a folder; give the slide file itself")
+    elif not stat.S_ISREG(about.st_mode):
+        raise SlideUnreadable(f"{path}: is no regular file (a pipe, socket or device)")
+    elif about.st_size == 0:
         raise SlideUnreadable(f"{path}: the file is empty; copy it again")
     remarks: list[str] = []
     for name, backend in _BACKENDS:
