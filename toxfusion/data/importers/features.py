@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from toxfusion.data.audit import Audit
 from toxfusion.data.bag_store import BagRejected, BagStore, BagWriter, StoreSpec
@@ -168,9 +167,9 @@ def _bags(
 ) -> list[_Bag]:
     """Side and resolution of the tiles of each slide, which nothing is guessed for; what is missing is audited."""
     bags = []
+    overrides = study.slides["mpp_override"].dropna().to_dict()
     for slide_id, file in sorted(files.items()):
-        override = float(study.slides.at[slide_id, "mpp_override"])
-        level0 = file.mpp0 or mpp0 if np.isnan(override) else override
+        level0 = overrides.get(slide_id) or file.mpp0 or mpp0
         px = tile_px or file.tile_px
         if level0 is None:
             reason = "um per level-0 pixel is not known: set mpp_override in slides.parquet, or source.mpp0"
@@ -257,7 +256,8 @@ def _append(study: Study, bag: _Bag, writer: BagWriter, audit: Audit) -> None:
     """Store one bag; a file that turns out damaged, or features that are not finite, are audited."""
     try:
         corners = read_coordinates(bag.file, bag.mpp0)
-        inside = _inside(study.slides.loc[bag.slide_id], corners, bag.tile_size)
+        region = study.slides.loc[[bag.slide_id], ["x", "y", "width", "height"]].to_numpy(np.float64)[0]
+        inside = _inside(region, corners, bag.tile_size)
         if not inside.any():
             audit.drop(
                 STAGE, "slide", bag.slide_id, "no tile of its file lies within its region of the image"
@@ -269,13 +269,15 @@ def _append(study: Study, bag: _Bag, writer: BagWriter, audit: Audit) -> None:
         audit.drop(STAGE, "slide", bag.slide_id, str(error))
 
 
-def _inside(slide: pd.Series, corners: npt.NDArray[np.int64], tile_size: float) -> npt.NDArray[np.bool_]:
-    """bool [n]: tiles whole within the slide's region of its image; all of them where it has none."""
-    if np.isnan(slide["x"]):
+def _inside(
+    region: npt.NDArray[np.float64], corners: npt.NDArray[np.int64], tile_size: float
+) -> npt.NDArray[np.bool_]:
+    """bool [n]: tiles whole within a region (x, y, width, height); all of them where it is NaN."""
+    if np.isnan(region).any():
         return np.ones(len(corners), dtype=bool)
-    first = slide[["x", "y"]].to_numpy(np.float64)
-    last = first + slide[["width", "height"]].to_numpy(np.float64)
-    inside: npt.NDArray[np.bool_] = ((corners >= first) & (corners + tile_size <= last)).all(axis=1)
+    inside: npt.NDArray[np.bool_] = (
+        (corners >= region[:2]) & (corners + tile_size <= region[:2] + region[2:])
+    ).all(axis=1)
     return inside
 
 
