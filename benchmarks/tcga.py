@@ -162,7 +162,8 @@ def write_document(cohorts: list[Cohort], given: argparse.Namespace) -> None:
     """The tables of every cohort, with what is missing said by the comparison."""
     blocks = [
         "# Survival of TCGA patients from expression\n\n"
-        f"Written by `python benchmarks/tcga.py {' '.join(s.name for s in given.sources)} --members {given.members}`. "
+        f"Written by `python benchmarks/tcga.py {' '.join(s.name for s in given.sources)} --members {given.members} "
+        f"--methods {' '.join(given.methods)}`. "
         f"Networks are the mean of the log risks of {given.members} networks, each of which chose its step on another "
         "inner fold of the training patients; baselines are fitted on all of them, with penalties chosen by five inner "
         "folds (of the forest, by out-of-bag C). Cox networks have no survival curve, so no Brier score."
