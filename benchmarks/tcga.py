@@ -166,7 +166,10 @@ def write_document(cohorts: list[Cohort], given: argparse.Namespace) -> None:
         f"--methods {' '.join(given.methods)}`. "
         f"Networks are the mean of the log risks of {given.members} networks, each of which chose its step on another "
         "inner fold of the training patients; baselines are fitted on all of them, with penalties chosen by five inner "
-        "folds (of the forest, by out-of-bag C). Cox networks have no survival curve, so no Brier score."
+        "folds (of the forest, by out-of-bag C). Cox networks have no survival curve, so no Brier score. "
+        "Settings of the networks (conf/size/survival.yaml, conf/experiment/survival_snn.yaml) come from inner "
+        "cross-validation within the training parts of the bladder and liver cohorts; every patient of these two is in "
+        "the training part of some fold, so that a cohort that had no part in it is the cleaner test."
     ]
     for cohort in cohorts:
         runs, output = given.output / "runs" / cohort.name, given.output / "comparison" / cohort.name
