@@ -275,10 +275,8 @@ def _inside(
     """bool [n]: tiles whole within a region (x, y, width, height); all of them where it is NaN."""
     if np.isnan(region).any():
         return np.ones(len(corners), dtype=bool)
-    inside: npt.NDArray[np.bool_] = (
-        (corners >= region[:2]) & (corners + tile_size <= region[:2] + region[2:])
-    ).all(axis=1)
-    return inside
+    inside = (corners >= region[:2]) & (corners + tile_size <= region[:2] + region[2:])
+    return np.asarray(inside.all(axis=1))
 
 
 def _write_audit(path: Path, audit: Audit, stage: str) -> None:
