@@ -24,7 +24,7 @@ import pandas as pd
 from toxfusion.evaluation.predictions import pool, read
 from toxfusion.evaluation.survival import concordance_statistic
 
-BASELINES = ("genes_coxnet", "pca_cox", "genes_rsf")
+BASELINES = ("pca_cox", "genes_coxnet", "genes_rsf")
 #: Row of the table -> the experiment and what it changes.
 NETWORKS = {
     "survival_snn": ("experiment=survival_snn",),
@@ -168,8 +168,9 @@ def write_document(cohorts: list[Cohort], given: argparse.Namespace) -> None:
         "inner fold of the training patients; baselines are fitted on all of them, with penalties chosen by five inner "
         "folds (of the forest, by out-of-bag C). Cox networks have no survival curve, so no Brier score. "
         "Settings of the networks (conf/size/survival.yaml, conf/experiment/survival_snn.yaml) come from inner "
-        "cross-validation within the training parts of the bladder and liver cohorts; every patient of these two is in "
-        "the training part of some fold, so that a cohort that had no part in it is the cleaner test."
+        "cross-validation within the training parts of the bladder and liver cohorts, pooled over folds (weight "
+        "decay and the number of steps from judgement); every patient of these two is in the training part of some "
+        "fold, so that this is not strictly nested, and a cohort that had no part in it is the cleaner test."
     ]
     for cohort in cohorts:
         runs, output = given.output / "runs" / cohort.name, given.output / "comparison" / cohort.name
