@@ -1,11 +1,14 @@
-"""Random tile features for the small study of ``tests.conftest``."""
+"""The small study of ``tests.conftest`` with random tile features."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from tests.conftest import tiny_tables
 from toxfusion.data.bag_store import BagStore, StoreSpec
-from toxfusion.data.study import Study
+from toxfusion.data.study import Study, write_study
 
 DIM = 8
 
@@ -27,3 +30,13 @@ def write_features(
             writer.append(slide, rows, places, tile_size=224.0, mpp0=0.5)
     store.refresh()
     return store
+
+
+def featured_study(root: Path, mpp_override: float | None = None) -> Study:
+    """The small study at ``root`` with random features; with ``mpp_override`` for every slide, um per level-0 px."""
+    tables = tiny_tables()
+    if mpp_override is not None:
+        tables["slides"]["mpp_override"] = mpp_override
+    study = write_study(root, **tables)
+    write_features(study)
+    return study

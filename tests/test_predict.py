@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import tiny_tables
-from tests.feature_store import write_features
+from tests.feature_store import featured_study, write_features
 from tests.test_probes import trained
 from toxfusion.data.audit import Audit
 from toxfusion.data.study import Study, write_study
@@ -27,9 +27,7 @@ from toxfusion.scoring import score_study
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    study = write_study(tmp_path_factory.mktemp("known") / "study", **tiny_tables())
-    write_features(study)
-    return study
+    return featured_study(tmp_path_factory.mktemp("known") / "study")
 
 
 @pytest.fixture(scope="module")

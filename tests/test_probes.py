@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from tests.test_training import SMALL, STORED
-from toxfusion.config import compose
+from tests.feature_store import featured_study
+from tests.test_training import small
 from toxfusion.data.study import Study
 from toxfusion.evaluating import Evaluation, evaluate_run
 from toxfusion.loading import load_own_study, load_run
@@ -22,22 +21,14 @@ from toxfusion.training import run
 
 
 def trained(study: Study, outputs: Path, *extra: str) -> RunFolder:
-    given = [f"data.root={study.root}", f"paths.outputs={outputs}", *SMALL, *STORED, *extra]
-    config: dict[str, Any] = compose("train", given)
-    config["paths"]["output"] = str(outputs / config["name"])
+    config = small(study, outputs, *extra)
     run(config)
-    return RunFolder(outputs / config["name"])
+    return RunFolder(Path(config["paths"]["output"]))
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    from tests.conftest import tiny_tables
-    from tests.feature_store import write_features
-    from toxfusion.data.study import write_study
-
-    study = write_study(tmp_path_factory.mktemp("probed") / "study", **tiny_tables())
-    write_features(study)
-    return study
+    return featured_study(tmp_path_factory.mktemp("probed") / "study")
 
 
 @pytest.fixture(scope="module")

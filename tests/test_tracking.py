@@ -16,13 +16,12 @@ import tifffile
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from tests.conftest import tiny_tables
-from tests.feature_store import write_features
+from tests.feature_store import featured_study
 from tests.test_training import small
 from toxfusion import training
 from toxfusion.config import compose
 from toxfusion.data.audit import Audit
-from toxfusion.data.study import Study, write_study
+from toxfusion.data.study import Study
 from toxfusion.interpret.report import report
 from toxfusion.runs import RunFolder
 from toxfusion.tracking import LONGEST_NAME, group_of, job_type
@@ -111,10 +110,7 @@ def wandb_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def featured(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    tables = tiny_tables()
-    tables["slides"]["mpp_override"] = 0.5
-    study = write_study(tmp_path_factory.mktemp("featured") / "study", **tables)
-    write_features(study)
+    study = featured_study(tmp_path_factory.mktemp("featured") / "study", mpp_override=0.5)
     path = study.slide_path(DRAWN)
     path.parent.mkdir()
     tifffile.imwrite(

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.feature_store import write_features
+from tests.feature_store import featured_study, write_features
 from toxfusion import training
 from toxfusion.config import ConfigError, compose
 from toxfusion.data.audit import Audit
@@ -70,12 +70,7 @@ def small(study: Study, outputs: Path, *extra: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def featured(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    from tests.conftest import tiny_tables
-    from toxfusion.data.study import write_study
-
-    study = write_study(tmp_path_factory.mktemp("featured") / "study", **tiny_tables())
-    write_features(study)
-    return study
+    return featured_study(tmp_path_factory.mktemp("featured") / "study")
 
 
 @pytest.fixture(scope="module")

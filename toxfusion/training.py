@@ -170,9 +170,8 @@ def _report(
         objective = validation_objective(table)
     metrics = {"objective": objective, "scores": scores, "strata": strata, **extra}
     replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
-    if (
-        config["logger"]["kind"] == "tensorboard"
-    ):  # W&B gets a finished run from its folder (toxfusion.tracking)
+    # W&B gets a finished run from its folder (toxfusion.tracking).
+    if config["logger"]["kind"] == "tensorboard":
         found = {
             f"test/{task}/{name}": entry["value"]
             for task, of in scores.items()

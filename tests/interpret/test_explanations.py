@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import torch
 
+from tests.feature_store import featured_study
 from tests.test_probes import trained
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.expression import ExpressionTransform
@@ -31,15 +32,7 @@ GENE_SETS = (
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    from tests.conftest import tiny_tables
-    from tests.feature_store import write_features
-    from toxfusion.data.study import write_study
-
-    tables = tiny_tables()
-    tables["slides"]["mpp_override"] = 0.5
-    study = write_study(tmp_path_factory.mktemp("explained") / "study", **tables)
-    write_features(study)
-    return study
+    return featured_study(tmp_path_factory.mktemp("explained") / "study", mpp_override=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
@@ -52,6 +53,20 @@ class Attribution:
     def converged(self) -> np.ndarray:
         """bool [B]: the error is within 1 % of the difference."""
         return within_tolerance(self.error, self.value - self.baseline)
+
+    def checks(self, sample_ids: Sequence[str]) -> pd.DataFrame:
+        """One row a sample: sample_id, value, baseline, difference, error, steps, converged."""
+        return pd.DataFrame(
+            {
+                "sample_id": list(sample_ids),
+                "value": self.value,
+                "baseline": self.baseline,
+                "difference": self.value - self.baseline,
+                "error": self.error,
+                "steps": self.steps,
+                "converged": self.converged,
+            }
+        )
 
 
 def within_tolerance(error: np.ndarray, difference: np.ndarray) -> np.ndarray:

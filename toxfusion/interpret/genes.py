@@ -51,15 +51,6 @@ def attribute_genes(
     batch = run.fold.batch(sample_ids, stage="evaluate")
     control = transform.control_profiles(run.fold.study, sample_ids)
     found = integrate_genes(run, batch, task, control, steps=steps)
-    checks = {
-        "sample_id": list(sample_ids),
-        "value": found.value,
-        "baseline": found.baseline,
-        "difference": found.value - found.baseline,
-        "error": found.error,
-        "steps": found.steps,
-        "converged": found.converged,
-    }
 
     def table(values: np.ndarray) -> pd.DataFrame:
         index = pd.Index(list(sample_ids), name="sample_id")
@@ -69,7 +60,7 @@ def attribute_genes(
         table(found.values),
         table(gene_gradients(run, batch, task).numpy()),
         table(batch.expression.numpy() - control),
-        pd.DataFrame(checks),
+        found.checks(sample_ids),
     )
 
 

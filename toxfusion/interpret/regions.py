@@ -92,19 +92,8 @@ def add_integrated(
         for task in tasks:
             found = integrate_tiles(run, batch, task, control, steps=steps)
             scores.loc[rows, f"integrated:{task}"] = found.values.sum(1)
-            checks.append(
-                {
-                    "sample_id": sample,
-                    "task": task,
-                    "value": found.value[0],
-                    "baseline": found.baseline[0],
-                    "difference": (found.value - found.baseline)[0],
-                    "error": found.error[0],
-                    "steps": found.steps[0],
-                    "converged": found.converged[0],
-                }
-            )
-    return scores, pd.DataFrame(checks)
+            checks.append(found.checks([str(sample)]).assign(task=task))
+    return scores, pd.concat(checks, ignore_index=True)
 
 
 def spread_out(score: np.ndarray, corners: np.ndarray, n: int, apart: float) -> np.ndarray:

@@ -84,7 +84,7 @@ def fit_survival(
         return model.fit(features[rows], Surv.from_arrays(event[rows] == 1, time[rows]))
 
     def inner_c(risks: Callable[[np.ndarray], list[Callable[[np.ndarray], np.ndarray]]]) -> np.ndarray:
-        """Mean C of each candidate over the inner folds."""
+        """Mean C of each candidate over the inner folds where it is defined; chance where it is in none."""
         found = [
             [
                 harrell_c(time[held_out], event[held_out], risk(features[held_out])).value
@@ -92,7 +92,11 @@ def fit_survival(
             ]
             for rows, held_out in _inner_folds(event, patient, train, seed)
         ]
-        return np.nanmean(found, axis=0) if found else np.zeros(1)
+        if not found:
+            return np.zeros(1)
+        known = ~np.isnan(found)
+        total, n = np.nansum(found, axis=0), known.sum(axis=0)
+        return np.divide(total, n, out=np.full(len(n), 0.5), where=n > 0)
 
     make = {"cox": _ridge, "coxnet": _elastic_net, "rsf": _forest}[learner]
     model = make(fit, inner_c, train, seed)
