@@ -43,7 +43,7 @@ ABLATIONS = (
     "supervised_concat",
 )
 RANDOM_TILES = "ablation_random_tiles"
-NULLS = ("null_permuted_labels", "null_shuffled_pairs")
+NULLS = ("null_permuted_labels", "null_shuffled_pairs", "null_random_network")
 #: Their fits do not depend on the seed, or hardly: one seed.
 BASELINES = (
     "meanpool_logistic",
@@ -55,6 +55,7 @@ BASELINES = (
     "concat_boosting",
     "metadata_logistic",
     "chemistry_logistic",
+    "alt_ast_logistic",
 )
 PARTS = {
     "presets": PRESETS,
