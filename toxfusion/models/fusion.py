@@ -118,15 +118,23 @@ class Fusion(nn.Module, ABC):
         """Fuse B samples whose missing tokens are already replaced; encoded tiles are not."""
 
 
-def _weigh(gate: Tensor, slide: Tensor, expression: Tensor) -> Tensor:
-    gate = gate.to(slide.dtype)
-    return gate[:, :1] * slide + gate[:, 1:] * expression
+def _weighed(gate: Tensor, slide: Tensor, expression: Tensor) -> Tensor:
+    """Slide and expression [B, W], each times its share of the gate: [B, 2, W]."""
+    return gate.to(slide.dtype)[:, :, None] * torch.stack([slide, expression], 1)
+
+
+def side_by_side(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """A perceptron from the pooled vectors of two modalities, one after the other, to one: [B, 2 W] -> [B, W]."""
+    return nn.Sequential(
+        nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+    )
 
 
 class CrossAttentionFusion(Fusion):
     """Slide tokens read expression tokens and the other way round.
 
-    The gated sum of the two pooled sets is fused.
+    The two pooled sets, each weighed by the gate, go side by side through a perceptron, so that what one modality says
+    is not added to the noise of the other.
 
     Args:
         heads: heads of each cross-attention.
@@ -142,7 +150,7 @@ class CrossAttentionFusion(Fusion):
             CrossAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
         )
         self.gate = Gate(width)
-        self.out = nn.Linear(width, width)
+        self.out = side_by_side(width, width, dropout)
 
     def fuse(
         self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
@@ -155,7 +163,7 @@ class CrossAttentionFusion(Fusion):
             of_slide = next_slide
         pooled_slide, pooled_expression = of_slide.mean(1), of_expression.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
-        return Fused(self.out(_weigh(gate, pooled_slide, pooled_expression)), gate, attention)
+        return Fused(self.out(_weighed(gate, pooled_slide, pooled_expression).flatten(1)), gate, attention)
 
 
 class ConcatFusion(Fusion):
@@ -172,18 +180,14 @@ class ConcatFusion(Fusion):
             budget = _n_parameters(CrossAttentionFusion(width, heads=heads, n_blocks=n_blocks))
         self.gate = Gate(width)
         hidden = max(width, (budget - _n_parameters(self)) // (3 * width + 1))
-        self.layers = nn.Sequential(
-            nn.Linear(2 * width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
-        )
+        self.out = side_by_side(width, hidden, dropout)
 
     def fuse(
         self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
     ) -> Fused:
         pooled_slide, pooled_expression = slide.tokens.mean(1), expression.tokens.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
-        weights = gate.to(pooled_slide.dtype)
-        side_by_side = torch.cat([weights[:, :1] * pooled_slide, weights[:, 1:] * pooled_expression], 1)
-        return Fused(self.layers(side_by_side), gate)
+        return Fused(self.out(_weighed(gate, pooled_slide, pooled_expression).flatten(1)), gate)
 
 
 def _n_parameters(module: nn.Module) -> int:
@@ -205,7 +209,7 @@ class GatedFusion(Fusion):
         pooled_slide, pooled_expression = slide.tokens.mean(1), expression.tokens.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
         candidates = self.slide(pooled_slide).tanh(), self.expression(pooled_expression).tanh()
-        return Fused(_weigh(gate, *candidates), gate)
+        return Fused(_weighed(gate, *candidates).sum(1), gate)
 
 
 class LateFusion(Fusion):
@@ -222,7 +226,7 @@ class LateFusion(Fusion):
         of_slide = self.slide(slide.tokens.mean(1))
         of_expression = self.expression(expression.tokens.mean(1))
         gate = present_softmax(of_slide.new_zeros(len(of_slide), 2), has_slide, has_expression)
-        return Fused(_weigh(gate, of_slide, of_expression), gate)
+        return Fused(_weighed(gate, of_slide, of_expression).sum(1), gate)
 
 
 class SingleModality(nn.Module):

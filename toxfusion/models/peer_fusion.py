@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from toxfusion.models.attention import Attention, FeedForward, SelfAttentionBlock
 from toxfusion.models.bag import LengthGroup, SlideEncoding, length_groups
 from toxfusion.models.expression import ExpressionEncoding
-from toxfusion.models.fusion import Fused, Fusion, present_softmax
+from toxfusion.models.fusion import Fused, Fusion, present_softmax, side_by_side
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,6 @@ class GatedPool(nn.Module):
         return (logits.float().softmax(1).to(tokens.dtype) * tokens).sum(1)
 
 
-def _side_by_side(width: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width))
-
-
 class GuidedCoAttention(Fusion):
     """Expression tokens query tiles; each set then attends to itself and is pooled (Chen et al., ICCV 2021).
 
@@ -114,7 +110,7 @@ class GuidedCoAttention(Fusion):
         self.expression_blocks = nn.Sequential(
             *(SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)), GatedPool(width)
         )
-        self.out = _side_by_side(width, dropout)
+        self.out = side_by_side(width, width, dropout)
 
     def fuse(
         self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
@@ -161,7 +157,7 @@ class PartialAttention(Fusion):
         self.norm_feed = nn.LayerNorm(width)
         self.feed = FeedForward(width, 2)
         self.dropout = nn.Dropout(dropout)
-        self.out = _side_by_side(width, dropout)
+        self.out = side_by_side(width, width, dropout)
 
     def fuse(
         self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
