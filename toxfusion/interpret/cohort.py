@@ -16,6 +16,7 @@ from toxfusion.interpret import cohort_figures
 from toxfusion.interpret.regions import spread_out, tile_places
 from toxfusion.interpret.targets import target_values
 from toxfusion.loading import LoadedRun
+from toxfusion.models.network import Network
 from toxfusion.objectives.style import StyleBranch
 from toxfusion.prediction import encode_samples
 from toxfusion.probes import network_of
@@ -234,7 +235,8 @@ def dose_response(looks: Sequence[Look]) -> pd.DataFrame:
 
 def _write_curves(curves: pd.DataFrame, looks: Sequence[Look], place: Path, audit: Audit) -> None:
     curves.to_csv(place / "dose_response.csv", index=False)
-    folder, files = place / "dose_response", []
+    folder = place / "dose_response"
+    files: list[dict[str, str]] = []
     treated = pd.concat([each.obs for each in looks])
     treated = treated[~treated["is_control"].astype(bool)]
     dili = treated.groupby(treated["compound"].astype(str))["dili"].first()
@@ -245,7 +247,7 @@ def _write_curves(curves: pd.DataFrame, looks: Sequence[Look], place: Path, audi
         file = f"{len(files)}.png"
         known = {1.0: "DILI", 0.0: "no DILI"}.get(dili.get(str(compound), np.nan), "DILI not known")
         cohort_figures.dose_response(rows, folder / file, title=f"{compound} ({known})")
-        files.append({"compound": compound, "file": file})
+        files.append({"compound": str(compound), "file": file})
     if files:
         pd.DataFrame(files).to_csv(folder / "index.csv", index=False)
 
@@ -409,12 +411,13 @@ def prototypes(run: LoadedRun, branch: StyleBranch, samples: Sequence[str]) -> p
 
 
 def _prototype_tiles(
-    run: LoadedRun, network: torch.nn.Module, branch: StyleBranch, sample: str, prototype: int
+    run: LoadedRun, network: Network, branch: StyleBranch, sample: str, prototype: int
 ) -> pd.DataFrame:
     """Tiles of a sample that add most to its cosine with a prototype, two tile sides apart."""
     batch = run.fold.batch([sample], stage="evaluate")
     features = batch.tiles.features.clone().requires_grad_()
     seen = network.see_slide(batch.tiles.with_features(features))
+    assert seen is not None, "a network with a style branch has a slide branch"
     (gradient,) = torch.autograd.grad(branch(seen.encoding.vector).scores[0, prototype], features)
     difference = batch.tiles.features - torch.from_numpy(run.fold.control_tiles([sample]))
     table = tile_places(run, [sample]).assign(contribution=(gradient * difference).sum(1).numpy())

@@ -77,11 +77,9 @@ def embedding(table: pd.DataFrame, by: str, far: Sequence[str], path: Path, *, t
             rows = (values == value).to_numpy()
             plain = by in ("dose", "time") or value in NO_FINDING
             look = {"color": colour, "marker": "o" if plain else MARKERS[i % len(MARKERS)]}
-            _points(axis, table[rows], test[rows], look, _name(by, value))
+            _points(axis, table[rows], test[rows], look, _name(by, value, table[rows]))
         if others.any():
             axis.scatter([], [], s=30, edgecolor="black", linewidth=0.4, label="other", color=PALE)
-        if by == "compound":
-            _label_compounds(axis, table, named)
         axis.set(xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
         small = "" if test.all() else " (small: not tested)"
         n = f"{len(table)} samples, {test.sum()} of them tested{small}"
@@ -116,7 +114,11 @@ def _named(table: pd.DataFrame, values: pd.Series, by: str, far: Sequence[str]) 
     return named
 
 
-def _name(by: str, value: str) -> str:
+def _name(by: str, value: str, rows: pd.DataFrame) -> str:
+    """A value in the legend; a compound with its DILI label where that is known."""
+    if by == "compound":
+        known = rows["dili"].dropna()
+        return f"{value} ({'DILI' if known.iloc[0] else 'no DILI'})" if len(known) else value
     return f"{value} h" if by == "time" else value
 
 
@@ -134,36 +136,6 @@ def _points(axis: Axes, rows: pd.DataFrame, test: np.ndarray, look: dict[str, An
     axis.scatter(rows["x"][test], rows["y"][test], s=30, edgecolor="black", linewidth=0.4, **look)
     if name is not None:
         axis.scatter([], [], s=30, edgecolor="black", linewidth=0.4, label=textwrap.fill(name, 26), **look)
-
-
-def _label_compounds(axis: Axes, table: pd.DataFrame, named: dict[str, Any]) -> None:
-    """Name each coloured compound in a column right of the map, with a line to the middle of its treated samples."""
-    treated = table[~table["is_control"].astype(bool) & table["compound"].astype(str).isin(named)]
-    middle = (
-        treated.groupby(treated["compound"].astype(str))[["x", "y"]]
-        .median()
-        .sort_values("y", ascending=False)
-    )
-    low, high = float(table["y"].min()), float(table["y"].max())
-    step = 0.05 * (high - low or 1.0)
-    at = middle["y"].to_numpy(float).copy()
-    for k in range(1, len(at)):
-        at[k] = min(at[k], at[k - 1] - step)
-    at[-1:] = at[-1:].clip(min=low)
-    for k in range(len(at) - 2, -1, -1):
-        at[k] = max(at[k], at[k + 1] + step)
-    left, right = float(table["x"].min()), float(table["x"].max())
-    wide = right - left or 1.0
-    for (name, row), y in zip(middle.iterrows(), at, strict=True):
-        axis.annotate(
-            textwrap.shorten(str(name), 22, placeholder="..."),
-            (float(row["x"]), float(row["y"])),
-            (right + 0.06 * wide, y),
-            fontsize=8,
-            va="center",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.8, "color": named[str(name)]},
-        )
-    axis.set_xlim(left - 0.04 * wide, right + 0.22 * wide)
 
 
 def dose_response(rows: pd.DataFrame, path: Path, *, title: str) -> None:

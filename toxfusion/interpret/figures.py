@@ -224,27 +224,20 @@ def enrichment(gsea: pd.DataFrame, null: pd.DataFrame, path: Path, *, fdr: float
     )
     # Sets of one kind stand together: by their mean score over tasks.
     rows = nes.mean(axis=1).fillna(0.0).sort_values(ascending=False, kind="stable").index
-    nes, below = nes.loc[rows], below.loc[rows]
+    scores = nes.loc[rows].to_numpy(np.float64)
+    starred = below.loc[rows].to_numpy(np.float64) < fdr
     names = gsea.drop_duplicates("key").set_index("key")["name"]
     chance = null.set_index("task")
     with mpl.rc_context(STYLE):
         figure = new_figure(4.6 + 0.85 * max(len(tasks), 3), 2.6 + 0.3 * len(rows))
         axis = figure.subplots()
-        bound = max(2.0, float(np.nanmax(np.abs(nes.to_numpy()), initial=0.0)))
-        drawn = axis.imshow(nes.to_numpy(np.float64), cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
-        for (i, j), value in np.ndenumerate(nes.to_numpy(np.float64)):
+        bound = max(2.0, float(np.nanmax(np.abs(scores), initial=0.0)))
+        drawn = axis.imshow(scores, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
+        for (i, j), value in np.ndenumerate(scores):
             if np.isfinite(value):
-                star = "*" if below.iloc[i, j] < fdr else ""
-                dark = abs(value) > 0.55 * bound
-                axis.text(
-                    j,
-                    i,
-                    f"{value:.1f}{star}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if dark else "black",
-                )
+                colour = "white" if abs(value) > 0.55 * bound else "black"
+                text = f"{value:.1f}{'*' if starred[i, j] else ''}"
+                axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
         axis.set_yticks(
             range(len(rows)), [textwrap.shorten(names[k], 60, placeholder=" ...") for k in rows], fontsize=9
         )
@@ -255,7 +248,7 @@ def enrichment(gsea: pd.DataFrame, null: pd.DataFrame, path: Path, *, fdr: float
         axis.spines[:].set_visible(False)
         bar = figure.colorbar(drawn, ax=axis, fraction=0.03, pad=0.02)
         bar.set_label("normalised enrichment score", fontsize=8)
-        counts = [f"{int(chance.at[t, 'passing'])}" for t in tasks]
+        counts = [f"{n:.0f}" for n in chance.loc[tasks, "passing"]]
         by_chance = chance["shuffled_mean"].mean()
         beside = "" if np.isnan(by_chance) else f"; genes shuffled: {by_chance:.1f} on average"
         axis.set_title(

@@ -274,7 +274,9 @@ def explain_pathways(
     sets, matched = place_sets(study, gene_ids, settings, audit)
     if not sets:
         return
-    gsea, over, null = [], [], []
+    gsea: list[pd.DataFrame] = []
+    over: list[pd.DataFrame] = []
+    null: list[dict[str, object]] = []
     for task, ranking in rankings.items():
         symbol = dict(zip(ranking["gene_id"], ranking["symbol"].astype(str), strict=True))
         if ranking["integrated"].nunique() < 2:
