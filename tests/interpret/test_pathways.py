@@ -145,7 +145,7 @@ def test_tables_of_orthologs_are_read_as_they_are_downloaded(tmp_path: Path, nam
     assert read_orthologs(path, "key") == {"cyp4a11": ["Cyp4a1"], "cyp4a22": ["Cyp4a1"]}
 
 
-def test_what_is_no_table_or_file_is_refused_by_its_key(study: Study, tmp_path: Path) -> None:
+def test_what_is_no_table_or_file_is_refused_by_its_key(tmp_path: Path) -> None:
     for text, says in (
         ("a,b\n1,2\n", r"columns \['a', 'b'\]"),
         ("rat,human\n,\n", "pairs no"),
@@ -154,7 +154,7 @@ def test_what_is_no_table_or_file_is_refused_by_its_key(study: Study, tmp_path: 
         with pytest.raises(GeneSetError, match=f"gene_sets.orthologs: .*{says}"):
             read_orthologs(Path(write(tmp_path / "t.csv", text)), "gene_sets.orthologs")
     with pytest.raises(GeneSetError, match=r"gene_sets\.gmt: cannot read"):
-        place_sets(study, ["x"], replace(SETTINGS, gmt=str(tmp_path / "absent.gmt")), Audit())
+        replace(SETTINGS, gmt=str(tmp_path / "absent.gmt")).check()
     with pytest.raises(GeneSetError, match=r"gene_sets\.permutations=0"):
         replace(SETTINGS, permutations=0)
 

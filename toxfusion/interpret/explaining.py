@@ -110,8 +110,10 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
 
     Raises:
         RunError: a run is not finished, or is of no network; a slide that no run tested or that has no tiles.
+        GeneSetError: a file of gene sets or orthologs that cannot be read, or has no set of the study's genes.
         TargetError: a task that a run does not predict.
     """
+    settings.gene_sets.check()
     _check_slides(folders, settings)
     output.mkdir(parents=True, exist_ok=True)
     rankings: dict[str, dict[str, pd.DataFrame]] = {}

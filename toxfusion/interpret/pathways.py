@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from toxfusion.data.audit import Audit
-from toxfusion.data.gene_sets import GeneSetError, place_gene_sets, read_gene_sets, read_orthologs
+from toxfusion.data.gene_sets import GeneSetError, place_gene_sets, read_gene_sets, read_gmt, read_orthologs
 from toxfusion.data.sampling import generator
 from toxfusion.data.study import Study
 from toxfusion.interpret import figures
@@ -57,6 +57,17 @@ class GeneSetSettings:
         """The GMT files, that of the project first."""
         given = [self.gmt] if isinstance(self.gmt, str) else list(self.gmt)
         return [*([PROGRAMMES] if self.programmes else []), *map(Path, given)]
+
+    def check(self) -> None:
+        """Read every file, so that a wrong one is refused before any work.
+
+        Raises:
+            GeneSetError: a file that cannot be read.
+        """
+        for path in self.files:
+            read_gmt(path, KEY)
+        if self.orthologs is not None:
+            read_orthologs(Path(self.orthologs), f"{KEY}.orthologs")
 
 
 @dataclass(frozen=True)
