@@ -1,38 +1,47 @@
 """Explanations of finished runs against what a virtual study planted: prints the tables, writes docs/explanations.md.
 
     python benchmarks/explanations.py --runs outputs/study-s23/full --write
+    python benchmarks/explanations.py --runs outputs/study-s23/full --measure programmes --write
 
 Everything is measured on the test compounds of each run. Lesions: the slides of treated animals whose planted severity
 of the axis' first phenotype reaches 1, with tiles of both kinds; a tile shows the lesion where the mask marks 2 % of
 it. Genes: the treated animals in which the programme is active from 0.3; a gene's score is the length of its mean over
 these animals. The task explained is the axis' own finding where the run predicts it, else severity. Intervals are over
-compounds.
+compounds. Programmes: the signed mean over the same animals, and over runs, ranks the genes of a pre-ranked GSEA whose
+sets are the planted programmes; the axis' own is first where no other has a larger |NES|.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from toxfusion.data.sampling import generator
+from toxfusion.data.study import Study
 from toxfusion.evaluation.bootstrap import interval, mean_statistic, resample
 from toxfusion.interpret import truth
 from toxfusion.interpret.attribution import samples_with
 from toxfusion.interpret.explaining import finished_runs
 from toxfusion.interpret.faithfulness import randomised
-from toxfusion.interpret.genes import attribute_genes, gene_attention
+from toxfusion.interpret.genes import GeneAttributions, attribute_genes, gene_attention
+from toxfusion.interpret.pathways import PlacedSet, enrichment
 from toxfusion.interpret.regions import add_integrated, tile_places, tile_scores
 from toxfusion.interpret.targets import task_names
 from toxfusion.loading import LoadedRun, load_own_study, load_run
 from toxfusion.synthetic.axes import AXIS_NAMES
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+BLOCKS = ("tiles", "genes", "programmes")
+"""Tables of this command, each between marks of its own in docs/explanations.md."""
 TILE_MEASURES = ("auroc", "average_precision", "pointing", "prevalence")
 RANDOM_DRAWS = 20
 CHANGE = "change of expression alone"
+LEAST_GENES, PERMUTATIONS = 5, 200
+"""Genes of a programme that every run reads, and permutations of its enrichment score."""
 
 
 def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) -> list[dict[str, object]]:
@@ -82,22 +91,38 @@ def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) ->
     return rows
 
 
-def gene_rows(run: LoadedRun, weights: str, steps: int) -> list[dict[str, object]]:
-    """One row a run, axis and score."""
+@dataclass(frozen=True)
+class OfAxis:
+    """Genes of one axis in one run: the task that asks for it, its active test animals, their attributions."""
+
+    axis: str
+    task: str
+    samples: list[str]
+    found: GeneAttributions
+
+
+def of_axes(run: LoadedRun, steps: int) -> list[OfAxis]:
+    """Attributions of every axis that is active in a test animal of the run."""
     fold, tasks = run.fold, task_names(run)
     if fold.expression is None:
         return []
     having = samples_with(run, fold.split.test, "expression")
-    attributed = {}
+    active = {axis: truth.active_samples(fold.study, axis, having) for axis in AXIS_NAMES}
+    asked = {axis: truth.task_of_axis(axis, tasks) for axis, samples in active.items() if samples}
+    found = {}
+    for task in dict.fromkeys(asked.values()):
+        union = {s for axis, own in asked.items() if own == task for s in active[axis]}
+        found[task] = attribute_genes(run, [s for s in having if s in union], task, steps=steps)
+    return [OfAxis(axis, task, active[axis], found[task]) for axis, task in asked.items()]
+
+
+def gene_rows(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> list[dict[str, object]]:
+    """One row a run, axis and score."""
+    fold = run.fold
     rows: list[dict[str, object]] = []
-    for axis in AXIS_NAMES:
-        samples = truth.active_samples(fold.study, axis, having)
-        if not samples:
-            continue
-        task = truth.task_of_axis(axis, tasks)
-        if task not in attributed:
-            attributed[task] = attribute_genes(run, having, task, steps=steps)
-        found = attributed[task]
+    for each in axes:
+        assert fold.expression is not None, "an axis has attributions where the run reads expression"
+        axis, samples, found = each.axis, each.samples, each.found
         planted = truth.programme(fold.study, axis)
         rng = generator(0, "random genes", axis)
         scores = {
@@ -117,7 +142,7 @@ def gene_rows(run: LoadedRun, weights: str, steps: int) -> list[dict[str, object
         rows += [
             {
                 "axis": axis,
-                "task": task,
+                "task": each.task,
                 "weights": weights,
                 "score": name,
                 "n_samples": len(samples),
@@ -126,6 +151,53 @@ def gene_rows(run: LoadedRun, weights: str, steps: int) -> list[dict[str, object
             for name, values in measured.items()
         ]
     return rows
+
+
+def signed_means(weights: str, axes: Sequence[OfAxis]) -> list[tuple[str, str, int, pd.Series]]:
+    """(axis, name of the score, animals, signed mean over them by gene_id) of one run."""
+    rows = []
+    for each in axes:
+        scores = {"integrated": each.found.integrated, CHANGE: each.found.change}
+        for name, values in scores.items():
+            if name == CHANGE and weights != "trained":
+                continue
+            named = name if weights == "trained" else f"random weights: {name}"
+            rows.append((each.axis, named, len(each.samples), values.loc[each.samples].mean()))
+    return rows
+
+
+def programme_table(rows: Sequence[tuple[str, str, int, pd.Series]], study: Study, seed: int) -> pd.DataFrame:
+    """Place of each axis' programme among all planted ones, by |NES|, with the NES; the last row counts first places.
+
+    Args:
+        rows: of `signed_means`, of all runs; genes that some run does not read are left out.
+    """
+    genes = rows[0][3].index
+    for *_, values in rows:
+        genes = genes.intersection(values.index)
+    symbols = study.var.loc[genes, "symbol"].astype(str)
+    sets = []
+    for axis in AXIS_NAMES:
+        own = symbols.index[symbols.isin(truth.programme(study, axis))]
+        if len(own) >= LEAST_GENES:
+            sets.append(PlacedSet(axis, axis, "planted", tuple(own)))
+    names = list(dict.fromkeys(name for _, name, _, _ in rows))
+    lines = []
+    for axis in (each.set for each in sets):
+        line: dict[str, object] = {"axis": axis}
+        for name in names:
+            found = [(n, values[genes]) for a, s, n, values in rows if (a, s) == (axis, name)]
+            if not found:
+                continue
+            mean = sum(n * values for n, values in found) / sum(n for n, _ in found)
+            table = enrichment(mean, sets, permutations=PERMUTATIONS, seed=seed)
+            place = int(np.flatnonzero(table["set"] == axis)[0])
+            line |= {"animals": sum(n for n, _ in found) if name == "integrated" else line["animals"]}
+            line[name] = f"{place + 1} ({table['nes'][place]:+.1f})"
+        if len(line) > 1:
+            lines.append(line)
+    firsts = {n: f"{sum(str(x[n]).startswith('1 ') for x in lines)} of {len(lines)}" for n in names}
+    return pd.DataFrame([*lines, {"axis": "first", "animals": "", **firsts}])
 
 
 def over_compounds(rows: pd.DataFrame, measure: str) -> str:
@@ -175,37 +247,54 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, required=True, help="a run, or a folder of finished runs")
+    parser.add_argument("--measure", choices=BLOCKS, nargs="+", default=list(BLOCKS), help="which tables")
     parser.add_argument("--random-seeds", type=int, default=1, help="random weights, so many times")
     parser.add_argument("--steps", type=int, default=16, help="points of an integral to begin with")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/explanations.md")
     given = parser.parse_args()
     tiles: list[dict[str, object]] = []
     of_genes: list[dict[str, object]] = []
+    signed: list[tuple[str, str, int, pd.Series]] = []
     folders = finished_runs(given.runs)
     for folder in folders:
         study, split = load_own_study(folder)
         run = load_run(folder, study, split)
-        places = tile_places(run, samples_with(run, split.test, "slide"))
-        shares = pd.concat([places, truth.lesion_shares(study, places)], axis=1)
+        shares = None
+        if "tiles" in given.measure:
+            places = tile_places(run, samples_with(run, split.test, "slide"))
+            shares = pd.concat([places, truth.lesion_shares(study, places)], axis=1) if len(places) else None
         for k in range(given.random_seeds + 1):
             weights = "random" if k else "trained"
             seen = randomised(run, 1000 + k) if k else run
-            if len(places):
+            if shares is not None:
                 tiles += tile_rows(seen, shares, weights, given.steps)
-            of_genes += gene_rows(seen, weights, given.steps)
+            axes = of_axes(seen, given.steps) if {"genes", "programmes"} & {*given.measure} else []
+            if "genes" in given.measure:
+                of_genes += gene_rows(seen, weights, axes)
+            signed += signed_means(weights, axes) if "programmes" in given.measure else []
         print(f"{folder.root.name}: {len(tiles)} slides x scores, {len(of_genes)} axes x scores", flush=True)
-    parts = []
+    tables: dict[str, pd.DataFrame] = {}
     if tiles:
-        parts += ["### Lesion tiles", markdown(tile_table(pd.DataFrame(tiles)))]
+        tables["tiles"] = tile_table(pd.DataFrame(tiles))
     if of_genes:
-        parts += ["### Programme genes: average precision", markdown(gene_table(pd.DataFrame(of_genes)))]
-    command = f"python benchmarks/explanations.py --runs <{folders[0].read_config()['name']}> --write"
-    text = "\n\n".join([f"`{command}`, {len(folders)} runs.", *parts])
-    print(text)
-    if given.write:
-        page = Path(__file__).resolve().parents[1] / "docs" / "explanations.md"
-        before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+        tables["genes"] = gene_table(pd.DataFrame(of_genes))
+    if signed:
+        tables["programmes"] = programme_table(signed, study, seed=0)
+    name = folders[0].read_config()["name"]
+    for block, table in tables.items():
+        command = f"python benchmarks/explanations.py --runs <{name}> --measure {block} --write"
+        text = f"`{command}`, {len(folders)} runs.\n\n{markdown(table)}"
+        print(f"{block}\n{text}")
+        if given.write:
+            write(block, text)
+
+
+def write(block: str, text: str) -> None:
+    """Put a table between the marks of its block in docs/explanations.md."""
+    page = Path(__file__).resolve().parents[1] / "docs" / "explanations.md"
+    begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":

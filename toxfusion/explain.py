@@ -9,16 +9,18 @@ from toxfusion.config import entry_point
 
 @entry_point("explain")
 def main(config: dict[str, Any]) -> None:
-    """Explain finished runs: regions, genes and fusion as tables, pictures and GeoJSON, from their test samples."""
+    """Explain finished runs: regions, genes, pathways, fusion and cohort as tables and pictures, from test samples."""
     from dataclasses import fields
     from pathlib import Path
 
     import pandas as pd
 
     from toxfusion.interpret.explaining import ExplainSettings, explain_runs, finished_runs
+    from toxfusion.interpret.pathways import GeneSetSettings
 
     output = Path(config["paths"]["output"])
-    settings = ExplainSettings(**{field.name: config[field.name] for field in fields(ExplainSettings)})
+    given = {field.name: config[field.name] for field in fields(ExplainSettings)}
+    settings = ExplainSettings(**{**given, "gene_sets": GeneSetSettings(**config["gene_sets"])})
     manifest = explain_runs(finished_runs(Path(config["run"])), output, settings)
     stability = output / "genes" / "stability.csv"
     print(f"{len(manifest['runs'])} runs explained in {output}")

@@ -17,8 +17,9 @@ from tests.test_probes import trained
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.study import Study
-from toxfusion.interpret import explaining, faithfulness, figures, fusion, genes, regions, truth
+from toxfusion.interpret import cohort, explaining, faithfulness, figures, fusion, genes, regions, truth
 from toxfusion.interpret.attribution import integrate_genes, integrate_tiles, samples_with, within_tolerance
+from toxfusion.interpret.pathways import GeneSetSettings
 from toxfusion.interpret.targets import TargetError, chosen_tasks, predict, task_names
 from toxfusion.loading import LoadedRun, load_own_study, load_run
 from toxfusion.models.fusion import Fused
@@ -304,7 +305,10 @@ def test_lesion_shares_read_the_mask_under_the_tile(tmp_path: Path, study: Study
         truth.lesion_shares(replace(study, root=tmp_path), tiles.assign(slide_id="b"))
 
 
-def test_the_folder_has_its_layout(full: RunFolder, run: LoadedRun, study: Study, tmp_path: Path) -> None:
+def test_the_folder_has_its_layout(
+    full: RunFolder, run: LoadedRun, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort, "LEAST_SAMPLES", 10_000)  # the map, slow to compile, is test_cohort's
     slide = study.slides_of(one_with_slide(run))[0]
     path = study.slide_path(slide)
     path.parent.mkdir(exist_ok=True)
@@ -312,7 +316,9 @@ def test_the_folder_has_its_layout(full: RunFolder, run: LoadedRun, study: Study
     tifffile.imwrite(
         path, rng.integers(0, 255, (2300, 2300, 3), np.uint8), tile=(256, 256), photometric="rgb"
     )
-    settings = explaining.ExplainSettings(None, "auto", [slide], 1, 2, [1.0], 300, 8, 3, 5, 0)
+    (tmp_path / "sets.gmt").write_text(GENE_SETS)
+    sets = GeneSetSettings(False, str(tmp_path / "sets.gmt"), None, 1, 500, 20, 1)
+    settings = explaining.ExplainSettings(None, "auto", [slide], 1, 2, [1.0], 300, 8, 3, 5, 0, sets, 2)
     manifest = explaining.explain_runs(explaining.finished_runs(full.root), tmp_path, settings)
     place = tmp_path / "runs" / full.root.name
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
@@ -336,6 +342,9 @@ def test_the_folder_has_its_layout(full: RunFolder, run: LoadedRun, study: Study
         assert (place / "fusion" / name).is_file()
     stability = pd.read_csv(tmp_path / "genes" / "stability.csv")
     assert set(stability["task"]) == set(task_names(run))
+    assert set(pd.read_csv(tmp_path / "pathways" / "gsea.csv")["task"]) == set(task_names(run))
+    for name in ("dose_response.csv", "nearest_compounds.csv", "prototypes.csv"):
+        assert (tmp_path / "cohort" / name).is_file()
     with pytest.raises(RunError, match="no test sample"):
         explaining.explain_runs([full], tmp_path, replace(settings, slides=["nowhere"]))
 

@@ -18,7 +18,7 @@ from PIL import Image
 from toxfusion.data.audit import Audit, replace_file
 from toxfusion.data.splits import Split
 from toxfusion.data.study import Study
-from toxfusion.interpret import figures, fusion, genes, regions
+from toxfusion.interpret import cohort, figures, fusion, genes, pathways, regions
 from toxfusion.interpret.attribution import samples_with
 from toxfusion.interpret.faithfulness import area_between, deletion_insertion
 from toxfusion.interpret.targets import chosen_tasks
@@ -45,8 +45,10 @@ class ExplainSettings:
         view_px: longest side of a picture of a slide.
         steps: points of an integral to begin with.
         draws: random orders of deletion and insertion.
-        top_k: genes whose overlap over runs is measured.
-        seed: of the random orders.
+        top_k: genes whose overlap over runs is measured, and that are tested for over-representation.
+        seed: of the random orders, permutations and maps.
+        gene_sets: that rankings of genes are compared with.
+        neighbours: compounds nearest to each compound.
     """
 
     study: str | None
@@ -60,6 +62,8 @@ class ExplainSettings:
     draws: int
     top_k: int
     seed: int
+    gene_sets: pathways.GeneSetSettings
+    neighbours: int
 
     @property
     def named_slides(self) -> list[str] | None:
@@ -106,12 +110,15 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
 
     Raises:
         RunError: a run is not finished, or is of no network; a slide that no run tested or that has no tiles.
+        GeneSetError: a file of gene sets or orthologs that cannot be read, or has no set of the study's genes.
         TargetError: a task that a run does not predict.
     """
+    settings.gene_sets.check()
     _check_slides(folders, settings)
     output.mkdir(parents=True, exist_ok=True)
     rankings: dict[str, dict[str, pd.DataFrame]] = {}
     audit, about = Audit(), []
+    looks: list[cohort.Look] = []
     for folder in folders:
         study, split = _study_of(folder, settings)
         run = load_run(folder, study, split)
@@ -121,6 +128,9 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
         for task, table in explain_genes(run, place / "genes", tasks, settings).items():
             rankings.setdefault(task, {})[folder.root.name] = table
         explain_fusion(run, place / "fusion", tasks, shown)
+        looks.append(cohort.look(run, tasks))
+        if len(looks) == 1:
+            cohort.explain_prototypes(run, output / "cohort", audit)
         about.append(
             {
                 "run": folder.root.name,
@@ -131,7 +141,19 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
                 "n_test": len(split.test),
             }
         )
-    _write_aggregates(rankings, output / "genes", settings.top_k)
+    aggregated = _write_aggregates(rankings, output / "genes", settings.top_k)
+    pathways.explain_pathways(
+        aggregated,
+        study,
+        output / "pathways",
+        settings.gene_sets,
+        top_k=settings.top_k,
+        seed=settings.seed,
+        audit=audit,
+    )
+    cohort.explain_cohort(
+        looks, output / "cohort", neighbours=settings.neighbours, seed=settings.seed, audit=audit
+    )
     manifest = {"layout": LAYOUT, "experiment": folders[0].read_config()["name"], "runs": about}
     audit.write(output / "audit.json")
     replace_file(output / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -343,18 +365,22 @@ def explain_fusion(run: LoadedRun, place: Path, tasks: Sequence[str], slides: Se
     fusion.expression_on_tiles(run, owners).to_parquet(place / "expression_on_tiles.parquet", index=False)
 
 
-def _write_aggregates(rankings: dict[str, dict[str, pd.DataFrame]], place: Path, top_k: int) -> None:
-    """Mean ranks over runs and their stability, one table each for all tasks."""
+def _write_aggregates(
+    rankings: dict[str, dict[str, pd.DataFrame]], place: Path, top_k: int
+) -> dict[str, pd.DataFrame]:
+    """Mean ranks over runs and their stability, one table each for all tasks; returns the ranking of each task."""
     if not rankings:
-        return
+        return {}
     place.mkdir(parents=True, exist_ok=True)
-    tables, stability = [], []
+    tables, stability = {}, []
     for task, by_run in rankings.items():
-        table, found = genes.aggregate(by_run, top_k)
-        tables.append(table.assign(task=task))
+        tables[task], found = genes.aggregate(by_run, top_k)
         stability.append({"task": task, **found})
-    pd.concat(tables, ignore_index=True).to_csv(place / "ranking.csv", index=False)
+    pd.concat([t.assign(task=task) for task, t in tables.items()], ignore_index=True).to_csv(
+        place / "ranking.csv", index=False
+    )
     pd.DataFrame(stability).to_csv(place / "stability.csv", index=False)
+    return tables
 
 
 def file_name(task: str) -> str:

@@ -30,6 +30,8 @@ from toxfusion.slides.readers import Slide
 SMOOTHING = 0.35
 """Standard deviation of the smoothing over a slide, in sides of a tile."""
 OPACITY = 0.6
+MOST_SETS, SETS_A_TASK = 24, 5
+"""Gene sets in one picture, and of each task those with the largest scores."""
 
 
 @dataclass(frozen=True)
@@ -200,3 +202,58 @@ def _strips(axis: Axes, table: pd.DataFrame, column: str, values: list, name: st
     axis.set_xticks(range(len(values)), [f"{v:g}" if isinstance(v, float) else str(v) for v in values])
     axis.set_xlabel(name)
     axis.set_ylim(0, 1)
+
+
+def enrichment(gsea: pd.DataFrame, null: pd.DataFrame, path: Path, *, fdr: float) -> None:
+    """Normalised enrichment scores of the leading gene sets, one column a task, * where the FDR is below ``fdr``.
+
+    Args:
+        gsea: of `pathways.enrichment` with a column task. null: task, sets, passing, shuffled_mean and draws of each.
+
+    Raises:
+        FigureError: no set.
+    """
+    if gsea.empty:
+        raise FigureError("no gene set was tested; there is nothing to draw.")
+    gsea = gsea.assign(key=gsea["source"] + "\n" + gsea["set"])
+    tasks = gsea["task"].drop_duplicates().tolist()
+    order = gsea.assign(size=gsea["nes"].abs()).sort_values("size", ascending=False, kind="stable")
+    leading = order.groupby("task", sort=False).head(SETS_A_TASK)["key"].drop_duplicates().head(MOST_SETS)
+    nes, below = (
+        gsea.pivot(index="key", columns="task", values=c).loc[leading, tasks] for c in ("nes", "fdr")
+    )
+    # Sets of one kind stand together: by their mean score over tasks.
+    rows = nes.mean(axis=1).fillna(0.0).sort_values(ascending=False, kind="stable").index
+    scores = nes.loc[rows].to_numpy(np.float64)
+    starred = below.loc[rows].to_numpy(np.float64) < fdr
+    names = gsea.drop_duplicates("key").set_index("key")["name"]
+    chance = null.set_index("task")
+    with mpl.rc_context(STYLE):
+        figure = new_figure(4.6 + 0.85 * max(len(tasks), 3), 2.6 + 0.3 * len(rows))
+        axis = figure.subplots()
+        bound = max(2.0, float(np.nanmax(np.abs(scores), initial=0.0)))
+        drawn = axis.imshow(scores, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
+        for (i, j), value in np.ndenumerate(scores):
+            if np.isfinite(value):
+                colour = "white" if abs(value) > 0.55 * bound else "black"
+                text = f"{value:.1f}{'*' if starred[i, j] else ''}"
+                axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
+        axis.set_yticks(
+            range(len(rows)), [textwrap.shorten(names[k], 60, placeholder=" ...") for k in rows], fontsize=9
+        )
+        axis.set_xticks(
+            range(len(tasks)), [textwrap.fill(t.removeprefix("lesion:"), 14) for t in tasks], fontsize=8
+        )
+        axis.tick_params(axis="x", rotation=45 if len(tasks) > 2 else 0)
+        axis.spines[:].set_visible(False)
+        bar = figure.colorbar(drawn, ax=axis, fraction=0.03, pad=0.02)
+        bar.set_label("normalised enrichment score", fontsize=8)
+        counts = [f"{n:.0f}" for n in chance.loc[tasks, "passing"]]
+        by_chance = chance["shuffled_mean"].mean()
+        beside = "" if np.isnan(by_chance) else f"; genes shuffled: {by_chance:.1f} on average"
+        axis.set_title(
+            f"gene sets associated with the tasks, * FDR < {fdr:.0%}\nsets with *, of {int(chance['sets'].iloc[0])}, "
+            f"task by task: {', '.join(counts)}{beside}",
+            fontsize="small",
+        )
+        save_figure(figure, path)
