@@ -205,7 +205,7 @@ class Pages:
 
     def _slide_card(self, slide: str) -> dict[str, Any]:
         found = self.found
-        sample = found.samples.set_index("sample_id").loc[found.drawn[slide]]
+        owner = found.samples[found.samples["sample_id"] == found.drawn[slide]]
         pictures = [
             (task, self._within(run.pictures(slide, task)["whole"]))
             for run in found.runs
@@ -218,9 +218,9 @@ class Pages:
             pictures = [(shown, VIEWER / entry["folder"] / "preview.jpg"), *pictures]
         return {
             "slide": slide,
-            "compound": sample["compound"],
-            "given": _given(sample),
-            "finding": _worst(sample.to_frame().T),
+            "compound": owner["compound"].iloc[0],
+            "given": _given(owner.iloc[0]),
+            "finding": _worst(owner),
             "task": pictures[0][0] if pictures else "",
             "picture": pictures[0][1] if pictures else None,
         }
@@ -377,7 +377,7 @@ class Pages:
 
     def _findings(self, compound: str) -> dict[str, Any] | None:
         """Animals with each finding among those examined, by dose and time; findings of no animal are left out."""
-        columns = [c for c in self.found.samples if c.startswith(FINDING)]
+        columns = _findings_in(self.found.samples)
         groups = list(self.found.groups(compound))
         if not columns or not any(rows[columns].notna().any(axis=None) for _, rows in groups):
             return None
@@ -417,9 +417,7 @@ class Pages:
         """Leading genes of its treated samples for DILI, injury, severity and the findings that it shows."""
         treated = mine[~mine["is_control"]]
         shown = [
-            f"lesion:{c.removeprefix(FINDING)}"
-            for c in mine
-            if c.startswith(FINDING) and (treated[c] >= 1).any()
+            f"lesion:{c.removeprefix(FINDING)}" for c in _findings_in(treated) if (treated[c] >= 1).any()
         ]
         wanted = [t for t in self.found.tasks if ":" not in t or t in shown or not t.startswith("lesion:")]
         parts = []
@@ -545,9 +543,8 @@ def _without_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for task, of_task in both.groupby("task", sort=False):
         change = {f"change_{c}": float((of_task[c] - of_task["value"]).abs().mean()) for c in columns[1:]}
-        rows.append(
-            {"task": task, "n": of_task["sample_id"].nunique(), **of_task[columns].mean().to_dict(), **change}
-        )
+        means = {c: float(of_task[c].mean()) for c in columns}
+        rows.append({"task": task, "n": of_task["sample_id"].nunique(), **means, **change})
     return rows
 
 
@@ -564,9 +561,14 @@ def _label(samples: pd.DataFrame, column: str) -> float | None:
     return float(known.iloc[0]) if len(known) else None
 
 
+def _findings_in(samples: pd.DataFrame) -> list[str]:
+    """Columns of grades."""
+    return [c for c in map(str, samples.columns) if c.startswith(FINDING)]
+
+
 def _worst(samples: pd.DataFrame) -> str:
     """The findings of the highest grade, in words; "" where nothing was examined."""
-    grades = samples[[c for c in samples if c.startswith(FINDING)]].astype(float).max()
+    grades = samples[_findings_in(samples)].astype(float).max()
     if not grades.notna().any():
         return ""
     present = grades[grades >= 1].sort_values(ascending=False, kind="stable")
