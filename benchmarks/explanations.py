@@ -23,7 +23,7 @@ import pandas as pd
 
 from toxfusion.data.sampling import generator
 from toxfusion.data.study import Study
-from toxfusion.evaluation.bootstrap import interval, mean_statistic, resample
+from toxfusion.evaluation.bootstrap import mean_over_clusters
 from toxfusion.interpret import truth
 from toxfusion.interpret.attribution import samples_with
 from toxfusion.interpret.explaining import finished_runs
@@ -202,9 +202,7 @@ def programme_table(rows: Sequence[tuple[str, str, int, pd.Series]], study: Stud
 
 def over_compounds(rows: pd.DataFrame, measure: str) -> str:
     """Mean over slides with the 95 % interval of a bootstrap over compounds."""
-    drawn = resample(rows["compound"].to_numpy(), draws=2000, seed=0)
-    codes = drawn.codes(rows["compound"].to_numpy())
-    found = interval(mean_statistic(rows[measure].to_numpy(float), codes, len(drawn.clusters)), drawn)
+    found = mean_over_clusters(rows[measure].to_numpy(float), rows["compound"].to_numpy())
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 

@@ -9,19 +9,26 @@ from toxfusion.config import entry_point
 
 @entry_point("explain")
 def main(config: dict[str, Any]) -> None:
-    """Explain finished runs: regions, genes, pathways, fusion and cohort as tables and pictures, from test samples."""
-    from dataclasses import fields
+    """Explain finished runs: regions, genes, pathways, fusion and cohort as tables, pictures, GeoJSON and one HTML
+    report, from their test samples.
+    """
+    from dataclasses import fields, replace
     from pathlib import Path
 
     import pandas as pd
 
     from toxfusion.interpret.explaining import ExplainSettings, explain_runs, finished_runs
+    from toxfusion.interpret.html_report import write_report
     from toxfusion.interpret.pathways import GeneSetSettings
 
     output = Path(config["paths"]["output"])
     given = {field.name: config[field.name] for field in fields(ExplainSettings)}
     settings = ExplainSettings(**{**given, "gene_sets": GeneSetSettings(**config["gene_sets"])})
+    if not config["report"]:
+        settings = replace(settings, viewer_px=0)
     manifest = explain_runs(finished_runs(Path(config["run"])), output, settings)
+    if config["report"]:
+        print(f"report: {write_report(output, compound_pages=config['compound_pages'])}")
     stability = output / "genes" / "stability.csv"
     print(f"{len(manifest['runs'])} runs explained in {output}")
     if stability.is_file():

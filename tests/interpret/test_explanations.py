@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,19 @@ from tests.test_probes import trained
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.study import Study
-from toxfusion.interpret import cohort, explaining, faithfulness, figures, fusion, genes, regions, truth
+from toxfusion.interpret import (
+    agreement,
+    cohort,
+    explained,
+    explaining,
+    faithfulness,
+    figures,
+    fusion,
+    genes,
+    html_report,
+    regions,
+    truth,
+)
 from toxfusion.interpret.attribution import integrate_genes, integrate_tiles, samples_with, within_tolerance
 from toxfusion.interpret.pathways import GeneSetSettings
 from toxfusion.interpret.targets import TargetError, chosen_tasks, predict, task_names
@@ -55,6 +68,13 @@ def survpath(study: Study, tmp_path_factory: pytest.TempPathFactory) -> LoadedRu
         "expression.gene_sets.min_genes=1", "size.n_genes=50", "bag=abmil", "size.finetune_steps=2", "pretrain=none",
     )  # fmt: skip
     return load_run(made, *load_own_study(made))
+
+
+@pytest.fixture(scope="module")
+def null(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run on permuted labels, with the split of ``full``."""
+    steps = ("size.finetune_steps=2", "pretrain=none")
+    return trained(study, tmp_path_factory.mktemp("null"), "permute_labels=true", *steps)
 
 
 def one_with_slide(run: LoadedRun) -> str:
@@ -305,8 +325,55 @@ def test_lesion_shares_read_the_mask_under_the_tile(tmp_path: Path, study: Study
         truth.lesion_shares(replace(study, root=tmp_path), tiles.assign(slide_id="b"))
 
 
-def test_the_folder_has_its_layout(
-    full: RunFolder, run: LoadedRun, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_correlation_of_ranks_by_hand() -> None:
+    one = np.array([[1.0, 2, 3], [1, 2, 3], [1, 1, 2], [5, 5, 5]])
+    other = np.array([[10.0, 20, 30], [3, 2, 1], [1, 2, 3], [1, 2, 3]])
+    # Third row: ranks 1.5, 1.5, 3 and 1, 2, 3 about 2: 1.5 / sqrt(1.5 * 2).
+    expected = [1, -1, 1.5 / np.sqrt(3.0), np.nan]
+    np.testing.assert_allclose(agreement.row_correlation(one, other), expected, rtol=1e-12)
+
+
+def test_scores_agree_with_themselves_and_lose_their_sign_when_turned(run: LoadedRun) -> None:
+    scores = agreement.scores_of(run, ["dili"], steps=8)
+    compound = run.fold.study.obs["compound"].to_dict()
+    same = agreement.agreement(scores, scores, compound)
+    assert set(zip(same["subject"], same["score"], strict=True)) == {
+        ("tiles", "attention"), ("tiles", "contribution"), ("tiles", "gradient"), ("genes", "integrated"),
+    }  # fmt: skip
+    np.testing.assert_allclose(same[["spearman", "signed"]], 1)
+    assert scores.tiles is not None
+    turned = replace(
+        scores, tiles=scores.tiles.assign(**{"contribution:dili": -scores.tiles["contribution:dili"]})
+    )
+    row = agreement.agreement(scores, turned, compound).set_index("score").loc["contribution"]
+    assert row["spearman"] == pytest.approx(1)
+    assert row["signed"] == pytest.approx(-1)
+    assert row["n"] == (scores.tiles.groupby("slide_id").size() >= agreement.LEAST_TILES).sum()
+    other = agreement.agreement(
+        scores, agreement.scores_of(faithfulness.randomised(run, 5), ["dili"], 8), compound
+    )
+    assert (other["spearman"] < 0.99).all()
+
+
+def test_nulls_are_nulls_on_the_same_test_part(full: RunFolder, null: RunFolder, tmp_path: Path) -> None:
+    assert agreement.null_kind(null) == "permuted labels"
+    assert agreement.nulls_of(full, [null]) == [null]
+    with pytest.raises(RunError, match="neither labels were permuted"):
+        agreement.null_kind(full)
+    other = RunFolder(tmp_path)
+    split = json.loads(null.split.read_text())
+    other.split.write_text(json.dumps({**split, "test": split["test"][1:]}))
+    with pytest.raises(RunError, match="train them on the same study and split"):
+        agreement.nulls_of(full, [other])
+
+
+def test_the_folder_has_its_layout_and_its_report(
+    full: RunFolder,
+    null: RunFolder,
+    run: LoadedRun,
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cohort, "LEAST_SAMPLES", 10_000)  # the map, slow to compile, is test_cohort's
     slide = study.slides_of(one_with_slide(run))[0]
@@ -317,8 +384,11 @@ def test_the_folder_has_its_layout(
         path, rng.integers(0, 255, (2300, 2300, 3), np.uint8), tile=(256, 256), photometric="rgb"
     )
     (tmp_path / "sets.gmt").write_text(GENE_SETS)
-    sets = GeneSetSettings(False, str(tmp_path / "sets.gmt"), None, 1, 500, 20, 1)
-    settings = explaining.ExplainSettings(None, "auto", [slide], 1, 2, [1.0], 300, 8, 3, 5, 0, sets, 2)
+    settings = explaining.ExplainSettings(
+        study=None, tasks="auto", slides=[slide], n_slides=1, tiles=2, views_mpp=[1.0], view_px=300, steps=8,
+        draws=3, top_k=5, seed=0, neighbours=2, nulls=[str(null.root)], viewer_px=1024,
+        gene_sets=GeneSetSettings(False, str(tmp_path / "sets.gmt"), None, 1, 500, 20, 1),
+    )  # fmt: skip
     manifest = explaining.explain_runs(explaining.finished_runs(full.root), tmp_path, settings)
     place = tmp_path / "runs" / full.root.name
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
@@ -345,6 +415,30 @@ def test_the_folder_has_its_layout(
     assert set(pd.read_csv(tmp_path / "pathways" / "gsea.csv")["task"]) == set(task_names(run))
     for name in ("dose_response.csv", "nearest_compounds.csv", "prototypes.csv"):
         assert (tmp_path / "cohort" / name).is_file()
+    agreed = pd.read_csv(tmp_path / "agreement.csv")
+    assert set(agreed["against"]) == {"random weights", "permuted labels"}
+    assert agreed["spearman"].abs().le(1 + 1e-9).all()
+    nulls = pd.read_csv(tmp_path / "nulls.csv")
+    assert set(nulls["null"]) == {"permuted labels"}
+    about = json.loads((place / "run.json").read_text())
+    assert about["digest"] == json.loads(full.done.read_text())["digest"]
+    weights = (full.stage("finetune") / "best.ckpt").read_bytes()
+    assert about["sha256"]["best.ckpt"] == hashlib.sha256(weights).hexdigest()
+    own = pd.read_parquet(full.predictions).query("part == 'test'").sort_values(["task", "unit_id"])
+    again = pd.read_csv(place / "predictions.csv").sort_values(["task", "unit_id"])
+    np.testing.assert_allclose(again["score"], own["score"], rtol=1e-4)
+    text = html_report.write_report(tmp_path).read_text()
+    assert "permuted labels" in text
+    assert set(explained.Explained(tmp_path).samples["sample_id"]) == set(run.fold.split.test)
+    (viewed,) = json.loads((tmp_path / "report" / "tiles" / "slides.json").read_text())
+    assert (viewed["slide_id"], viewed["width"]) == (slide, 1024)
+    assert {o["score"] for o in viewed["overlays"]} == {"attention", "contribution", "integrated"}
+    compounds = set(study.obs.loc[run.fold.split.test, "compound"])
+    assert {p.stem for p in (tmp_path / "report" / "compounds").iterdir()} == compounds
+    explaining.explain_runs([full], tmp_path, replace(settings, tasks=["dili"], nulls=[], viewer_px=0))
+    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "index.html").exists()
+    assert not (tmp_path / "nulls.csv").exists(), "nothing of an earlier explanation stays"
     with pytest.raises(RunError, match="no test sample"):
         explaining.explain_runs([full], tmp_path, replace(settings, slides=["nowhere"]))
 

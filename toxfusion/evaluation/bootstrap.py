@@ -375,6 +375,15 @@ def interval(
     return Interval(value, float(low), float(high), len(drawn), n_undefined)
 
 
+def mean_over_clusters(values: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Interval:
+    """Mean of values, float [n], with the percentile interval over their clusters, [n]; NaN for no value."""
+    if not len(values):
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
+    drawn = resample(clusters)
+    codes = drawn.codes(np.asarray(clusters, dtype=str))
+    return interval(mean_statistic(values, codes, len(drawn.clusters)), drawn)
+
+
 def share_interval(
     hits: np.ndarray, codes: np.ndarray, resampling: Resampling, *, method: IntervalMethod = "percentile"
 ) -> tuple[Interval, str]:

@@ -21,12 +21,14 @@ from toxfusion.data.study import Study
 from toxfusion.interpret import cohort, figures, fusion, genes, pathways, regions
 from toxfusion.interpret.attribution import samples_with
 from toxfusion.interpret.faithfulness import area_between, deletion_insertion
+from toxfusion.interpret.folder import file_name, file_stem
+from toxfusion.interpret.recording import Recording
 from toxfusion.interpret.targets import chosen_tasks
 from toxfusion.loading import LoadedRun, load_own_study, load_run
 from toxfusion.runs import RunError, RunFolder
 from toxfusion.slides.readers import Slide, open_slide
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the layout of the folder, in manifest.json."""
 TASKS_DRAWN = 2
 """Pictures of one slide are of so many tasks."""
@@ -46,9 +48,11 @@ class ExplainSettings:
         steps: points of an integral to begin with.
         draws: random orders of deletion and insertion.
         top_k: genes whose overlap over runs is measured, and that are tested for over-representation.
-        seed: of the random orders, permutations and maps.
+        seed: of the random orders, of random weights, permutations and maps.
         gene_sets: that rankings of genes are compared with.
         neighbours: compounds nearest to each compound.
+        nulls: folders of null runs, or above them, whose scores are set beside those of the runs.
+        viewer_px: longest side of the finest tiles for the report's viewer; 0 = no tiles.
     """
 
     study: str | None
@@ -64,6 +68,8 @@ class ExplainSettings:
     seed: int
     gene_sets: pathways.GeneSetSettings
     neighbours: int
+    nulls: Sequence[str] | str = ()
+    viewer_px: int = 0
 
     @property
     def named_slides(self) -> list[str] | None:
@@ -71,6 +77,12 @@ class ExplainSettings:
         if self.slides == "auto":
             return None
         return [self.slides] if isinstance(self.slides, str) else list(self.slides)
+
+    @property
+    def null_runs(self) -> list[RunFolder]:
+        """Finished runs of the folders of nulls."""
+        named = [self.nulls] if isinstance(self.nulls, str) else self.nulls
+        return [run for root in named for run in finished_runs(Path(root))]
 
 
 def finished_runs(root: Path) -> list[RunFolder]:
@@ -115,6 +127,14 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
     """
     settings.gene_sets.check()
     _check_slides(folders, settings)
+    recording = Recording(
+        output,
+        folders,
+        nulls=settings.null_runs,
+        viewer_px=settings.viewer_px,
+        steps=settings.steps,
+        seed=settings.seed,
+    )
     output.mkdir(parents=True, exist_ok=True)
     rankings: dict[str, dict[str, pd.DataFrame]] = {}
     audit, about = Audit(), []
@@ -128,6 +148,7 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
         for task, table in explain_genes(run, place / "genes", tasks, settings).items():
             rankings.setdefault(task, {})[folder.root.name] = table
         explain_fusion(run, place / "fusion", tasks, shown)
+        recording.add(run, place, tasks, shown, audit)
         looks.append(cohort.look(run, tasks))
         if len(looks) == 1:
             cohort.explain_prototypes(run, output / "cohort", audit)
@@ -154,6 +175,7 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
     cohort.explain_cohort(
         looks, output / "cohort", neighbours=settings.neighbours, seed=settings.seed, audit=audit
     )
+    recording.write()
     manifest = {"layout": LAYOUT, "experiment": folders[0].read_config()["name"], "runs": about}
     audit.write(output / "audit.json")
     replace_file(output / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -190,7 +212,7 @@ def explain_regions(
     scores = regions.tile_scores(run, having, tasks)
     scores.to_parquet(place / "tiles.parquet", index=False)
     chosen = _slides_to_draw(run, scores, settings, audit)
-    curves, areas, checks, extremes = [], [], [], []
+    curves, areas, checks, extremes, shown = [], [], [], [], []
     for slide_id in chosen:
         sample = str(run.fold.study.slides.at[slide_id, "sample_id"])
         drawn = _tasks_to_draw(run, sample, tasks)
@@ -199,7 +221,9 @@ def explain_regions(
         checks.append(found)
         batch = run.fold.batch([sample], stage="evaluate")
         of_slide = of_sample[of_sample["slide_id"] == slide_id]
-        regions.write_geojson(of_slide, place / slide_id / "tiles.geojson")
+        shown.append(of_slide)
+        folder = place / file_stem(slide_id)
+        regions.write_geojson(of_slide, folder / "tiles.geojson")
         path = run.fold.study.slide_path(slide_id)
         override = float(run.fold.study.slides["mpp_override"].loc[slide_id])
         with open_slide(path, mpp_override=None if np.isnan(override) else override) as slide:
@@ -210,7 +234,7 @@ def explain_regions(
                 curves.append(curve.assign(**named))
                 area = area_between(curve)
                 areas.append({**named, **area})
-                stem = place / slide_id / file_name(task)
+                stem = folder / file_name(task)
                 figures.deletion_insertion(
                     curve, area, stem.with_name(f"{stem.name}_deletion.png"), title=f"{slide_id}: {task}"
                 )
@@ -222,6 +246,7 @@ def explain_regions(
     for name, parts in (("extreme_tiles", extremes), ("convergence", checks), ("deletion_insertion", curves)):
         pd.concat(parts, ignore_index=True).to_csv(place / f"{name}.csv", index=False)
     pd.DataFrame(areas).to_csv(place / "areas.csv", index=False)
+    pd.concat(shown, ignore_index=True).to_parquet(place / "drawn_tiles.parquet", index=False)
     return chosen
 
 
@@ -285,7 +310,7 @@ def _tiles(slide: Slide, extreme: pd.DataFrame, task: str, stem: Path) -> pd.Dat
         pixels,
         column,
         stem.with_name(f"{stem.name}_tiles.png"),
-        title=f"{stem.parent.name}: tiles that raise and lower {task}, integrated gradients",
+        title=f"{extreme['slide_id'].iloc[0]}: tiles that raise and lower {task}, integrated gradients",
     )
     places = extreme[["sample_id", "slide_id", "tile", "x", "y", "side", "mpp0"]]
     return places.assign(
@@ -381,8 +406,3 @@ def _write_aggregates(
     )
     pd.DataFrame(stability).to_csv(place / "stability.csv", index=False)
     return tables
-
-
-def file_name(task: str) -> str:
-    """A task as part of a file's name: letters, digits and _ alone."""
-    return "".join(c if c.isalnum() else "_" for c in task)

@@ -89,6 +89,41 @@ def smooth_map(
     return np.ma.masked_where(there == 0, total / np.maximum(weight, 1e-12))
 
 
+@dataclass(frozen=True)
+class ScoreColours:
+    """How a score becomes colours: its 2nd to 98th percentile, around 0 where it has a sign.
+
+    Attributes:
+        signed: in two colours around 0.
+        low, high: ends of the colours.
+        colour_map: name of matplotlib's.
+    """
+
+    signed: bool
+    low: float
+    high: float
+    colour_map: str
+
+    @property
+    def norm(self) -> Normalize:
+        return Normalize(self.low, self.high)
+
+    def opacity(self, values: np.ndarray) -> np.ndarray:
+        """0.25 at 0 to 1 at the ends of the colours where there is a sign, else 1."""
+        if not self.signed:
+            return np.ones_like(values)
+        return 0.25 + 0.75 * np.clip(np.abs(values) / self.high, 0, 1)
+
+
+def score_colours(values: np.ndarray) -> ScoreColours:
+    """The colours of a score with these values, float [n]."""
+    low, high = (float(v) for v in np.percentile(values, [2, 98]))
+    if (values < 0).any():
+        bound = max(abs(low), abs(high), 1e-12)
+        return ScoreColours(True, -bound, bound, "RdBu_r")
+    return ScoreColours(False, low, max(high, low + 1e-12), "viridis")
+
+
 def slide_scores(
     view: View, of_slide: pd.DataFrame, columns: dict[str, str], path: Path, *, title: str
 ) -> None:
@@ -118,20 +153,15 @@ def slide_scores(
         axes[0].set_title(textwrap.fill(title, 48), fontsize="small")
         for axis, (column, name) in zip(axes[1:], columns.items(), strict=True):
             values = of_slide[column].to_numpy(np.float64)
-            low, high = np.percentile(values, [2, 98])
-            signed = bool((values < 0).any())
-            bound = max(abs(low), abs(high), 1e-12)
-            norm = Normalize(-bound, bound) if signed else Normalize(low, max(high, low + 1e-12))
-            colours = "RdBu_r" if signed else "viridis"
+            colours = score_colours(values)
             axis.imshow(view.pixels)
             if inside.any():
                 drawn = smooth_map(view.pixels.shape[:2], corners[inside], side, values[inside])
-                strength = np.abs(2 * norm(drawn.filled(0.0 if signed else low)) - 1) if signed else 1.0
-                opacity = OPACITY * (0.25 + 0.75 * np.clip(strength, 0, 1))
-                axis.imshow(drawn, cmap=colours, norm=norm, alpha=opacity * ~np.ma.getmaskarray(drawn))
-            bar = figure.colorbar(
-                ScalarMappable(norm, colours), ax=axis, fraction=0.046, pad=0.02, extend="both"
-            )
+                opacity = OPACITY * colours.opacity(drawn.filled(0.0 if colours.signed else colours.low))
+                there = ~np.ma.getmaskarray(drawn)
+                axis.imshow(drawn, cmap=colours.colour_map, norm=colours.norm, alpha=opacity * there)
+            mappable = ScalarMappable(colours.norm, colours.colour_map)
+            bar = figure.colorbar(mappable, ax=axis, fraction=0.046, pad=0.02, extend="both")
             bar.ax.tick_params(labelsize="x-small")
             axis.set_title(textwrap.fill(name, 48), fontsize="small")
         for axis in axes:
