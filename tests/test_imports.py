@@ -30,6 +30,8 @@ SHARED = {"config", "config_loader", "command_help", "distributed", "launch", "s
 #: Readers of slides and single-cell tools stay out of whatever a training process imports.
 SLIDE_LIBRARIES = {"tiatoolbox", "openslide", "scanpy"}
 WITHOUT_SLIDES = {"shared", "data", "models", "objectives", "modules", "evaluation", "training"}
+#: Read with scanpy what `prepare` takes; nothing that training imports may import them.
+IMPORTERS = PACKAGE / "data" / "importers"
 #: What an entry point may import before work starts; each of these is itself quick to import.
 QUICK = {"toxfusion.config", "toxfusion.launch", "yaml"}
 
@@ -106,10 +108,11 @@ def test_imports_run_one_way(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=_name)
 def test_what_training_imports_reads_no_slide(file: Path) -> None:
-    if _room(file) not in WITHOUT_SLIDES:
+    if _room(file) not in WITHOUT_SLIDES or IMPORTERS in file.parents:
         return
     for name, line in _imported(ast.walk(ast.parse(file.read_text()))):
         assert name.split(".")[0] not in SLIDE_LIBRARIES, f"{file}:{line} imports {name}"
+        assert not name.startswith("toxfusion.data.importers"), f"{file}:{line} imports {name}"
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if _room(file) == "entry"], ids=_name)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toxfusion.slides.encoders import LoadedEncoder
     from toxfusion.slides.grid import TileGrid
     from toxfusion.slides.pipeline import SlideTask
+    from toxfusion.slides.stain import StainNormaliser
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,13 @@ class Place:
 
     Attributes:
         root: holds tiles/ and features/. audit: the audit file that gets the slides left out.
-        tasks: the slides of this shard.
+        tasks: the slides of this shard. all_tasks: those of every shard.
     """
 
     root: Path
     audit: Path
     tasks: list[SlideTask]
+    all_tasks: list[SlideTask]
 
 
 @entry_point("extract")
@@ -53,6 +55,16 @@ def _check(config: dict[str, Any]) -> None:
         raise ConfigError("give either study=FOLDER or slides=FOLDER_OR_FILES")
     if config["output"] != "features" and config["input"] == "tiles":
         raise ConfigError("input=tiles makes features: add output=features")
+    stains = ("none", "macenko", "vahadane", "reinhard")
+    if config["stain"] not in stains:
+        raise ConfigError(f"stain={config['stain']}: choose {', '.join(stains)}")
+    if config["stain"] == "none" and config["stain_target"] is not None:
+        raise ConfigError("stain_target goes with stain=macenko, vahadane or reinhard")
+    if config["stain"] != "none" and (config["output"] == "h5" or config["input"] == "tiles"):
+        raise ConfigError(
+            f"stain={config['stain']} is of tiles as they are read from slides: give it with output=tiles, or with "
+            "output=features input=slides"
+        )
 
 
 def _extract_tiles(config: dict[str, Any]) -> None:
@@ -60,9 +72,11 @@ def _extract_tiles(config: dict[str, Any]) -> None:
     from toxfusion.slides.pipeline import TileSink
 
     grid, place = _grid(config), _place(config)
-    spec = StoreSpec("tiles", "uint8", (grid.tile_px, grid.tile_px, 3), grid.provenance())
-    store = BagStore.create(place.root / "tiles" / (config["name"] or "default"), spec)
-    _run(config, place, store, grid, TileSink)
+    root = place.root / "tiles" / (config["name"] or "default")
+    stain = _stain(config, place, grid, root)
+    spec = StoreSpec("tiles", "uint8", (grid.tile_px, grid.tile_px, 3), _about_tiles(grid, stain))
+    store = BagStore.create(root, spec)
+    _run(config, place, store, grid, TileSink, stain)
 
 
 def _extract_features(config: dict[str, Any]) -> None:
@@ -74,9 +88,9 @@ def _extract_features(config: dict[str, Any]) -> None:
     grid, place = _grid(config), _place(config)
     device = _device(config["device"])
     loaded = _encoder(config, grid.mpp, grid.tile_px, device)
-    store = BagStore.create(
-        place.root / "features" / (config["name"] or loaded.name), _feature_spec(loaded, grid.provenance())
-    )
+    root = place.root / "features" / (config["name"] or loaded.name)
+    stain = _stain(config, place, grid, root)
+    store = BagStore.create(root, _feature_spec(loaded, _about_tiles(grid, stain)))
     make_sink = partial(
         BagEncoder,
         _half(loaded, device, config["half"]),
@@ -84,7 +98,7 @@ def _extract_features(config: dict[str, Any]) -> None:
         device=device,
         across_bags=device != "cpu",
     )
-    _run(config, place, store, grid, lambda writer, ended: make_sink(writer, ended=ended))
+    _run(config, place, store, grid, lambda writer, ended: make_sink(writer, ended=ended), stain)
 
 
 def _encode_tiles(config: dict[str, Any]) -> None:
@@ -131,8 +145,34 @@ def _export_features(config: dict[str, Any]) -> None:
     print(f"{len(wanted)} files in {folder}; {len(place.tasks) - len(wanted)} slides have no features")
 
 
+def _stain(config: dict[str, Any], place: Place, grid: TileGrid, store: Path) -> StainNormaliser | None:
+    """The normaliser of a run, the same in every shard of it, and when slides are added to its store later."""
+    if config["stain"] == "none":
+        return None
+    from toxfusion.slides.pipeline import stain_target
+    from toxfusion.slides.stain import TARGET_FILE, StainNormaliser, read_target
+
+    kept = store / TARGET_FILE
+    target = config["stain_target"] or (kept if kept.is_file() else None)
+    if target is not None:
+        return StainNormaliser.fit(config["stain"], read_target(target))
+    slide_id, picture = stain_target(place.all_tasks, grid)
+    print(f"stain: {config['stain']}, to that of slide {slide_id}")
+    return StainNormaliser.fit(config["stain"], picture)
+
+
+def _about_tiles(grid: TileGrid, stain: StainNormaliser | None) -> dict[str, Any]:
+    """What a store of these tiles, or of their features, must not mix."""
+    return grid.provenance() | ({} if stain is None else {"stain": stain.provenance()})
+
+
 def _run(
-    config: dict[str, Any], place: Place, store: BagStore, grid: TileGrid, make_sink: Callable[..., Any]
+    config: dict[str, Any],
+    place: Place,
+    store: BagStore,
+    grid: TileGrid,
+    make_sink: Callable[..., Any],
+    stain: StainNormaliser | None,
 ) -> None:
     from toxfusion.slides.pipeline import (
         Ledger,
@@ -145,6 +185,8 @@ def _run(
 
     part = "" if config["shard"] is None else f".{config['shard'].replace('/', '-of-')}"
     previews = store.root / "previews" if config["previews"] else None
+    if stain is not None:
+        stain.write_target(store.root)
     records = extract_slides(
         place.tasks,
         store,
@@ -153,6 +195,7 @@ def _run(
         jobs=config["jobs"] or default_jobs(),
         ledger=Ledger(store.root / f"extraction{part}.csv"),
         previews=previews,
+        stain=stain,
     )
     if previews is not None:
         write_contact_sheet(store.root / f"contact_sheet{part}.png", previews, list(records))
@@ -179,7 +222,7 @@ def _place(config: dict[str, Any]) -> Place:
         given = config["slides"] if isinstance(config["slides"], list) else [config["slides"]]
         root = Path(config["paths"]["output"])
         tasks = tasks_of_files([Path(str(place)) for place in given], config["mpp_override"])
-    return Place(root, root / "audit.json", shard_of(tasks, config["shard"]))
+    return Place(root, root / "audit.json", shard_of(tasks, config["shard"]), tasks)
 
 
 def _device(wanted: str) -> str:

@@ -61,9 +61,26 @@ def describe(study: Study) -> str:
         lines.append(
             f"features {path.parent.name!r}: {len(stored)} of {len(study.slides)} slides, {tiles} tiles"
         )
+    lines += _gene_lines(study.provenance.get("gene_ids") or {})
     if mpp := study.provenance.get("mpp"):
         lines.append("um per pixel from the spots: " + ", ".join(f"{k} {v}" for k, v in mpp.items()))
     return "\n".join(lines)
+
+
+def _gene_lines(named: dict[str, Any]) -> list[str]:
+    """What became of the gene ids of a table, or of each section's."""
+    if "given" not in named:
+        return [f"{section}: {line}" for section, of in named.items() for line in _gene_lines(of)]
+    kinds = ", ".join(f"{n} {kind}" for kind, n in named["kinds"].items())
+    lost = {
+        "summary rows": named["summary"],
+        "without a gene in the map": named["unmapped"],
+        "with several": named["ambiguous"],
+        "without an ortholog": named["orthologs"],
+        f"collapsed ({named['collapse']})": named["collapsed"],
+    }
+    told = "".join(f", {n} {what}" for what, n in lost.items() if n)
+    return [f"gene ids: {named['given']} ({kinds}) gave {named['genes']} genes{told}"]
 
 
 def _groups(study: Study, label: float) -> int:

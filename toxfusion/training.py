@@ -126,7 +126,7 @@ def _run(config: Config, folder: RunFolder) -> float:
     store = None
     if modality in ("both", "wsi"):
         store = tile_features(config["tile_features"], study, split, **tiles)
-    fold = make_fold(config, study, split, tasks, store, modality)
+    fold = make_fold(config, study, split, tasks, store, modality, audit)
     table: pd.DataFrame | None
     extra: dict[str, Any] = {}
     if method == "network":
@@ -430,9 +430,18 @@ class NetworkRun:
 
 
 def make_fold(
-    config: Config, study: Study, split: Split, tasks: Tasks, store: BagStore | None, modality: str
+    config: Config,
+    study: Study,
+    split: Split,
+    tasks: Tasks,
+    store: BagStore | None,
+    modality: str,
+    audit: Audit,
 ) -> FoldData:
     """Fit what is fitted, on training samples, for the modalities in use.
+
+    Args:
+        audit: takes samples whose expression has no matched control, or is of a batch that is not corrected.
 
     Raises:
         TrainingError: slides are in use, and there are no tile features.
@@ -449,9 +458,16 @@ def make_fold(
     if modality in ("both", "omics"):
         present = study.has_expression[study.positions(split.train)]
         profiled = [s for s, there in zip(split.train, present, strict=True) if there]
-        expression = ExpressionTransform.fit(study, profiled, **data["expression"])
+        expression = ExpressionTransform.fit(study, profiled, **data["expression"], audit=audit)
     return FoldData(
-        study, split, tasks, store=store, expression=expression, scaler=scaler, seed=int(config["seed"])
+        study,
+        split,
+        tasks,
+        store=store,
+        expression=expression,
+        scaler=scaler,
+        seed=int(config["seed"]),
+        audit=audit,
     )
 
 

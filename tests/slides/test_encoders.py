@@ -16,9 +16,12 @@ from torch import nn
 from toxfusion.models.tile import TileEncoder, save_tile_encoder
 from toxfusion.slides.encoders import (
     ENCODERS,
+    AttentionPool,
+    ConchVision,
     EncoderError,
     PublishedEncoder,
     _resolution_remarks,
+    conch_layout,
     dinov2_layout,
     load_encoder,
     load_weights,
@@ -28,7 +31,8 @@ TILES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3
 #: Parameters in millions as the papers and model cards give them.
 MILLIONS = {
     "resnet18": 11, "resnet50": 23.5, "vit_small": 22, "vit_base": 86, "uni": 303, "uni2_h": 681, "virchow2": 631,
-    "prov_gigapath": 1135, "h_optimus_0": 1135, "h_optimus_1": 1135, "phikon_v2": 303, "ctranspath": 27.5,
+    "prov_gigapath": 1135, "h_optimus_0": 1135, "h_optimus_1": 1135, "phikon_v2": 303, "conch_v1_5": 306,
+    "ctranspath": 27.5,
 }  # fmt: skip
 
 
@@ -203,3 +207,67 @@ def test_dinov2_weights_of_transformers_give_the_same_features_in_timm(tmp_path:
     x = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(x).last_hidden_state[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_conch_has_the_published_tensors() -> None:
+    with torch.device("meta"):
+        state = PublishedEncoder(ENCODERS["conch_v1_5"]).backbone.state_dict()
+    block = {
+        "norm1.weight": [1024], "norm1.bias": [1024], "attn.qkv.weight": [3072, 1024], "attn.qkv.bias": [3072],
+        "attn.proj.weight": [1024, 1024], "attn.proj.bias": [1024], "ls1.gamma": [1024], "norm2.weight": [1024],
+        "norm2.bias": [1024], "mlp.fc1.weight": [4096, 1024], "mlp.fc1.bias": [4096], "mlp.fc2.weight": [1024, 4096],
+        "mlp.fc2.bias": [1024], "ls2.gamma": [1024],
+    }  # fmt: skip
+    expected = {f"trunk.blocks.{i}.{key}": shape for i in range(24) for key, shape in block.items()}
+    expected |= {
+        "trunk.cls_token": [1, 1, 1024], "trunk.pos_embed": [1, 785, 1024],
+        "trunk.patch_embed.proj.weight": [1024, 3, 16, 16], "trunk.patch_embed.proj.bias": [1024],
+        "trunk.norm.weight": [1024], "trunk.norm.bias": [1024],
+        "attn_pool_contrast.query": [1, 768], "attn_pool_contrast.ln_k.weight": [1024],
+        "attn_pool_contrast.ln_k.bias": [1024], "attn_pool_contrast.ln_q.weight": [768],
+        "attn_pool_contrast.ln_q.bias": [768], "attn_pool_contrast.to_q.weight": [768, 768],
+        "attn_pool_contrast.to_kv.weight": [1536, 1024], "attn_pool_contrast.to_out.weight": [768, 768],
+        "ln_contrast.weight": [768], "ln_contrast.bias": [768],
+    }  # fmt: skip
+    assert {key: list(tensor.shape) for key, tensor in state.items()} == expected
+
+
+def test_conch_loads_positions_of_another_grid_and_nothing_else_amiss(tmp_path: Path) -> None:
+    small = {"embed_dim": 32, "depth": 2, "num_heads": 4}
+    torch.manual_seed(5)
+    published = ConchVision(dim=16, heads=2, img_size=224, **small)
+    model = ConchVision(dim=16, heads=2, img_size=448, **small).eval()
+    torch.save(published.state_dict(), tmp_path / "a.bin")
+    load_weights(model, tmp_path / "a.bin", conch_layout)
+    theirs, ours = published.trunk.pos_embed, model.trunk.pos_embed
+    assert ours.shape == (1, 785, 32)
+    torch.testing.assert_close(ours[:, 0], theirs[:, 0])
+    torch.testing.assert_close(model.ln_contrast.weight, published.ln_contrast.weight)
+    # A linear grid keeps the slope of the published scale, away from its edges.
+    ramp = published.state_dict()
+    ramp["trunk.pos_embed"] = torch.cat(
+        [theirs[:, :1].detach(), torch.arange(14.0).repeat(14)[None, :, None].expand(1, 196, 32)], dim=1
+    )
+    row = conch_layout(ramp, model)["trunk.pos_embed"][0, 1:, 0].unflatten(0, (28, 28))[10]
+    assert float(row[6:23].diff().mean()) == pytest.approx(14 / 28.1, abs=5e-4)
+    with torch.inference_mode():
+        assert model(torch.randn(2, 3, 448, 448)).shape == (2, 16)
+    state = published.state_dict()
+    del state["attn_pool_contrast.to_kv.weight"]
+    torch.save(state, tmp_path / "b.bin")
+    with pytest.raises(EncoderError, match=r"1 missing \(attn_pool_contrast.to_kv.weight\)"):
+        load_weights(model, tmp_path / "b.bin", conch_layout)
+
+
+def test_attention_pooling_is_a_weighted_mean_of_the_values() -> None:
+    torch.manual_seed(6)
+    pool = AttentionPool(width=12, dim=8, heads=2)
+    tokens = torch.randn(3, 5, 12)
+    normed = nn.functional.layer_norm(tokens, (12,))
+    keys, values = (normed @ pool.to_kv.weight.T).split(8, dim=-1)
+    query = (nn.functional.layer_norm(pool.query, (8,)) @ pool.to_q.weight.T)[0]
+    parts = []
+    for head in (slice(0, 4), slice(4, 8)):
+        weights = torch.softmax(keys[..., head] @ query[head] / 4**0.5, dim=1)
+        parts.append((weights[..., None] * values[..., head]).sum(dim=1))
+    torch.testing.assert_close(pool(tokens), torch.cat(parts, dim=1) @ pool.to_out.weight.T)

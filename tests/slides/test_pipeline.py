@@ -422,6 +422,9 @@ def test_the_command_extracts_a_study_and_puts_what_is_left_out_into_its_audit(
         (["slides=.", "shard=5/4"], "shard=5/4"),
         (["slides=.", "output=features"], "weights=FILE"),
         (["slides=.", "output=features", "encoder=resnet"], "unknown encoder 'resnet'"),
+        (["slides=.", "stain=pink"], "stain=pink"),
+        (["slides=.", "stain_target=a.png"], "stain_target goes with"),
+        (["slides=.", "stain=macenko", "output=features", "input=tiles"], "as they are read from slides"),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(

@@ -86,8 +86,8 @@ class StoreSpec:
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """Encoder, digest of its weights, um per px and side of a tile: what makes features comparable."""
-        return {key: self.provenance.get(key) for key in ("encoder", "weights", "mpp", "tile_px")}
+        """Encoder, digest of its weights, um per px, side and stain of a tile: what makes features comparable."""
+        return {key: self.provenance.get(key) for key in ("encoder", "weights", "mpp", "tile_px", "stain")}
 
     @property
     def row_bytes(self) -> int:

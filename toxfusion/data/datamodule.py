@@ -155,6 +155,7 @@ class FoldData:
         expression: the fitted transform, or None when expression is not used.
         scaler: the fitted tile scaler; needed with a store.
         seed: of the run; tiles of a bag depend on it.
+        audit: takes what the transform did to single samples.
 
     Raises:
         LeakError: the tile encoder was trained on test compounds and the split is not declared transductive.
@@ -170,6 +171,7 @@ class FoldData:
         expression: ExpressionTransform | None,
         scaler: TileScaler | None,
         seed: int,
+        audit: Audit | None = None,
     ) -> None:
         if (store is None) != (scaler is None):
             raise ValueError("a feature store and its fitted scaler go together")
@@ -185,7 +187,7 @@ class FoldData:
         self.compound_names = list(pd.factorize(obs["compound"].astype(str))[1])
         self._control = torch.from_numpy(obs["is_control"].to_numpy(dtype=bool).copy())
         self._labels = {k: torch.from_numpy(v) for k, v in tasks.labels(study, self.sample_ids).items()}
-        self._expression = self._read_expression()
+        self._expression = self._read_expression(audit)
         self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
         self._tile_reference: dict[str, np.ndarray] = {}
         if store is not None and scaler is not None and scaler.reference == "matched_controls":
@@ -286,12 +288,12 @@ class FoldData:
             step=step,
         )
 
-    def _read_expression(self) -> torch.Tensor | None:
+    def _read_expression(self, audit: Audit | None) -> torch.Tensor | None:
         if self.expression is None:
             return None
         values = np.full((len(self.sample_ids), len(self.expression.gene_ids)), np.nan, np.float32)
         present = np.flatnonzero(self.study.has_expression)
-        values[present] = self.expression.transform(self.study, [self.sample_ids[i] for i in present])
+        values[present] = self.expression.transform(self.study, [self.sample_ids[i] for i in present], audit)
         return torch.from_numpy(values)
 
     def _slides_with_tiles(self, sample_id: str) -> list[str]:

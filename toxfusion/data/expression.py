@@ -1,8 +1,8 @@
-"""The fitted expression transform: reference to vehicle controls, bounds, gene choice, standardisation."""
+"""The fitted expression transform: batches, reference to vehicle controls, bounds, gene choice, standardisation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from toxfusion.data.audit import Audit
+from toxfusion.data.batch_correction import ComBat
 from toxfusion.data.study import Study
 
 Reference = Literal["none", "matched_controls"]
@@ -37,6 +38,7 @@ class ExpressionTransform:
         clip: bound of the absolute standardised value.
         low, high: float32 [G], bounds of the value after referencing, quantiles of the training samples; None where
             values are not bounded before they are standardised.
+        combat: batch correction of log2 expression, of controls too, before all else; None where there is none.
     """
 
     gene_ids: list[str]
@@ -48,6 +50,7 @@ class ExpressionTransform:
     clip: float
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    combat: ComBat | None = None
 
     @classmethod
     def fit(
@@ -59,6 +62,7 @@ class ExpressionTransform:
         reference: Reference,
         clip: float,
         clip_quantile: float | None = None,
+        combat: Mapping[str, Any] | None = None,
         audit: Audit | None = None,
     ) -> ExpressionTransform:
         """Choose the ``n_genes`` genes of highest variance (all when None) and their mean and deviation.
@@ -69,10 +73,13 @@ class ExpressionTransform:
                 chosen nor their deviation; None leaves values as they are.
             sample_ids: training samples; those without a profile are passed over. Their controls are found by
                 control_group in the whole study; in a compound-disjoint split they are training samples too.
-            audit: takes samples without a matched control, compared with the mean of the training controls.
+            combat: ``column`` of obs with the batches (None: no correction), ``covariates`` and ``unseen`` of `ComBat`.
+            audit: takes samples without a matched control, compared with the mean of the training controls, and
+                batches that cannot be corrected.
 
         Raises:
             ExpressionError: fewer than two profiles, a doubled gene, or no training control to refer to.
+            BatchError: batches cannot be corrected.
         """
         if reference not in REFERENCES:
             raise ExpressionError(f"expression reference {reference!r} is none of {REFERENCES}")
@@ -89,8 +96,12 @@ class ExpressionTransform:
         rows = rows[study.has_expression[rows]]
         if len(rows) < 2:
             raise ExpressionError(f"{len(rows)} training samples have expression; at least two are needed")
-        control_mean = _training_control_mean(study, rows, columns, reference)
-        values = _referenced(study, rows, columns, control_mean, reference, audit)
+        batches = None
+        if combat is not None and combat["column"] is not None:
+            raw = study.expression[np.ix_(rows, columns)].astype(np.float64)
+            batches = ComBat.fit(raw, study.obs.iloc[rows], **combat, audit=audit)
+        control_mean = _training_control_mean(study, rows, columns, reference, batches)
+        values = _referenced(study, rows, columns, control_mean, reference, batches, audit)
         low = high = None
         if clip_quantile is not None:
             low, high = np.quantile(values, [clip_quantile, 1 - clip_quantile], axis=0).astype(np.float32)
@@ -109,24 +120,29 @@ class ExpressionTransform:
             clip=float(clip),
             low=None if low is None else low[chosen],
             high=None if high is None else high[chosen],
+            combat=None if batches is None else batches.genes(chosen),
         )
 
     def transform(self, study: Study, sample_ids: Sequence[str], audit: Audit | None = None) -> np.ndarray:
         """Standardised expression, genes matched by gene_id whatever their order in the study.
 
         Args:
-            audit: takes samples without a matched control, compared with the mean of the training controls.
+            audit: takes samples without a matched control, compared with the mean of the training controls, and
+                samples of unseen batches that are left as they are.
 
         Returns:
             float32 [n, G]; a sample without a profile is a row of NaN.
 
         Raises:
             ExpressionError: the study lacks a gene, or has it twice.
+            BatchError: a sample, or one of its controls, is of a batch that is refused.
             KeyError: the study lacks a sample.
         """
         columns = _gene_columns(study, self.gene_ids)
         rows = study.positions(sample_ids)
-        return self._standardised(_referenced(study, rows, columns, self.control_mean, self.reference, audit))
+        return self._standardised(
+            _referenced(study, rows, columns, self.control_mean, self.reference, self.combat, audit)
+        )
 
     def control_profiles(self, study: Study, sample_ids: Sequence[str]) -> np.ndarray:
         """The mean profile of each sample's matched vehicle controls, standardised as the sample's own is.
@@ -153,7 +169,7 @@ class ExpressionTransform:
             controls = np.flatnonzero(usable & (groups == groups[row]))
             controls = controls[controls != row] if groups[row] else controls[:0]
             if len(controls):
-                values[i] = study.expression[np.ix_(controls, columns)].mean(axis=0, dtype=np.float64)
+                values[i] = _log2(study, controls, columns, self.combat).mean(axis=0)
         return self._standardised(values)
 
     def _standardised(self, values: np.ndarray) -> np.ndarray:
@@ -172,13 +188,16 @@ class ExpressionTransform:
             **{key: torch.from_numpy(v.copy()) for key, v in arrays.items() if v is not None},
             "reference": self.reference,
             "clip": self.clip,
+            **({} if self.combat is None else {"combat": self.combat.state()}),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ExpressionTransform:
         """The transform that ``state`` described."""
-        tensors = {key: state[key].numpy() for key in ARRAYS if key in state}
-        return cls(**{**state, **tensors})
+        fitted: dict[str, Any] = {key: state[key].numpy() for key in ARRAYS if key in state}
+        if "combat" in state:
+            fitted["combat"] = ComBat.from_state(state["combat"])
+        return cls(**{**state, **fitted})
 
 
 def _gene_columns(study: Study, gene_ids: Sequence[str]) -> np.ndarray:
@@ -199,8 +218,16 @@ def _gene_columns(study: Study, gene_ids: Sequence[str]) -> np.ndarray:
     return present.get_indexer(pd.Index(gene_ids, dtype=object))
 
 
+def _log2(
+    study: Study, rows: np.ndarray, columns: np.ndarray, combat: ComBat | None, audit: Audit | None = None
+) -> np.ndarray:
+    """float64 [len(rows), len(columns)]: log2 expression, corrected for batches."""
+    values = study.expression[np.ix_(rows, columns)].astype(np.float64)
+    return values if combat is None else combat.correct(values, study.obs.iloc[rows], audit)
+
+
 def _training_control_mean(
-    study: Study, rows: np.ndarray, columns: np.ndarray, reference: Reference
+    study: Study, rows: np.ndarray, columns: np.ndarray, reference: Reference, combat: ComBat | None
 ) -> np.ndarray:
     if reference == "none":
         return np.full(len(columns), np.nan)
@@ -210,7 +237,7 @@ def _training_control_mean(
             "reference matched_controls: no training sample is a vehicle control with expression; "
             "use reference none, or flag the controls in obs.is_control"
         )
-    return study.expression[np.ix_(controls, columns)].mean(axis=0, dtype=np.float64)
+    return _log2(study, controls, columns, combat).mean(axis=0)
 
 
 def _referenced(
@@ -219,10 +246,11 @@ def _referenced(
     columns: np.ndarray,
     control_mean: np.ndarray,
     reference: Reference,
+    combat: ComBat | None,
     audit: Audit | None,
 ) -> np.ndarray:
     """float64 [len(rows), len(columns)]: log2 expression, or log2 fold change against matched controls."""
-    values = study.expression[np.ix_(rows, columns)].astype(np.float64)
+    values = _log2(study, rows, columns, combat, audit)
     if reference == "none":
         return values
     groups = study.obs["control_group"].to_numpy()
@@ -237,7 +265,7 @@ def _referenced(
         controls = controls_of.get(group, np.empty(0, np.int64))
         controls = controls[controls != row]
         if len(controls):
-            values[i] -= study.expression[np.ix_(controls, columns)].mean(axis=0, dtype=np.float64)
+            values[i] -= _log2(study, controls, columns, combat).mean(axis=0)
             continue
         values[i] -= control_mean
         if audit is not None:

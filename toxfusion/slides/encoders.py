@@ -106,15 +106,83 @@ def dinov2_layout(state: State, model: nn.Module) -> State:
     return out
 
 
+class AttentionPool(nn.Module):
+    """One learned query that attends to all tokens (the contrastive pooler of CoCa, Yu et al., TMLR 2022).
+
+    Args:
+        width: of the tokens. dim: of the result. heads: of the attention.
+    """
+
+    def __init__(self, width: int, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.randn(1, dim))
+        self.ln_k, self.ln_q = nn.LayerNorm(width), nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_kv = nn.Linear(width, 2 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, T, width] -> [N, dim]."""
+
+        def by_head(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        query = self.to_q(self.ln_q(self.query)).expand(len(tokens), 1, -1)
+        keys, values = self.to_kv(self.ln_k(tokens)).chunk(2, dim=-1)
+        read = nn.functional.scaled_dot_product_attention(by_head(query), by_head(keys), by_head(values))
+        return self.to_out(read.transpose(1, 2).flatten(1))
+
+
+class ConchVision(nn.Module):
+    """The vision tower of CONCH 1.5: a vision transformer, all tokens of which one query reads.
+
+    Args:
+        dim: length of a feature vector. heads: of the pooling attention.
+        trunk: options of timm's vit_large_patch16_224.
+    """
+
+    def __init__(self, dim: int = 768, heads: int = 8, **trunk: Any) -> None:
+        super().__init__()
+        options = {"img_size": 448, "init_values": 1.0, **trunk}
+        self.trunk: Any = timm.create_model("vit_large_patch16_224", num_classes=0, **options)
+        width = self.trunk.get_parameter("cls_token").shape[-1]
+        self.attn_pool_contrast = AttentionPool(width, dim, heads)
+        self.ln_contrast = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, 448, 448] -> [N, dim]."""
+        pooled: Tensor = self.ln_contrast(self.attn_pool_contrast(self.trunk.forward_features(x)))
+        return pooled
+
+
+def conch_layout(state: State, model: nn.Module) -> State:
+    """The published position embedding, of 14 x 14 patches, brought to the model's grid as its own code does.
+
+    That is by bicubic interpolation with the scale (28 + 0.1) / 14, which keeps 28 from being rounded down to 27.
+    """
+    key = "trunk.pos_embed"
+    wanted = model.state_dict()[key].shape[1] - 1
+    if key not in state or state[key].ndim != 3 or state[key].shape[1] - 1 == wanted:
+        return state
+    old, new = math.isqrt(state[key].shape[1] - 1), math.isqrt(wanted)
+    if old * old != state[key].shape[1] - 1:
+        return state
+    grid = state[key][:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    scale = (new + 0.1) / old
+    grid = nn.functional.interpolate(grid.float(), scale_factor=(scale, scale), mode="bicubic")
+    return {**state, key: torch.cat([state[key][:, :1], grid.flatten(2).transpose(1, 2)], dim=1)}
+
+
 @dataclass(frozen=True)
 class EncoderRow:
     """A published encoder.
 
     Attributes:
         name: what `encoder=` takes.
-        architecture, options: arguments of timm.create_model.
-        hub: its repository on the Hugging Face hub.
-        pooling: class token, average over positions, or class token beside the mean of the patch tokens.
+        architecture, options: arguments of timm.create_model; or what builds it, from the options.
+        hub: its repository on the Hugging Face hub. hub_file: its file there; None = the usual names.
+        pooling: class token, average over positions, class token beside the mean of the patch tokens, or attention.
         input_px: side of its input in pixels; tiles of another side are resized, unless `any_size`.
         mean, std: of RGB in 0..1.
         mpp: micrometres per pixel it was trained at; None = natural images.
@@ -124,9 +192,9 @@ class EncoderRow:
     """
 
     name: str
-    architecture: str
+    architecture: str | Callable[..., nn.Module]
     hub: str
-    pooling: Literal["class", "average", "class+mean"]
+    pooling: Literal["class", "average", "class+mean", "attention"]
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]]
     mpp: float | None
     dim: int
@@ -136,6 +204,7 @@ class EncoderRow:
     options: dict[str, Any] = field(default_factory=dict)
     prefix_tokens: int = 1
     layout: Callable[[State, nn.Module], State] = _as_published
+    hub_file: str | None = None
 
 
 _GATED = "CC BY-NC-ND 4.0, gated"
@@ -179,6 +248,8 @@ _ROWS = (
                options=_OPTIMUS_OPTIONS, prefix_tokens=5),
     EncoderRow("phikon_v2", "vit_large_patch16_224", "owkin/phikon-v2", "class", _IMAGENET, 0.5, 1024,
                "Owkin non-commercial", options={"init_values": 1.0}, layout=dinov2_layout),
+    EncoderRow("conch_v1_5", ConchVision, "MahmoodLab/conchv1_5", "attention", _IMAGENET, 0.5, 768, _GATED,
+               input_px=448, layout=conch_layout, hub_file="pytorch_model_vision.bin"),
     EncoderRow("ctranspath", "swin_tiny_patch4_window7_224", "", "average", _IMAGENET, 1.0, 768, "GPL-3.0",
                options={"embed_layer": ConvStem}, layout=swin_layout),
 )  # fmt: skip
@@ -194,8 +265,10 @@ class PublishedEncoder(nn.Module):
     def __init__(self, row: EncoderRow) -> None:
         super().__init__()
         self.row = row
-        self.backbone: Any = timm.create_model(
-            row.architecture, pretrained=False, num_classes=0, **row.options
+        self.backbone: Any = (
+            timm.create_model(row.architecture, pretrained=False, num_classes=0, **row.options)
+            if isinstance(row.architecture, str)
+            else row.architecture(**row.options)
         )
         mean, std = row.statistics
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -392,6 +465,8 @@ def _from_hub(row: EncoderRow) -> Path:
             f"the weights of {row.name} are not on the hub: give weights=FILE (licence {row.licence})"
         )
     try:
+        if row.hub_file is not None:
+            return Path(hf_hub_download(row.hub, row.hub_file))
         try:
             return Path(hf_hub_download(row.hub, "model.safetensors"))
         except LocalEntryNotFoundError:

@@ -27,6 +27,7 @@ from toxfusion.data.study import Study
 from toxfusion.slides.grid import Corners, Region, TileGrid, check_resolution, clip_region, spread_evenly
 from toxfusion.slides.grid import tile_corners as corners_of
 from toxfusion.slides.readers import Pixels, Slide, SlideError, SlideUnreadable, SlideUnsuitable, open_slide
+from toxfusion.slides.stain import SAMPLE_TILES, Normalise, StainError, StainNormaliser, mosaic
 from toxfusion.slides.tissue import TissueMask, contact_sheet, find_tissue, preview, write_picture
 
 
@@ -97,7 +98,7 @@ class SlideRecord:
 
 @dataclass
 class TilePlan:
-    """A slide whose tiles are known, before they are read."""
+    """A slide whose tiles are known, before they are read; ``normalise`` brings them to a target's stain."""
 
     slide_id: str
     slide: Slide
@@ -106,6 +107,7 @@ class TilePlan:
     picture: Pixels
     record: SlideRecord
     sharpness: list[float] = field(default_factory=list)
+    normalise: Normalise | None = None
 
 
 class BagSink(Protocol):
@@ -277,8 +279,10 @@ def _by_image(tasks: Sequence[SlideTask]) -> Iterator[list[SlideTask]]:
     yield from groups.values()
 
 
-def plan_image(tasks: Sequence[SlideTask], grid: TileGrid) -> list[TilePlan | SlideRecord]:
-    """Open an image, find its tissue and lay the grid; for each slide in it a plan, or how it ended."""
+def plan_image(
+    tasks: Sequence[SlideTask], grid: TileGrid, stain: StainNormaliser | None = None
+) -> list[TilePlan | SlideRecord]:
+    """Open an image, find its tissue, lay the grid, estimate its stain; for each slide a plan, or how it ended."""
     slide = None
     try:
         slide = open_slide(tasks[0].path, mpp_override=tasks[0].mpp_override)
@@ -289,9 +293,57 @@ def plan_image(tasks: Sequence[SlideTask], grid: TileGrid) -> list[TilePlan | Sl
             slide.source.close()
         return [_ended(task, error) for task in tasks]
     planned = [_plan_slide(task, slide, mask, grid) for task in tasks]
+    if stain is not None:
+        planned = _with_stain(planned, grid, stain)
     if not any(isinstance(plan, TilePlan) for plan in planned):
         slide.source.close()
     return planned
+
+
+def _with_stain(
+    planned: Sequence[TilePlan | SlideRecord], grid: TileGrid, stain: StainNormaliser
+) -> list[TilePlan | SlideRecord]:
+    """The plans of one image with its stain; how they ended where it cannot be estimated."""
+    plans = [plan for plan in planned if isinstance(plan, TilePlan)]
+    if not plans:
+        return list(planned)
+    try:
+        normalise = stain.of_image(plans[0].slide.path.name, _sample_tiles(plans, grid))
+    except SlideError as error:
+        for plan in plans:
+            plan.record.state = "skipped" if isinstance(error, SlideUnsuitable) else "failed"
+            plan.record.reason = str(error)
+        return [plan.record if isinstance(plan, TilePlan) else plan for plan in planned]
+    for plan in plans:
+        plan.normalise = normalise
+    return list(planned)
+
+
+def _sample_tiles(plans: Sequence[TilePlan], grid: TileGrid) -> Pixels:
+    """At most ``SAMPLE_TILES`` tiles [n, P, P, 3] of one image, evenly spread over its slides."""
+    corners = np.concatenate([plan.corners for plan in plans])
+    return _read_tiles(plans[0].slide, corners[spread_evenly(corners, SAMPLE_TILES)], grid)[0]
+
+
+def stain_target(tasks: Sequence[SlideTask], grid: TileGrid) -> tuple[str, Pixels]:
+    """The first slide by name that has tiles, and ``SAMPLE_TILES`` of them one below the other, uint8 RGB.
+
+    Raises:
+        StainError: no slide has tiles.
+    """
+    for task in sorted(tasks, key=lambda task: task.slide_id):
+        plan = plan_image([task], grid)[0]
+        if not isinstance(plan, TilePlan):
+            continue
+        try:
+            return task.slide_id, mosaic(_sample_tiles([plan], grid))
+        except SlideUnreadable:
+            continue
+        finally:
+            plan.slide.source.close()
+    raise StainError(
+        f"none of {len(tasks)} slides has a tile to take the target's stain from; give stain_target=FILE"
+    )
 
 
 def _ended(task: SlideTask, error: SlideError) -> SlideRecord:
@@ -350,6 +402,7 @@ def extract_slides(
     jobs: int,
     ledger: Ledger,
     previews: Path | None,
+    stain: StainNormaliser | None = None,
 ) -> dict[str, SlideRecord]:
     """Extract the slides that `store` does not hold yet.
 
@@ -361,6 +414,7 @@ def extract_slides(
         jobs: threads that open slides and decode tiles, beside the one that stores or encodes.
         ledger: where each slide's end is written.
         previews: folder for a PNG a slide, None = no previews.
+        stain: brings every tile to one stain; None leaves tiles as they are.
 
     Returns:
         A record for each slide of `tasks`; slides stored before are done.
@@ -395,7 +449,7 @@ def extract_slides(
     with ThreadPoolExecutor(jobs) as pool, store.writer() as writer, bar:
         sink = make_sink(writer, ended)
         groups = _by_image(missing)
-        for planned in in_order(pool, lambda group: plan_image(group, grid), groups, depth=jobs + 1):
+        for planned in in_order(pool, lambda group: plan_image(group, grid, stain), groups, depth=jobs + 1):
             for plan in planned:
                 if isinstance(plan, SlideRecord):
                     settle(plan)
@@ -431,7 +485,12 @@ def _stored_before(task: SlideTask, store: BagStore) -> SlideRecord:
 
 def _read_blocks(pool: Executor, plan: TilePlan, grid: TileGrid, depth: int) -> Iterator[Pixels]:
     parts = (plan.corners[start : start + BLOCK_TILES] for start in range(0, len(plan.corners), BLOCK_TILES))
-    for tiles, sharpness in in_order(pool, lambda part: _read_tiles(plan.slide, part, grid), parts, depth):
+
+    def read(part: Corners) -> tuple[Pixels, list[float]]:
+        tiles, sharpness = _read_tiles(plan.slide, part, grid)
+        return (tiles if plan.normalise is None else plan.normalise(tiles)), sharpness
+
+    for tiles, sharpness in in_order(pool, read, parts, depth):
         plan.sharpness += sharpness
         yield tiles
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,71 @@ def test_faults_are_named(tmp_path: Path) -> None:
     words.iloc[0, 0] = "many"
     with pytest.raises(ImportTableError, match=r"'v1'.*holds text"):
         import_matrix(tmp_path / "s", **write(tmp_path, counts=words))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gene,v1,l1\nAlb,5,\nMt1,1,2\n", "sample 'l1', gene 'Alb', value nan: is missing"),
+        ("gene,v1,l1\nAlb,5,-2\nMt1,1,2\n", "sample 'l1', gene 'Alb', value -2: is negative"),
+        ("gene,v1,l1\nAlb,5,inf\nMt1,1,2\n", "value inf: is not finite"),
+        ("gene,v1,l1\nAlb,5.5,2\nMt1,1,2\n", "value 5.5: is not whole.*look like logarithms"),
+        ("gene,v1,l1\nAlb,999000.5,5e5\nMt1,999.5,5e5\n", "look like TPM or CPM"),
+        ("gene,v1,v1\nAlb,50,20\nMt1,1,2\n", "sample 'v1' has two profiles"),
+        ("gene|v1|l1\nAlb|5|2\n", "holds 1 rows and 0 columns of values; separate columns by tab"),
+        ("gene,v1,l1\n", "holds 0 rows"),
+        ("", "cannot be read as a table"),
+        ("gene,v1,l1\nAlb,5,many\n", "column 'l1', row 'Alb', value 'many': holds text"),
+    ],
+)
+def test_tables_that_are_no_counts_are_refused_by_value(tmp_path: Path, text: str, message: str) -> None:
+    settings = write(tmp_path)
+    (tmp_path / "counts.csv").write_text(text)
+    with pytest.raises(ImportTableError, match=rf"counts\.csv.*{message}"):
+        import_matrix(tmp_path / "s", **settings)
+
+
+def test_a_cut_gzip_is_named(tmp_path: Path) -> None:
+    settings = write(tmp_path)
+    whole = gzip.compress(COUNTS.to_csv().encode() * 50)
+    (tmp_path / "counts.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImportTableError, match=r"counts\.csv\.gz: cannot be read"):
+        import_matrix(tmp_path / "s", **{**settings, "expression": str(tmp_path / "counts.csv.gz")})
+
+
+@pytest.mark.parametrize("form", ["r", "bom", "cr"])
+def test_tables_of_r_and_of_spreadsheets_read_the_same(tmp_path: Path, form: str) -> None:
+    settings = write(tmp_path)
+    text = (tmp_path / "counts.csv").read_text()
+    if form == "r":  # write.table: no name above the row names
+        text = text.removeprefix(",")
+    (tmp_path / "other.csv").write_bytes(
+        text.replace("\n", "\r" if form == "cr" else "\n").encode("utf-8-sig" if form == "bom" else "utf-8")
+    )
+    one = import_matrix(tmp_path / "one", **settings)
+    other = import_matrix(tmp_path / "two", **{**settings, "expression": str(tmp_path / "other.csv")})
+    np.testing.assert_array_equal(one.expression, other.expression)
+
+
+def test_expected_counts_are_kept_and_doubled_ids_summed(tmp_path: Path) -> None:
+    settings = write(tmp_path)
+    (tmp_path / "counts.csv").write_text("gene,v1,l1\nAlb,50.5,20\nMt1,1,2\nAlb,1,4\n")
+    study = import_matrix(tmp_path / "s", **settings)
+    layer = anndata.read_h5ad(study.root / "expression.h5ad").layers["counts"]
+    assert layer[[0, 2]].tolist() == [[51.5, 1.0], [24.0, 2.0]]
+    assert records(study.root)["counts"] == ["counts.csv"]
+    assert study.provenance["gene_ids"] == {
+        "kinds": {"symbol": 3}, "given": 3, "summary": 0, "unmapped": 0, "ambiguous": 0, "orthologs": 0,
+        "collapsed": 1, "genes": 2, "collapse": "sum",
+    }  # fmt: skip
+
+
+def test_doubled_genes_of_samples_by_genes_are_not_renamed(tmp_path: Path) -> None:
+    settings = write(tmp_path)
+    (tmp_path / "counts.csv").write_text("sample,Alb,Mt1,Alb\nv1,50,1,1\nl1,20,2,4\n")
+    study = import_matrix(tmp_path / "s", **settings)
+    assert study.var.index.tolist() == ["Alb", "Mt1"]
+    assert records(study.root)["gene"] == ["Alb"]
 
 
 def test_more_than_three_doses_need_their_levels() -> None:

@@ -75,6 +75,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_source_file_holds_every_setting_of_its_importer(source: str) -> None:
     node = yaml.safe_load((config_dir() / "source" / f"{source}.yaml").read_text())
     importer = located(node["_target_"], "source")
+    for group, option in (d.popitem() for d in node.pop("defaults", []) if isinstance(d, dict)):
+        node[group] = build(yaml.safe_load((config_dir() / "source" / group / f"{option}.yaml").read_text()))
     settings = {k for k in node if not k.startswith("_")}
     parameters = dict(list(inspect.signature(importer).parameters.items())[1:])
     assert settings == set(parameters)

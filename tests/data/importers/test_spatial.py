@@ -6,9 +6,11 @@ from pathlib import Path
 
 import anndata
 import cv2
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from toxfusion.data.audit import Audit
 from toxfusion.data.importers.spatial import import_spatial, microns_per_pixel
@@ -62,6 +64,60 @@ def sections(tmp_path: Path) -> list[str]:
         str(write_section(tmp_path, "C2", ["ACTB", "Rare", "GAPDH", "ONLY2"])),
         str(write_section(tmp_path, "C4", ["GAPDH", "ACTB", "Rare"])),
     ]
+
+
+def write_visium(folder: Path, name: str, *, header: bool, px_per_um: float) -> Path:
+    """Six rows of six spots on Visium's hexagonal array, the last not under tissue; counts in a 10x .h5."""
+    place = folder / name
+    (place / "spatial").mkdir(parents=True)
+    rows = pd.DataFrame(
+        [(r, c) for r in range(6) for c in range(r % 2, 12, 2)], columns=["array_row", "array_col"]
+    )
+    rows.insert(0, "in_tissue", [1] * (len(rows) - 1) + [0])
+    rows.insert(0, "barcode", [f"B{i}-1" for i in range(len(rows))])
+    rows["pxl_row_in_fullres"] = (
+        (50 + rows["array_row"] * 100 * np.sqrt(0.75) * px_per_um).round().astype(int)
+    )
+    rows["pxl_col_in_fullres"] = (80 + rows["array_col"] * 50 * px_per_um).round().astype(int)
+    file = "tissue_positions.csv" if header else "tissue_positions_list.csv"
+    rows.to_csv(place / "spatial" / file, index=False, header=header)
+    counts = sparse.csc_matrix(np.full((3, len(rows)), 40))
+    with h5py.File(place / "filtered_feature_bc_matrix.h5", "w") as out:
+        group = out.create_group("matrix")
+        for key in ("data", "indices", "indptr"):
+            group[key] = getattr(counts, key)
+        group["shape"], group["barcodes"] = counts.shape, rows["barcode"].to_numpy("S")
+        features = group.create_group("features")
+        features["id"] = np.array([f"ENSG0000000000{i}" for i in range(3)], "S")
+        features["name"] = np.array(["ACTB", "GAPDH", "GAPDH"], "S")
+        features["feature_type"] = np.array(["Gene Expression"] * 3, "S")
+        features["genome"] = np.array(["GRCh38"] * 3, "S")
+    cv2.imwrite(str(place / "image.jpg"), np.full((8, 8, 3), 200, np.uint8))
+    return place
+
+
+def test_visium_sections_of_either_layout(tmp_path: Path) -> None:
+    places = [
+        write_visium(tmp_path, "V1", header=True, px_per_um=2.0),
+        write_visium(tmp_path, "V2", header=False, px_per_um=4.0),
+    ]
+    study = import_spatial(
+        tmp_path / "study", sections=[str(p) for p in places], min_counts=100, radius_um=60
+    )
+    assert study.provenance["mpp"] == {
+        "V1": pytest.approx(0.5, rel=0.01),
+        "V2": pytest.approx(0.25, rel=0.01),
+    }
+    assert len(study.obs) == 70
+    assert study.var.index.tolist() == ["ACTB", "GAPDH"]
+    assert anndata.read_h5ad(study.root / "expression.h5ad").layers["counts"][0].tolist() == [40, 80]
+    box = study.slides.loc["V1_B7-1"]  # row 1, column 3: 80 + 300 px across, 50 + 173 px down
+    assert (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) == pytest.approx((380, 223), abs=2)
+    lost = {r.id: r.reason for r in Audit.read(study.root / "audit.json").records if r.kind == "spot"}
+    assert lost == dict.fromkeys(("V1_B35-1", "V2_B35-1"), "not under tissue (in_tissue is 0)")
+    (places[0] / "spatial" / "tissue_positions.csv").write_text("barcode,x\nB0-1,3\n")
+    with pytest.raises(ImportTableError, match=r"tissue_positions\.csv: has 2 columns"):
+        import_spatial(tmp_path / "other", sections=[str(places[0])])
 
 
 @pytest.mark.parametrize("angle", [0.0, 30.0, 200.0])

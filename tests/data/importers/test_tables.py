@@ -15,7 +15,6 @@ from toxfusion.data.audit import Audit
 from toxfusion.data.importers.symbols import normalised_compound, recover_symbols
 from toxfusion.data.importers.tables import (
     ImportTableError,
-    collapse_genes,
     log2_per,
     numbers,
     read_slide_table,
@@ -77,12 +76,15 @@ def test_log2_per_by_hand() -> None:
     )
 
 
-def test_doubled_genes_are_joined_in_place_and_audited() -> None:
-    values = pd.DataFrame([[1.0, 4.0, 3.0]], columns=["b", "a", "b"])
-    audit = Audit()
-    assert collapse_genes(values, audit).to_dict("list") == {"b": [2.0], "a": [4.0]}
-    assert collapse_genes(values, Audit(), how="sum").to_dict("list") == {"b": [4.0], "a": [4.0]}
-    assert [(r.id, r.outcome) for r in audit.records] == [("b", "changed")]
+def test_log2_per_is_what_scanpy_gives() -> None:
+    import anndata
+    import scanpy
+
+    counts = np.random.default_rng(0).poisson(20.0, (4, 50)).astype(np.float64)
+    table = anndata.AnnData(counts.copy())
+    scanpy.pp.normalize_total(table, target_sum=1e6)
+    scanpy.pp.log1p(table, base=2)
+    np.testing.assert_allclose(log2_per(counts, 1e6), table.X, rtol=1e-6)
 
 
 def test_dates_that_hold_the_number_as_their_year() -> None:

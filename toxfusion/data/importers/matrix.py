@@ -7,23 +7,24 @@ audited with the rule that filled it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from toxfusion.data.audit import Audit
-from toxfusion.data.importers.symbols import recover_symbols
+from toxfusion.data.importers.genes import GeneIds, normalised_ids
 from toxfusion.data.importers.tables import (
     STAGE,
     ImportTableError,
-    collapse_genes,
     log2_per,
     numbers,
     read_slide_table,
     read_table,
+    read_values,
     require_columns,
 )
+from toxfusion.data.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
 from toxfusion.data.study import Study, write_study
 
 Kind = Literal["log2", "counts"]
@@ -50,6 +51,8 @@ def import_matrix(
     findings: str | None = None,
     chemistry: str | None = None,
     genes: str | None = None,
+    gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
+    pseudobulk: str | None = None,
     kind: Kind = "log2",
     orientation: Orientation = "auto",
     species: str = "Rattus norvegicus",
@@ -58,7 +61,8 @@ def import_matrix(
     """Write a study of a user's tables; each may be CSV, TSV, their .gz or .xlsx, with any line end.
 
     Args:
-        expression: genes x samples or samples x genes, the first column naming the rows; or .h5ad.
+        expression: genes x samples or samples x genes, the first column naming the rows; or .h5ad; or, with raw
+            counts, a 10x folder or .h5, each barcode a sample.
         samples: sample_id, compound, dose (mg/kg, 0 = vehicle control), and any column of the contract; others
             are kept. See ``complete_samples`` for what is filled in.
         slides: slide_id, sample_id, path (relative to the table), and optionally mpp_override, x, y, width,
@@ -66,7 +70,11 @@ def import_matrix(
         findings: sample_id and one column a term: 0 to 4, or minimal, slight, moderate, severe; empty = not
             examined.
         chemistry: sample_id and one column an analyte.
-        genes: gene_id, symbol and optionally human_ortholog; without it the gene_id is the symbol.
+        genes: gene_id, symbol and optionally human_ortholog; without it a 10x file says the symbol, and else the
+            gene_id is the symbol.
+        gene_ids: what the ids of the table become before that.
+        pseudobulk: barcode and sample_id, or a column of the .h5ad's obs: counts are summed over each sample's
+            barcodes.
         kind: ``log2`` values are taken as they are; ``counts`` become log2(CPM + 1) and are kept as a layer.
 
     Raises:
@@ -75,7 +83,7 @@ def import_matrix(
     """
     audit = Audit()
     obs = complete_samples(_sample_table(samples), samples, audit)
-    matrix = _profiles(expression, obs.index, orientation, kind, audit)
+    matrix, symbols, named = _profiles(expression, obs.index, orientation, kind, pseudobulk, gene_ids, audit)
     counts = matrix.reindex(obs.index).to_numpy(np.float64) if kind == "counts" else None
     values = matrix.to_numpy(np.float64)
     log2 = log2_per(values, 1e6) if kind == "counts" else _as_log2(values, expression)
@@ -85,7 +93,7 @@ def import_matrix(
     return write_study(
         root,
         obs=obs,
-        var=_genes(matrix.columns, genes),
+        var=_genes(matrix.columns, symbols, genes),
         expression=full.to_numpy(np.float32),
         findings=_findings(findings, obs.index, audit),
         chemistry=_chemistry(chemistry, obs.index, audit),
@@ -95,6 +103,7 @@ def import_matrix(
             "source": "tables",
             "kind": kind,
             "tables": [Path(p).name for p in (expression, samples, slides, findings, chemistry, genes) if p],
+            "gene_ids": named,
         },
         name=name,
         species=species,
@@ -193,35 +202,70 @@ def _sample_table(path: str) -> pd.DataFrame:
 
 
 def _profiles(
-    path: str, sample_ids: pd.Index, orientation: Orientation, kind: Kind, audit: Audit
-) -> pd.DataFrame:
-    """Samples x genes, the samples of the sample table only; genes recovered and collapsed."""
-    table = _oriented(_read_matrix(path), path, sample_ids, orientation)
-    for profile in table.index[~table.index.isin(sample_ids)]:
-        audit.drop(STAGE, "profile", profile, "not in the sample table")
-    table = table[table.index.isin(sample_ids)]
+    path: str,
+    sample_ids: pd.Index,
+    orientation: Orientation,
+    kind: Kind,
+    pseudobulk: str | None,
+    gene_ids: GeneIds,
+    audit: Audit,
+) -> tuple[pd.DataFrame, dict[str, str], dict[str, Any]]:
+    """Samples x genes, the samples of the sample table only; symbols by gene id; how the genes were named."""
+    if is_matrix_file(path) and (kind == "counts" or not path.lower().endswith(".h5ad")):
+        table, symbols = _barcoded(path, sample_ids, kind, pseudobulk, audit)
+    else:
+        if pseudobulk is not None:
+            raise ImportTableError(
+                f"source.pseudobulk={pseudobulk}: sums the raw counts of a 10x folder, .h5 or .h5ad, and "
+                f"{path} (source.kind={kind}) is none"
+            )
+        matrix = read_h5ad(path).to_df() if path.lower().endswith(".h5ad") else read_values(path)
+        table, symbols = _of_samples(_oriented(matrix, path, sample_ids, orientation), sample_ids, audit), {}
     twice = table.index[table.index.duplicated()]
     if len(twice):
         raise ImportTableError(f"{path}: sample {twice[0]!r} has two profiles; keep one")
-    table.columns = recover_symbols(table.columns.tolist(), audit)
-    table = collapse_genes(table, audit, how="sum" if kind == "counts" else "mean")
-    return _counted(table, path, audit) if kind == "counts" else table
+    if kind == "counts":
+        _check_counts(table, path, audit)
+    table, named = gene_ids.named(table, audit, path=path, counts=kind == "counts")
+    return (_counted(table, audit) if kind == "counts" else table), symbols, named
 
 
-def _read_matrix(path: str) -> pd.DataFrame:
-    if Path(path).suffix == ".h5ad":
-        import anndata
+def _of_samples(table: pd.DataFrame, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
+    for profile in table.index[~table.index.isin(sample_ids)]:
+        audit.drop(STAGE, "profile", profile, "not in the sample table")
+    return table[table.index.isin(sample_ids)]
 
-        if not Path(path).is_file():
-            raise ImportTableError(f"{path}: no such file; check the path")
-        return anndata.read_h5ad(path).to_df()
-    table = read_table(path, index_col=0)
-    words = [c for c in table.columns if not pd.api.types.is_numeric_dtype(table[c])]
-    if words:
+
+def _barcoded(
+    path: str, sample_ids: pd.Index, kind: Kind, pseudobulk: str | None, audit: Audit
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Counts of barcodes or of their sums, those of the sample table alone made dense; symbols by gene id."""
+    if kind != "counts":
+        raise ImportTableError(f"{path}: holds raw counts; use source=counts")
+    cells = read_counts(path, audit)
+    if pseudobulk is not None:
+        cells = sum_by_sample(cells, pseudobulk, path, audit)
+    names = cells.obs_names.map(str)
+    known = names.isin(sample_ids)
+    if not known.any():
         raise ImportTableError(
-            f"{path}, column {words[0]!r}: holds text; leave only the names in the first column, and numbers"
+            f"{path}: none of its {len(names)} profiles ({names[0]!r} ...) is a sample_id of the sample table "
+            f"({sample_ids[0]!r} ...); use the same names, or give source.pseudobulk where barcodes are cells"
         )
-    return table
+    if strange := int((~known).sum()):
+        audit.drop(
+            STAGE,
+            "profiles",
+            Path(path).name,
+            f"{strange} ({names[~known][0]} ...) are not in the sample table",
+        )
+    kept = cells[known]
+    symbols = (
+        dict(zip(normalised_ids(list(kept.var_names)), kept.var["symbol"], strict=True))
+        if ("symbol" in kept.var)
+        else {}
+    )
+    return kept.to_df().set_axis(names[known], axis=0), symbols
 
 
 def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation: Orientation) -> pd.DataFrame:
@@ -238,12 +282,43 @@ def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation:
     return turned.set_axis(columns if by_columns else rows, axis=0)
 
 
-def _counted(table: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame:
-    """Raw counts without empty samples and genes."""
-    if table.isna().to_numpy().any() or (table < 0).to_numpy().any():
+def _check_counts(table: pd.DataFrame, path: str, audit: Audit) -> None:
+    """Refuse what are no raw counts; expected counts of RSEM or salmon, which are not whole, are audited."""
+    values = table.to_numpy(np.float64)
+    for wrong, what in (
+        (np.isnan(values), "is missing"),
+        (np.isinf(values), "is not finite"),
+        (values < 0, "is negative"),
+    ):
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ImportTableError(
+                f"{path}, sample {table.index[row]!r}, gene {table.columns[column]!r}, value {values[row, column]:g}: "
+                f"{what}, and a raw count is never negative or missing; correct it, or use source=matrix for "
+                "log2 values"
+            )
+    broken = values != np.round(values)
+    if not broken.any():
+        return
+    row, column = np.argwhere(broken)[0]
+    first = f"sample {table.index[row]!r}, gene {table.columns[column]!r}, value {values[row, column]:g}"
+    totals = values.sum(axis=1)
+    if values.max() < LARGEST_LOG2 or np.allclose(totals, 1e6, rtol=1e-3):
+        kind = "logarithms" if values.max() < LARGEST_LOG2 else "TPM or CPM, each sample the sum of a million"
         raise ImportTableError(
-            f"{path}: holds negative or missing values; give raw counts, or use source=matrix"
+            f"{path}, {first}: is not whole, and the values look like {kind}; give raw counts, or log2 values to "
+            "source=matrix"
         )
+    audit.change(
+        STAGE,
+        "counts",
+        Path(path).name,
+        f"{broken.sum()} values are not whole ({first}): kept as expected counts",
+    )
+
+
+def _counted(table: pd.DataFrame, audit: Audit) -> pd.DataFrame:
+    """Raw counts without empty samples and genes."""
     total = table.sum(axis=1)
     for sample in table.index[total == 0]:
         audit.drop(STAGE, "profile", sample, "no counts at all")
@@ -263,8 +338,9 @@ def _as_log2(values: np.ndarray, path: str) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _genes(gene_ids: pd.Index, path: str | None) -> pd.DataFrame:
-    var = pd.DataFrame({"symbol": gene_ids}, index=pd.Index(gene_ids, name="gene_id", dtype=object))
+def _genes(gene_ids: pd.Index, symbols: dict[str, str], path: str | None) -> pd.DataFrame:
+    names = [symbols.get(str(g)) or g for g in gene_ids]
+    var = pd.DataFrame({"symbol": names}, index=pd.Index(gene_ids, name="gene_id", dtype=object))
     if path is None:
         return var
     table = read_table(path, dtype=str)

@@ -1,7 +1,8 @@
-"""Spatial transcriptomics sections (the her2st layout) as a study: a spot is a sample, the tissue around it its slide.
+"""Spatial transcriptomics sections as a study: a spot is a sample, the tissue around it its slide.
 
-A section is a folder with one counts table (*.tsv.gz, spots x genes), one *_selection.tsv (array and pixel
-position of every spot) and one image. Spots lie on an array of known pitch, which gives the microns per
+A section is a folder with one full-resolution image and, in the her2st layout, one counts table (*.tsv.gz, spots x
+genes) and one *_selection.tsv (array and pixel position of every spot); or, in Visium's, filtered_feature_bc_matrix
+(.h5 or folder) and spatial/tissue_positions.csv. Spots lie on an array of known pitch, which gives the microns per
 pixel.
 """
 
@@ -11,23 +12,34 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
 from toxfusion.data.audit import Audit
+from toxfusion.data.importers.genes import GeneIds
 from toxfusion.data.importers.tables import (
     STAGE,
     ImportTableError,
     log2_per,
     numbers,
     read_table,
+    read_values,
     require_columns,
 )
+from toxfusion.data.importers.tenx import read_counts
 from toxfusion.data.study import Study, write_study
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs")
+#: um between neighbouring spots of the first arrays (her2st) and of Visium
+PITCH_UM, VISIUM_PITCH_UM = 200.0, 100.0
+VISIUM_COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix")
+VISIUM_POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
+_VISIUM_COLUMNS = (
+    "barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,27 +50,33 @@ class Section:
         name: of its folder.
         image: path of its image.
         mpp: um per pixel, from the pitch of the spots.
-        spots: indexed by spot (``10x21``), columns x, y (array) and pixel_x, pixel_y (image, level 0).
+        pitch_um: distance of neighbouring spots.
+        spots: indexed by spot (``10x21``, or the barcode), columns x, y (array, neighbours 1 apart) and pixel_x,
+            pixel_y (image, level 0).
         counts: float [n_spots, n_genes], the same index.
+        genes: how the genes were named.
     """
 
     name: str
     image: Path
     mpp: float
+    pitch_um: float
     spots: pd.DataFrame
     counts: pd.DataFrame
+    genes: dict[str, Any]
 
 
 def import_spatial(
     root: Path | str,
     *,
     sections: Sequence[str],
-    pitch_um: float = 200.0,
+    pitch_um: float | None = None,
     radius_um: float = 150.0,
     block_um: float = 800.0,
     min_counts: int = 500,
     min_spot_share: float = 0.05,
     counts_total: float = 1e4,
+    gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
     species: str = "Homo sapiens",
     name: str = "spatial",
 ) -> Study:
@@ -75,16 +93,17 @@ def import_spatial(
 
     Args:
         sections: folders.
-        pitch_um: distance of neighbouring spots of the array.
+        pitch_um: distance of neighbouring spots of the array; None = 200 in the her2st layout, 100 of Visium.
         min_counts: spots with fewer are dropped.
         min_spot_share: genes seen in a smaller share of the spots of all sections are dropped, as are
             genes that a section lacks.
+        gene_ids: what the genes of each section become before that.
 
     Raises:
         ImportTableError: a section lacks a file or a column, two have one name, or no spot or gene is left.
     """
     audit = Audit()
-    read = [read_section(Path(s), pitch_um, min_counts, audit) for s in sections]
+    read = [read_section(Path(s), pitch_um, min_counts, gene_ids, audit) for s in sections]
     names = [s.name for s in read]
     if not read or len(set(names)) < len(names):
         raise ImportTableError(
@@ -106,8 +125,9 @@ def import_spatial(
             "mpp": {s.name: round(s.mpp, 4) for s in read},
             "radius_um": radius_um,
             "block_um": block_um,
-            "neighbour_pairs_spared": round(_pairs_spared(obs, 1.5 * pitch_um), 3),
+            "neighbour_pairs_spared": round(_pairs_spared(obs, 1.5 * max(s.pitch_um for s in read)), 3),
             "counts_total": counts_total,
+            "gene_ids": {s.name: s.genes for s in read},
         },
         name=name,
         species=species,
@@ -116,25 +136,28 @@ def import_spatial(
     )
 
 
-def read_section(folder: Path, pitch_um: float, min_counts: int, audit: Audit) -> Section:
+def read_section(
+    folder: Path, pitch_um: float | None, min_counts: int, gene_ids: GeneIds, audit: Audit
+) -> Section:
     """Read one section; spots without position, without counts, deselected or nearly empty are audited."""
     if not folder.is_dir():
         raise ImportTableError(f"{folder}: no such folder; source.sections names one folder a section")
-    positions = _only(folder, "*_selection.tsv", "the pixel positions of the spots")
-    table = _only(folder, "*.tsv.gz", "the counts")
+    visium = any((folder / name).exists() for name in VISIUM_COUNTS)
+    placed, counts, table = _read_visium(folder, audit) if visium else _read_array(folder)
     images = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGES]
     if len(images) != 1:
         raise ImportTableError(f"{folder}: holds {len(images)} images; keep one, of a type in {IMAGES}")
-    placed = _read_spots(positions)
-    counts = read_table(table, index_col=0)
-    counts.index = counts.index.astype(str)
     if not (counts.to_numpy() >= 0).all():
         raise ImportTableError(f"{table}: holds negative or missing counts; give raw counts")
+    counts, genes = gene_ids.named(counts, audit, path=table, counts=True)
     spots = placed[placed["selected"]]
     total = counts.sum(axis=1)
     rich = counts.index[total >= min_counts]
     for lost, reason in (
-        (placed.index[~placed["selected"]], "not under tissue (selected is 0)"),
+        (
+            placed.index[~placed["selected"]],
+            f"not under tissue ({'in_tissue' if visium else 'selected'} is 0)",
+        ),
         (spots.index.difference(counts.index), "has a position but no counts"),
         (counts.index.difference(placed.index), "has counts but no position"),
         (spots.index.intersection(counts.index).difference(rich), f"fewer than {min_counts} counts"),
@@ -146,10 +169,61 @@ def read_section(folder: Path, pitch_um: float, min_counts: int, audit: Audit) -
         raise ImportTableError(
             f"{folder}: no spot with a position and {min_counts} counts; lower source.min_counts"
         )
-    mpp = microns_per_pixel(spots, pitch_um)
+    pitch = pitch_um or (VISIUM_PITCH_UM if visium else PITCH_UM)
     return Section(
-        folder.name, images[0].resolve(), mpp, spots.loc[kept], counts.loc[kept].astype(np.float64)
+        folder.name,
+        images[0].resolve(),
+        microns_per_pixel(spots, pitch),
+        pitch,
+        spots.loc[kept],
+        counts.loc[kept].astype(np.float64),
+        genes,
     )
+
+
+def _read_array(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    """Spots, counts and the file of the counts in the her2st layout."""
+    placed = _read_spots(_only(folder, "*_selection.tsv", "the pixel positions of the spots"))
+    table = _only(folder, "*.tsv.gz", "the counts")
+    counts = read_values(table)
+    counts.index = counts.index.astype(str)
+    return placed, counts, table
+
+
+def _read_visium(folder: Path, audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    """Spots, counts (genes called by symbol) and the file of the counts in Visium's layout.
+
+    Spots lie on a hexagonal array: rows are sin 60 degrees of the pitch apart, and the columns of a row two numbers.
+    """
+    table = next(folder / name for name in VISIUM_COUNTS if (folder / name).exists())
+    positions = next((folder / name for name in VISIUM_POSITIONS if (folder / name).is_file()), None)
+    if positions is None:
+        raise ImportTableError(
+            f"{folder}: {VISIUM_POSITIONS[0]} is missing, the pixel positions of the spots"
+        )
+    rows = read_table(positions, header=False, dtype=str)
+    if str(rows.iat[0, 0]) == _VISIUM_COLUMNS[0]:
+        rows = rows.iloc[1:]
+    if rows.shape[1] != len(_VISIUM_COLUMNS):
+        raise ImportTableError(
+            f"{positions}: has {rows.shape[1]} columns, not {', '.join(_VISIUM_COLUMNS)}; give the file of Space Ranger"
+        )
+    rows = rows.set_axis(list(_VISIUM_COLUMNS), axis=1).set_index("barcode")
+    at = rows.apply(lambda column: numbers(column, positions))
+    placed = pd.DataFrame(
+        {
+            "x": at["array_col"] / 2,
+            "y": at["array_row"] * np.sqrt(3) / 2,
+            "pixel_x": at["pxl_col_in_fullres"],
+            "pixel_y": at["pxl_row_in_fullres"],
+            "selected": at["in_tissue"] == 1,
+        }
+    )
+    twice = placed.index[placed.index.duplicated()]
+    if len(twice):
+        raise ImportTableError(f"{positions}: spot {twice[0]!r} appears twice; keep one row")
+    cells = read_counts(table, audit)
+    return placed, cells.to_df().set_axis(cells.var["symbol"].tolist(), axis=1), table
 
 
 def microns_per_pixel(spots: pd.DataFrame, pitch_um: float) -> float:

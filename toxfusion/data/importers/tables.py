@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from toxfusion.data.study_rules import SLIDE_COLUMNS
 STAGE = "prepare"
 SPREADSHEETS = (".xlsx", ".xlsm")
 DELIMITERS = ("\t", ",", ";")
+#: a compressed file that is cut off, damaged, or none
+_TORN = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class ImportTableError(ValueError):
@@ -26,16 +29,23 @@ class ImportTableError(ValueError):
 
 
 def read_table(
-    path: Path | str, *, encoding: str = "utf-8-sig", header: bool = True, **options: Any
+    path: Path | str,
+    *,
+    encoding: str = "utf-8-sig",
+    header: bool = True,
+    comments: str = "",
+    delimiter: str | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Read CSV, TSV, their .gz, one text table in a .zip, or the first sheet of an .xlsx.
 
-    The delimiter is the most frequent of tab, comma and semicolon in the first line; lines may end in LF,
-    CRLF or CR.
+    Unless it is given, the delimiter is the most frequent of tab, comma and semicolon in the first line; lines may
+    end in LF, CRLF or CR.
 
     Args:
         encoding: of text tables.
         header: the first line holds column names.
+        comments: characters; lines at the head of a text table that begin with one are skipped.
         options: for pandas.read_csv or read_excel (dtype, index_col ...).
 
     Raises:
@@ -49,16 +59,44 @@ def read_table(
         if path.suffix.lower() in SPREADSHEETS:
             return pd.read_excel(path, **options)
         with _open_text(path, encoding) as file:
-            first = file.readline()
-        delimiter = max(DELIMITERS, key=first.count)
+            skipped, first = 0, file.readline()
+            while first and first[0] in comments:
+                skipped, first = skipped + 1, file.readline()
+        delimiter = delimiter or max(DELIMITERS, key=first.count)
         with _open_text(path, encoding) as file:
-            return pd.read_csv(file, sep=delimiter, low_memory=False, **options)
+            return pd.read_csv(file, sep=delimiter, low_memory=False, skiprows=skipped, **options)
     except UnicodeDecodeError as error:
         raise ImportTableError(f"{path}: is not {encoding} text ({error}); convert it to UTF-8") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+    except (*_TORN, pd.errors.ParserError, pd.errors.EmptyDataError, zipfile.BadZipFile) as error:
         raise ImportTableError(
             f"{path}: cannot be read as a table ({error}); look at its first lines"
         ) from error
+
+
+def read_values(path: Path | str) -> pd.DataFrame:
+    """Numbers under names, the first column naming the rows; names of rows and columns may occur twice.
+
+    Raises:
+        ImportTableError: it cannot be read, holds no values, or text among them.
+    """
+    table = read_table(path, index_col=0)
+    if table.empty:
+        raise ImportTableError(
+            f"{path}: holds {table.shape[0]} rows and {table.shape[1]} columns of values; separate columns by tab, "
+            "comma or semicolon, the first naming the rows"
+        )
+    # pandas renames a second column of a name; what the file calls them tells two profiles, or two ids, of one name.
+    names = read_table(path, header=False, nrows=1, dtype=str).iloc[0].astype(str).tolist()
+    table.columns = pd.Index(names[-table.shape[1] :], dtype=object)
+    for position, column in enumerate(table.columns):
+        values = table.iloc[:, position]
+        if not pd.api.types.is_numeric_dtype(values):
+            bad = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
+            shown = f", row {bad.index[0]!r}, value {bad.iloc[0]!r}" if len(bad) else ""
+            raise ImportTableError(
+                f"{path}, column {column!r}{shown}: holds text; leave only the names in the first column, and numbers"
+            )
+    return table
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path | str) -> None:
@@ -116,23 +154,6 @@ def log2_per(counts: np.ndarray, total: float) -> np.ndarray:
     """
     depth = counts.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.log2(1.0 + counts / depth * total).astype(np.float32)
-
-
-def collapse_genes(
-    values: pd.DataFrame, audit: Audit, *, how: str = "mean", stage: str = STAGE
-) -> pd.DataFrame:
-    """Join the columns of one gene: ``mean`` of log values, ``sum`` of counts. Each is audited."""
-    twice = values.columns[values.columns.duplicated()].unique()
-    if not len(twice):
-        return values
-    single = values.loc[:, ~values.columns.isin(twice)]
-    joined = {}
-    for gene in twice:
-        rows = values.loc[:, values.columns == gene]
-        joined[gene] = rows.sum(axis=1) if how == "sum" else rows.mean(axis=1)
-        audit.change(stage, "gene", str(gene), f"appears {rows.shape[1]} times: collapsed to the {how}")
-    order = values.columns.drop_duplicates()
-    return pd.concat([single, pd.DataFrame(joined)], axis=1)[order]
 
 
 @contextmanager

@@ -10,18 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from toxfusion.data.audit import Audit, replace_file
+from toxfusion.data.importers.genes import GeneIds
 from toxfusion.data.importers.matrix import LARGEST_LOG2
 from toxfusion.data.importers.symbols import recover_symbols
 from toxfusion.data.importers.tables import (
     STAGE,
     ImportTableError,
-    collapse_genes,
     empty_slides,
     numbers,
     read_table,
@@ -69,6 +69,7 @@ def import_tcga(
     censorship_column: str | None = "censorship_dss",
     subtype_column: str = "oncotree_code",
     ignore_columns: Sequence[str] | None = None,
+    gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
     name: str = "tcga",
 ) -> Study:
     """Write a study of a cohort: a case is a sample, and also its own animal, compound and group.
@@ -88,6 +89,7 @@ def import_tcga(
         slides: folder, searched below, of the images; None lists no slide.
         time_column, censorship_column: months, and 1 = censored, 0 = it happened; both None for no survival.
         ignore_columns: columns of ``cases`` that are no property of the case, and may differ among its rows.
+        gene_ids: what the columns of the expression become.
 
     Raises:
         ImportTableError: a table lacks a column or holds a value that it must not, rows of one case contradict each
@@ -103,7 +105,7 @@ def import_tcga(
         cases,
         audit,
     )
-    expression = _expression(table, cases, rna, kind, audit)
+    expression, named = _expression(table, cases, rna, kind, gene_ids, audit)
     clinical = table[[c for c in table.columns if not _is_omics(str(c))]]
     known = clinical.index
     clinical = _usable(clinical, expression.index, images["sample_id"], audit)
@@ -129,6 +131,7 @@ def import_tcga(
             "source": "tcga",
             "kind": kind,
             "tables": [Path(p).name for p in (cases, rna, signatures, folds) if p],
+            "gene_ids": named,
             "survival": {"time": time_column, "unit": "months", "censorship": censorship_column},
         },
         name=name,
@@ -300,8 +303,10 @@ def _is_omics(column: str) -> bool:
     return bool(_RNASEQ.match(column) or _OTHER_OMICS.match(column))
 
 
-def _expression(table: pd.DataFrame, path: str, rna: str | None, kind: Kind, audit: Audit) -> pd.DataFrame:
-    """Cases of the table with a profile x genes; genes recovered and collapsed as in the other importers."""
+def _expression(
+    table: pd.DataFrame, path: str, rna: str | None, kind: Kind, gene_ids: GeneIds, audit: Audit
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Cases of the table with a profile x genes; genes named and collapsed as in the other importers, and how."""
     for omics in ("mut", "cnv"):
         n = sum(m[1] == omics for c in table.columns if (m := _OTHER_OMICS.match(str(c))))
         if n:
@@ -322,7 +327,7 @@ def _expression(table: pd.DataFrame, path: str, rna: str | None, kind: Kind, aud
         )
     names = set(values.columns)
     plain = [m[1] if (m := _REPEATED.match(c)) and m[1] in names else c for c in values.columns]
-    return collapse_genes(values.set_axis(recover_symbols(plain, audit), axis=1), audit)
+    return gene_ids.named(values.set_axis(plain, axis=1), audit, path=source, counts=False)
 
 
 def _profiles(path: str, cases: pd.Index, audit: Audit) -> pd.DataFrame:

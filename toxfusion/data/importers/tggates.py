@@ -7,20 +7,21 @@ that makes it; docs/real_data.md walks through it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from toxfusion.data.audit import Audit
-from toxfusion.data.importers.symbols import normalised_compound, recover_symbols
+from toxfusion.data.importers.genes import GeneIds
+from toxfusion.data.importers.symbols import normalised_compound
 from toxfusion.data.importers.tables import (
     STAGE,
     ImportTableError,
-    collapse_genes,
     numbers,
     read_slide_table,
     read_table,
+    read_values,
     require_columns,
 )
 from toxfusion.data.study import Study, write_study
@@ -73,6 +74,7 @@ def import_tggates(
     dili: Literal["dilirank", "most", "dilist"] = "dilirank",
     samples: Literal["profiled", "all"] = "profiled",
     median_centre: bool = True,
+    gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
     name: str = "tggates",
 ) -> Study:
     """Join the tables and write a study.
@@ -89,6 +91,7 @@ def import_tggates(
         samples: the animals of the expression table, or all of the attribute table (those without a
             profile have an empty row).
         median_centre: shift each array to the median of the table; removes an array's own offset.
+        gene_ids: what the rows of the expression table (symbols, or probe sets) become.
 
     Raises:
         ImportTableError: a table lacks a column, two tables disagree, no array joins, or ``dili`` is no label.
@@ -98,7 +101,7 @@ def import_tggates(
     audit = Audit()
     arrays = rat_liver_arrays(read_attributes(attributes), attributes, audit)
     lesions = read_pathology(pathology, audit)
-    profiles = None if expression is None else _read_profiles(expression, audit)
+    profiles, named = (None, {}) if expression is None else _read_profiles(expression, gene_ids, audit)
     chosen = _choose(arrays, profiles, samples, expression, audit)
     if pheno is not None:
         _check_pheno(chosen, pheno)
@@ -125,6 +128,7 @@ def import_tggates(
             "tables": [Path(p).name for p in (attributes, pathology, expression, dilirank, dilist) if p],
             "dili": dili,
             "median_centre": median_centre,
+            "gene_ids": named,
         },
         name=name,
         species="Rattus norvegicus",
@@ -187,16 +191,15 @@ def rat_liver_arrays(attributes: pd.DataFrame, path: Path | str, audit: Audit) -
     return arrays
 
 
-def _read_profiles(path: str, audit: Audit) -> pd.DataFrame:
-    """Arrays x genes; barcodes without ID_, symbols recovered, doubled symbols collapsed."""
-    table = read_table(path, index_col=0)
-    symbols = recover_symbols(table.index.tolist(), audit)
+def _read_profiles(path: str, gene_ids: GeneIds, audit: Audit) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Arrays x genes; barcodes without ID_, genes named and collapsed, and how."""
+    table = read_values(path)
     barcodes = [str(c).removeprefix("ID_") for c in table.columns]
     twice = pd.Index(barcodes)[pd.Index(barcodes).duplicated()]
     if len(twice):
         raise ImportTableError(f"{path}: array {twice[0]!r} has two columns; keep one")
-    values = pd.DataFrame(table.to_numpy(np.float64).T, index=barcodes, columns=symbols)
-    return collapse_genes(values, audit)
+    values = pd.DataFrame(table.to_numpy(np.float64).T, index=barcodes, columns=table.index)
+    return gene_ids.named(values, audit, path=path, counts=False)
 
 
 def _choose(
