@@ -317,8 +317,9 @@ def _doubled(study: Study, ids_of: dict[str, list[str]]) -> Iterator[str]:
             continue
         regions = study.slides.loc[ids, ["x", "y", "width", "height"]]
         doubled = regions[regions.duplicated(keep=False)]
-        for region, rows in doubled.groupby(list(regions.columns), dropna=False):
-            part = "the whole" if math.isnan(region[0]) else f"the part {tuple(map(int, region))}"
+        for _, rows in doubled.groupby(list(regions.columns), dropna=False):
+            box = [float(side) for side in rows.iloc[0]]
+            part = "the whole" if math.isnan(box[0]) else f"the part {tuple(map(int, box))}"
             yield f"slides.parquet: {image}: {part} is {len(rows)} slides: {', '.join(map(str, rows.index))}"
 
 
