@@ -1,15 +1,27 @@
-"""Tiles a second of our reader against OpenSlide and tiatoolbox on one slide, and bags a second out of the store.
+"""Tiles a second of our reader against OpenSlide and tiatoolbox, of extraction against its encoder, and peak memory.
 
-    python benchmarks/extraction.py [slide] [--tiles 400] [--mpp 1.0] [--tile-px 112]
+    python benchmarks/extraction.py readers [slide] [--tiles 400] [--mpp 1.0] [--tile-px 112]
+    python benchmarks/extraction.py features [slide] [--tiles 400] [--mpp 0.5] [--tile-px 224] [--encoder resnet18]
+    python benchmarks/extraction.py memory [--sides 5000 20000]
 
-Without a slide a pyramidal JPEG TIFF of 8,192 x 8,192 px at 0.5 um/px is made. Each reader reads the same number of
-tiles of the same size at the same resolution; the median of three rounds is printed.
+Without a slide a pyramidal JPEG TIFF of 8,192 x 8,192 px at 0.5 um/px is made.
+
+readers: each reads the same number of tiles of the same size at the same resolution; the median of five rounds, which
+go through all readers in turn. Before that the pixels of each tile are compared with OpenSlide's, scaled alike.
+features: the encoder with random weights on tiles that lie in memory, and the whole of `extract output=features`, from
+slide to store, in turn; medians of three rounds.
+memory: peak resident memory of a process that extracts every tile of a square slide of each size.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,31 +29,37 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import openslide
 import tifffile
 
 from toxfusion.data.bag_store import BagStore, StoreSpec
 from toxfusion.slides.grid import Region, TileGrid, spread_evenly, tile_corners
-from toxfusion.slides.readers import TiffSource, open_slide
+from toxfusion.slides.readers import open_slide
 
-ROUNDS = 3
+SOURCE_TILE = 256
 
 
 def write_slide(path: Path, side: int = 8192) -> Path:
-    """A pyramid of a stained texture, in JPEG tiles of 256 px."""
+    """A pyramid of one stained texture, in JPEG tiles of 256 px; made tile by tile, of any size."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(90, 240, (side // 8, side // 8, 3), dtype=np.uint8)
-    picture = cv2.GaussianBlur(cv2.resize(coarse, (side, side)), (0, 0), 1.5)
-    picture[..., 1] //= 2
+    coarse = rng.integers(90, 240, (SOURCE_TILE // 8, SOURCE_TILE // 8, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(cv2.resize(coarse, (SOURCE_TILE, SOURCE_TILE)), (0, 0), 1.5)
+    texture[..., 1] //= 2
+    encoded = imagecodecs.jpeg8_encode(
+        texture, level=90, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"
+    )
     with tifffile.TiffWriter(path) as writer:
         for level in range(5):
-            part = cv2.resize(picture, (side >> level, side >> level), interpolation=cv2.INTER_AREA)
             per_cm = 1e4 / (0.5 * 2**level)
             writer.write(
-                part,
-                tile=(256, 256),
-                photometric="rgb",
+                itertools.repeat(encoded, (-(-(side >> level) // SOURCE_TILE)) ** 2),
+                shape=(side >> level, side >> level, 3),
+                dtype=np.uint8,
+                tile=(SOURCE_TILE, SOURCE_TILE),
+                photometric="ycbcr",
+                subsampling=(1, 1),
                 compression="jpeg",
                 metadata=None,
                 resolution=(per_cm, per_cm),
@@ -51,14 +69,15 @@ def write_slide(path: Path, side: int = 8192) -> Path:
     return path
 
 
-def rate(read: Callable[[], int]) -> float:
-    """Median tiles a second over three rounds."""
-    rates = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        n = read()
-        rates.append(n / (time.perf_counter() - start))
-    return statistics.median(rates)
+def in_turn(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """Median tiles a second of each way, after one round to warm up; a round goes through all ways."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, read in ways.items():
+            start = time.perf_counter()
+            n = read()
+            rates[name].append(n / (time.perf_counter() - start))
+    return {name: statistics.median(found[1:]) for name, found in rates.items()}
 
 
 def reader_rates(path: Path, grid: TileGrid) -> dict[str, float]:
@@ -67,31 +86,31 @@ def reader_rates(path: Path, grid: TileGrid) -> dict[str, float]:
         width, height = slide.dimensions
         mpp0, level = slide.mpp, slide.level_for(grid.mpp)
         factor = slide.downsamples[level]
-        corners = tile_corners(Region(0, 0, width, height), grid, mpp0)
-        corners = corners[spread_evenly(corners, grid.max_tiles)]
+    corners = tile_corners(Region(0, 0, width, height), grid, mpp0)
+    corners = corners[spread_evenly(corners, grid.max_tiles)]
     side = grid.tile_px
     source_px = round(side * grid.mpp / (mpp0 * factor))
 
-    def ours(jobs: int) -> int:
+    def by_openslide(slide: openslide.OpenSlide, x: int, y: int) -> np.ndarray:
+        tile = np.asarray(slide.read_region((x, y), level, (source_px, source_px)).convert("RGB"))
+        method = cv2.INTER_AREA if source_px >= side else cv2.INTER_LINEAR
+        return tile if source_px == side else np.asarray(cv2.resize(tile, (side, side), interpolation=method))
+
+    with open_slide(path) as ours, openslide.OpenSlide(path) as theirs:
+        for x, y in corners.tolist():
+            if not np.array_equal(ours.read_region(x, y, side, side, grid.mpp), by_openslide(theirs, x, y)):
+                raise SystemExit(f"the tile at ({x}, {y}) differs from OpenSlide's")
+
+    def read_ours(jobs: int) -> int:
         with open_slide(path) as slide, ThreadPoolExecutor(jobs) as pool:
             tiles = pool.map(lambda c: slide.read_region(int(c[0]), int(c[1]), side, side, grid.mpp), corners)
             return sum(tile.shape[0] == side for tile in tiles)
 
-    def by_tifffile() -> int:
-        source = TiffSource(path)
-        for x, y in corners:
-            source.read_level(level, int(x), int(y), source_px, source_px)
-        source.close()
-        return len(corners)
-
-    def by_openslide() -> int:
+    def read_openslide() -> int:
         with openslide.OpenSlide(path) as slide:
-            for x, y in corners:
-                tile = slide.read_region((int(x), int(y)), level, (source_px, source_px)).convert("RGB")
-                np.asarray(tile.resize((side, side)))
-        return len(corners)
+            return sum(by_openslide(slide, x, y).shape[0] == side for x, y in corners.tolist())
 
-    def by_tiatoolbox() -> int:
+    def read_tiatoolbox() -> int:
         from tiatoolbox.tools.patchextraction import SlidingWindowPatchExtractor
         from tiatoolbox.wsicore.wsireader import WSIReader
 
@@ -107,60 +126,115 @@ def reader_rates(path: Path, grid: TileGrid) -> dict[str, float]:
             extractor[i]
         return n
 
-    return {
-        "toxfusion, 1 thread": rate(lambda: ours(1)),
-        "toxfusion, 2 threads": rate(lambda: ours(2)),
-        "toxfusion, tifffile back end": rate(by_tifffile),
-        "OpenSlide read_region": rate(by_openslide),
-        "tiatoolbox SlidingWindowPatchExtractor": rate(by_tiatoolbox),
-    }
+    return in_turn(
+        {
+            "toxfusion, 1 thread": lambda: read_ours(1),
+            "toxfusion, 2 threads": lambda: read_ours(2),
+            "OpenSlide read_region": read_openslide,
+            "tiatoolbox SlidingWindowPatchExtractor": read_tiatoolbox,
+        },
+        rounds=5,
+    )
 
 
-def store_rates(folder: Path, n_bags: int = 500, n_rows: int = 2000, dim: int = 512) -> dict[str, float]:
-    """Seconds and rates of the feature store at `n_bags` bags of `n_rows` rows."""
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((n_rows, dim)).astype(np.float16)
-    coordinates = rng.integers(0, 10_000, (n_rows, 2))
-    store = BagStore.create(folder, StoreSpec("features", "float16", (dim,)))
-    start = time.perf_counter()
-    with store.writer() as writer:
-        for i in range(n_bags):
-            writer.append(f"s{i:05d}", rows, coordinates, tile_size=224.0, mpp0=0.5)
-    written = time.perf_counter() - start
-    start = time.perf_counter()
-    store = BagStore.open(folder)
-    opened = time.perf_counter() - start
-    drawn = rng.permutation(n_bags)
-    start = time.perf_counter()
-    for i in drawn:
-        store.rows(f"s{i:05d}", rng.permutation(n_rows)[:512])
-    sampled = time.perf_counter() - start
-    return {
-        "bags written a second": n_bags / written,
-        f"milliseconds to open {n_bags} bags": 1e3 * opened,
-        "bags of 512 drawn rows a second": n_bags / sampled,
-    }
+def feature_rates(path: Path, grid: TileGrid, name: str, batch_size: int = 32) -> dict[str, float]:
+    """Tiles a second of the encoder alone, and from the slide into the store."""
+    import torch
+
+    from toxfusion.data.encoding import BagEncoder, encode
+    from toxfusion.slides.encoders import load_encoder
+    from toxfusion.slides.pipeline import Ledger, SlideTask, default_jobs, extract_slides
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded, _ = load_encoder(
+        name, weights=None, random=True, seed=0, mpp=grid.mpp, tile_px=grid.tile_px, device=device
+    )
+
+    def extract() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            store = BagStore.create(
+                folder, StoreSpec("features", "float16", (loaded.dim,), grid.provenance())
+            )
+            extract_slides(
+                [SlideTask("slide", path)],
+                store,
+                grid,
+                lambda writer, ended: BagEncoder(
+                    loaded.module, writer, batch_size=batch_size, device=device, ended=ended
+                ),
+                jobs=default_jobs(),
+                ledger=Ledger(store.root / "extraction.csv"),
+                previews=None,
+            )
+            return store.n_rows("slide")
+
+    n = extract()
+    tiles = np.random.default_rng(0).integers(
+        0, 256, (batch_size, grid.tile_px, grid.tile_px, 3), dtype=np.uint8
+    )
+
+    def forward() -> int:
+        for start in range(0, n, batch_size):
+            encode(loaded.module, tiles[: min(batch_size, n - start)], device)
+        return n
+
+    return in_turn({f"{name} on tiles in memory, {device}": forward, "slide to store": extract}, rounds=3)
+
+
+def extract_all(path: Path) -> None:
+    """Every tile of a slide into a feature store, with an encoder that costs nothing; prints the peak memory in MB."""
+    from toxfusion.data.encoding import BagEncoder
+    from toxfusion.slides.pipeline import Ledger, SlideTask, default_jobs, extract_slides
+
+    grid = TileGrid(0.5, 224)
+    store = BagStore.create(path.with_suffix(""), StoreSpec("features", "float16", (3,), grid.provenance()))
+    extract_slides(
+        [SlideTask("slide", path)],
+        store,
+        grid,
+        lambda writer, ended: BagEncoder(
+            lambda tiles: tiles.float().mean(dim=(1, 2)), writer, batch_size=32, device="cpu", ended=ended
+        ),
+        jobs=default_jobs(),
+        ledger=Ledger(store.root / "extraction.csv"),
+        previews=store.root / "previews",
+    )
+    print(store.n_rows("slide"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("what", choices=("readers", "features", "memory", "cell"))
     parser.add_argument("slide", nargs="?", type=Path)
     parser.add_argument("--tiles", type=int, default=400)
-    parser.add_argument("--mpp", type=float, default=1.0)
-    parser.add_argument("--tile-px", type=int, default=112)
+    parser.add_argument("--mpp", type=float)
+    parser.add_argument("--tile-px", type=int)
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--sides", type=int, nargs="+", default=[5_000, 20_000])
     given = parser.parse_args()
+    if given.what == "cell":
+        extract_all(given.slide)
+        return
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as folder:
+        if given.what == "memory":
+            for side in given.sides:
+                path = write_slide(Path(folder) / f"{side}.tif", side)
+                cell = [sys.executable, __file__, "cell", str(path)]
+                told = subprocess.run(cell, check=True, capture_output=True, text=True).stdout.split()
+                print(f"  {side:,} x {side:,} px: {int(told[0]):,} tiles, peak {float(told[1]):,.0f} MB")
+            return
         path = given.slide or write_slide(Path(folder) / "slide.tif")
-        print(f"{given.tiles} tiles of {given.tile_px} px at {given.mpp:g} um/px of {path.name}")
-        for name, value in reader_rates(
-            path, TileGrid(given.mpp, given.tile_px, max_tiles=given.tiles)
-        ).items():
-            print(f"  {name:<42}{value:>10.0f} tiles/s")
-        print("feature store: 500 bags of 2,000 rows of 512")
-        for name, value in store_rates(Path(folder) / "store").items():
-            print(f"  {name:<42}{value:>10.1f}")
+        mpp, side = (1.0, 112) if given.what == "readers" else (0.5, 224)
+        grid = TileGrid(given.mpp or mpp, given.tile_px or side, max_tiles=given.tiles)
+        print(f"{given.tiles} tiles of {grid.tile_px} px at {grid.mpp:g} um/px of {path.name}")
+        rates = (
+            reader_rates(path, grid) if given.what == "readers" else feature_rates(path, grid, given.encoder)
+        )
+        for name, value in rates.items():
+            print(f"  {name:<42}{value:>10.1f} tiles/s")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toxfusion.config import ConfigError, entry_point
@@ -11,6 +13,11 @@ from toxfusion.config import ConfigError, entry_point
 if TYPE_CHECKING:
     from toxfusion.data.bag_store import BagStore
     from toxfusion.data.study import Study
+
+#: Bytes written to learn how fast a folder is.
+PROBE_BYTES = 64 * 2**20
+#: Of each end of a slide file, to tell two files apart.
+COMPARED_BYTES = 2**20
 
 LIBRARIES = (
     "torch", "lightning", "hydra-core", "timm", "torchvision", "numpy", "anndata", "scanpy", "scikit-learn",
@@ -25,19 +32,20 @@ def main(config: dict[str, Any]) -> None:
         for key in ("repair", "batch_audit"):
             if config[key]:
                 raise ConfigError(f"{key}=true needs study=FOLDER")
-        print("\n".join([*versions(), *devices(), *readers(), *encoders()]))
+        target = Path(config["paths"]["outputs"])
+        for line in chain(versions(), devices(), readers(), encoders(), launchers()):
+            print(line, flush=True)
+        print(disk(target))
         return
-    from pathlib import Path
-
     from toxfusion.data.study import Study
 
     study = Study.open(Path(config["study"]))
-    print(describe(study))
+    print("\n".join([*describe(study), disk(study.root)]))
     if config["repair"]:
         print("\n".join(repaired(study)))
     if config["batch_audit"]:
         print("\n".join(batches(study, config)))
-    problems = study_problems(study)
+    problems = study_problems(study, checksums=config["checksums"])
     print("\n".join([*problems, f"{len(problems)} problems"] if problems else ["no problems"]))
     if problems:
         raise SystemExit(1)
@@ -71,7 +79,6 @@ def devices() -> Iterator[str]:
 def readers() -> Iterator[str]:
     """The back ends of slides, each tried on a slide written for it."""
     import tempfile
-    from pathlib import Path
 
     import numpy as np
     import tifffile
@@ -105,14 +112,107 @@ def encoders() -> Iterator[str]:
         yield f"{'encoder':<18}{row.name:<15}{row.dim:>5} features, {row.input_px} px, {scale}; {row.licence}"
 
 
-def describe(study: Study) -> str:
-    """What a study holds, in one line."""
+def launchers() -> Iterator[str]:
+    """What starts several processes or jobs: a gloo group, a local job and a search, each tried, and SLURM."""
+    import shutil
+
+    for name, what, attempt in (
+        ("torchrun", "gloo", _one_rank),
+        ("submitit_local", "sweeps and shards as processes of this machine", _one_job),
+        ("optuna", "searches (hparams_search=optuna)", _one_search),
+    ):
+        try:
+            attempt()
+            yield f"{'launcher':<18}{name}: works: {what}"
+        except ImportError as error:
+            yield f"{'launcher':<18}{name}: not installed ({error}): pip install 'toxfusion[sweeps]'"
+        except (OSError, RuntimeError) as error:
+            yield f"{'launcher':<18}{name}: does not work: {' '.join(str(error).split())[:200]}"
+    sbatch = shutil.which("sbatch")
+    yield f"{'launcher':<18}slurm: {sbatch or 'none, there is no sbatch on the path'}"
+
+
+def _one_rank() -> None:
+    """A process group of one rank on this machine adds up."""
+    import tempfile
+
+    import torch
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_gloo_available():
+        raise RuntimeError("this torch was built without gloo")
+    with tempfile.TemporaryDirectory() as folder:
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1)
+        try:
+            total = torch.ones(1)
+            distributed.all_reduce(total)
+        finally:
+            distributed.destroy_process_group()
+
+
+def _one_job() -> None:
+    """A job of submitit's local executor comes back."""
+    import platform
+    import tempfile
+
+    import hydra_plugins.hydra_submitit_launcher.submitit_launcher  # noqa: F401 Hydra must find it too
+    import submitit
+
+    with tempfile.TemporaryDirectory() as folder:
+        executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(timeout_min=1)
+        executor.submit(platform.node).result()
+
+
+def _one_search() -> None:
+    """Two trials of a search in memory."""
+    import hydra_plugins.hydra_optuna_sweeper.optuna_sweeper  # noqa: F401
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.create_study().optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=2)
+
+
+def disk(folder: Path) -> str:
+    """Free space of the disk that holds `folder` (or would hold it), and megabytes a second that it takes in."""
+    import os
+    import shutil
+    import tempfile
+    import time
+
+    place = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    free = f"{'disk':<18}{place}: {shutil.disk_usage(place).free / 2**30:.1f} GiB free"
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            block = os.urandom(2**20)
+            start = time.perf_counter()
+            for _ in range(PROBE_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            seconds = time.perf_counter() - start
+    except OSError as error:
+        return f"{free}; cannot be written: {error}"
+    return f"{free}, {PROBE_BYTES / 1e6 / seconds:.0f} MB/s written"
+
+
+def describe(study: Study) -> Iterator[str]:
+    """What a study holds, and the samples that lack a modality."""
     both = int((study.has_expression & study.has_slide).sum())
-    return (
+    yield (
         f"{study.name}: {len(study.obs)} samples of {study.obs['compound'].nunique()} compounds; "
         f"{int(study.has_expression.sum())} with expression, {int(study.has_slide.sum())} with slides, {both} with "
         f"both; {len(study.slides)} slides"
     )
+    for has, lacking in ((study.has_slide, "slides"), (study.has_expression, "expression")):
+        if not has.all() and has.any():
+            yield f"{_some(study.obs.index[~has])} without {lacking}"
+
+
+def _some(names: Iterable[str], what: str = "samples") -> str:
+    """How many there are, and the first three."""
+    names = sorted(map(str, names))
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def stores_of(study: Study) -> tuple[list[BagStore], list[str]]:
@@ -133,8 +233,6 @@ def stores_of(study: Study) -> tuple[list[BagStore], list[str]]:
 
 def batches(study: Study, config: dict[str, Any]) -> Iterator[str]:
     """The batch audit as lines; also written as batch_audit.csv."""
-    from pathlib import Path
-
     from toxfusion.data.audit import replace_file
     from toxfusion.evaluation.batch_audit import batch_audit
 
@@ -153,13 +251,19 @@ def batches(study: Study, config: dict[str, Any]) -> Iterator[str]:
     yield f"written to {file}"
 
 
-def study_problems(study: Study) -> list[str]:
-    """One line a problem: missing and unlisted files, slides that are one file, and what stores hold amiss."""
+def study_problems(study: Study, *, checksums: bool) -> list[str]:
+    """One line a problem: files, samples, resolutions, splits that leak, and what stores hold amiss.
+
+    Args:
+        checksums: read every row of every store; otherwise only which bags they hold.
+    """
     stores, unreadable = stores_of(study)
     return [
         *_file_problems(study),
+        *_sample_problems(study),
+        *_split_problems(study),
         *unreadable,
-        *(line for store in stores for line in _store_problems(study, store)),
+        *(line for store in stores for line in _store_problems(study, store, checksums)),
     ]
 
 
@@ -175,24 +279,102 @@ def repaired(study: Study) -> Iterator[str]:
 
 
 def _file_problems(study: Study) -> Iterator[str]:
-    paths = {str(slide_id): study.slide_path(str(slide_id)).resolve() for slide_id in study.slides.index}
-    for slide_id, path in paths.items():
-        if not path.exists():
-            yield f"slides.parquet: slide {slide_id}: {path} is missing"
-    for folder in sorted({path.parent for path in paths.values() if study.root.resolve() in path.parents}):
-        listed = {path for path in paths.values() if path.parent == folder}
-        unlisted = sorted(p.name for p in folder.glob("*") if p.is_file() and p not in listed)
+    from collections import defaultdict
+    from os.path import realpath
+
+    root = realpath(study.root)
+    ids_of: dict[str, list[str]] = defaultdict(list)
+    names_in: dict[Path, set[str]] = defaultdict(set)
+    for slide_id, text in zip(study.slides.index, study.slides["path"], strict=True):
+        given = study.root / text
+        image = Path(realpath(given))
+        ids_of[str(image)].append(str(slide_id))
+        names_in[Path(realpath(given.parent))].add(given.name)  # a link is listed as what it links to
+        names_in[image.parent].add(image.name)
+    sizes: dict[int, list[Path]] = defaultdict(list)
+    for path, ids in ((Path(text), ids) for text, ids in ids_of.items()):
+        if path.is_file():
+            sizes[path.stat().st_size].append(path)
+        elif not path.exists():
+            yield from (f"slides.parquet: slide {slide_id}: {path} is missing" for slide_id in ids)
+    for folder, listed in sorted(names_in.items()):
+        if not folder.is_relative_to(root) or not folder.is_dir():
+            continue
+        unlisted = [p.name for p in folder.iterdir() if p.is_file() and p.name not in listed]
         if unlisted:
             more = ", ..." if len(unlisted) > 3 else ""
-            yield f"{folder}: {len(unlisted)} files are no slides of the study ({', '.join(unlisted[:3])}{more})"
-    whole = study.slides[study.slides["x"].isna()]
-    for image, rows in whole.groupby("path"):
-        if len(rows) > 1:
-            yield f"slides.parquet: {image} is the whole of {len(rows)} slides: {', '.join(map(str, rows.index))}"
+            first = ", ".join(sorted(unlisted)[:3])
+            yield f"{folder}: {len(unlisted)} files are no slides of the study ({first}{more})"
+    yield from _doubled(study, ids_of)
+    for size, paths in sorted(sizes.items()):
+        yield from _equal_files(size, paths, ids_of)
 
 
-def _store_problems(study: Study, store: BagStore) -> Iterator[str]:
-    yield from (f"{store.root}: {line}" for line in store.verify())
+def _doubled(study: Study, ids_of: dict[str, list[str]]) -> Iterator[str]:
+    """Slides that are the same part of the same image."""
+    for image, ids in ids_of.items():
+        if len(ids) == 1:
+            continue
+        regions = study.slides.loc[ids, ["x", "y", "width", "height"]]
+        doubled = regions[regions.duplicated(keep=False)]
+        for _, rows in doubled.groupby(list(regions.columns), dropna=False):
+            box = [float(side) for side in rows.iloc[0]]
+            part = "the whole" if math.isnan(box[0]) else f"the part {tuple(map(int, box))}"
+            yield f"slides.parquet: {image}: {part} is {len(rows)} slides: {', '.join(map(str, rows.index))}"
+
+
+def _equal_files(size: int, paths: list[Path], ids_of: dict[str, list[str]]) -> Iterator[str]:
+    """Files of one size that begin and end alike: most likely one slide under two names."""
+    from collections import defaultdict
+    from hashlib import sha256
+
+    if size == 0 or len(paths) == 1:
+        return
+    alike: dict[bytes, list[Path]] = defaultdict(list)
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                ends = file.read(COMPARED_BYTES)
+                file.seek(max(len(ends), size - COMPARED_BYTES))
+                ends += file.read(COMPARED_BYTES)
+        except OSError as error:
+            yield f"{path}: cannot be read ({error})"
+            continue
+        alike[sha256(ends).digest()].append(path)
+    for same in alike.values():
+        if len(same) > 1:
+            names = ", ".join(slide_id for path in same for slide_id in ids_of[str(path)])
+            how = "equal content" if size <= 2 * COMPARED_BYTES else "equal size, start and end"
+            yield f"slides.parquet: {len(same)} files of {how}: {names}; is one a copy of the other?"
+
+
+def _sample_problems(study: Study) -> Iterator[str]:
+    from toxfusion.slides.readers import MPP_RANGE
+
+    neither = ~(study.has_slide | study.has_expression)
+    if neither.any():
+        yield f"{_some(study.obs.index[neither])} with neither slides nor expression: training leaves them out"
+    override = study.slides["mpp_override"].dropna()
+    for slide_id, mpp in override[~override.between(*MPP_RANGE)].items():
+        yield (
+            f"slides.parquet: slide {slide_id}: mpp_override {mpp:g} is outside {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g} "
+            "um/px: extract skips it"
+        )
+
+
+def _split_problems(study: Study) -> Iterator[str]:
+    """Manifests below splits/ that cannot be read, or let a unit straddle training and test."""
+    from toxfusion.data.splits import SplitError, read_manifest
+
+    for path in sorted((study.root / "splits").rglob("*.json")):
+        try:
+            read_manifest(path).check(study)
+        except SplitError as error:
+            yield str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def _store_problems(study: Study, store: BagStore, checksums: bool) -> Iterator[str]:
+    yield from (f"{store.root}: {line}" for line in store.verify(checksums=checksums))
     stored, listed = set(store.slide_ids), set(map(str, study.slides.index))
     for names, meaning in ((stored - listed, "not in slides.parquet"), (listed - stored, "have no bag")):
         if names:

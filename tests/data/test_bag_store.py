@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import pickle
+import resource
 import shutil
+import signal
+import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from toxfusion.data import bag_store
 from toxfusion.data.bag_store import BagStore, StoreError, StoreMismatch, StoreSpec
 
 SPEC = StoreSpec("features", "float16", (3,), {"encoder": "resnet50", "mpp": 1.0, "trained_on": []})
+
+
+LONG_ID = "b" * 400
 
 
 def bag(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -249,32 +256,58 @@ def test_many_processes_write_at_once_while_a_reader_sees_whole_bags(tmp_path: P
     assert store.verify() == []
 
 
-def test_a_full_disk_is_a_clear_error_and_the_store_stays_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = BagStore.create(tmp_path, SPEC)
-    real_write, room = os.write, [10**9]
-
-    def limited(descriptor: int, content: memoryview) -> int:
-        if room[0] == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = real_write(descriptor, content[: room[0]])
-        room[0] -= written
-        return written
-
-    monkeypatch.setattr("toxfusion.data.bag_store.os.write", limited)
-    with store.writer() as writer:
+def _append_under_limits(root: str, limits: list[int]) -> None:
+    """Try to append the same bag under one limit of file size after the other, in a process of its own."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with BagStore.create(root, SPEC).writer() as writer:
         writer.append("a", *bag(3), tile_size=1.0, mpp0=1.0)
-        for left in (0, 7, 30, 60, 100):  # within the rows, the coordinates and the index line
-            room[0] = left
-            with pytest.raises(StoreError, match="disk is full"):
-                writer.append("b", *bag(5, 1), tile_size=1.0, mpp0=1.0)
-            assert BagStore.open(tmp_path).slide_ids == ["a"]
-        room[0] = 10**9
-        writer.append("b", *bag(5, 1), tile_size=1.0, mpp0=1.0)
+        for limit in limits:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            with pytest.raises(StoreError, match="the limit on the size of a file is reached"):
+                writer.append(LONG_ID, *bag(50, 1), tile_size=1.0, mpp0=1.0)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            assert BagStore.open(root).slide_ids == ["a"]
+        writer.append(LONG_ID, *bag(50, 1), tile_size=1.0, mpp0=1.0)
+
+
+def test_a_disk_that_takes_no_more_is_a_clear_error_and_the_store_stays_whole(tmp_path: Path) -> None:
+    # The first bag has 18 bytes of rows, 24 of coordinates and some 120 of index; the second 300, 400 and more than
+    # LONG_ID. The limits fall before its rows, within them, within its coordinates, and within its line.
+    process = multiprocessing.get_context("fork").Process(
+        target=_append_under_limits, args=(str(tmp_path), [18, 100, 330, 450])
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     reopened = BagStore.open(tmp_path)
     assert reopened.verify() == []
-    np.testing.assert_array_equal(reopened.rows("b"), bag(5, 1)[0])
+    np.testing.assert_array_equal(reopened.rows(LONG_ID), bag(50, 1)[0])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_full_and_a_read_only_file_system_are_named(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        store = BagStore.create(tmp_path / "store", SPEC)
+        with store.writer() as writer:
+            writer.append("a", *bag(3), tile_size=1.0, mpp0=1.0)
+            with pytest.raises(StoreError, match="the disk is full: free space and run again"):
+                writer.append("b", *bag(20_000, 1), tile_size=1.0, mpp0=1.0)
+            writer.append("c", *bag(4, 2), tile_size=1.0, mpp0=1.0)
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
+        reader = BagStore.open(tmp_path / "store")
+        assert reader.slide_ids == ["a", "c"]
+        assert reader.verify() == []
+        with reader.writer() as writer, pytest.raises(StoreError, match="the file system is read-only"):
+            writer.append("b", *bag(2, 1), tile_size=1.0, mpp0=1.0)
+        with pytest.raises(StoreError, match="the file system is read-only"):
+            BagStore.create(tmp_path / "other", SPEC)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)  # maps of the rows may live on
 
 
 def test_a_target_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
@@ -309,3 +342,103 @@ def test_no_store_and_a_damaged_specification(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text('{"format": 2}')
     with pytest.raises(StoreError, match="format 2"):
         BagStore.open(tmp_path)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4), st.integers(1, 5)), max_size=14), st.data())
+@settings(max_examples=40, deadline=None)
+def test_writers_in_any_order_and_a_cut_of_any_file_leave_whole_bags(
+    steps: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    """Each step: a writer of three appends n rows for a slide, unless it knows that the slide is stored."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
+        root = Path(folder) / "store"
+        BagStore.create(root, SPEC)
+        writers = [opened.enter_context(BagStore.open(root).writer()) for _ in range(3)]
+        written: dict[str, list[np.ndarray]] = {}
+        for seed, (w, slide, n) in enumerate(steps):
+            name = f"s{slide}"
+            if name not in writers[w].store:
+                rows, coordinates = bag(n, seed)
+                writers[w].append(name, rows, coordinates, tile_size=1.0, mpp0=1.0)
+                written.setdefault(name, []).append(rows)
+        assert BagStore.open(root).slide_ids == sorted(written)
+        files = sorted(root.glob("segments/*"))
+        if files:
+            path = data.draw(st.sampled_from(files))
+            os.truncate(path, data.draw(st.integers(0, path.stat().st_size)))
+        store = BagStore.open(root)
+        assert set(store.slide_ids) <= set(written)
+        for name in store.slide_ids:
+            assert any(np.array_equal(store.rows(name), rows) for rows in written[name])
+            assert len(store.coordinates(name)) == store.n_rows(name)
+
+
+@pytest.fixture
+def long_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store whose writer left its index as columns, as of an index of three bags."""
+    monkeypatch.setattr(bag_store, "COLUMNS_FROM", 3)
+    write(BagStore.create(tmp_path / "store", SPEC), {"a": 2, "b [é]\n": 3, "c": 1})
+    return tmp_path / "store"
+
+
+def test_columns_stand_for_the_lines_they_were_made_of(
+    long_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (columns,) = long_store.glob("segments/*.columns")
+    by_columns = BagStore.open(long_store)
+    lines: list[bytes] = []
+    parse = bag_store._Entry.parse
+    monkeypatch.setattr(bag_store._Entry, "parse", lambda line: lines.append(line) or parse(line))
+    assert BagStore.open(long_store).digest() == by_columns.digest()
+    assert lines == []
+    columns.unlink()
+    assert BagStore.open(long_store).digest() == by_columns.digest()
+    assert len(lines) == 3
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_columns_and_damage_behind_them_change_nothing(long_store: Path, data: st.DataObject) -> None:
+    (columns,) = long_store.glob("segments/*.columns")
+    (index,) = long_store.glob("segments/*.index")
+    whole, lines = columns.read_bytes(), index.read_bytes()
+    digest = BagStore.open(long_store).digest()
+    try:
+        changed = bytearray(whole)
+        changed[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+        columns.write_bytes(changed[: data.draw(st.integers(0, len(whole)))])
+        assert BagStore.open(long_store).digest() == digest
+        # An index that lost lines, or in which a byte changed, is not what the columns were made of.
+        columns.write_bytes(whole)
+        index.write_bytes(lines[: data.draw(st.integers(0, len(lines) - 1))])
+        assert len(BagStore.open(long_store)) == index.read_bytes().count(b"\n")
+    finally:
+        columns.write_bytes(whole)
+        index.write_bytes(lines)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the kernel does not tell what is mapped")
+def test_mapped_pages_are_given_back_and_views_stay_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = StoreSpec("features", "float16", (1024,))
+    content = np.arange(2000 * 1024, dtype=np.uint16).view(np.float16).reshape(2000, 1024)
+    content = np.where(np.isfinite(content), content, np.float16(0))
+    store = BagStore.create(tmp_path, spec)
+    with store.writer() as writer:
+        for i in range(20):
+            writer.append(f"s{i}", content, np.zeros((2000, 2), int), tile_size=1.0, mpp0=1.0)
+    kept = store.rows("s0")
+
+    def mapped_kb() -> int:
+        """Resident pages of this process's maps of the store."""
+        maps = Path("/proc/self/smaps").read_text().split(str(next(tmp_path.glob("segments/*.rows"))))[1:]
+        return sum(int(part.split("Rss:")[1].split()[0]) for part in maps)
+
+    monkeypatch.setattr(bag_store, "MAPPED_BYTES", 3 * content.nbytes)
+    most = 0
+    for i in range(20):
+        np.testing.assert_array_equal(store.rows(f"s{i}"), content)
+        most = max(most, mapped_kb())
+    assert 0 < most * 1024 <= 5 * content.nbytes
+    np.testing.assert_array_equal(kept, content)

@@ -10,18 +10,21 @@ import pytest
 import torch
 
 from tests.feature_store import DIM, write_features
+from toxfusion.data import datamodule
 from toxfusion.data.audit import Audit
 from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import (
     FoldData,
     LeakError,
+    PositionedDataModule,
     StudyDataModule,
     TooFewSamples,
     even_chunks_of_rank,
     fit_tile_scaler,
+    tile_references,
 )
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.data.sampling import SampleStream
+from toxfusion.data.sampling import SampleStream, choose_tiles
 from toxfusion.data.splits import CompoundKFold, Predefined, Split, SplitError
 from toxfusion.data.study import Study
 from toxfusion.data.tasks import Tasks, resolve_tasks
@@ -193,3 +196,49 @@ def test_labels_are_of_treated_animals_and_unknown_terms_are_refused(tiny_study:
     assert labels["severity"].max() <= 4
     with pytest.raises(ValueError, match="Necrosiss"):
         resolve_tasks(tiny_study, dili=True, injury=True, lesions=["Necrosiss"], severity=False)
+
+
+@pytest.mark.parametrize("reference", ["none", "matched_controls"])
+@pytest.mark.parametrize("block", [1, 20, 2**15 - 1])
+def test_a_batch_is_the_drawn_rows_standardised_to_the_bit(
+    own_tiny_study: Study, monkeypatch: pytest.MonkeyPatch, reference: str, block: int
+) -> None:
+    """By the formula (row - mean - reference of the sample) / scale in float32, sample by sample, slide by slide."""
+    monkeypatch.setattr(datamodule, "BLOCK_VALUES", block)
+    store = write_features(own_tiny_study)
+    fold = make_fold(own_tiny_study, store, reference)
+    samples = list(reversed(own_tiny_study.sample_ids))
+    at_most = 5
+    batch = fold.batch(samples, stage="finetune", step=7, tiles_per_bag=at_most)
+    ends = batch.tiles.offsets.tolist()
+    references = tile_references(own_tiny_study, store, fold.scaler.fallback)
+    for sample, start, end in zip(samples, ends, ends[1:], strict=False):
+        slides = own_tiny_study.slides_of(sample)
+        rows = [np.asarray(store.rows(s), np.float32) for s in slides]
+        um = [store.coordinates(s) * 0.5 + [k * 1e6, 0] for k, s in enumerate(slides)]
+        chosen = choose_tiles(sum(map(len, rows)), at_most, 0, "finetune", 7, sample)
+        assert end - start == len(chosen)
+        if slides:
+            offset = fold.scaler.mean
+            if reference == "matched_controls":
+                offset = offset + references[sample].astype(np.float32)
+            expected = (np.concatenate(rows)[chosen] - offset) / fold.scaler.scale
+            assert np.array_equal(batch.tiles.features[start:end].numpy(), expected)
+            where = np.concatenate(um)[chosen].astype(np.float32)
+            assert np.array_equal(batch.tiles.coordinates[start:end].numpy(), where)
+
+
+def test_batches_are_made_ahead_and_an_error_of_one_comes_in_its_place() -> None:
+    class Numbers(PositionedDataModule):
+        def position(self) -> int:
+            return 2
+
+        def training_batch(self, position: int) -> int:
+            if position == 4:
+                raise SplitError("the fourth")
+            return position
+
+    batches = iter(Numbers(batches_per_epoch=6).train_dataloader())
+    assert [next(batches), next(batches)] == [2, 3]
+    with pytest.raises(SplitError, match="the fourth"):
+        next(batches)

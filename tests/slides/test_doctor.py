@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from toxfusion import doctor
 from toxfusion.data.bag_store import BagStore, StoreSpec
+from toxfusion.data.splits import CompoundKFold, write_manifest
 from toxfusion.data.study import Study
 
 
@@ -80,9 +83,78 @@ def change_a_resolution(study: Study) -> None:
     slides.to_parquet(path)
 
 
+def edit_slides(study: Study, change: Callable[[pd.DataFrame], None]) -> None:
+    path = study.root / "slides.parquet"
+    slides = pd.read_parquet(path)
+    change(slides)
+    slides.to_parquet(path)
+
+
+def give_two_slides_one_file(study: Study) -> None:
+    first, second = (study.slide_path(slide_id) for slide_id in study.slides.index[:2])
+    second.unlink()
+    second.symlink_to(first)
+
+
+def copy_a_slide(study: Study) -> None:
+    for slide_id in study.slides.index[:2]:
+        study.slide_path(slide_id).write_bytes(b"the same pixels")
+    study.slide_path(study.slides.index[2]).write_bytes(b"other, as long.")
+
+
+def box_one_region_twice(study: Study) -> None:
+    def change(slides: pd.DataFrame) -> None:
+        slides.loc[slides.index[:3], ["x", "y", "width", "height"]] = [0.0, 0.0, 10.0, 10.0]
+        slides.loc[slides.index[2], "x"] = 20.0
+        slides.loc[slides.index[:3], "path"] = slides["path"].iloc[0]
+
+    for slide_id in study.slides.index[1:3]:
+        study.slide_path(slide_id).unlink()
+    edit_slides(study, change)
+
+
+def override_out_of_range(study: Study) -> None:
+    edit_slides(
+        study, lambda slides: slides.__setitem__("mpp_override", [40.0] + [np.nan] * (len(slides) - 1))
+    )
+    shutil.rmtree(study.root / "features")  # its resolutions would differ too
+
+
+def lose_both_modalities(study: Study) -> None:
+    profiled = study.has_expression & study.has_slide
+    bare = int(np.flatnonzero(~study.has_expression & study.has_slide)[0])
+    assert not profiled[bare]
+    gone = study.slides_of(study.sample_ids[bare])
+    for slide_id in gone:
+        study.slide_path(slide_id).unlink()
+    shutil.rmtree(study.root / "features")
+    path = study.root / "slides.parquet"
+    slides = pd.read_parquet(path)
+    slides[~slides["slide_id"].isin(gone)].to_parquet(path)
+
+
+def leak_in_a_split(study: Study) -> None:
+    split = CompoundKFold(n_folds=3, valid_fraction=0.3)(study)
+    write_manifest(split, study.root / "splits" / "sound.json")
+    moved = replace(split, train=[*split.train, split.test[0]], test=split.test[1:])
+    write_manifest(moved, study.root / "splits" / "kfold" / "fold0.json")
+
+
+def damage_a_manifest(study: Study) -> None:
+    (study.root / "splits").mkdir()
+    (study.root / "splits" / "fold0.json").write_text('{"train": [')
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (give_two_slides_one_file, "the whole is 2 slides"),
+        (copy_a_slide, "2 files of equal content"),
+        (box_one_region_twice, "the part (0, 0, 10, 10) is 2 slides"),
+        (override_out_of_range, "mpp_override 40 is outside 0.05 to 4"),
+        (lose_both_modalities, "with neither slides nor expression"),
+        (leak_in_a_split, "fold0.json"),
+        (damage_a_manifest, "not a split manifest"),
         (damage_a_specification, "cannot be read as the specification"),
         (change_a_resolution, "was stored at 0.5 um per level-0 px, slides.parquet says 0.25"),
         (lose_a_slide, "is missing"),
@@ -105,6 +177,82 @@ def test_each_harm_is_named_and_the_status_is_1(
     assert "1 problems" in output
 
 
+def test_without_checksums_no_row_is_read(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage_a_bag(study)
+    status, output = run(capsys, tmp_path, f"study={study.root}", "checksums=false")
+    assert status == 0
+    assert "no problems" in output
+
+
+def no_study(root: Path) -> None:
+    shutil.rmtree(root)
+
+
+def an_empty_folder(root: Path) -> None:
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+def a_file(root: Path) -> None:
+    shutil.rmtree(root)
+    root.write_text("no folder")
+
+
+def torn_expression(root: Path) -> None:
+    path = root / "expression.h5ad"
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def empty_slides(root: Path) -> None:
+    (root / "slides.parquet").write_bytes(b"")
+
+
+def slides_without_paths(root: Path) -> None:
+    pd.read_parquet(root / "slides.parquet").drop(columns="path").to_parquet(root / "slides.parquet")
+
+
+def slides_of_no_sample(root: Path) -> None:
+    pd.read_parquet(root / "slides.parquet").assign(sample_id="nobody").to_parquet(root / "slides.parquet")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (no_study, "expression.h5ad is missing"),
+        (an_empty_folder, "expression.h5ad is missing"),
+        (a_file, "expression.h5ad is missing"),
+        (torn_expression, "expression.h5ad cannot be read"),
+        (empty_slides, "slides.parquet cannot be read"),
+        (slides_without_paths, "'path'"),
+        (slides_of_no_sample, "belongs to no sample of the study"),
+    ],
+)
+def test_what_is_no_study_is_refused_in_one_line(
+    own_tiny_study: Study,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    harm: Callable[[Path], None],
+    message: str,
+) -> None:
+    harm(own_tiny_study.root)
+    with pytest.raises(SystemExit) as end:
+        doctor.main([f"study={own_tiny_study.root}", f"paths.outputs={tmp_path / 'outputs'}"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_folder_that_takes_nothing_is_said_so(tmp_path: Path) -> None:
+    line = doctor.disk(tmp_path / "not" / "yet")
+    assert line.startswith(f"{'disk':<18}{tmp_path}: ")
+    assert "GiB free" in line
+    assert "MB/s written" in line
+    assert "cannot be written" in doctor.disk(Path("/proc"))
+
+
 def test_repair_drops_the_damaged_bag_only(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +270,15 @@ def test_without_a_study_it_lists_versions_readers_and_encoders(
 ) -> None:
     status, output = run(capsys, tmp_path)
     assert status == 0
-    for line in ("torch", "tiled JPEG TIFF: OpenSlide", "OME-TIFF: tifffile", "PNG: PIL", "virchow2"):
+    for line in (
+        "torch",
+        "tiled JPEG TIFF: OpenSlide",
+        "OME-TIFF: tifffile",
+        "PNG: PIL",
+        "virchow2",
+        "torchrun: works",
+        "disk",
+    ):
         assert line in output
     assert "does not work" not in output
     assert "missing" not in output

@@ -6,8 +6,9 @@ Here: the file layout, its crash safety and its checks. Not here: what the rows 
     segments/<writer>.rows         raw rows of every bag of this writer, one after the other
     segments/<writer>.coordinates  int32 [n, 2] for the same rows
     segments/<writer>.index        one line a bag: checksum of the line, a blank, the entry as JSON
+    segments/<writer>.columns      a long index as columns, quick to read; used while it fits the index, never needed
 
-A writer owns its three files. It puts rows and coordinates on disk before the index line that names them, so
+A writer owns its files. It puts rows and coordinates on disk before the index line that names them, so
 that a reader sees whole bags or none; what an interrupted writer leaves after its last whole line is ignored.
 """
 
@@ -17,22 +18,30 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import secrets
+import sys
 import time
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 FORMAT = 1
+#: Indexes of fewer bags are read as fast from their lines.
+COLUMNS_FROM = 512
+#: Mapped pages are given back to the kernel (which keeps them cached) after so many bytes of bags were served.
+MAPPED_BYTES = 512 * 2**20
 _COORDINATE_BYTES = 8
+_COLUMNS = {"start": "q", "n": "q", "tile_size": "d", "mpp0": "d", "rows_crc": "I", "coordinates_crc": "I"}
 _KINDS = {"tiles": ("uint8",), "features": ("float16", "float32")}
 
 
@@ -111,8 +120,7 @@ def _flat(spec: StoreSpec) -> dict[str, Any]:
     return {"kind": spec.kind, "dtype": spec.dtype, "row_shape": list(spec.row_shape), **spec.provenance}
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One bag as its index line has it; `start` counts rows from the start of the segment."""
 
     slide_id: str
@@ -124,7 +132,7 @@ class _Entry:
     coordinates_crc: int
 
     def line(self) -> bytes:
-        payload = json.dumps(asdict(self), separators=(",", ":")).encode("ascii")
+        payload = json.dumps(self._asdict(), separators=(",", ":")).encode("ascii")
         return b"%08x %s\n" % (zlib.crc32(payload), payload)
 
     @classmethod
@@ -136,39 +144,107 @@ class _Entry:
         return cls(**json.loads(payload))
 
 
+class _Entries(Sequence[_Entry]):
+    """The bags of a segment as columns: some 100 bytes a bag beside its id."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._columns: dict[str, array[Any]] = {name: array(kind) for name, kind in _COLUMNS.items()}
+
+    def append(self, entry: _Entry) -> None:
+        self.ids.append(entry.slide_id)
+        for name, column in self._columns.items():
+            column.append(getattr(entry, name))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: Any) -> Any:
+        return _Entry(self.ids[position], *(column[position] for column in self._columns.values()))
+
+    @property
+    def end(self) -> int:
+        """Rows up to the end of the last bag; writers put them one after the other."""
+        starts, lengths = (np.asarray(self._columns[name]) for name in ("start", "n"))
+        return int((starts + lengths).max(initial=0))
+
+    def dump(self, log: bytes) -> bytes:
+        """These entries and the index log they were read from, by length and checksum, with a checksum of all."""
+        about = {"byteorder": sys.byteorder, "log": [len(log), zlib.crc32(log)], "ids": self.ids}
+        columns = b"".join(column.tobytes() for column in self._columns.values())
+        payload = json.dumps(about, separators=(",", ":")).encode("ascii") + b"\n" + columns
+        return b"%08x " % zlib.crc32(payload) + payload
+
+    @classmethod
+    def load(cls, content: bytes, log: bytes) -> tuple[_Entries, int] | None:
+        """What `dump` wrote and the bytes of `log` it stands for; None when damaged or not of the start of this log."""
+        payload = memoryview(content)[9:]
+        if content[:9] != b"%08x " % zlib.crc32(payload):
+            return None
+        end = content.index(b"\n")
+        about = json.loads(content[9:end])
+        n_bytes, checksum = about["log"]
+        known = memoryview(log)[:n_bytes]
+        if about["byteorder"] != sys.byteorder or len(known) < n_bytes or zlib.crc32(known) != checksum:
+            return None
+        entries, start = cls(), end + 1
+        entries.ids = about["ids"]
+        for column in entries._columns.values():
+            size = len(entries.ids) * column.itemsize
+            column.frombytes(content[start : start + size])
+            start += size
+        return entries, n_bytes
+
+
 class _Segment:
     """The files of one writer as a reader sees them."""
 
     def __init__(self, index_path: Path, spec: StoreSpec) -> None:
         self.name = index_path.stem
-        self.entries: list[_Entry] = []
+        self.entries = _Entries()
         self._damaged: list[str] = []
         self._tail_damaged: list[str] = []
         self._spec = spec
         self._index_path = index_path
         self._consumed = 0
-        self._rows: npt.NDArray[Any] | None = None
-        self._coordinates: npt.NDArray[np.int32] | None = None
+        self._maps: dict[str, mmap.mmap] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": None, "_coordinates": None}
+        return {**self.__dict__, "_maps": {}}
 
     @property
     def problems(self) -> list[str]:
         """Index lines that name no readable bag; an incomplete last line is none."""
         return self._damaged + self._tail_damaged
 
-    def read_index(self) -> list[_Entry]:
-        """Take in and return the bags added since the last call.
+    def read_index(self) -> range:
+        """Take in the bags added since the last call and return their positions in `entries`.
 
         Lines after the last good one are not consumed: they may still be on their way to this reader's disk.
         """
+        known = len(self.entries)
         with open(self._index_path, "rb") as log:
             log.seek(self._consumed)
             tail = log.read()
-        if not tail:
-            return []
-        known, available = len(self.entries), self._rows_on_disk()
+        if self._consumed == 0:
+            tail = tail[self._take_columns(tail) :]
+        if tail:
+            self._take_lines(tail)
+        return range(known, len(self.entries))
+
+    def _take_columns(self, log: bytes) -> int:
+        """Take in the entries that lie as columns beside the log; returns the bytes of the log they stand for."""
+        path = self._file("columns")
+        if not path.exists():
+            return 0
+        found = _Entries.load(path.read_bytes(), log)
+        if found is None or found[0].end > self._rows_on_disk():
+            return 0
+        self.entries, self._consumed = found
+        return self._consumed
+
+    def _take_lines(self, tail: bytes) -> None:
+        available = self._rows_on_disk()
         doubtful: list[str] = []
         start = good_end = 0
         while (end := tail.find(b"\n", start)) >= 0:
@@ -184,21 +260,41 @@ class _Segment:
             start = end + 1
         self._consumed += good_end
         self._tail_damaged = doubtful
-        return self.entries[known:]
+
+    def write_columns(self) -> None:
+        """Put the entries beside a long, sound log as columns, for the next reader. Nothing depends on it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if len(self.entries) < COLUMNS_FROM or self.problems:
+            return
+        with open(self._index_path, "rb") as file:
+            log = file.read(self._consumed)
+        _replace(self._file("columns"), self.entries.dump(log))
 
     def rows(self, entry: _Entry) -> npt.NDArray[Any]:
         """Read-only view [n, *row_shape] of a bag's rows in the memory map."""
-        end = entry.start + entry.n
-        if self._rows is None or len(self._rows) < end:
-            self._rows = _map(self._file("rows"), self._spec.dtype, self._spec.row_shape)
-        return self._rows[entry.start : end]
+        return self._view("rows", entry, self._spec.dtype, self._spec.row_shape)
 
     def coordinates(self, entry: _Entry) -> npt.NDArray[np.int32]:
         """Read-only int32 view [n, 2] of a bag's coordinates in the memory map."""
-        end = entry.start + entry.n
-        if self._coordinates is None or len(self._coordinates) < end:
-            self._coordinates = _map(self._file("coordinates"), "int32", (2,))
-        return self._coordinates[entry.start : end]
+        return self._view("coordinates", entry, "int32", (2,))
+
+    def release(self) -> None:
+        """Unmap the pages that were read; views stay good, what they need again comes from the page cache."""
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _view(self, kind: str, entry: _Entry, dtype: str, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        size = math.prod(row_shape)
+        row_bytes = size * np.dtype(dtype).itemsize
+        mapped = self._maps.get(kind)
+        if mapped is None or len(mapped) < (entry.start + entry.n) * row_bytes:
+            with open(self._file(kind), "rb") as file:
+                mapped = self._maps[kind] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        view = np.frombuffer(mapped, dtype, entry.n * size, entry.start * row_bytes)
+        return view.reshape(entry.n, *row_shape)
 
     def is_sound(self, entry: _Entry) -> bool:
         """Rows and coordinates match their checksums."""
@@ -209,12 +305,7 @@ class _Segment:
 
     def rewrite_index(self, entries: Sequence[_Entry]) -> None:
         """Replace the index log by one of these entries only."""
-        draft = self._index_path.with_suffix(".draft")
-        with open(draft, "wb") as file:
-            file.writelines(entry.line() for entry in entries)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self._index_path)
+        _replace(self._index_path, b"".join(entry.line() for entry in entries))
 
     def _file(self, kind: str) -> Path:
         return self._index_path.with_suffix(f".{kind}")
@@ -224,13 +315,6 @@ class _Segment:
             return 0
         rows = self._file("rows").stat().st_size // self._spec.row_bytes
         return min(rows, self._file("coordinates").stat().st_size // _COORDINATE_BYTES)
-
-
-def _map(path: Path, dtype: str, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The whole rows of a file, memory-mapped read-only as [n, *row_shape]."""
-    row_bytes = math.prod(row_shape) * np.dtype(dtype).itemsize
-    n = path.stat().st_size // row_bytes
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=(n, *row_shape)))
 
 
 class BagStore:
@@ -243,8 +327,9 @@ class BagStore:
         self.root = root
         self.spec = spec
         self._segments: dict[str, _Segment] = {}
-        self._bags: dict[str, tuple[_Segment, _Entry]] = {}
+        self._bags: dict[str, tuple[_Segment, int]] = {}
         self._sorted_ids: list[str] | None = None
+        self._mapped = 0
         self.refresh()
 
     @classmethod
@@ -305,8 +390,9 @@ class BagStore:
             IndexError: an index outside the bag.
         """
         segment, entry = self._bag(slide_id)
+        self._serve(entry)
         view = segment.rows(entry)
-        return view if indices is None else view[np.asarray(indices, dtype=np.int64)]
+        return view if indices is None else view.take(np.asarray(indices, dtype=np.int64), axis=0)
 
     def coordinates(self, slide_id: str) -> npt.NDArray[np.int32]:
         """Read-only int32 [n, 2]: (x, y) of each tile's top-left corner, in level-0 pixels."""
@@ -330,10 +416,11 @@ class BagStore:
         for path in sorted((self.root / "segments").glob("*.index")):
             self._take_in(path.stem)
 
-    def verify(self) -> list[str]:
+    def verify(self, *, checksums: bool = True) -> list[str]:
         """Read everything and check it; returns one line a problem, none when the store is sound.
 
-        Problems: damaged index lines, rows or coordinates unlike their checksum, slides stored twice.
+        Problems: damaged index lines, slides stored twice and, with `checksums`, which reads every row, rows or
+        coordinates unlike their checksum.
         """
         self.refresh()
         problems: list[str] = []
@@ -348,6 +435,9 @@ class BagStore:
                         f"segment {name} is ignored"
                     )
                 first.setdefault(entry.slide_id, name)
+                if not checksums:
+                    continue
+                self._serve(entry)
                 if not segment.is_sound(entry):
                     problems.append(
                         f"slide {entry.slide_id}: rows or coordinates in segment {name} unlike their checksum"
@@ -377,34 +467,57 @@ class BagStore:
         dropped = sorted(set(self._bags) - kept)
         self._segments, self._bags, self._sorted_ids = {}, {}, None
         self.refresh()
+        with explained(f"bag store {self.root} cannot be repaired"):
+            for name in self._segments:
+                self.write_columns(name)
         return dropped
 
     def digest(self) -> str:
         """SHA-256 of specification and content, the same for equal content whoever wrote it in what order."""
         sha = hashlib.sha256(_spec_text(self.spec).encode())
         for slide_id in self.slide_ids:
-            entry = self._bags[slide_id][1]
+            entry = self._bag(slide_id)[1]
             content = [slide_id, entry.n, entry.tile_size, entry.mpp0, entry.rows_crc, entry.coordinates_crc]
             sha.update(json.dumps(content).encode())
         return sha.hexdigest()
+
+    def write_columns(self, name: str) -> None:
+        """Make a writer's index quick to open, when it is long.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if name in self._segments:
+            self._segments[name].write_columns()
 
     def _take_in(self, name: str) -> None:
         """Read the new index lines of one segment; of two bags of a slide, the first segment's counts."""
         if name not in self._segments:
             self._segments[name] = _Segment(self.root / "segments" / f"{name}.index", self.spec)
         segment = self._segments[name]
-        for entry in segment.read_index():
-            current = self._bags.get(entry.slide_id)
+        for position in segment.read_index():
+            slide_id = segment.entries.ids[position]
+            current = self._bags.get(slide_id)
             if current is None or segment.name < current[0].name:
-                self._bags[entry.slide_id] = (segment, entry)
+                self._bags[slide_id] = (segment, position)
                 self._sorted_ids = None
 
+    def _serve(self, entry: _Entry) -> None:
+        """Keep the pages that are mapped at a time within bounds, however many bags are read."""
+        self._mapped += entry.n * self.spec.row_bytes
+        if self._mapped > MAPPED_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped = 0
+            for segment in self._segments.values():
+                segment.release()
+
     def _bag(self, slide_id: str) -> tuple[_Segment, _Entry]:
-        if slide_id not in self._bags:
+        found = self._bags.get(slide_id)
+        if found is None:
             raise StoreError(
                 f"bag store {self.root} has no slide {slide_id!r} among {len(self._bags)}: extract it first"
             )
-        return self._bags[slide_id]
+        segment, position = found
+        return segment, segment.entries[position]
 
 
 class BagWriter:
@@ -427,6 +540,8 @@ class BagWriter:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
+        with suppress(OSError):  # readers do without
+            self.store.write_columns(self._name)
 
     def append(
         self,
@@ -570,6 +685,19 @@ def _bytes(array: npt.NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
+def _replace(path: Path, content: bytes) -> None:
+    """Put a whole file at `path`, over the one that is there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -619,6 +747,8 @@ def explained(what: str) -> Iterator[None]:
     advice = {
         errno.ENOSPC: "the disk is full: free space and run again, complete bags are kept",
         errno.EDQUOT: "the quota is used up: free space and run again, complete bags are kept",
+        errno.EFBIG: "the limit on the size of a file is reached: raise it (ulimit -f) and run again, complete bags "
+        "are kept",
         errno.EROFS: "the file system is read-only: choose another folder",
         errno.EACCES: "no permission to write: choose another folder or change its mode",
     }

@@ -6,9 +6,11 @@ loaders that know their position. Nothing here is fitted on validation or test s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -28,6 +30,12 @@ from toxfusion.distributed import rank, world_size
 
 SLIDE_GAP_UM = 1e6
 """Coordinates of a sample's second, third ... slide are shifted by this: tiles of two slides are never neighbours."""
+
+BLOCK_VALUES = 2**15 - 1
+"""Tiles are gathered, widened and standardised so many values at a time: they stay in a core's cache, and are too few
+for torch to share an operation among threads of its own."""
+READ_THREADS = 4
+"""At most so many threads gather the bags of a batch."""
 
 
 class LeakError(ValueError):
@@ -144,6 +152,15 @@ def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], re
     )
 
 
+class _Drawn(NamedTuple):
+    """Tiles of one slide that go into a batch; `place` counts the slides of the sample."""
+
+    sample_id: str
+    slide_id: str
+    place: int
+    rows: np.ndarray
+
+
 class FoldData:
     """A study, a split and what was fitted on its training part; makes batches of any of its samples.
 
@@ -188,6 +205,7 @@ class FoldData:
         self._control = torch.from_numpy(obs["is_control"].to_numpy(dtype=bool).copy())
         self._labels = {k: torch.from_numpy(v) for k, v in tasks.labels(study, self.sample_ids).items()}
         self._expression = self._read_expression(audit)
+        self._readers = ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1), "tiles")
         self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
         self._tile_reference: dict[str, np.ndarray] = {}
         if store is not None and scaler is not None and scaler.reference == "matched_controls":
@@ -303,34 +321,52 @@ class FoldData:
         return [s for s in self.study.slides_of(sample_id) if s in store and store.n_rows(s) > 0]
 
     def _tiles(self, sample_ids: Sequence[str], stage: str, step: int, at_most: int | None) -> RaggedTiles:
-        features, coordinates, lengths = [], [], []
-        for sample in sample_ids:
-            rows, where = self._bag(sample, stage, step, at_most)
-            features.append(rows)
-            coordinates.append(where)
-            lengths.append(len(rows))
-        offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)
-        return RaggedTiles(
-            torch.from_numpy(np.concatenate(features)), torch.from_numpy(np.concatenate(coordinates)), offsets
-        )
+        """Draws, then fills one block of memory bag by bag, each value moved once; bags side by side."""
+        drawn = [self._draw(sample, stage, step, at_most) for sample in sample_ids]
+        parts = [part for parts in drawn for part in parts]
+        ends = np.cumsum([len(part.rows) for part in parts], dtype=np.int64).tolist()
+        total = ends[-1] if ends else 0
+        # NumPy's large arrays lie in huge pages: fresh memory of torch costs more than what is written into it.
+        features = torch.from_numpy(np.empty((total, self.tile_dim), np.float32))
+        coordinates = np.empty((total, 2), np.float32)
 
-    def _bag(self, sample: str, stage: str, step: int, at_most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        def fill(part: _Drawn, end: int) -> None:
+            start = end - len(part.rows)
+            self._fill(part, features[start:end], coordinates[start:end])
+
+        list(self._readers.map(fill, parts, ends))
+        lengths = [sum(len(part.rows) for part in parts) for parts in drawn]
+        offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)
+        return RaggedTiles(features, torch.from_numpy(coordinates), offsets)
+
+    def _draw(self, sample: str, stage: str, step: int, at_most: int | None) -> list[_Drawn]:
         slides = self._slides[sample]
-        if not slides or self.store is None or self.scaler is None:
-            return np.zeros((0, self.tile_dim), np.float32), np.zeros((0, 2), np.float32)
+        if not slides or self.store is None:
+            return []
         counts = [self.store.n_rows(s) for s in slides]
         chosen = choose_tiles(sum(counts), at_most, self.seed, stage, step, sample)
         starts = np.concatenate([[0], np.cumsum(counts)])
-        rows, where = [], []
-        for k, slide in enumerate(slides):
-            local = chosen[(chosen >= starts[k]) & (chosen < starts[k + 1])] - starts[k]
-            rows.append(np.asarray(self.store.rows(slide, local), np.float32))
-            um = self.store.coordinates(slide)[local] * self.store.mpp0(slide)
-            where.append((um + np.array([k * SLIDE_GAP_UM, 0.0])).astype(np.float32))
+        cuts = np.searchsorted(chosen, starts)
+        return [
+            _Drawn(sample, slide, k, chosen[cuts[k] : cuts[k + 1]] - starts[k])
+            for k, slide in enumerate(slides)
+        ]
+
+    def _fill(self, part: _Drawn, features: torch.Tensor, coordinates: np.ndarray) -> None:
+        """Standardised features [n, D] and coordinates [n, 2] in um of drawn tiles, written in place."""
+        assert self.store is not None
+        assert self.scaler is not None
         offset = self.scaler.mean
-        if sample in self._tile_reference:
-            offset = offset + self._tile_reference[sample].astype(np.float32)
-        return (np.concatenate(rows) - offset) / self.scaler.scale, np.concatenate(where)
+        if part.sample_id in self._tile_reference:
+            offset = offset + self._tile_reference[part.sample_id].astype(np.float32)
+        mean, scale = torch.from_numpy(offset), torch.from_numpy(self.scaler.scale)
+        stored = self.store.rows(part.slide_id)
+        size = max(1, BLOCK_VALUES // self.tile_dim)
+        for start in range(0, len(part.rows), size):
+            rows = torch.from_numpy(stored.take(part.rows[start : start + size], axis=0))
+            features[start : start + size].copy_(rows).sub_(mean).div_(scale)
+        um = self.store.coordinates(part.slide_id)[part.rows] * self.store.mpp0(part.slide_id)
+        coordinates[...] = um + np.array([part.place * SLIDE_GAP_UM, 0.0])
 
     def _check_encoder(self) -> None:
         if self.store is None or self.split.manifest.get("transductive", False):
@@ -382,15 +418,23 @@ class PositionedDataModule(L.LightningDataModule):
 
 
 class _FromPosition(IterableDataset[Any]):
-    """Batches from the current position to the end of the epoch; no length, so that Lightning counts nothing twice."""
+    """Batches from the current position to the end of the epoch, the next one made while the last is trained on.
+
+    No length, so that Lightning counts nothing twice.
+    """
 
     def __init__(self, module: PositionedDataModule) -> None:
         self.module = module
 
     def __iter__(self) -> Iterator[Any]:
         start, epoch = self.module.position(), self.module.batches_per_epoch
-        for position in range(start, (start // epoch + 1) * epoch):
-            yield self.module.training_batch(position)
+        with ThreadPoolExecutor(1, "batches") as ahead:
+            coming = ahead.submit(self.module.training_batch, start)
+            for position in range(start + 1, (start // epoch + 1) * epoch):
+                batch = coming.result()
+                coming = ahead.submit(self.module.training_batch, position)
+                yield batch
+            yield coming.result()
 
 
 def chunks_of_rank(sample_ids: Sequence[str], batch_size: int, rank: int, world_size: int) -> list[list[str]]:

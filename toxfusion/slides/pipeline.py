@@ -207,16 +207,15 @@ def _record_of(row: dict[str, str]) -> SlideRecord:
 
 def tasks_of_study(study: Study) -> list[SlideTask]:
     """A task for each row of slides.parquet, in its order."""
+    columns = (study.slides[name] for name in ("path", "mpp_override", "x", "y", "width", "height"))
     return [
         SlideTask(
             str(slide_id),
-            study.slide_path(str(slide_id)),
-            None if np.isnan(row["mpp_override"]) else float(row["mpp_override"]),
-            None
-            if np.isnan(row["x"])
-            else Region(*(round(row[name]) for name in ("x", "y", "width", "height"))),
+            study.root / path,
+            None if np.isnan(mpp) else float(mpp),
+            None if np.isnan(box[0]) else Region(*map(round, box)),
         )
-        for slide_id, row in study.slides.iterrows()
+        for slide_id, path, mpp, *box in zip(study.slides.index, *columns, strict=True)
     ]
 
 

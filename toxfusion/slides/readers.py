@@ -173,7 +173,13 @@ class Slide:
 
 
 class OpenSlideSource:
-    """Slides that OpenSlide knows: SVS, NDPI, MRXS, SCN, BIF, Philips, DICOM, generic tiled TIFF."""
+    """Slides that OpenSlide knows: SVS, NDPI, MRXS, SCN, BIF, Philips, DICOM, generic tiled TIFF.
+
+    The finest level of a TIFF is read through tifffile, several times as fast, where that gives the very same pixels;
+    samples of the slide decide when it is opened. Coarser levels are OpenSlide's: it interpolates between their pixels.
+    """
+
+    _SAMPLES, _SAMPLE_PX = 5, 64
 
     def __init__(self, path: Path) -> None:
         self._slide = openslide.OpenSlide(path)
@@ -187,18 +193,47 @@ class OpenSlideSource:
             properties.get("tiff.YResolution"),
             properties.get("tiff.ResolutionUnit"),
         )
+        self._finest = self._same_by_tifffile(path)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        if level == 0 and self._finest is not None:
+            return self._finest.read_level(0, x, y, width, height)
         return _rgb(self._slide.read_region((x, y), level, (width, height)))
 
     def close(self) -> None:
         self._slide.close()
+        if self._finest is not None:
+            self._finest.close()
+
+    def _same_by_tifffile(self, path: Path) -> TiffSource | None:
+        """The slide opened by tifffile if its finest level has the same size and samples; else None."""
+        source = None
+        same = False
+        try:
+            source = TiffSource(path)
+            same = source.dimensions == self.dimensions and all(
+                np.array_equal(
+                    source.read_level(0, x, y, self._SAMPLE_PX, self._SAMPLE_PX),
+                    _rgb(self._slide.read_region((x, y), 0, (self._SAMPLE_PX, self._SAMPLE_PX))),
+                )
+                for x, y in self._samples()
+            )
+        except (SlideUnsuitable, *_DECODER_ERRORS):
+            same = False  # no TIFF, or damaged: OpenSlide says so where it is read
+        if source is not None and not same:
+            source.close()
+        return source if same else None
+
+    def _samples(self) -> list[tuple[int, int]]:
+        """Corners of the samples, along the diagonal of the slide."""
+        shares = (np.arange(self._SAMPLES) + 0.5) / self._SAMPLES
+        return [(int(x), int(y)) for x, y in np.outer(shares, self.dimensions)]
 
 
 class TiffSource:
     """TIFF and OME-TIFF in tiles or strips, by tifffile; only the segments a region needs are decoded."""
 
-    _CACHED_SEGMENTS = 128
+    _CACHED_BYTES = 32 * 2**20
 
     def __init__(self, path: Path) -> None:
         self._file = tifffile.TiffFile(path)
@@ -227,6 +262,7 @@ class TiffSource:
             self.mpp = _resolution_mpp(x, y, unit)
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int], tuple[Pixels, tuple[int, ...]] | None] = OrderedDict()
+        self._cached = 0
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         page, factor = self._levels[level], self.downsamples[level]
@@ -258,9 +294,11 @@ class TiffSource:
             h, w = min(shape[1], page.imagelength - y), min(shape[2], page.imagewidth - x)
             found = data[0, :h, :w], (sample, y, x)
         with self._lock:
+            self._cached += 0 if found is None or (level, index) in self._cache else found[0].nbytes
             self._cache[level, index] = found
-            while len(self._cache) > self._CACHED_SEGMENTS:
-                self._cache.popitem(last=False)
+            while self._cached > self._CACHED_BYTES and len(self._cache) > 1:
+                oldest = self._cache.popitem(last=False)[1]
+                self._cached -= 0 if oldest is None else oldest[0].nbytes
         return found
 
     def close(self) -> None:
