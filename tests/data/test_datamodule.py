@@ -228,6 +228,15 @@ def test_a_batch_is_the_drawn_rows_standardised_to_the_bit(
             assert np.array_equal(batch.tiles.coordinates[start:end].numpy(), where)
 
 
+def test_a_batch_is_the_same_in_inference_mode(own_tiny_study: Study) -> None:
+    fold = make_fold(own_tiny_study, write_features(own_tiny_study), "matched_controls")
+    samples = own_tiny_study.sample_ids
+    with torch.inference_mode():
+        inferred = fold.batch(samples, stage="test", step=0, tiles_per_bag=None)
+    plain = fold.batch(samples, stage="test", step=0, tiles_per_bag=None)
+    assert torch.equal(inferred.tiles.features, plain.tiles.features)
+
+
 def test_batches_are_made_ahead_and_an_error_of_one_comes_in_its_place() -> None:
     class Numbers(PositionedDataModule):
         def position(self) -> int:

@@ -327,7 +327,7 @@ class FoldData:
         ends = np.cumsum([len(part.rows) for part in parts], dtype=np.int64).tolist()
         total = ends[-1] if ends else 0
         # NumPy's large arrays lie in huge pages: fresh memory of torch costs more than what is written into it.
-        features = torch.from_numpy(np.empty((total, self.tile_dim), np.float32))
+        features = np.empty((total, self.tile_dim), np.float32)
         coordinates = np.empty((total, 2), np.float32)
 
         def fill(part: _Drawn, end: int) -> None:
@@ -337,7 +337,7 @@ class FoldData:
         list(self._readers.map(fill, parts, ends))
         lengths = [sum(len(part.rows) for part in parts) for parts in drawn]
         offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)
-        return RaggedTiles(features, torch.from_numpy(coordinates), offsets)
+        return RaggedTiles(torch.from_numpy(features), torch.from_numpy(coordinates), offsets)
 
     def _draw(self, sample: str, stage: str, step: int, at_most: int | None) -> list[_Drawn]:
         slides = self._slides[sample]
@@ -352,19 +352,20 @@ class FoldData:
             for k, slide in enumerate(slides)
         ]
 
-    def _fill(self, part: _Drawn, features: torch.Tensor, coordinates: np.ndarray) -> None:
+    def _fill(self, part: _Drawn, features: np.ndarray, coordinates: np.ndarray) -> None:
         """Standardised features [n, D] and coordinates [n, 2] in um of drawn tiles, written in place."""
         assert self.store is not None
         assert self.scaler is not None
         offset = self.scaler.mean
         if part.sample_id in self._tile_reference:
             offset = offset + self._tile_reference[part.sample_id].astype(np.float32)
-        mean, scale = torch.from_numpy(offset), torch.from_numpy(self.scaler.scale)
+        # Tensors of this thread: it is not in the inference mode that the caller may be in.
+        mean, scale, wanted = (torch.from_numpy(a) for a in (offset, self.scaler.scale, features))
         stored = self.store.rows(part.slide_id)
         size = max(1, BLOCK_VALUES // self.tile_dim)
         for start in range(0, len(part.rows), size):
             rows = torch.from_numpy(stored.take(part.rows[start : start + size], axis=0))
-            features[start : start + size].copy_(rows).sub_(mean).div_(scale)
+            wanted[start : start + size].copy_(rows).sub_(mean).div_(scale)
         um = self.store.coordinates(part.slide_id)[part.rows] * self.store.mpp0(part.slide_id)
         coordinates[...] = um + np.array([part.place * SLIDE_GAP_UM, 0.0])
 
