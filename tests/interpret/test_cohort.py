@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 
 from tests.feature_store import featured_study
 from tests.test_probes import trained
@@ -165,7 +166,9 @@ def test_a_cohort_folder_has_its_files_and_the_map_repeats(run: LoadedRun, tmp_p
     cohort.explain_cohort([seen, replace(seen, run="second")], tmp_path, neighbours=2, seed=0, audit=audit)
     table = pd.read_csv(tmp_path / "embedding.csv")
     assert set(table["run"]) == {run.folder.root.name}
+    threads = torch.get_num_threads()
     again = cohort.embedding(seen, 0)
+    assert torch.get_num_threads() == threads
     np.testing.assert_allclose(table[["x", "y"]], again[["x", "y"]], rtol=1e-4)
     for by in cohort.COLOURED_BY:
         drawn = (tmp_path / f"embedding_{by}.png").is_file()

@@ -274,13 +274,28 @@ def _project(embedding: np.ndarray, method: str, seed: int) -> tuple[np.ndarray,
         points = fitted.fit_transform(embedding)
         share = 100 * fitted.explained_variance_ratio_
         return points, (f"PC 1 ({share[0]:.0f} % of variance)", f"PC 2 ({share[1]:.0f} %)")
+    return umap_points(embedding, seed), ("UMAP 1", "UMAP 2")
+
+
+def umap_points(values: np.ndarray, seed: int, n_neighbors: int = 15) -> np.ndarray:
+    """Two dimensions of values [n, D] by UMAP (McInnes et al., 2018), on one thread: float [n, 2].
+
+    Raises:
+        FigureError: umap-learn is not installed.
+    """
+    import torch
+
     try:
         from umap import UMAP
     except ImportError as error:
         raise FigureError(
             "umap-learn is not installed; install it, or draw the map with method='pca'."
         ) from error
-    return UMAP(random_state=seed, n_jobs=1).fit_transform(embedding), ("UMAP 1", "UMAP 2")
+    threads = torch.get_num_threads()
+    points = np.asarray(UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(values))
+    # numba has set the threads of OpenMP, which are torch's too: sums would have another order from here on.
+    torch.set_num_threads(threads)
+    return points
 
 
 def _categories(

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from toxfusion.data.audit import Audit
+from toxfusion.evaluation.figures import umap_points
 from toxfusion.evaluation.predictions import BIOCHEMISTRY_PREFIX, is_binary, is_subtype
 from toxfusion.interpret import cohort_figures
 from toxfusion.interpret.regions import spread_out, tile_places
@@ -132,11 +133,8 @@ def embedding(shown: Look, seed: int) -> pd.DataFrame:
     Returns:
         run, sample_id, part, x, y, compound, dose_level, dose, time_h, finding, grade, batch, study, is_control, dili.
     """
-    from umap import UMAP
-
     values = shown.standardised()
-    reducer = UMAP(n_neighbors=min(MAP_NEIGHBOURS, len(values) - 1), random_state=seed, n_jobs=1)
-    places = reducer.fit_transform(values)
+    places = umap_points(values, seed, min(MAP_NEIGHBOURS, len(values) - 1))
     kept = [
         "compound",
         "dose_level",
