@@ -148,10 +148,10 @@ def embedding(shown: Look, seed: int) -> pd.DataFrame:
         "dili",
     ]
     table = shown.obs[kept].rename_axis("sample_id").reset_index()
-    for i, (name, column) in enumerate(
-        {"run": shown.run, "part": shown.obs["part"].to_numpy(), "x": places[:, 0], "y": places[:, 1]}.items()
-    ):
-        table.insert(0 if i == 0 else i + 1, name, column)
+    table.insert(0, "run", shown.run)
+    table.insert(2, "part", shown.obs["part"].to_numpy())
+    table.insert(3, "x", places[:, 0])
+    table.insert(4, "y", places[:, 1])
     return table
 
 
