@@ -367,6 +367,17 @@ def test_nulls_are_nulls_on_the_same_test_part(full: RunFolder, null: RunFolder,
         agreement.nulls_of(full, [other])
 
 
+def test_a_folder_without_a_manifest_is_not_ours_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    mine = tmp_path / "report" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("kept")
+    explaining.clear(tmp_path)
+    assert mine.read_text() == "kept"
+    (tmp_path / "manifest.json").write_text("{}")
+    explaining.clear(tmp_path)
+    assert not mine.exists()
+
+
 def test_the_folder_has_its_layout_and_its_report(
     full: RunFolder,
     null: RunFolder,
@@ -435,7 +446,10 @@ def test_the_folder_has_its_layout_and_its_report(
     assert {o["score"] for o in viewed["overlays"]} == {"attention", "contribution", "integrated"}
     compounds = set(study.obs.loc[run.fold.split.test, "compound"])
     assert {p.stem for p in (tmp_path / "report" / "compounds").iterdir()} == compounds
-    explaining.explain_runs([full], tmp_path, replace(settings, tasks=["dili"], nulls=[], viewer_px=0))
+    no_sets = GeneSetSettings(False, (), None, 1, 500, 20, 1)
+    fewer = replace(settings, tasks=["dili"], nulls=[], viewer_px=0, gene_sets=no_sets)
+    explaining.explain_runs([full], tmp_path, fewer)
+    assert not (tmp_path / "pathways").exists()
     assert not (tmp_path / "report").exists()
     assert not (tmp_path / "index.html").exists()
     assert not (tmp_path / "nulls.csv").exists(), "nothing of an earlier explanation stays"

@@ -6,6 +6,7 @@ docs/explanations.md lists the files.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from toxfusion.data.study import Study
 from toxfusion.interpret import cohort, figures, fusion, genes, pathways, regions
 from toxfusion.interpret.attribution import samples_with
 from toxfusion.interpret.faithfulness import area_between, deletion_insertion
-from toxfusion.interpret.folder import file_name, file_stem
+from toxfusion.interpret.folder import INDEX, REPORT, file_name, file_stem
 from toxfusion.interpret.recording import Recording
 from toxfusion.interpret.targets import chosen_tasks
 from toxfusion.loading import LoadedRun, load_own_study, load_run
@@ -135,6 +136,7 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
         steps=settings.steps,
         seed=settings.seed,
     )
+    clear(output)
     output.mkdir(parents=True, exist_ok=True)
     rankings: dict[str, dict[str, pd.DataFrame]] = {}
     audit, about = Audit(), []
@@ -180,6 +182,16 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
     audit.write(output / "audit.json")
     replace_file(output / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
+
+
+def clear(output: Path) -> None:
+    """Remove what an earlier explanation left that may be of other runs, tasks or settings; of no other folder."""
+    if not (output / "manifest.json").is_file():
+        return
+    for name in (REPORT, "genes", "pathways", "cohort"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in (INDEX, "agreement.csv", "nulls.csv"):
+        (output / name).unlink(missing_ok=True)
 
 
 def _check_slides(folders: Sequence[RunFolder], settings: ExplainSettings) -> None:

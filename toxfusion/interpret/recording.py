@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from toxfusion.data.study import Study
 from toxfusion.interpret import agreement, deep_zoom
 from toxfusion.interpret.agreement import Scores
 from toxfusion.interpret.faithfulness import randomised
-from toxfusion.interpret.folder import FINDING, INDEX, RANDOM, REPORT, SEED, VIEWER, file_stems
+from toxfusion.interpret.folder import FINDING, RANDOM, SEED, VIEWER, file_stems
 from toxfusion.interpret.fusion import DESCRIBED
 from toxfusion.interpret.provenance import describe_run, describe_study, versions
 from toxfusion.interpret.targets import task_names
@@ -49,7 +48,7 @@ class Recording:
         steps: int,
         seed: int,
     ) -> None:
-        """Look at the nulls before any work, and remove an earlier report, which is of other numbers.
+        """Look at the nulls before any work.
 
         Args:
             nulls: null runs whose scores are set beside those of the runs, on the same test samples.
@@ -62,8 +61,6 @@ class Recording:
         self._kinds = {null.root: agreement.null_kind(null) for null in nulls}
         self._nulls = {folder.root: agreement.nulls_of(folder, nulls) for folder in folders}
         self._output, self._viewer_px, self._steps, self._seed = output, viewer_px, steps, seed
-        shutil.rmtree(output / REPORT, ignore_errors=True)
-        (output / INDEX).unlink(missing_ok=True)
         self._samples: list[pd.DataFrame] = []
         self._agreement: list[pd.DataFrame] = []
         self._null_scores: list[dict[str, Any]] = []
@@ -116,7 +113,6 @@ class Recording:
         table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=agreement.COLUMNS)
         table[list(agreement.COLUMNS)].to_csv(self._output / "agreement.csv", index=False)
         nulls = self._output / "nulls.csv"
-        nulls.unlink(missing_ok=True)
         if self._null_scores:
             pd.DataFrame(self._null_scores).to_csv(nulls, index=False)
         about = {"versions": versions(), "study": describe_study(self._study, self._slides)}
