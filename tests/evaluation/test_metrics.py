@@ -106,7 +106,27 @@ def test_quadratic_kappa_by_hand_and_at_its_limits() -> None:
     assert metrics.quadratic_kappa(grade, called).value == pytest.approx(0.5)
     assert metrics.quadratic_kappa(grade, grade).value == pytest.approx(1)
     assert not metrics.quadratic_kappa(np.zeros(3), np.zeros(3)).defined
-    assert metrics.as_grade(np.array([0.49, 0.5, 2.5, 4.0])).tolist() == [0, 1, 3, 4]
+
+
+def test_cutoffs_call_each_grade_as_often_as_it_occurs() -> None:
+    grade, expected = np.array([0, 0, 0, 0, 1, 2, 2, 0]), np.array([0.1, 0.2, 0.3, 0.2, 0.35, 0.4, 0.6, 0.5])
+    cutoffs = metrics.choose_cutoffs(grade, expected)
+    # Three of eight have grade 1 or more, two of them grade 2, none a higher one.
+    np.testing.assert_allclose(cutoffs, [0.375, 0.45, np.inf, np.inf])
+    assert metrics.as_grade(expected, cutoffs).tolist() == [0, 0, 0, 0, 0, 1, 2, 2]
+    # Only the order counts, and a NaN grade not at all.
+    stretched = metrics.choose_cutoffs(np.append(grade, np.nan), np.append(expected**3, 9.0))
+    assert metrics.as_grade(expected**3, stretched).tolist() == [0, 0, 0, 0, 0, 1, 2, 2]
+
+
+def test_cutoffs_of_ties_and_of_nothing() -> None:
+    # One score for all: three of four have a grade, so all are called; with one of four, none is.
+    tied = np.full(4, 0.5)
+    assert metrics.choose_cutoffs(np.array([0, 1, 1, 1]), tied).tolist() == [0.5, np.inf, np.inf, np.inf]
+    assert metrics.choose_cutoffs(np.array([0, 0, 0, 1]), tied).tolist() == [np.inf] * 4
+    empty = metrics.choose_cutoffs(np.array([np.nan]), np.array([0.3]))
+    assert np.isnan(empty).all()
+    assert np.isnan(metrics.as_grade(np.array([1.0, 2.0]), empty)).all()
 
 
 def test_macro_says_how_many_entered() -> None:

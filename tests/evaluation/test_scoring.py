@@ -51,6 +51,22 @@ def test_thresholds_come_from_the_validation_part_of_the_fold(make_table) -> Non
     np.testing.assert_array_equal(tested["called"], tested["score"] >= expected)
 
 
+def test_grades_are_called_by_cutoffs_of_the_validation_part_or_not_at_all(make_table) -> None:
+    table = make_table(fold=0, n_folds=3)
+    valid = table.query("task == 'severity' and part == 'valid'")
+    cutoffs = metrics.choose_cutoffs(valid["label"], valid["score"])
+    tested = scoring.out_of_fold([table]).query("task == 'severity'")
+    np.testing.assert_array_equal(tested["called"], metrics.as_grade(tested["score"], cutoffs))
+    # Confidence is not agreement: scores half as far from zero are called as before.
+    timid = table.assign(score=table["score"].where(table["task"] != "severity", table["score"] / 2))
+    kappa = _value(scoring.score_run(timid, draws=50), "severity", "quadratic_kappa")
+    assert kappa == pytest.approx(_value(scoring.score_run(table, draws=50), "severity", "quadratic_kappa"))
+    alone = scoring.score_run(table[(table["task"] != "severity") | (table["part"] == "test")], draws=50)
+    assert np.isnan(_value(alone, "severity", "quadratic_kappa"))
+    assert "no labelled unit" in _value(alone, "severity", "quadratic_kappa", "reason")
+    assert np.isfinite(_value(alone, "severity", "mean_absolute_error"))
+
+
 def test_operating_points_hold_their_specificity_on_validation_and_say_what_test_kept(make_table) -> None:
     table = make_table(fold=0, n_folds=3)
     valid, test = (table.query(f"task == 'injury' and part == '{p}'") for p in ("valid", "test"))

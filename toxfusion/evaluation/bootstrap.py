@@ -222,7 +222,12 @@ def confusion_statistics(
 
 
 def kappa_statistic(grade: np.ndarray, called: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
-    """Quadratic kappa over grades 0..4: 1 - sum w O / sum w E, w = (i - j)^2 (Cohen 1968)."""
+    """Quadratic kappa over grades 0..4: 1 - sum w O / sum w E, w = (i - j)^2 (Cohen 1968).
+
+    Undefined where a graded unit is not called (NaN): without it, other units would be compared.
+    """
+    if np.isnan(called[~np.isnan(grade)]).any():
+        return lambda weights: np.full(len(weights), np.nan)
     y, c, cluster = labelled(grade, called, codes)
     i, j = np.meshgrid(np.arange(N_GRADES), np.arange(N_GRADES), indexing="ij")
     penalty = ((i - j) ** 2).astype(np.float64)

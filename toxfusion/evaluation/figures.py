@@ -441,8 +441,8 @@ def confusion(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     """Counts of test units by label and by what was called: one panel for each headline of classes or grades.
 
     Two-class tasks are called at the threshold of the validation part of their fold (units without one are left
-    out, and counted in the panel's title); lesions are counted together; severity by the rounded expected grade;
-    subtypes by the class of highest probability. Colours are shares of a row.
+    out, and counted in the panel's title), and grades by its cut-offs; lesions are counted together; subtypes are
+    called by the class of highest probability. Colours are shares of a row.
 
     Args:
         tested: ``scoring.out_of_fold`` of the run or runs.

@@ -177,9 +177,35 @@ def expected_calibration_error(label: np.ndarray, score: np.ndarray, n_bins: int
     return Measure(float(gap.sum() / len(y)))
 
 
-def as_grade(expected: np.ndarray) -> np.ndarray:
-    """Expected grades rounded to whole grades 0..4 (halves up)."""
-    return np.clip(np.floor(np.asarray(expected, dtype=np.float64) + 0.5), 0, N_GRADES - 1)
+def choose_cutoffs(grade: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """float64 [4], scores from which grade 1, 2, 3 and 4 is called, to be chosen on the validation part only.
+
+    Each is called of as many units as have it or a higher one: kappa measures agreement, and expected grades, shrunk
+    towards their mean by whatever is uncertain, would hardly ever round to a high one. Cut-offs lie half-way between
+    neighbouring scores (of two that come equally near, the higher), or at infinity where none is nearest.
+
+    Args:
+        grade: [n], true grade or NaN (left out).
+        expected: [n], expected grade, higher for worse.
+
+    Returns:
+        Ascending cut-offs; all NaN without a labelled unit.
+    """
+    y, s = labelled(grade, expected)
+    if len(y) == 0:
+        return np.full(N_GRADES - 1, np.nan)
+    unique = np.unique(s)
+    candidates = np.concatenate([unique[:1], (unique[:-1] + unique[1:]) / 2, [np.inf]])
+    called = len(s) - np.searchsorted(np.sort(s), candidates, side="left")
+    wanted = (y[:, None] >= np.arange(1, N_GRADES)).sum(axis=0)
+    gap = np.abs(called[:, None] - wanted)
+    return candidates[len(candidates) - 1 - gap[::-1].argmin(axis=0)]
+
+
+def as_grade(expected: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
+    """float64 [n], the number of cut-offs that each expected grade reaches; NaN where the cut-offs are."""
+    reached = (np.asarray(expected, dtype=np.float64)[:, None] >= cutoffs).sum(axis=1)
+    return np.where(np.isnan(cutoffs).any(), np.nan, reached.astype(np.float64))
 
 
 def quadratic_kappa(grade: np.ndarray, called: np.ndarray) -> Measure:

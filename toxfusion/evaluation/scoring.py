@@ -50,9 +50,10 @@ def out_of_fold(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         ``predictions.pool`` of the test part, with columns ``called`` (1, 0 by the threshold of highest balanced
-        accuracy, NaN without one; of severity the grade), ``called_90`` and ``called_95`` (1, 0 by the lowest
-        threshold of 90 and 95 % specificity), ``scaled`` (temperature-scaled probability; NaN without a
-        temperature), ``threshold``, ``temperature``, and ``undecided``, the reason of a NaN.
+        accuracy; of severity the grade by ``metrics.choose_cutoffs``; NaN without one), ``called_90`` and
+        ``called_95`` (1, 0 by the lowest threshold of 90 and 95 % specificity), ``scaled``
+        (temperature-scaled probability; NaN without a temperature), ``threshold``, ``temperature``,
+        and ``undecided``, the reason of a NaN.
 
     Raises:
         PredictionsError: as ``predictions.pool``; no test row at all.
@@ -72,12 +73,15 @@ def out_of_fold(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _decide(rows: pd.DataFrame, valid: pd.DataFrame) -> pd.DataFrame:
     task, fold = rows["task"].iloc[0], rows["fold"].iloc[0]
     score = rows["score"].to_numpy()
-    if not is_binary(task):
-        nothing = float("nan")
-        called = metrics.as_grade(score) if task == "severity" else nothing
-        return rows.assign(called=called, **dict.fromkeys(CALLED_AT, nothing), scaled=nothing,
-                           threshold=nothing, temperature=nothing, undecided="")  # fmt: skip
     label, scored = valid["label"].to_numpy(), valid["score"].to_numpy()
+    if not is_binary(task):
+        nothing, called, undecided = float("nan"), np.full(len(score), np.nan), ""
+        if task == "severity":
+            called = metrics.as_grade(score, metrics.choose_cutoffs(label, scored))
+            if np.isnan(called).any():
+                undecided = f"fold {fold}: no cut-offs of grades from validation: no labelled unit"
+        return rows.assign(called=called, **dict.fromkeys(CALLED_AT, nothing), scaled=nothing,
+                           threshold=nothing, temperature=nothing, undecided=undecided)  # fmt: skip
     threshold = metrics.choose_threshold(label, scored)
     temperature = calibration.fit_temperature(label, scored)
     thresholds = {"called": threshold} | {
@@ -421,17 +425,19 @@ def _task_records(
     def record(metric: str, make: RowStatistic, reason: str = "") -> dict[str, Any]:
         return interval_record(base, metric, make(rows, codes, n), resampling, method, reason)
 
+    undecided = "; ".join(sorted(set(rows["undecided"]) - {""}))
     if task == "survival":
         scored = {k: v for k, v in _TIMED.items() if k != "integrated_brier" or _has_curves(rows)}
         return [record(metric, make) for metric, make in scored.items()]
     if not is_binary(task):
-        metrics_of = _GRADED if task == "severity" else _MEASURED
-        return [record(metric, make) for metric, make in metrics_of.items()]
+        if task != "severity":
+            return [record(metric, make) for metric, make in _MEASURED.items()]
+        reasons = {"quadratic_kappa": undecided}
+        return [record(metric, make, reasons.get(metric, "")) for metric, make in _GRADED.items()]
     label = rows["label"].to_numpy()
     one_class = metrics.one_class_reason(label)
     found = [record(metric, make, "" if metric == "brier" else one_class) for metric, make in _RANKED.items()]
     found += _within_records(base, rows, resampling, method, one_class)
-    undecided = "; ".join(sorted(set(rows["undecided"]) - {""}))
     for metric, make in _CALLED.items():
         if undecided:
             found.append(point_record(base, metric, metrics.undefined(undecided)))
