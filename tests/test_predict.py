@@ -187,6 +187,23 @@ def test_a_study_without_slides_or_without_a_gene_says_what_is_missing(
         score_study([run.root], lacking, Audit())
 
 
+def test_samples_without_a_matched_control_are_in_the_audit(run: RunFolder, tmp_path: Path) -> None:
+    tables = tiny_tables(seed=7)
+    treated = (tables["obs"]["compound"] == "zetastat") & ~tables["obs"]["is_control"]
+
+    def said(name: str, obs: pd.DataFrame) -> set[str]:
+        study = write_study(tmp_path / name, **{**tables, "obs": obs})
+        write_features(study)
+        audit = Audit()
+        score_study([run.root], study, audit)
+        return {r.id for r in audit.records if "compared with the mean of the training controls" in r.reason}
+
+    renamed = tables["obs"]["control_group"].astype(str).mask(treated, "controls that were never sent")
+    lost = said("lost", tables["obs"].assign(control_group=renamed)) - said("whole", tables["obs"])
+    assert lost
+    assert lost <= set(tables["obs"].index[treated])
+
+
 def test_the_command_writes_tables_notes_and_a_figure(
     run: RunFolder, new: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

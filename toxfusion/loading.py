@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toxfusion.data.audit import Audit
 from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import FoldData, StudyDataModule, TileScaler
 from toxfusion.data.expression import ExpressionTransform
@@ -62,8 +63,11 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
     return with_nulls(config, study, split), split
 
 
-def load_run(folder: RunFolder, study: Study, split: Split) -> LoadedRun:
+def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None = None) -> LoadedRun:
     """The network of a finished run, on a study.
+
+    Args:
+        audit: takes what the run's transform of expression does to single samples of the study.
 
     Raises:
         RunError: the run is not finished, or is of no network.
@@ -86,6 +90,7 @@ def load_run(folder: RunFolder, study: Study, split: Split) -> LoadedRun:
         store=None if tiles is None else _features(config, contract, study),
         expression=None if genes is None else ExpressionTransform.from_state(genes),
         scaler=None if tiles is None else TileScaler.from_state(tiles),
+        audit=audit,
         seed=int(config["seed"]),
     )
     module = FinetuningModule(

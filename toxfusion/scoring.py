@@ -158,7 +158,7 @@ def _check_one_experiment(folders: Sequence[RunFolder]) -> None:
 def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
     # Transductive: a compound that the run has seen may be scored again; the table says which ones were seen.
     split = Split(train=[], valid=[], test=study.sample_ids, fold=0, manifest={"transductive": True})
-    run = load_run(folder, study, split)
+    run = load_run(folder, study, split, audit)
     usable = run.fold.usable(study.sample_ids, audit)
     if not usable:
         raise RunError(f"{study.root}: no sample has what {folder.root} reads; extract its slides first")
