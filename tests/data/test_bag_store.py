@@ -121,6 +121,18 @@ def test_verify_finds_any_changed_byte(written: Path, data: st.DataObject) -> No
         assert BagStore.open(root).digest() == BagStore.open(written).digest()
 
 
+def test_bags_at_any_place_of_a_file_can_be_read_ahead(tmp_path: Path) -> None:
+    store = BagStore.create(tmp_path, SPEC)
+    lengths = {"unaligned": 1, "pages": 5_000, "last": 3}
+    write(store, lengths)
+    store = BagStore.open(tmp_path)
+    for seed, (slide_id, n) in enumerate(lengths.items()):
+        store.read_ahead(slide_id)
+        np.testing.assert_array_equal(store.rows(slide_id), bag(n, seed)[0])
+    with pytest.raises(StoreError, match="no slide 'other'"):
+        store.read_ahead("other")
+
+
 def test_rows_are_a_view_or_a_gather(written: Path) -> None:
     store = BagStore.open(written)
     rows = store.rows("b")

@@ -281,6 +281,15 @@ class _Segment:
         """Read-only int32 view [n, 2] of a bag's coordinates in the memory map."""
         return self._view("coordinates", entry, "int32", (2,))
 
+    def read_ahead(self, entry: _Entry) -> None:
+        """Ask the system to read all rows of a bag into the page cache at once."""
+        row_bytes = self._spec.row_bytes
+        if entry.n and hasattr(mmap, "MADV_WILLNEED"):
+            start, end = entry.start * row_bytes, (entry.start + entry.n) * row_bytes
+            start -= start % mmap.PAGESIZE
+            self.rows(entry)
+            self._maps["rows"].madvise(mmap.MADV_WILLNEED, start, end - start)
+
     def release(self) -> None:
         """Unmap the pages that were read; views stay good, what they need again comes from the page cache."""
         for mapped in self._maps.values():
@@ -393,6 +402,15 @@ class BagStore:
         self._serve(entry)
         view = segment.rows(entry)
         return view if indices is None else view.take(np.asarray(indices, dtype=np.int64), axis=0)
+
+    def read_ahead(self, slide_id: str) -> None:
+        """Ask the system to read all rows of a bag in one go; those not in memory yet would come page by page.
+
+        Raises:
+            StoreError: no such slide.
+        """
+        segment, entry = self._bag(slide_id)
+        segment.read_ahead(entry)
 
     def coordinates(self, slide_id: str) -> npt.NDArray[np.int32]:
         """Read-only int32 [n, 2]: (x, y) of each tile's top-left corner, in level-0 pixels."""
