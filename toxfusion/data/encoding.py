@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ class _OpenBag:
     coordinates: npt.NDArray[Any]
     tile_size: float
     mpp0: float
-    features: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    # One block for the whole bag: a small one a batch, kept until the bag ends, would lie between the large blocks that
+    # each batch frees, and none of those could be used again.
+    features: npt.NDArray[np.float32] | None = None
     n_encoded: int = 0
 
 
@@ -122,17 +124,19 @@ class BagEncoder:
         features = encode(self._encoder, tiles, self._device)
         start = 0
         for bag, block in parts:
-            bag.features.append(features[start : start + len(block)])
+            if bag.features is None:
+                bag.features = np.empty((len(bag.coordinates), features.shape[1]), np.float32)
+            bag.features[bag.n_encoded : bag.n_encoded + len(block)] = features[start : start + len(block)]
             bag.n_encoded += len(block)
             start += len(block)
             if bag.n_encoded == len(bag.coordinates):
-                self._store(bag)
+                self._store(bag, bag.features)
 
-    def _store(self, bag: _OpenBag) -> None:
+    def _store(self, bag: _OpenBag, features: npt.NDArray[np.float32]) -> None:
         refusal: BagRejected | None = None
         try:
             self._writer.append(
-                bag.slide_id, bag.features, bag.coordinates, tile_size=bag.tile_size, mpp0=bag.mpp0
+                bag.slide_id, features, bag.coordinates, tile_size=bag.tile_size, mpp0=bag.mpp0
             )
         except BagRejected as error:
             if self._ended is None:
