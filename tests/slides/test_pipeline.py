@@ -428,8 +428,14 @@ def test_the_command_extracts_a_study_and_puts_what_is_left_out_into_its_audit(
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.svs").touch()
     with pytest.raises(SystemExit):
         command(tmp_path, *arguments)
     error = capsys.readouterr().err
