@@ -287,12 +287,15 @@ def main() -> None:
             write(block, text)
 
 
-def write(block: str, text: str) -> None:
-    """Put a table between the marks of its block in docs/explanations.md."""
-    page = Path(__file__).resolve().parents[1] / "docs" / "explanations.md"
+def write(block: str, text: str, page: str = "explanations.md") -> None:
+    """Put a table between the marks of its block in a page of docs/, which must be there."""
+    path = Path(__file__).resolve().parents[1] / "docs" / page
     begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
-    before, _, rest = page.read_text().partition(begin)
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}")
+    before, found, rest = path.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"error: {path}: no {begin} ... {end} to write between")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     python benchmarks/histology.py speed --side 1536 --count 3
 
 DIR holds the photographs and a captions.csv with columns file, finding, grade, objective. The same colour
-deconvolution and nucleus detector run on photographs and renderings, at the photographs' resolution.
+deconvolution and nucleus detector run on photographs and renderings, at the photographs' resolution. Photographs
+are cut to what lies above their printed scale bar.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from numpy.typing import NDArray
 
 from toxfusion.synthetic.histology import Lesion, SlideSpec, render_region, render_slide
 
-UM_PER_PIXEL = {"10": 3.6, "20": 1.8, "25": 1.44, "32": 1.1, "40": 0.885}
-FRAME = (slice(8, 340), slice(10, 490))
-"""Rows and columns without frame, printed scale and caption."""
+UM_PER_PIXEL = {"10": 3.6, "20": 1.8, "25": 1.78, "32": 1.16, "40": 0.885}
+"""Of each objective, by the length of the bars printed in the photographs; those at 25 are as long as those at 20."""
+BAR_SAYS = {"E14863": "20"}
+"""Objective by the printed bar where it contradicts the caption (10): 100 um are as long as at 20."""
+PRINTED_SHAPE = (400, 500)
+FRAME = (slice(8, 326), slice(14, 486))
+"""Rows and columns without frame (to column 11 in E14883, from 490 on), printed scale (from row 330 on) and caption."""
 LEAST_AFFECTED = {
     "40": ("E14903", "E14870", "E14907", "E14884", "E14873"),
     "20": ("E14930", "E14933", "E14957", "E14978", "E14985", "E14976", "E14968", "E14973"),
@@ -52,18 +57,31 @@ COUNTERPARTS: tuple[tuple[str, tuple[Lesion, ...]], ...] = (
     ("E14978", (Lesion("glycogen_gain", 4.0, "diffuse"), Lesion("infiltration", 0.6, "portal"))),
 )
 
+CAPTION_COLUMNS = ("file", "finding", "grade", "objective")
+PICTURES = (".jpg", ".jpeg", ".png", ".tif")
+
 Image = NDArray[np.uint8]
+
+
+class PhotographError(ValueError):
+    """A folder of photographs that is not what it must be."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A cropped photograph: name, uint8 RGB, um per pixel, caption."""
+    """A cropped photograph: name, uint8 RGB, um per pixel, finding and grade of its caption, objective."""
 
     name: str
     rgb: Image
     mpp: float
-    caption: str
+    finding: str
+    grade: str
     objective: str
+
+    @property
+    def caption(self) -> str:
+        """What is printed under it."""
+        return f"{self.finding} grade {self.grade} {self.objective}x"
 
 
 @dataclass(frozen=True)
@@ -76,21 +94,58 @@ class Measures:
     eosin: NDArray[np.float64]
 
 
-def read_photographs(folder: Path) -> dict[str, Photograph]:
-    """All photographs of a folder by the first six letters of their file name."""
-    out: dict[str, Photograph] = {}
-    with (folder / "captions.csv").open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            bgr = cv2.imread(str(folder / row["file"]))
-            if bgr is None:
-                raise FileNotFoundError(
-                    f"{folder / 'captions.csv'}, column file: {row['file']!r} cannot be read"
-                )
-            name, objective = row["file"][:6], row["objective"]
-            caption = f"{row['finding']} grade {row['grade']} {objective}x"
-            rgb = np.ascontiguousarray(bgr[FRAME][..., ::-1])
-            out[name] = Photograph(name, rgb, UM_PER_PIXEL[objective], caption, objective)
-    return out
+def read_photographs(folder: Path) -> tuple[dict[str, Photograph], dict[str, str]]:
+    """The photographs of a folder, cropped, by their file names up to the first dot; files left out, with the reason.
+
+    Raises:
+        PhotographError: no captions.csv, a column is missing, a file is named twice, missing, no picture, or of
+            another size than `PRINTED_SHAPE`.
+    """
+    captions = folder / "captions.csv"
+    if not captions.is_file():
+        raise PhotographError(
+            f"{captions}: no such file; it names each photograph, its finding and objective"
+        )
+    with captions.open(newline="") as lines:
+        rows = csv.DictReader(lines)
+        if absent := [c for c in CAPTION_COLUMNS if c not in (rows.fieldnames or ())]:
+            raise PhotographError(f"{captions}: no column {', '.join(absent)}; there are {rows.fieldnames}")
+        table = list(rows)
+    found: dict[str, Photograph] = {}
+    named = {row["file"] for row in table}
+    pictures = (path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES)
+    left_out = {file: "no row in captions.csv" for file in pictures if file not in named}
+    for row in table:
+        file, finding = row["file"], row["finding"].strip()
+        name = file.partition(".")[0]
+        if name in found or file in left_out:
+            raise PhotographError(f"{captions}, column file: {file!r} is there twice, or another {name}")
+        rgb = _read_printed(folder / file, captions)
+        objective = BAR_SAYS.get(name, row["objective"].strip())
+        if not finding:
+            left_out[file] = "no finding"
+        elif objective not in UM_PER_PIXEL:
+            left_out[file] = f"objective {objective!r} is none of {', '.join(UM_PER_PIXEL)}"
+        else:
+            mpp = UM_PER_PIXEL[objective]
+            found[name] = Photograph(name, rgb, mpp, finding, row["grade"].strip(), objective)
+    return found, left_out
+
+
+def _read_printed(path: Path, captions: Path) -> Image:
+    """What lies within `FRAME`, uint8 RGB."""
+    if not path.is_file():
+        raise PhotographError(f"{captions}, column file: {path.name!r} is not in {path.parent}")
+    bgr = cv2.imread(str(path))
+    if bgr is None:
+        raise PhotographError(f"{path}: no picture that can be read; put the photograph there again")
+    if bgr.shape[:2] != PRINTED_SHAPE:
+        height, width = PRINTED_SHAPE
+        raise PhotographError(
+            f"{path}: {bgr.shape[1]} x {bgr.shape[0]} px; frame, scale and caption are cut off by their place in "
+            f"{width} x {height} px"
+        )
+    return np.ascontiguousarray(bgr[FRAME][..., ::-1])
 
 
 def stain_amounts(rgb: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -152,7 +207,7 @@ def spec_for(photograph: Photograph, seed: int, lesions: tuple[Lesion, ...]) -> 
 
 def run_measure(folder: Path, seeds: range) -> None:
     """Print the figures of photographs and renderings, and whether each rendering mean lies in the range."""
-    photographs = read_photographs(folder)
+    photographs, _ = read_photographs(folder)
     for objective, names in LEAST_AFFECTED.items():
         real = [measure(photographs[name].rgb, photographs[name].mpp) for name in names]
         model = photographs[names[0]]
@@ -180,7 +235,7 @@ def run_measure(folder: Path, seeds: range) -> None:
 
 def run_sheet(folder: Path, out: Path, seed: int, zoom: float) -> None:
     """Write pairs photograph | rendering at the same scale."""
-    photographs = read_photographs(folder)
+    photographs, _ = read_photographs(folder)
     pairs = []
     for k, (name, lesions) in enumerate(COUNTERPARTS):
         photograph = photographs[name]
