@@ -4,6 +4,7 @@ p-values.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ WRITTEN = ("comparison.csv", "comparison.md", "comparison.tex", "comparison.html
            "differences.png", "few_shot.png")  # fmt: skip
 #: What a modality lets a method see, as the oracles are named; without any, doses and times only.
 VIEW_OF = {"both": "both", "wsi": "slide", "omics": "expression", "none": "both"}
+#: Keys of a config that destroy something on purpose, and what.
+_NULLS = {"permute_labels": "permuted labels", "shuffle_pairs": "shuffled pairs"}
 
 
 @entry_point("compare")
@@ -125,7 +128,22 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
         raise ComparisonError(
             f"runs={pattern}: no finished run with predictions there. {' '.join(notes)}".strip()
         )
+    runs = _permutations_apart(runs)
     return runs, {name: _read_cohort(root, name, notes) for root, name in roots.items()}, notes
+
+
+def _permutations_apart(runs: list[Run]) -> list[Run]:
+    """Runs on permuted labels named by their seed where there are several: each is scored on labels of its own."""
+    permuted = [run for run in runs if _NULLS["permute_labels"] in run.null]
+    seeds: dict[str, set[int]] = {}
+    for run in permuted:
+        seeds.setdefault(run.experiment, set()).add(run.seed)
+    return [
+        replace(run, experiment=f"{run.experiment} (seed {run.seed})")
+        if len(seeds.get(run.experiment, ())) > 1
+        else run
+        for run in runs
+    ]
 
 
 def _run_folders(pattern: str) -> list[Path]:
@@ -164,8 +182,7 @@ def _is_transductive(folder: RunFolder) -> bool:
 
 def _null(config: dict[str, Any]) -> str:
     """What was destroyed in the run on purpose; "" for a method."""
-    nulls = {"permute_labels": "permuted labels", "shuffle_pairs": "shuffled pairs"}
-    return "; ".join(name for key, name in nulls.items() if config.get(key, False))
+    return "; ".join(name for key, name in _NULLS.items() if config.get(key, False))
 
 
 def _cohort_name(root: Path, roots: dict[Path, str]) -> str:

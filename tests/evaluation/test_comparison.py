@@ -244,11 +244,12 @@ def _write_run(
     done: bool = True,
     variant: str = "",
     transductive: bool = False,
+    seed: int = 0,
 ) -> None:
     folder.mkdir(parents=True)
     config = {
         "name": name,
-        "seed": 0,
+        "seed": seed,
         "method": "network",
         "modality": {"name": "wsi" if "wsi" in name else "both"},
         "permute_labels": name.startswith("null"),
@@ -336,6 +337,24 @@ def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> N
     (tmp_path / "o" / "full" / "fold0" / "split.json").unlink()
     with pytest.raises(RunError, match=r"full/fold0/split\.json: missing"):
         read_runs(str(tmp_path / "o"))
+
+
+def test_each_permutation_of_labels_is_a_row_of_its_own(make_table, tmp_path: Path) -> None:
+    """Seeds of other experiments are averaged; permutations have labels of their own, which would not agree."""
+    from toxfusion.compare import read_runs
+
+    for seed in range(2):
+        for name in ("null_permuted", "full"):
+            table = make_table(n_folds=2, seed=seed)
+            if name == "null_permuted" and seed:
+                table["label"] = table.groupby(["task", "part"])["label"].transform(
+                    lambda y: y.to_numpy()[::-1]
+                )
+            _write_run(tmp_path / "o" / name / f"fold0_seed{seed}", name, 0, table, seed=seed)
+    runs, cohorts, _ = read_runs(str(tmp_path / "o"))
+    assert [run.experiment for run in runs] == ["full"] * 2 + [f"null_permuted (seed {s})" for s in range(2)]
+    found = compare(runs, cohorts, reference="full", draws=20)
+    assert len(found.wide()) == 3
 
 
 def test_a_comparison_of_fewer_runs_leaves_no_figure_of_the_former(outputs: Path, tmp_path: Path) -> None:
