@@ -30,9 +30,10 @@ def run(given: argparse.Namespace, name: str, overrides: list[str]) -> dict[str,
     command += [f"split.n_folds={given.folds}", f"split.fold={','.join(map(str, range(given.folds)))}"]
     command += [f"seed={','.join(map(str, given.seeds))}", "trainer.progress=false", "heatmaps=0", *overrides]
     subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
-    scores = score_run(
-        [predictions.read(file) for file in sorted(outputs.rglob("predictions.parquet"))], draws=2
-    )
+    files = [
+        f for seed in given.seeds for f in sorted(outputs.glob(f"*/*/fold*_seed{seed}/predictions.parquet"))
+    ]
+    scores = score_run([predictions.read(file) for file in files], draws=2)
     found = scores.assign(headline=scores["task"].map(headline_metric)).query("metric == headline")
     values = found.set_index("task")["value"].loc[list(TASKS)]
     return {"setting": name, **values.astype(float), "mean": float(values.mean())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -121,14 +122,32 @@ def test_verify_finds_any_changed_byte(written: Path, data: st.DataObject) -> No
         assert BagStore.open(root).digest() == BagStore.open(written).digest()
 
 
-def test_bags_at_any_place_of_a_file_can_be_read_ahead(tmp_path: Path) -> None:
+def test_a_bag_at_any_place_of_a_file_is_read_ahead_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    class Recorded(mmap.mmap):
+        def madvise(self, *args: int) -> None:
+            asked.append(args)
+            super().madvise(*args)
+
+    monkeypatch.setattr(bag_store.mmap, "mmap", Recorded)
     store = BagStore.create(tmp_path, SPEC)
     lengths = {"unaligned": 1, "pages": 5_000, "last": 3}
     write(store, lengths)
     store = BagStore.open(tmp_path)
-    for seed, (slide_id, n) in enumerate(lengths.items()):
+    begin = 0
+    for slide_id, n in lengths.items():
         store.read_ahead(slide_id)
-        np.testing.assert_array_equal(store.rows(slide_id), bag(n, seed)[0])
+        advice, start, length = asked.pop()
+        end = begin + n * SPEC.row_bytes
+        assert advice == mmap.MADV_WILLNEED
+        assert start % mmap.PAGESIZE == 0
+        assert start <= begin < start + mmap.PAGESIZE
+        assert start + length == end
+        begin = end
+    assert not asked
     with pytest.raises(StoreError, match="no slide 'other'"):
         store.read_ahead("other")
 

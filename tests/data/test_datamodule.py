@@ -228,6 +228,25 @@ def test_a_batch_is_the_drawn_rows_standardised_to_the_bit(
             assert np.array_equal(batch.tiles.coordinates[start:end].numpy(), where)
 
 
+def test_bags_are_read_ahead_only_where_much_of_them_is_drawn(
+    own_tiny_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead: set[str] = set()
+    monkeypatch.setattr(BagStore, "read_ahead", lambda store, slide_id: ahead.add(slide_id))
+    monkeypatch.setattr(datamodule, "READ_AHEAD_SHARE", 2)
+    store = write_features(own_tiny_study)
+    fold = make_fold(own_tiny_study, store, "none")
+    one = next(s for s in own_tiny_study.sample_ids if len(own_tiny_study.slides_of(s)) == 1)
+    slide = own_tiny_study.slides_of(one)[0]
+    n = store.n_rows(slide)
+    assert n > 2
+    ahead.clear()
+    fold.batch([one], stage="train", step=0, tiles_per_bag=(n - 1) // 2)
+    assert not ahead
+    fold.batch([one], stage="train", step=0, tiles_per_bag=-(-n // 2))
+    assert ahead == {slide}
+
+
 def test_a_batch_is_the_same_in_inference_mode(own_tiny_study: Study) -> None:
     fold = make_fold(own_tiny_study, write_features(own_tiny_study), "matched_controls")
     samples = own_tiny_study.sample_ids
