@@ -296,12 +296,21 @@ def settled(driver: Any, script: str) -> Any:
     raise AssertionError(f"never true: {script}")
 
 
+def open_page(driver: Any, path: Path) -> None:
+    """Open a page and wait for its stylesheet: the driver has been seen to return before one was applied."""
+    driver.get(path.as_uri())
+    settled(
+        driver,
+        "return document.readyState === 'complete' && getComputedStyle(document.body).marginLeft === '0px'",
+    )
+
+
 @needs_browser
 @pytest.mark.parametrize("width", [1440, 390])
 def test_pages_fit_the_screen_and_every_image_loads(folder: Path, driver: Any, width: int) -> None:
     at_width(driver, width)
     for path in (folder / "index.html", folder / "report/compounds" / f"{file_stem(SCRIPT)}.html"):
-        driver.get(path.as_uri())
+        open_page(driver, path)
         inner, whole = driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]")
         assert inner == width
         assert whole <= width, f"{path.name} scrolls sideways at {width} px"
@@ -318,7 +327,7 @@ def test_pages_fit_the_screen_and_every_image_loads(folder: Path, driver: Any, w
 def test_the_viewer_opens_and_zooms_by_key_and_button(folder: Path, driver: Any, width: int) -> None:
     at_width(driver, width)
     requested(driver)
-    driver.get((folder / "report" / "slides" / f"{file_stem(next(iter(SLIDES)))}.html").as_uri())
+    open_page(driver, folder / "report" / "slides" / f"{file_stem(next(iter(SLIDES)))}.html")
     settled(driver, "return document.getElementById('stage').dataset.state === 'open'")
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
 
@@ -355,7 +364,7 @@ def test_the_viewer_opens_and_zooms_by_key_and_button(folder: Path, driver: Any,
 @needs_browser
 def test_tiles_of_the_viewer_are_not_loaded_by_other_pages(folder: Path, driver: Any) -> None:
     requested(driver)
-    driver.get((folder / "index.html").as_uri())
+    open_page(driver, folder / "index.html")
     loaded = requested(driver)
     assert any(name.endswith("report.css") for name in loaded)
     assert not [name for name in loaded if name.endswith("_0.jpg") or "openseadragon" in name]
