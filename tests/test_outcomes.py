@@ -18,6 +18,7 @@ from toxfusion.config import compose
 from toxfusion.data.audit import Audit
 from toxfusion.data.nulls import permute_labels
 from toxfusion.data.outcomes import TaskError
+from toxfusion.data.splits import CompoundKFold
 from toxfusion.data.study import Study, write_study
 from toxfusion.data.tasks import Tasks
 from toxfusion.evaluation.survival import harrell_c
@@ -268,7 +269,8 @@ def test_checkpoints_of_before_these_tasks_can_be_read() -> None:
 
 def test_permuted_outcomes_keep_time_with_event_and_every_value(cohort: Study) -> None:
     columns = ["subtype", "survival_time", "event"]
-    null = permute_labels(cohort, 1, columns=columns, chemistry=True)
+    split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.2, seed=0)(cohort)
+    null = permute_labels(cohort, split, 1, columns=columns, chemistry=True)
     assert not null.obs["subtype"].equals(cohort.obs["subtype"])
     assert null.chemistry is not None
     assert cohort.chemistry is not None

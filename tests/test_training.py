@@ -487,16 +487,31 @@ def test_ablation_without_cross_attention_has_nearly_as_many_parameters(
     assert abs(counts[0] - counts[1]) / counts[0] < 0.1
 
 
-def test_permuted_labels_keep_prevalence_and_levels(tiny_study: Study) -> None:
-    null = permute_labels(tiny_study, seed=1)
+def test_permuted_labels_keep_level_and_the_prevalence_of_every_part(tiny_study: Study) -> None:
+    split = CompoundKFold(n_folds=2, fold=0, valid_fraction=0.2, seed=0)(tiny_study)
+    null = permute_labels(tiny_study, split, seed=1)
     treated = ~tiny_study.obs["is_control"].astype(bool)
+    part = pd.Series(split.part_of())
     for label, unit in (("dili", "compound"), ("injury", "group_id")):
         per_unit = null.obs[treated].groupby(unit)[label].nunique(dropna=False)
         assert (per_unit == 1).all()
-        real = tiny_study.obs[treated].groupby(unit)[label].first()
-        assert null.obs[treated].groupby(unit)[label].first().sum() == real.sum()
-    assert null.findings.to_numpy().sum() == tiny_study.findings.to_numpy().sum()
+        for study_part in ("train", "test"):
+            of = part.reindex(treated.index) == study_part
+            real, permuted = (s.obs[of & treated].groupby(unit)[label].first() for s in (tiny_study, null))
+            assert sorted(permuted) == sorted(real)
+            assert null.findings[of].to_numpy().sum() == tiny_study.findings[of].to_numpy().sum()
     assert not np.array_equal(null.findings, tiny_study.findings)
+
+
+def test_permutations_differ_from_seed_to_seed_and_fold_to_fold(tiny_study: Study) -> None:
+    splits = [CompoundKFold(n_folds=2, fold=k, valid_fraction=0.2, seed=0)(tiny_study) for k in (0, 0, 1)]
+    first, other_seed, other_fold = (
+        permute_labels(tiny_study, split, seed).findings.to_numpy()
+        for split, seed in zip(splits, (1, 2, 1), strict=True)
+    )
+    assert not np.array_equal(first, other_seed)
+    assert not np.array_equal(first, other_fold)
+    assert np.array_equal(first, permute_labels(tiny_study, splits[0], 1).findings.to_numpy())
 
 
 def test_shuffled_pairs_leave_test_pairs_alone(tiny_study: Study) -> None:

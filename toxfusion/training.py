@@ -149,7 +149,7 @@ def with_nulls(config: Config, study: Study, split: Split) -> Study:
         survival = SurvivalSettings(**task.get("survival", {}))
         columns += [] if survival.method is None else [survival.time, survival.event]
         chemistry = task.get("biochemistry") is not None
-        study = permute_labels(study, config["seed"], columns=columns, chemistry=chemistry)
+        study = permute_labels(study, split, config["seed"], columns=columns, chemistry=chemistry)
     return shuffle_pairs(study, split, config["seed"]) if config["shuffle_pairs"] else study
 
 

@@ -13,25 +13,32 @@ from toxfusion.data.splits import Split
 from toxfusion.data.study import Study
 
 
-def permute_labels(study: Study, seed: int, *, columns: Sequence[str] = (), chemistry: bool = False) -> Study:
+def permute_labels(
+    study: Study, split: Split, seed: int, *, columns: Sequence[str] = (), chemistry: bool = False
+) -> Study:
     """The study with its labels permuted: DILI over compounds, injury over treated groups, findings over samples.
 
-    Each label keeps its prevalence and its level; nothing links it to slides or expression any more.
+    Each label keeps its level, and its prevalence in each part of the split, of which folds are made by class: a
+    permutation over all compounds would leave a fold that tests many positives with few to learn from, and a method
+    that knows nothing but the prevalence of its training part would then score below chance.
 
     Args:
+        split: labels are permuted within its train, valid and test parts.
         columns: further labels of samples in obs, permuted together (a time stays with its event).
         chemistry: permute serum chemistry over samples too, where it is the label.
     """
     obs = study.obs.copy()
     treated = ~obs["is_control"].astype(bool)
-    obs["dili"] = _permute_by(obs["dili"], obs["compound"], treated, generator(seed, "null", "dili"))
-    obs["injury"] = _permute_by(obs["injury"], obs["group_id"], treated, generator(seed, "null", "injury"))
-    order = generator(seed, "null", "findings").permutation(len(obs))
+    part = pd.Series(split.part_of()).reindex(obs.index).fillna("")
+    for label, unit in (("dili", "compound"), ("injury", "group_id")):
+        rng = generator(seed, "null", label, split.fold)
+        obs[label] = _permute_units(obs[label], obs[unit], treated, part, rng)
+    order = _order_within(part, generator(seed, "null", "findings", split.fold))
     findings = pd.DataFrame(
         study.findings.to_numpy()[order], index=study.findings.index, columns=study.findings.columns
     )
     measured = study.chemistry
-    order = generator(seed, "null", "outcomes").permutation(len(obs))
+    order = _order_within(part, generator(seed, "null", "outcomes", split.fold))
     for column in columns:
         obs[column] = obs[column].to_numpy()[order]
     if chemistry and measured is not None:
@@ -49,10 +56,23 @@ def shuffle_pairs(study: Study, split: Split, seed: int) -> Study:
     return replace(study, slides=slides)
 
 
-def _permute_by(label: pd.Series, unit: pd.Series, treated: pd.Series, rng: np.random.Generator) -> pd.Series:
-    per_unit = label[treated].groupby(unit[treated].astype(str), sort=True).first()
-    known = per_unit.dropna()
-    permuted = pd.Series(rng.permutation(known.to_numpy()), index=known.index).reindex(per_unit.index)
+def _order_within(block: pd.Series, rng: np.random.Generator) -> np.ndarray:
+    """Positions int64 [n], permuted within each value of ``block``."""
+    order = np.arange(len(block))
+    for value in sorted(block.unique()):
+        rows = np.flatnonzero(block.to_numpy() == value)
+        order[rows] = rng.permutation(rows)
+    return order
+
+
+def _permute_units(
+    label: pd.Series, unit: pd.Series, treated: pd.Series, part: pd.Series, rng: np.random.Generator
+) -> pd.Series:
+    """The label of each treated sample after those of units were permuted; a unit that two parts share is two."""
+    key = part[treated] + "/" + unit[treated].astype(str)
+    known = label[treated].groupby(key, sort=True).first().dropna()
+    order = _order_within(pd.Series(known.index.str.partition("/").get_level_values(0)), rng)
+    permuted = pd.Series(known.to_numpy()[order], index=known.index)
     out = label.astype(float).copy()
-    out[treated] = unit[treated].astype(str).map(permuted).to_numpy(float)
+    out[treated] = key.map(permuted).to_numpy(float)
     return out

@@ -27,7 +27,7 @@ from toxfusion.models.heads import (
     SurvivalHead,
 )
 from toxfusion.models.network import Network
-from toxfusion.modules.optimization import Optimization
+from toxfusion.modules.optimization import Optimization, is_logged
 from toxfusion.objectives.classification import (
     CompoundBCE,
     CrossEntropy,
@@ -135,7 +135,8 @@ class FinetuningModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         fused = self.network(batch).fused
-        self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
+        if is_logged(self.trainer):
+            self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
         return self._log(self.losses(fused.vector, batch), "train", len(batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -193,5 +194,6 @@ class FinetuningModule(L.LightningModule):
     def _log(self, losses: dict[str, Tensor], part: str, size: int) -> Tensor:
         total = torch.stack([self.task_weights[k] * v for k, v in losses.items()]).sum()
         values = {f"{part}/{k}": v.detach() for k, v in losses.items()} | {f"{part}/loss": total.detach()}
-        self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
+        if part == "valid" or is_logged(self.trainer):
+            self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
         return total

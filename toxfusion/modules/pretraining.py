@@ -16,7 +16,7 @@ from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.sampling import torch_generator, torch_seed
 from toxfusion.distributed import rank
 from toxfusion.models.network import Network, Representation
-from toxfusion.modules.optimization import Optimization
+from toxfusion.modules.optimization import Optimization, is_logged
 from toxfusion.modules.pretraining_terms import HiddenTiles, PretrainingTerms, View
 from toxfusion.objectives.masked import draw_hidden_tiles, shuffled_places
 from toxfusion.objectives.monitors import alignment, smooth_rank, uniformity, variance_of
@@ -76,7 +76,8 @@ class PretrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms, out = self.losses(batch, torch_generator(self.seed, "masks", batch.step, rank()))
-        self._monitor(out, batch)
+        if is_logged(self.trainer):
+            self._monitor(out, batch)
         return self._log(terms, "train", len(batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -107,5 +108,6 @@ class PretrainingModule(L.LightningModule):
     def _log(self, terms: dict[str, Tensor], part: str, size: int) -> Tensor:
         total = torch.stack([self.terms.weights[k] * v for k, v in terms.items()]).sum()
         values = {f"{part}/{k}": v.detach() for k, v in terms.items()} | {f"{part}/loss": total.detach()}
-        self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
+        if part == "valid" or is_logged(self.trainer):
+            self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
         return total
