@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pandas as pd
+from benchmarks.retrieval import retrieval
 
 PRESETS = (
     "full",
@@ -117,17 +116,6 @@ def run_study(root: Path, given: argparse.Namespace) -> Path:
     return runs
 
 
-def retrieval(runs: Path) -> pd.DataFrame:
-    """Recall at 10 by instance, mean over folds and studies, beside chance."""
-    rows = []
-    for file in sorted(runs.glob("*/*/*/metrics.json")):
-        for record in json.loads(file.read_text()).get("retrieval", []):
-            if record["match"] == "instance" and record["metric"] == "recall_at_10":
-                rows.append({"experiment": file.parents[1].name.partition("_split")[0], **record})
-    table = pd.DataFrame(rows)
-    return table.groupby(["experiment", "direction"])[["value", "chance", "shuffled"]].mean().reset_index()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -157,13 +145,13 @@ def write_document(runs: Path, given: argparse.Namespace) -> None:
         f"Written by `python benchmarks/results.py --study-seed {given.study_seed} --seeds {seeds} --folds "
         f"{given.folds} --parts {parts}`: the virtual study of seed {given.study_seed}, on which no setting was chosen "
         f"({', '.join((*COHORT, *GRID))}), {given.folds} compound-disjoint folds, {len(given.seeds)} seeds of training "
-        "for every network. Settings are those of conf/, chosen on the tuning studies of seeds 11 and 23. "
+        "for every network. Settings are those of conf/, chosen on the tuning studies of seeds 11, 23 and 101 to 103. "
         "No number here says anything about a real compound; what the study is, says [synthetic.md](synthetic.md), "
         "what each row is, [methods.md](methods.md), and what each column means, [evaluation.md](evaluation.md).\n\n"
         f"{(found / 'comparison.md').read_text().strip()}\n\n"
         "## Cross-modal retrieval\n\n"
         "Recall at 10 among the test samples of a fold that have both modalities, after pretraining, by instance; mean "
-        "over folds and seeds. `shuffled` pairs the test samples at random.\n\n"
+        "over folds and seeds (`benchmarks/retrieval.py`). `shuffled` pairs the test samples at random.\n\n"
         f"{shown}\n"
     )
     print(f"written: {given.document}")

@@ -18,6 +18,7 @@ from toxfusion.models.fusion import (
     Fusion,
     GatedFusion,
     LateFusion,
+    ReadOut,
     drop_modality,
 )
 from toxfusion.models.network import Modality, Network, Representation
@@ -101,6 +102,16 @@ def test_the_strength_of_a_response_survives(name: str) -> None:
     )
     change = [(out.vector - none.vector).norm(dim=1) for out in (weak, strong)]
     assert (change[1] > 1.5 * change[0]).all()
+
+
+@torch.no_grad()
+def test_a_read_out_begins_nearly_linear() -> None:
+    torch.manual_seed(0)
+    out = ReadOut(WIDTH, WIDTH, 0.1).eval()
+    one, other = torch.randn(2, 64, 2 * WIDTH)
+    bend = out(one + other) - out(one) - out(other) + out(torch.zeros_like(one))
+    assert bend.norm() < 0.1 * (out(one) - out(torch.zeros_like(one))).norm()
+    assert bend.norm() > 0
 
 
 @every_fusion
