@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -175,6 +176,22 @@ def test_each_harm_is_named_and_the_status_is_1(
     assert status == 1
     assert message in output
     assert "1 problems" in output
+
+
+def test_a_study_without_any_tissue_has_no_problem(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(study.root / "features")
+    for slide_id in study.slides.index:
+        study.slide_path(slide_id).unlink()
+    slides = pd.read_parquet(study.root / "slides.parquet")
+    slides.iloc[:0].to_parquet(study.root / "slides.parquet")
+    table = anndata.read_h5ad(study.root / "expression.h5ad")
+    table.X = np.full(table.shape, np.nan, np.float32)
+    table.write_h5ad(study.root / "expression.h5ad")
+    status, output = run(capsys, tmp_path, f"study={study.root}")
+    assert "0 with expression, 0 with slides" in output
+    assert status == 0, output
 
 
 def test_without_checksums_no_row_is_read(
