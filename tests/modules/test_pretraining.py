@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -108,8 +109,8 @@ def test_a_peer_changes_its_own_parts_and_an_ablation_of_it_pretraining_alone(
 ) -> None:
     peer = experiment.partition("_")[0]
     changes = {
-        "mirror": {"name", "paths", "pretrain", "bag", "fusion"},
-        "tangle": {"name", "paths", "pretrain", "bag", "fusion"},
+        "mirror": {"name", "paths", "pretrain", "bag", "expression", "fusion"},
+        "tangle": {"name", "paths", "pretrain", "bag", "expression", "fusion"},
     }
     mine, base = config(f"experiment={experiment}"), config(f"experiment={peer}")
     full = config("experiment=full")
@@ -222,6 +223,8 @@ def test_an_unknown_term_is_refused_by_name() -> None:
 def monitored(of: PretrainingModule, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     logged: dict[str, Tensor] = {}
     monkeypatch.setattr(of, "log_dict", lambda values, **_: logged.update(values))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    of.trainer = L.Trainer(accelerator="cpu", log_every_n_steps=1, enable_model_summary=False, **quiet)
     of.training_step(batch, 0)
     return {name: float(value) for name, value in logged.items() if name.startswith("monitor/")}
 

@@ -70,9 +70,10 @@ def _permute_units(
 ) -> pd.Series:
     """The label of each treated sample after those of units were permuted; a unit that two parts share is two."""
     key = part[treated] + "/" + unit[treated].astype(str)
-    known = label[treated].groupby(key, sort=True).first().dropna()
-    order = _order_within(pd.Series(known.index.str.partition("/").get_level_values(0)), rng)
-    permuted = pd.Series(known.to_numpy()[order], index=known.index)
+    units = pd.DataFrame({"label": label[treated], "part": part[treated]}).groupby(key, sort=True).first()
+    known = units[units["label"].notna()]
+    order = _order_within(known["part"], rng)
+    permuted = pd.Series(known["label"].to_numpy()[order], index=known.index, dtype=np.float64)
     out = label.astype(float).copy()
     out[treated] = key.map(permuted).to_numpy(float)
     return out
