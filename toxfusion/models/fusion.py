@@ -144,8 +144,10 @@ class ReadOut(nn.Module):
         super().__init__()
         self.linear = nn.Linear(2 * width, width)
         self.perceptron = side_by_side(width, hidden, dropout)
+        last = self.perceptron[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            self.perceptron[-1].weight.mul_(self.START)
+            last.weight.mul_(self.START)
 
     def forward(self, gated: Tensor) -> Tensor:
         return self.linear(gated) + self.perceptron(gated)

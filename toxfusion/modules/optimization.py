@@ -17,7 +17,7 @@ def is_logged(trainer: L.Trainer) -> bool:
 
     Logging is a tenth of a step of a small network, and monitors another; steps that nobody sees skip both.
     """
-    return (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+    return (trainer.global_step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
