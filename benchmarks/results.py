@@ -16,7 +16,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.retrieval import retrieval
+from benchmarks.retrieval import of_runs
 
 PRESETS = (
     "full",
@@ -138,7 +138,7 @@ def write_document(runs: Path, given: argparse.Namespace) -> None:
     seeds = " ".join(map(str, given.seeds))
     parts = " ".join(given.parts)
     shown = "\n".join(
-        f"    {line}" for line in retrieval(runs).to_string(index=False, float_format="%.3f").splitlines()
+        f"    {line}" for line in of_runs(runs).to_string(index=False, float_format="%.3f").splitlines()
     )
     given.document.write_text(
         "# Results on a virtual study\n\n"

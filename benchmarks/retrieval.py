@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 
-def retrieval(runs: Path) -> pd.DataFrame:
+def of_runs(runs: Path) -> pd.DataFrame:
     """Recall at 10 of all runs below a folder: mean, least and highest by experiment and direction, and chance."""
     rows = []
     for file in sorted(runs.rglob("metrics.json")):
@@ -39,7 +39,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, help="a folder with runs below it")
-    print(retrieval(parser.parse_args().runs).to_string(index=False, float_format="%.3f"))
+    print(of_runs(parser.parse_args().runs).to_string(index=False, float_format="%.3f"))
 
 
 if __name__ == "__main__":

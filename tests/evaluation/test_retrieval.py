@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks.retrieval import of_runs
 from toxfusion.evaluation import retrieval
 
 
@@ -60,3 +64,30 @@ def test_bad_embeddings_are_refused() -> None:
         retrieval.ranks(np.full((3, 2), np.nan), np.ones((3, 2)))
     with pytest.raises(ValueError, match="alike"):
         retrieval.ranks(np.ones((3, 2)), np.ones((4, 2)))
+
+
+def test_runs_of_a_folder_are_summed_up_by_experiment(tmp_path: Path) -> None:
+    def run(experiment: str, fold: int, value: float) -> None:
+        folder = tmp_path / "study" / experiment / f"fold{fold}_seed0"
+        folder.mkdir(parents=True)
+        common = {"direction": "slide_to_expression", "chance": 0.1, "shuffled": 0.11}
+        records = [
+            {**common, "match": match, "metric": metric, "value": value + other}
+            for match, metric, other in (
+                ("instance", "recall_at_10", 0.0),
+                ("instance", "recall_at_5", 9.0),
+                ("group", "recall_at_10", 9.0),
+            )
+        ]
+        (folder / "metrics.json").write_text(json.dumps({"retrieval": records}))
+
+    run("full_split.n_folds-5", 0, 0.2)
+    run("full_split.n_folds-5", 1, 0.4)
+    run("null_shuffled_pairs_split.n_folds-5", 0, 0.1)
+    table = of_runs(tmp_path).set_index("experiment")
+    assert table.loc["full", ["mean", "least", "highest", "runs"]].tolist() == pytest.approx(
+        [0.3, 0.2, 0.4, 2]
+    )
+    assert table.loc["null_shuffled_pairs", "mean"] == pytest.approx(0.1)
+    with pytest.raises(SystemExit, match="no finished run with two modalities"):
+        of_runs(tmp_path / "study" / "nothing")
