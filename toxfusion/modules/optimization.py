@@ -15,7 +15,7 @@ from torch import nn
 def is_logged(trainer: L.Trainer) -> bool:
     """Whether loggers get the values of the training step that is running: one in ``log_every_n_steps``.
 
-    Logging is a tenth of a step of a small network, and monitors another; steps that nobody sees skip both.
+    Steps of a small network are short: those that nobody sees spend no time on values and monitors.
     """
     return (trainer.global_step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
