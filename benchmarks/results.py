@@ -9,11 +9,9 @@ and features are shared by all runs of a fold. Runs are spread over ``--jobs`` p
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.retrieval import of_runs
@@ -86,33 +84,24 @@ def run_study(root: Path, given: argparse.Namespace) -> Path:
     )
     command("toxfusion.extract", f"study={study}", "output=tiles", *GRID, threads=given.jobs)
     common = (
+        f"split.fold={','.join(map(str, range(given.folds)))}",
         f"data.root={study}",
         f"paths.outputs={runs}",
         f"split.n_folds={given.folds}",
         "trainer.progress=false",
         "heatmaps=0",
+        "hydra/launcher=joblib",
+        f"hydra.launcher.n_jobs={given.jobs}",
+        "hydra.launcher.verbose=10",
     )
 
-    def cell(job: tuple[tuple[str, ...], int, int]) -> None:
-        experiments, fold, seed = job
-        named = f"experiment={','.join(experiments)}"
-        command("toxfusion.train", "-m", named, f"split.fold={fold}", f"seed={seed}", *common, threads=1)
-
     wanted = [name for part in given.parts for name in PARTS[part]]
-    networks = tuple(name for name in wanted if name not in BASELINES)
-    baselines = tuple(name for name in wanted if name in BASELINES)
-    folds, first = range(given.folds), given.seeds[0]
-    rounds = [
-        # The first run of a fold trains its tile encoder and writes the features that the others of the fold read.
-        [(("full",), fold, first) for fold in folds],
-        [((RANDOM_TILES,), 0, first)] if RANDOM_TILES in networks else [],
-        [(baselines, fold, first) for fold in folds if baselines],
-        # Seed by seed, so that an interrupted study has whole tables of fewer seeds.
-        [(networks, fold, seed) for seed, fold in itertools.product(given.seeds, folds) if networks],
-    ]
-    for jobs in rounds:
-        with ThreadPoolExecutor(given.jobs) as pool:
-            list(pool.map(cell, jobs))
+    # Seed by seed, so that an interrupted study has whole tables of fewer seeds.
+    for seed in given.seeds:
+        names = [name for name in wanted if name not in BASELINES or seed == given.seeds[0]]
+        if names:
+            cells = (f"experiment={','.join(names)}", f"seed={seed}")
+            command("toxfusion.train", "-m", *cells, *common, threads=1)
     return runs
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +28,7 @@ def run(given: argparse.Namespace, name: str, overrides: list[str]) -> dict[str,
     command = ["toxfusion.train", "-m", f"data.root={given.study}", f"paths.outputs={outputs}"]
     command += [f"split.n_folds={given.folds}", f"split.fold={','.join(map(str, range(given.folds)))}"]
     command += [f"seed={','.join(map(str, given.seeds))}", "trainer.progress=false", "heatmaps=0", *overrides]
+    command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={given.jobs}"]
     subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
     files = [
         f for seed in given.seeds for f in sorted(outputs.glob(f"*/*/fold*_seed{seed}/predictions.parquet"))
@@ -51,10 +51,9 @@ def main() -> None:
     parser.add_argument("settings", nargs="+", help="NAME=OVERRIDE OVERRIDE ...")
     given = parser.parse_args()
     settings = [text.partition("=")[::2] for text in given.settings]
-    with ThreadPoolExecutor(given.jobs) as pool:
-        rows = pool.map(lambda s: run(given, s[0], s[1].split()), settings)
-        for row in rows:
-            print(pd.DataFrame([row]).to_string(index=False, header=False, float_format="%.3f"), flush=True)
+    for name, overrides in settings:
+        row = pd.DataFrame([run(given, name, overrides.split())])
+        print(row.to_string(index=False, header=False, float_format="%.3f"), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests.feature_store import featured_study, write_features
-from toxfusion import training
+from toxfusion import tile_features, training
 from toxfusion.config import ConfigError, compose
 from toxfusion.data.audit import Audit
 from toxfusion.data.gene_sets import GeneSetError
@@ -322,6 +323,28 @@ def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path:
                         "split.fold=1")  # fmt: skip
     with pytest.raises(ValueError, match="trained on"):
         run(unseen_fold)
+
+
+def test_of_two_processes_at_one_encoder_the_second_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tile_features, "WAIT_S", 0.05)
+    caplog.set_level("INFO", logger=tile_features.__name__)
+    path = tmp_path / "encoders" / "contrastive-1.ckpt"
+    happened = []
+
+    def second() -> None:
+        with tile_features.sole_maker(path):
+            happened.append("second")
+
+    with tile_features.sole_maker(path):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.5)
+        happened.append("first")
+    waiting.join(10)
+    assert happened == ["first", "second"]
+    assert "waiting for another process that is at work on contrastive-1" in caplog.text
 
 
 def test_predict_scores_a_study_without_labels(

@@ -25,29 +25,39 @@ def main(config: dict[str, Any]) -> None:
     root = Path(config["output"])
     study, runs = root / "study", root / "runs"
     began = time.monotonic()
+    jobs = config["jobs"]
     _run(
         "synthesize",
         synthesize.main,
-        [f"output={study}", "size=demo", f"seed={config['seed']}", f"setting={config['setting']}"],
+        [
+            f"output={study}",
+            "size=demo",
+            f"seed={config['seed']}",
+            f"setting={config['setting']}",
+            f"jobs={jobs}",
+        ],
     )
     _run(
         "extract",
         extract.main,
         [f"study={study}", "output=tiles", f"grid.max_tiles={config['tiles_per_slide']}", "previews=false"],
     )
-    folds = ",".join(map(str, range(config["folds"])))
     _run(
         "train",
         train.main,
         [
             "-m",
             f"experiment={','.join(config['experiments'])}",
-            f"split.fold={folds}",
+            f"split.fold={','.join(map(str, range(config['folds'])))}",
             f"split.n_folds={config['folds']}",
             f"data.root={study}",
             "size=demo",
             f"paths.outputs={runs}",
             "heatmaps=0",
+            "trainer.progress=false",
+            "hydra/launcher=joblib",
+            f"hydra.launcher.n_jobs={jobs}",
+            "hydra.launcher.verbose=10",
         ],
     )
     _run("compare", compare.main, [f"runs={runs}", f"output={root / 'comparison'}"])

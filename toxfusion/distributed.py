@@ -107,6 +107,14 @@ def barrier() -> None:
         dist.barrier()
 
 
+def of_rank_zero(value: bool) -> bool:
+    """What rank zero has, on every rank."""
+    told = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
 class DeviceError(RuntimeError):
     """A configuration asks for GPUs that are not there."""
 

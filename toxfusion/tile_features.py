@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers.logger import Logger
+from tqdm import tqdm
 
 from toxfusion.data.bag_store import BagStore, StoreSpec
 from toxfusion.data.encoding import encode_tile_store
@@ -15,16 +20,40 @@ from toxfusion.data.sampling import torch_seed
 from toxfusion.data.splits import Split
 from toxfusion.data.study import Study
 from toxfusion.data.tile_sampling import TileDataModule
-from toxfusion.distributed import barrier, device_of, is_rank_zero
+from toxfusion.distributed import barrier, device_of, is_rank_zero, of_rank_zero
 from toxfusion.models.tile import TileEncoder, load_tile_encoder, save_tile_encoder
 from toxfusion.modules.optimization import Optimization
 from toxfusion.modules.tile_contrastive import TileContrastiveModule
 from toxfusion.runs import digest
 from toxfusion.stages import TrainerSettings, fit_stage
 
+log = logging.getLogger(__name__)
+
+#: Ranks hear from rank zero so often while it waits: a process group gives a rank up after minutes of silence.
+WAIT_S = 20.0
+
 
 class TileFeaturesError(ValueError):
     """Tile features that cannot be made from what there is."""
+
+
+@contextmanager
+def sole_maker(encoder_path: Path) -> Iterator[None]:
+    """Wait until no other process makes this encoder or features by it; then be the one that does, with all ranks."""
+    encoder_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(encoder_path.with_suffix(".lock"), timeout=WAIT_S)
+    while True:
+        if is_rank_zero():
+            try:
+                lock.acquire()
+            except Timeout:
+                log.info("waiting for another process that is at work on %s", encoder_path.stem)
+        if of_rank_zero(lock.is_locked):
+            break
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def tile_features(
@@ -68,7 +97,7 @@ def fold_encoder(
     """The tile encoder of a fold: trained on its training and validation compounds, never on a test compound.
 
     The file lies in the study, under a digest of the settings and the training samples, so that all seeds and
-    experiments of the fold share it.
+    experiments of the fold share it. Where they run side by side, one trains it and the others wait.
 
     Returns:
         The path of the encoder's checkpoint.
@@ -93,10 +122,27 @@ def fold_encoder(
         }
     )
     path = study.root / "encoders" / f"{settings['kind']}-{key}.ckpt"
-    known = path.is_file()
-    barrier()  # all ranks have looked before rank zero may write it
-    if known:
+    if of_rank_zero(path.is_file()):
         return path
+    with sole_maker(path):
+        if not of_rank_zero(path.is_file()):
+            _train_encoder(path, settings, seen, study, split, grid=grid, trainer=trainer, loggers=loggers)
+    return path
+
+
+def _train_encoder(
+    path: Path,
+    settings: dict[str, Any],
+    seen: list[str],
+    study: Study,
+    split: Split,
+    *,
+    grid: str,
+    trainer: TrainerSettings,
+    loggers: list[Logger],
+) -> None:
+    """Train the encoder on the slides of the samples ``seen``, or leave it as it begins, and write it to ``path``."""
+    tiles = study.tiles(grid)
     torch.manual_seed(torch_seed(settings["seed"], "tile_encoder"))
     encoder = TileEncoder(
         settings["backbone"], mpp=float(tiles.spec.provenance["mpp"]), tile_px=int(tiles.spec.row_shape[0])
@@ -132,7 +178,6 @@ def fold_encoder(
         )
     trained_on = sorted(set(study.obs.loc[seen, "compound"].astype(str)))
     if is_rank_zero():
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {
             "encoder": path.stem,
             "settings": settings,
@@ -142,7 +187,6 @@ def fold_encoder(
         }
         save_tile_encoder(path, encoder, trained_on=trained_on, provenance=about)
     barrier()
-    return path
 
 
 def encode_study(
@@ -176,8 +220,21 @@ def encode_study(
         },
     )
     store = BagStore.create(study.root / "features" / encoder_path.stem, spec)
-    if is_rank_zero():
-        encode_tile_store(tiles, store, encoder, batch_size=batch_size, device=device_of(trainer.accelerator))
-    barrier()
+    if of_rank_zero(_is_whole(store, tiles)):
+        return store
+    with sole_maker(encoder_path):
+        store.refresh()
+        if is_rank_zero():
+            device = device_of(trainer.accelerator)
+            left = len(tiles) - len(store)
+            with tqdm(total=left, desc="encoding", unit="slide", disable=not trainer.progress) as bar:
+                encode_tile_store(
+                    tiles, store, encoder, batch_size=batch_size, device=device, progress=bar.update
+                )
+        barrier()
     store.refresh()
     return store
+
+
+def _is_whole(store: BagStore, tiles: BagStore) -> bool:
+    return all(slide_id in store for slide_id in tiles.slide_ids)
