@@ -220,18 +220,24 @@ def encode_study(
         },
     )
     store = BagStore.create(study.root / "features" / encoder_path.stem, spec)
-    if of_rank_zero(_is_whole(store, tiles)):
-        return store
-    with sole_maker(encoder_path):
-        store.refresh()
-        if is_rank_zero():
-            device = device_of(trainer.accelerator)
-            left = len(tiles) - len(store)
-            with tqdm(total=left, desc="encoding", unit="slide", disable=not trainer.progress) as bar:
-                encode_tile_store(
-                    tiles, store, encoder, batch_size=batch_size, device=device, progress=bar.update
-                )
-        barrier()
+    if not of_rank_zero(_is_whole(store, tiles)):
+        with sole_maker(encoder_path):
+            store.refresh()
+            if is_rank_zero():
+                left = [slide_id for slide_id in tiles.slide_ids if slide_id not in store]
+                with tqdm(
+                    total=len(left), desc="encoding", unit="slide", disable=not trainer.progress
+                ) as bar:
+                    encode_tile_store(
+                        tiles,
+                        store,
+                        encoder,
+                        batch_size=batch_size,
+                        device=device_of(trainer.accelerator),
+                        slide_ids=left,
+                        progress=bar.update,
+                    )
+            barrier()
     store.refresh()
     return store
 
