@@ -59,6 +59,16 @@ def test_a_copy_of_the_reference_differs_by_nothing(make_table) -> None:
     assert found.notes == []
 
 
+def test_a_heading_says_how_many_units_of_how_many_compounds(make_table) -> None:
+    found = compare(_runs(make_table, "full"), VIRTUAL, reference="full", draws=20)
+    n_compounds = _row(found, "full", "dili")["n_compounds"]
+    assert found.heading("injury").startswith(
+        f"Injury of dose groups: AUROC ({5 * n_compounds} units of {n_compounds} compounds"
+    )
+    # Compounds, or patients, of one unit each are not counted twice.
+    assert found.heading("dili").startswith(f"DILI of compounds: AUROC ({n_compounds} units, ")
+
+
 def test_a_random_method_is_worse_and_holm_counts_the_experiments(make_table) -> None:
     runs = [
         *_runs(make_table, "full", strength=4.0),

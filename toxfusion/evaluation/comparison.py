@@ -187,7 +187,7 @@ class Comparison:
         rows = self.table[self.table["headline"] == headline]
         first = rows.iloc[0]
         parts = [f"{first['n_tasks']} {_AVERAGED_OVER[headline]}"] if headline in _AVERAGED_OVER else []
-        parts.append(f"{first['n']} units of {first['n_compounds']} compounds")
+        parts.append(units_of(first["n"], first["n_compounds"]))
         if not math.isnan(first["prevalence"]):
             parts.append(f"{100 * first['prevalence']:.0f} % positive")
         if not math.isnan(first["oracle"]):
@@ -239,12 +239,15 @@ class Comparison:
         return "\n\n".join(blocks) + "\n"
 
 
+def units_of(n: int, n_compounds: int) -> str:
+    """Say "240 units of 80 compounds", or "359 units" where each compound, or patient, is one unit."""
+    return f"{n} units" if n == n_compounds else f"{n} units of {n_compounds} compounds"
+
+
 _HOW = (
-    "Out-of-fold predictions are pooled over folds and averaged over seeds; intervals and paired "
-    "differences are from a "
-    "bootstrap over compounds, on the same draws for every experiment; p-values are corrected over the "
-    "experiments of a "
-    "task. The share of the oracle is (AUROC - 0.5) / (oracle - 0.5)."
+    "Out-of-fold predictions are pooled over folds and averaged over seeds; intervals and paired differences are from "
+    "a bootstrap over compounds (in a study of patients, over patients), on the same draws for every experiment; "
+    "p-values are corrected over the experiments of a task. The share of the oracle is (AUROC - 0.5) / (oracle - 0.5)."
 )
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Comparison of runs</title>

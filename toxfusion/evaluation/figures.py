@@ -23,7 +23,7 @@ from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
 from toxfusion.evaluation.calibration import reliability
-from toxfusion.evaluation.comparison import METRIC_NAMES, ORACLE_NAMES, TITLES, Comparison
+from toxfusion.evaluation.comparison import METRIC_NAMES, ORACLE_NAMES, TITLES, Comparison, units_of
 from toxfusion.evaluation.predictions import MAX_GRADE
 from toxfusion.evaluation.scoring import (
     HEADLINES,
@@ -123,11 +123,11 @@ def _panels(found: Comparison, path: Path, *, differences_only: bool) -> None:
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.4, -0.6)
         if differences_only:
-            figure.supxlabel(
-                f"difference from {found.reference}, 95 % interval of a paired bootstrap over compounds; "
-                "left of 0: worse.  Filled, *: Holm-corrected p < 0.05.  n: units that both scored",
-                fontsize=9,
+            note = (
+                f"difference from {found.reference}, 95 % interval of a paired bootstrap over compounds or patients; "
+                "left of 0: worse.  Filled, *: Holm-corrected p < 0.05.  n: units that both scored"
             )
+            figure.supxlabel(textwrap.fill(note, int(12 * figure.get_figwidth())), fontsize=9)
         save_figure(figure, path)
 
 
@@ -141,7 +141,7 @@ def _marked(found: Comparison, experiment: str) -> str:
 def _panel_title(rows: pd.DataFrame, headline: str) -> str:
     n, n_compounds = rows["n"].max(), rows["n_compounds"].max()
     title = TITLES[headline].replace(", ", ",\n")
-    return f"{title}\n{n:.0f} units, {n_compounds:.0f} compounds"
+    return f"{title}\n{units_of(int(n), int(n_compounds))}"
 
 
 def _errorbar(
@@ -536,7 +536,7 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
             _reliability(calibration, rows)
             n, n_compounds = rows["unit_id"].nunique(), rows["compound"].nunique()
             roc.set_title(
-                f"{TITLES[headline].removesuffix(', macro average')}: ROC\n{n} units of {n_compounds} compounds"
+                f"{TITLES[headline].removesuffix(', macro average')}: ROC\n{units_of(n, n_compounds)}"
             )
             precision_recall.set_title("precision and recall")
         if title:
