@@ -105,6 +105,8 @@ def run_cohort(cohort: Cohort, given: argparse.Namespace) -> None:
         f"paths.outputs={given.output / 'runs'}",
         "paths.variant=",
         "trainer.progress=false",
+        "hydra/launcher=joblib",
+        f"hydra.launcher.n_jobs={given.jobs}",
     )
     baselines = [name for name in given.methods if name in BASELINES]
     if baselines:
@@ -200,6 +202,7 @@ def main() -> None:
         "--signatures", type=Path, help="gene sets of tables; default: those of the first folder"
     )
     parser.add_argument("--members", type=int, default=5, help="inner folds, and networks averaged")
+    parser.add_argument("--jobs", type=int, default=2, help="cells trained side by side, one thread each")
     parser.add_argument(
         "--methods", nargs="+", choices=(*BASELINES, *NETWORKS), default=[*BASELINES, *NETWORKS]
     )
