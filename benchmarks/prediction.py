@@ -1,11 +1,16 @@
 """Is a mechanism that training never saw farther away, and is what is scored calibrated? Scores of a virtual study.
 
-    python -m toxfusion.synthesize output=studies/known size=study seed=41 times_h=[696.0] slides=false \\
-        'leave_out=[A2,A3,A10]'
-    python -m toxfusion.synthesize output=studies/new size=study seed=42 times_h=[696.0] slides=false
-    python -m toxfusion.train -m experiment=ablation_omics_only data.root=studies/known split.fold=0,1,2,3,4
-    python -m toxfusion.predict 'run=outputs/known/ablation_omics_only/*' study=studies/new
-    python benchmarks/prediction.py --study studies/new --scores outputs/predict/new --unseen A2 A3 A10
+    common='size=study times_h=[696.0] slides=false'
+    python -m toxfusion.synthesize output=studies/known seed=41 $common 'leave_out=[A2,A3,A10]'
+    python -m toxfusion.synthesize output=studies/all seed=41 $common
+    python -m toxfusion.synthesize output=studies/new seed=42 $common
+    for study in known all; do
+        python -m toxfusion.train -m experiment=ablation_omics_only data.root=studies/$study \\
+            split.fold=0,1,2,3,4 seed=0,1,2 trainer.progress=false
+        python -m toxfusion.predict "run=outputs/$study/ablation_omics_only/*" study=studies/new \\
+            paths.output=scores-$study
+        python benchmarks/prediction.py --study studies/new --scores scores-$study --unseen A2 A3 A10
+    done
 
 Prints, for compounds without an unseen axis and for those that have it as main axis or as a partner, how many are
 abstained on and the median distance percentile; the AUROC of the distance for unseen against seen; and Brier score and
