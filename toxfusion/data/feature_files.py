@@ -33,6 +33,7 @@ from toxfusion.data.bag_store import BagStore, explained
 SUFFIXES = (".h5", ".hdf5", ".pt")
 BLOCK_ROWS = 4096
 _ROWS_NAMES = ("features", "feats")
+_SAYABLE = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
 
 
 class FeatureFileError(ValueError):
@@ -102,7 +103,7 @@ def read_coordinates(file: FeatureFile, mpp0: float) -> npt.NDArray[np.int64]:
         else:
             with h5py.File(path, "r") as opened:
                 corners = np.asarray(opened["coords"])
-    corners = np.asarray(corners[0] if corners.ndim == 3 and len(corners) == 1 else corners, np.float64)
+        corners = np.asarray(corners[0] if corners.ndim == 3 and len(corners) == 1 else corners, np.float64)
     if corners.shape != (file.n, 2):
         raise FeatureFileError(f"has {file.n} rows of features, and coordinates of shape {corners.shape}")
     if not np.isfinite(corners).all():
@@ -181,15 +182,16 @@ def _h5_header(path: Path) -> FeatureFile:
         if not np.issubdtype(file[name].dtype, np.floating):
             raise FeatureFileError(f"its {name} are {file[name].dtype}, not floating")
         about: dict[str, Any] = {
-            "encoder": _text(file[name].attrs.get("encoder", file.attrs.get("encoder")))
-            or _text(file.attrs.get("extractor")),
-            "weights": _text(file.attrs.get("weights")),
-            "trained_on": _compounds(file.attrs.get("trained_on")),
-            "mpp0": _positive(file.attrs.get("mpp0")),
+            "encoder": _text(_said(file[name], "encoder"))
+            or _text(_said(file, "encoder"))
+            or _text(_said(file, "extractor")),
+            "weights": _text(_said(file, "weights")),
+            "trained_on": _compounds(_said(file, "trained_on")),
+            "mpp0": _positive(_said(file, "mpp0")),
         }
         names = [path.stem]
         if "coords" in file:
-            names.append(_text(file["coords"].attrs.get("name")) or path.stem)
+            names.append(_text(_said(file["coords"], "name")) or path.stem)
             if name == "feats" and _unit(file) is None:
                 raise FeatureFileError(
                     "its coordinates have no unit (STAMP before 2.0): set their attribute unit to um or px"
@@ -203,11 +205,13 @@ def _geometry(file: h5py.File) -> dict[str, Any]:
     """Unit of the coordinates and sides of a tile, as far as a file tells."""
     if "coords" not in file:
         raise FeatureFileError("has no dataset coords")
-    at, whole = file["coords"].attrs, file.attrs
-    tile_px = _positive(whole.get("tile_size_px", at.get("patch_size")))
-    tile_size = _positive(at.get("patch_size_level0"))
-    if tile_size is None and tile_px is not None and "downsample" in at:
-        tile_size = tile_px * float(np.ravel(at["downsample"])[0])
+    corners = file["coords"]
+    tile_px = _positive(
+        _said(file, "tile_size_px") if "tile_size_px" in file.attrs else _said(corners, "patch_size")
+    )
+    tile_size, downsample = _positive(_said(corners, "patch_size_level0")), _said(corners, "downsample")
+    if tile_size is None and tile_px is not None and downsample is not None:
+        tile_size = tile_px * float(np.ravel(downsample)[0])
     unit = _unit(file) or "px"
     if unit not in ("px", "um"):
         raise FeatureFileError(f"its coordinates are in {unit!r}, not um or px")
@@ -215,12 +219,23 @@ def _geometry(file: h5py.File) -> dict[str, Any]:
         "unit": unit,
         "tile_px": None if tile_px is None else round(tile_px),
         "tile_size": tile_size,
-        "tile_um": _positive(whole.get("tile_size_um", whole.get("tile_size") if unit == "um" else None)),
+        "tile_um": _positive(
+            _said(file, "tile_size" if unit == "um" and "tile_size_um" not in file.attrs else "tile_size_um")
+        ),
     }
 
 
 def _unit(file: h5py.File) -> str | None:
-    return _text(file["coords"].attrs.get("unit", file.attrs.get("unit")))
+    return _text(_said(file["coords"] if "unit" in file["coords"].attrs else file, "unit"))
+
+
+def _said(place: h5py.HLObject, key: str) -> Any:
+    """An attribute, None where there is none. Its type is looked at first: of a damaged one the library dies."""
+    if key not in place.attrs:
+        return None
+    if place.attrs.get_id(key).get_type().get_class() not in _SAYABLE:
+        raise FeatureFileError(f"its attribute {key} is neither a number nor text; is it whole?")
+    return place.attrs[key]
 
 
 def _torch_header(path: Path) -> FeatureFile:

@@ -363,6 +363,25 @@ def test_a_file_cut_or_changed_anywhere_is_read_or_refused_and_never_a_traceback
             assert str(error)  # noqa: PT017
 
 
+def test_damage_that_the_library_does_not_see_is_refused(tmp_path: Path) -> None:
+    """One changed byte makes a text a list of numbers, or a dataset a type."""
+    path = tmp_path / "a.h5"
+    write_trident(path, *tiles(3))
+    with h5py.File(path, "a") as file:
+        numbers = np.empty(1, object)
+        numbers[0] = np.array([1, 2], np.int8)
+        file["coords"].attrs.create("name", numbers, dtype=h5py.vlen_dtype(np.int8))
+    with pytest.raises(FeatureFileError, match="attribute name is neither a number nor text"):
+        read_header(path)
+    write_stamp(path, *tiles(3))
+    whole = read_header(path)
+    with h5py.File(path, "a") as file:
+        del file["coords"]
+        file["coords"] = np.dtype("f8")
+    with pytest.raises(FeatureFileError, match="is it whole"):
+        read_coordinates(whole, 0.25)
+
+
 def test_export_and_import_on_the_command_line(
     study: Study, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
