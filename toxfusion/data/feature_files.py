@@ -182,16 +182,14 @@ def _h5_header(path: Path) -> FeatureFile:
         if not np.issubdtype(file[name].dtype, np.floating):
             raise FeatureFileError(f"its {name} are {file[name].dtype}, not floating")
         about: dict[str, Any] = {
-            "encoder": _text(_said(file[name], "encoder"))
-            or _text(_said(file, "encoder"))
-            or _text(_said(file, "extractor")),
-            "weights": _text(_said(file, "weights")),
-            "trained_on": _compounds(_said(file, "trained_on")),
-            "mpp0": _positive(_said(file, "mpp0")),
+            "encoder": _text(_said("encoder", file[name], file)) or _text(_said("extractor", file)),
+            "weights": _text(_said("weights", file)),
+            "trained_on": _compounds(_said("trained_on", file)),
+            "mpp0": _positive(_said("mpp0", file)),
         }
         names = [path.stem]
         if "coords" in file:
-            names.append(_text(_said(file["coords"], "name")) or path.stem)
+            names.append(_text(_said("name", file["coords"])) or path.stem)
             if name == "feats" and _unit(file) is None:
                 raise FeatureFileError(
                     "its coordinates have no unit (STAMP before 2.0): set their attribute unit to um or px"
@@ -206,32 +204,32 @@ def _geometry(file: h5py.File) -> dict[str, Any]:
     if "coords" not in file:
         raise FeatureFileError("has no dataset coords")
     corners = file["coords"]
-    tile_px = _positive(
-        _said(file, "tile_size_px") if "tile_size_px" in file.attrs else _said(corners, "patch_size")
-    )
-    tile_size, downsample = _positive(_said(corners, "patch_size_level0")), _said(corners, "downsample")
+    tile_px = _positive(_said("tile_size_px", file)) or _positive(_said("patch_size", corners))
+    tile_size, downsample = _positive(_said("patch_size_level0", corners)), _said("downsample", corners)
     if tile_size is None and tile_px is not None and downsample is not None:
         tile_size = tile_px * float(np.ravel(downsample)[0])
     unit = _unit(file) or "px"
     if unit not in ("px", "um"):
         raise FeatureFileError(f"its coordinates are in {unit!r}, not um or px")
+    tile_um = _positive(_said("tile_size_um", file))
+    if tile_um is None and unit == "um":
+        tile_um = _positive(_said("tile_size", file))
     return {
         "unit": unit,
         "tile_px": None if tile_px is None else round(tile_px),
         "tile_size": tile_size,
-        "tile_um": _positive(
-            _said(file, "tile_size" if unit == "um" and "tile_size_um" not in file.attrs else "tile_size_um")
-        ),
+        "tile_um": tile_um,
     }
 
 
 def _unit(file: h5py.File) -> str | None:
-    return _text(_said(file["coords"] if "unit" in file["coords"].attrs else file, "unit"))
+    return _text(_said("unit", file["coords"], file))
 
 
-def _said(place: h5py.HLObject, key: str) -> Any:
-    """An attribute, None where there is none. Its type is looked at first: of a damaged one the library dies."""
-    if key not in place.attrs:
+def _said(key: str, *places: h5py.HLObject) -> Any:
+    """An attribute of the first place that has it, or None. Its type is looked at first: HDF5 dies of a damaged one."""
+    place = next((place for place in places if key in place.attrs), None)
+    if place is None:
         return None
     if place.attrs.get_id(key).get_type().get_class() not in _SAYABLE:
         raise FeatureFileError(f"its attribute {key} is neither a number nor text; is it whole?")
