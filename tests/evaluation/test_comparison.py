@@ -211,6 +211,12 @@ def test_permuted_labels_get_no_paired_difference(make_table) -> None:
     assert np.isnan(_row(found, "null", "dili")["difference"])
     assert any("null, dili: labels" in n for n in found.notes)
     assert _row(found, "null", "injury")["difference"] == 0
+    # Where a run says that its labels are permuted, its flag tells, and no note.
+    declared = [replace(run, null="permuted labels") for run in null]
+    found = compare([*_runs(make_table, "full"), *declared], VIRTUAL, reference="full", draws=20)
+    assert np.isnan(_row(found, "null", "dili")["difference"])
+    assert found.notes == []
+    assert _row(found, "null", "dili")["flags"] == "null: permuted labels"
 
 
 def test_share_of_the_oracle_and_a_fault_above_it(make_table) -> None:

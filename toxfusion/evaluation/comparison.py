@@ -456,6 +456,11 @@ class _Row:
         return "; ".join(sorted({r.null for r in self.runs} - {""}))
 
     @property
+    def _permuted(self) -> bool:
+        """Labels are others on purpose, which the flag of the row says; no note need."""
+        return "permuted labels" in self.null
+
+    @property
     def _binary(self) -> bool:
         return headline_metric(self.headline) == "auroc"
 
@@ -506,10 +511,10 @@ class _Row:
             n_paired = mine["unit_id"].nunique()
             where = f"{self.experiment}, {self.headline}"
             if (mine["label"].to_numpy() != theirs["label"].to_numpy()).any():
-                notes.append(
-                    f"{where}: labels are others than the reference's (a null?), so there is no paired "
-                    f"difference."
-                )
+                if not self._permuted:
+                    notes.append(
+                        f"{where}: labels are others than the reference's, so there is no paired difference."
+                    )
             elif n_paired:
                 if n_paired < max(self.rows["unit_id"].nunique(), standard["unit_id"].nunique()):
                     notes.append(
@@ -541,7 +546,8 @@ class _Row:
             try:
                 known = with_oracle(self.rows, oracles, ORACLE_VIEW)
             except PredictionsError as error:
-                notes.append(f"{self.experiment}, {self.headline}: no share of the oracle: {error}")
+                if not self._permuted:
+                    notes.append(f"{self.experiment}, {self.headline}: no share of the oracle: {error}")
                 known = self.rows.iloc[:0]
             if len(known):
                 resampling = resampling_of(known, draws=self.draws, seed=self.seed)
