@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from toxfusion.data.sampling import generator
-from toxfusion.data.study import Study
 from toxfusion.evaluation.bootstrap import mean_over_clusters
-from toxfusion.interpret import truth
-from toxfusion.interpret.attribution import samples_with
-from toxfusion.interpret.explaining import finished_runs
-from toxfusion.interpret.faithfulness import randomised
-from toxfusion.interpret.genes import GeneAttributions, attribute_genes, gene_attention
-from toxfusion.interpret.pathways import PlacedSet, enrichment
-from toxfusion.interpret.regions import add_integrated, tile_places, tile_scores
-from toxfusion.interpret.targets import task_names
-from toxfusion.loading import LoadedRun, load_own_study, load_run
+from toxfusion.explanation import truth
+from toxfusion.explanation.attribution import samples_with
+from toxfusion.explanation.explaining import finished_runs
+from toxfusion.explanation.faithfulness import randomised
+from toxfusion.explanation.genes import GeneAttributions, attribute_genes, gene_attention
+from toxfusion.explanation.pathways import PlacedSet, enrichment
+from toxfusion.explanation.regions import add_integrated, tile_places, tile_scores
+from toxfusion.explanation.targets import task_names
+from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
+from toxfusion.study.draws import generator
+from toxfusion.study.study import Study
 from toxfusion.synthetic.axes import AXIS_NAMES
 
 BLOCKS = ("tiles", "genes", "programmes")

@@ -34,9 +34,9 @@ import numpy as np
 import openslide
 import tifffile
 
-from toxfusion.data.bag_store import BagStore, StoreSpec
 from toxfusion.slides.grid import Region, TileGrid, spread_evenly, tile_corners
 from toxfusion.slides.readers import open_slide
+from toxfusion.study.bag_store import BagStore, StoreSpec
 
 SOURCE_TILE = 256
 

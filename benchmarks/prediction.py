@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from toxfusion.data.study import Study
+from toxfusion.study.study import Study
 
 GROUPS = ("seen", "unseen as partner", "unseen as main axis")
 

@@ -37,13 +37,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toxfusion.data.audit import Audit
-from toxfusion.data.bag_store import BagStore, StoreSpec
 from toxfusion.data.datamodule import READ_THREADS, FoldData, TileScaler, fit_tile_scaler
 from toxfusion.data.sampling import choose_tiles
-from toxfusion.data.splits import CompoundKFold
-from toxfusion.data.study import Study, write_study
-from toxfusion.data.tasks import Tasks
+from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.splits import CompoundKFold
+from toxfusion.study.study import Study, write_study
+from toxfusion.tasks.tasks import Tasks
 
 Draw = list[tuple[str, np.ndarray]]
 WRITERS = 8

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from toxfusion.data.audit import Audit
-from toxfusion.data.study import Study
-from toxfusion.data.study_rules import AUDIT_FILE
+from toxfusion.study.audit import Audit
+from toxfusion.study.rules import AUDIT_FILE
+from toxfusion.study.study import Study
 
 REFERENCE = "metadata_logistic"
 EXPERIMENTS = {

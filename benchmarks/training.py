@@ -57,7 +57,8 @@ def measure(step: Callable[[], None], before: int, steps: int, device: str) -> s
 def bag_cell(encoder: str, length: int, steps: int, device: str, gradient: bool) -> str:
     import torch
 
-    from toxfusion.config import build, compose
+    from toxfusion.config.entry import compose
+    from toxfusion.config.nodes import build
     from toxfusion.data.batch import RaggedTiles
 
     config = compose("train", ["data.root=none", "size=published", f"bag={encoder}"])
@@ -86,11 +87,11 @@ def bag_cell(encoder: str, length: int, steps: int, device: str, gradient: bool)
 def preset_cell(preset: str, size: int, steps: int, device: str) -> str:
     import torch
 
-    from toxfusion.config import compose
+    from toxfusion.config.entry import compose
     from toxfusion.data.batch import Batch, RaggedTiles
-    from toxfusion.modules.optimization import Optimization
-    from toxfusion.modules.pretraining import PretrainingModule
-    from toxfusion.training import build_network, build_terms
+    from toxfusion.training.optimization import Optimization
+    from toxfusion.training.pretraining import PretrainingModule
+    from toxfusion.training.run import build_network, build_terms
 
     config = compose("train", ["data.root=none", "size=published", preset])
     before = resident()

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from toxfusion.data.stain_augmentation import STAIN_DENSITY
-from toxfusion.data.study import Study
+from toxfusion.study.study import Study
 
 SCALES_PX = (0.7, 1.4, 2.8, 5.6)
 LEVELS = (1, 5, 25, 50, 75, 95, 99)

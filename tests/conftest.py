@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toxfusion.data.audit import Audit
-from toxfusion.data.bag_store import BagStore, StoreSpec
-from toxfusion.data.study import Study, write_study
+from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.study import Study, write_study
 
 N_GENES = 50
 TERMS = ("Necrosis", "Hypertrophy", "Vacuolization, cytoplasmic")

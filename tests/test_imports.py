@@ -12,28 +12,33 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "toxfusion"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-#: Room -> the rooms it may import from, itself aside. Top-level files are `shared`, `training` or `entry`.
+#: Room -> the rooms it may import from, itself aside; ``entry`` is what lies at the root.
 MAY_IMPORT = {
-    "shared": set(),
-    "data": {"shared"},
-    "models": {"shared", "data"},
-    "objectives": {"shared", "data", "models"},
-    "evaluation": {"shared", "data"},
-    "modules": {"shared", "data", "models", "objectives", "evaluation"},
-    "slides": {"shared", "data", "models"},
-    "synthetic": {"shared", "data", "evaluation"},
-    "interpret": {"shared", "data", "models", "objectives", "evaluation", "slides", "synthetic", "training"},
-    "training": {"shared", "data", "models", "objectives", "modules", "evaluation"},
-}
-#: Needed by every room, and importing none of them.
-SHARED = {"config", "config_loader", "command_help", "distributed", "launch", "sweep"}
+    "config": set(),
+    "distributed": {"config"},
+    "study": set(),
+    "tasks": {"study"},
+    "data": {"distributed", "study", "tasks"},
+    "models": {"distributed", "data"},
+    "objectives": {"distributed", "data", "models"},
+    "evaluation": {"study", "tasks"},
+    "baselines": {"study", "tasks", "data", "evaluation"},
+    "slides": {"study", "models"},
+    "synthetic": {"study", "evaluation"},
+    "training": {
+        "config", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation", "baselines",
+    },
+    "runs": {"distributed", "study", "tasks", "data", "models", "evaluation", "baselines", "slides", "training"},
+    "explanation": {"study", "data", "models", "objectives", "evaluation", "slides", "synthetic", "training", "runs"},
+    "report": {"study", "evaluation", "explanation", "training"},
+}  # fmt: skip
 #: Readers of slides and single-cell tools stay out of whatever a training process imports.
 SLIDE_LIBRARIES = {"tiatoolbox", "openslide", "scanpy"}
-WITHOUT_SLIDES = {"shared", "data", "models", "objectives", "modules", "evaluation", "training"}
+WITHOUT_SLIDES = {*MAY_IMPORT} - {"slides", "synthetic", "runs", "explanation", "report"}
 #: Read with scanpy what `prepare` takes; nothing that training imports may import them.
-IMPORTERS = PACKAGE / "data" / "importers"
+IMPORTERS = PACKAGE / "study" / "importers"
 #: What an entry point may import before work starts; each of these is itself quick to import.
-QUICK = {"toxfusion.config", "toxfusion.launch", "yaml"}
+QUICK = {"toxfusion.config.entry", "toxfusion.config.nodes", "toxfusion.distributed.launch", "yaml"}
 
 
 def _name(file: Path) -> str:
@@ -41,17 +46,9 @@ def _name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _is_entry_point(tree: ast.Module) -> bool:
-    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
-
-
 def _room(file: Path) -> str:
     relative = file.relative_to(PACKAGE)
-    if len(relative.parts) > 1:
-        return relative.parts[0]
-    if relative.stem in SHARED or relative.stem == "__init__":
-        return "shared"
-    return "entry" if _is_entry_point(ast.parse(file.read_text())) else "training"
+    return relative.parts[0] if len(relative.parts) > 1 else "entry"
 
 
 def _imported(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, int]]:
@@ -79,14 +76,11 @@ def _at_module_level(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _room_of_import(name: str) -> str | None:
-    """Room of an imported name of this package; None for another package."""
+    """Room of an imported name of this package; None for another package, and for the name of this one."""
     parts = name.split(".")
-    if parts[0] != "toxfusion" or len(parts) == 1:
+    if parts[0] != "toxfusion" or len(parts) == 1 or parts[1].startswith("__"):
         return None
-    if (PACKAGE / parts[1]).is_dir():
-        return parts[1]
-    file = PACKAGE / f"{parts[1]}.py"
-    return _room(file) if file.is_file() else "shared"
+    return parts[1] if (PACKAGE / parts[1]).is_dir() else "entry"
 
 
 @pytest.mark.parametrize("file", FILES, ids=_name)
@@ -112,7 +106,7 @@ def test_what_training_imports_reads_no_slide(file: Path) -> None:
         return
     for name, line in _imported(ast.walk(ast.parse(file.read_text()))):
         assert name.split(".")[0] not in SLIDE_LIBRARIES, f"{file}:{line} imports {name}"
-        assert not name.startswith("toxfusion.data.importers"), f"{file}:{line} imports {name}"
+        assert not name.startswith("toxfusion.study.importers"), f"{file}:{line} imports {name}"
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if _room(file) == "entry"], ids=_name)

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toxfusion.config import compose
-from toxfusion.data.audit import Audit
-from toxfusion.data.study import Study, write_study
+from toxfusion.baselines.plain import BaselineError
+from toxfusion.baselines.survival import SurvivalBaselineError
+from toxfusion.config.entry import compose
 from toxfusion.evaluation.predictions import pool, read
 from toxfusion.evaluation.survival import harrell_c
-from toxfusion.modules.baselines import BaselineError
-from toxfusion.modules.survival_baselines import SurvivalBaselineError
-from toxfusion.runs import RunFolder
-from toxfusion.training import run
+from toxfusion.study.audit import Audit
+from toxfusion.study.study import Study, write_study
+from toxfusion.training.folder import RunFolder
+from toxfusion.training.run import run
 
 PATIENTS, GENES = 120, 25
 BASELINES = ("pca_cox", "genes_coxnet", "genes_rsf")

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 if TYPE_CHECKING:
     from toxfusion.evaluation.comparison import Cohort, Run
-    from toxfusion.runs import RunFolder
+    from toxfusion.training.folder import RunFolder
 
 
 #: Every file of a comparison: what an earlier one left must not lie beside the tables of a later one.
@@ -29,9 +29,9 @@ def main(config: dict[str, Any]) -> None:
     """Set finished runs beside a reference: intervals, paired differences, corrected p-values, shares of the
     oracle.
     """
-    from toxfusion.data.audit import replace_file
     from toxfusion.evaluation import figures
     from toxfusion.evaluation.comparison import compare
+    from toxfusion.study.audit import replace_file
 
     runs, cohorts, notes = read_runs(str(config["runs"]))
     found = compare(
@@ -67,7 +67,7 @@ def _few_shot(runs: list[Run], output: Path, notes: list[str]) -> list[str]:
 
     from toxfusion.evaluation import figures
     from toxfusion.evaluation.probing import mean_over_runs
-    from toxfusion.runs import RunFolder
+    from toxfusion.training.folder import RunFolder
 
     tables: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
@@ -95,7 +95,7 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
     """
     from toxfusion.evaluation import predictions
     from toxfusion.evaluation.comparison import ComparisonError, Run
-    from toxfusion.runs import RunFolder, modality_in_use
+    from toxfusion.training.folder import RunFolder, modality_in_use
 
     kept: list[tuple[RunFolder, dict[str, Any]]] = []
     notes: list[str] = []
@@ -170,8 +170,8 @@ def _is_transductive(folder: RunFolder) -> bool:
         RunError: the run has no split.json.
         SplitError: it cannot be read.
     """
-    from toxfusion.data.splits import read_manifest
-    from toxfusion.runs import RunError
+    from toxfusion.study.splits import read_manifest
+    from toxfusion.training.folder import RunError
 
     if not folder.split.is_file():
         raise RunError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 
 @entry_point("dashboard")
@@ -15,12 +15,12 @@ def main(config: dict[str, Any]) -> None:
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError as error:
-        from toxfusion.config import ConfigError
+        from toxfusion.config.nodes import ConfigError
 
         raise ConfigError(
             "the package wandb-workspaces is not installed; pip install 'toxfusion[dashboard]'"
         ) from error
-    from toxfusion.workspace import build_workspace, save_workspace, write_workspace
+    from toxfusion.training.workspace import build_workspace, save_workspace, write_workspace
 
     output = Path(config["paths"]["output"]) / "workspace.json"
     workspace = build_workspace(config["entity"], config["project"], config["name"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +74,8 @@ def _run(name: str, command: Callable[..., None], arguments: list[str]) -> None:
 
 def _draw(study: Path, runs: Path, folder: Path) -> None:
     """An embedding map of the test samples and a slide under its attention, of the first fold of the full method."""
-    from toxfusion.interpret.heatmap import draw_embeddings, draw_heatmap
-    from toxfusion.runs import RunFolder
+    from toxfusion.runs.heatmap import draw_embeddings, draw_heatmap
+    from toxfusion.training.folder import RunFolder
 
     full = next(f.parent for f in sorted(runs.glob("*/full*/fold0_seed0/done.json")))
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config import ConfigError, entry_point
+from toxfusion.config.entry import entry_point
+from toxfusion.config.nodes import ConfigError
 
 if TYPE_CHECKING:
-    from toxfusion.data.bag_store import BagStore
-    from toxfusion.data.study import Study
+    from toxfusion.study.bag_store import BagStore
+    from toxfusion.study.study import Study
 
 #: Bytes written to learn how fast a folder is.
 PROBE_BYTES = 64 * 2**20
@@ -37,7 +38,7 @@ def main(config: dict[str, Any]) -> None:
             print(line, flush=True)
         print(disk(target))
         return
-    from toxfusion.data.study import Study
+    from toxfusion.study.study import Study
 
     study = Study.open(Path(config["study"]))
     print("\n".join([*describe(study), disk(study.root)]))
@@ -217,7 +218,7 @@ def _some(names: Iterable[str], what: str = "samples") -> str:
 
 def stores_of(study: Study) -> tuple[list[BagStore], list[str]]:
     """The tile and feature stores of a study that can be opened, and a line for each that cannot."""
-    from toxfusion.data.bag_store import BagStore, StoreError
+    from toxfusion.study.bag_store import BagStore, StoreError
 
     stores, unreadable = [], []
     inside = [p for name in ("store.json", "segments") for p in study.root.glob(f"*/*/{name}")]
@@ -233,8 +234,8 @@ def stores_of(study: Study) -> tuple[list[BagStore], list[str]]:
 
 def batches(study: Study, config: dict[str, Any]) -> Iterator[str]:
     """The batch audit as lines; also written as batch_audit.csv."""
-    from toxfusion.data.audit import replace_file
     from toxfusion.evaluation.batch_audit import batch_audit
+    from toxfusion.study.audit import replace_file
 
     name = config["batch_features"]
     table = batch_audit(
@@ -269,7 +270,7 @@ def study_problems(study: Study, *, checksums: bool) -> list[str]:
 
 def repaired(study: Study) -> Iterator[str]:
     """Repair each store that can be opened; a line for each that lost something."""
-    from toxfusion.data.importers.features import SOURCE
+    from toxfusion.study.importers.features import SOURCE
 
     for store in stores_of(study)[0]:
         if dropped := store.repair():
@@ -365,7 +366,7 @@ def _sample_problems(study: Study) -> Iterator[str]:
 
 def _split_problems(study: Study) -> Iterator[str]:
     """Manifests below splits/ that cannot be read, or let a unit straddle training and test."""
-    from toxfusion.data.splits import SplitError, read_manifest
+    from toxfusion.study.splits import SplitError, read_manifest
 
     for path in sorted((study.root / "splits").rglob("*.json")):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,8 +15,8 @@ def main(config: dict[str, Any]) -> None:
     """Score a finished run again from its checkpoint: predictions, embeddings, metrics with intervals, figures."""
     from pathlib import Path
 
-    from toxfusion.evaluating import evaluate_run
-    from toxfusion.runs import RunFolder
+    from toxfusion.runs.again import evaluate_run
+    from toxfusion.training.folder import RunFolder
 
     found = evaluate_run(
         RunFolder(Path(config["run"])),

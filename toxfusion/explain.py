@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 
 @entry_point("explain")
@@ -17,9 +17,9 @@ def main(config: dict[str, Any]) -> None:
 
     import pandas as pd
 
-    from toxfusion.interpret.explaining import ExplainSettings, explain_runs, finished_runs
-    from toxfusion.interpret.html_report import write_report
-    from toxfusion.interpret.pathways import GeneSetSettings
+    from toxfusion.explanation.explaining import ExplainSettings, explain_runs, finished_runs
+    from toxfusion.explanation.pathways import GeneSetSettings
+    from toxfusion.report.pages import write_report
 
     output = Path(config["paths"]["output"])
     given = {field.name: config[field.name] for field in fields(ExplainSettings)}

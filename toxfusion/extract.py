@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config import ConfigError, entry_point
+from toxfusion.config.entry import entry_point
+from toxfusion.config.nodes import ConfigError
 
 if TYPE_CHECKING:
-    from toxfusion.data.bag_store import BagStore, StoreSpec
     from toxfusion.slides.encoders import LoadedEncoder
     from toxfusion.slides.grid import TileGrid
     from toxfusion.slides.pipeline import SlideTask
     from toxfusion.slides.stain import StainNormaliser
+    from toxfusion.study.bag_store import BagStore, StoreSpec
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _extract_tiles(config: dict[str, Any]) -> None:
-    from toxfusion.data.bag_store import BagStore, StoreSpec
     from toxfusion.slides.pipeline import TileSink
+    from toxfusion.study.bag_store import BagStore, StoreSpec
 
     grid, place = _grid(config), _place(config)
     root = place.root / "tiles" / (config["name"] or "default")
@@ -82,8 +83,8 @@ def _extract_tiles(config: dict[str, Any]) -> None:
 def _extract_features(config: dict[str, Any]) -> None:
     from functools import partial
 
-    from toxfusion.data.bag_store import BagStore
     from toxfusion.data.encoding import BagEncoder
+    from toxfusion.study.bag_store import BagStore
 
     grid, place = _grid(config), _place(config)
     device = _device(config["device"])
@@ -104,8 +105,8 @@ def _extract_features(config: dict[str, Any]) -> None:
 def _encode_tiles(config: dict[str, Any]) -> None:
     from tqdm import tqdm
 
-    from toxfusion.data.bag_store import BagStore
     from toxfusion.data.encoding import encode_tile_store
+    from toxfusion.study.bag_store import BagStore
 
     place = _place(config)
     tiles = BagStore.open(place.root / "tiles" / config["tiles"])
@@ -132,9 +133,9 @@ def _encode_tiles(config: dict[str, Any]) -> None:
 
 
 def _export_features(config: dict[str, Any]) -> None:
-    from toxfusion.data.bag_store import BagStore
-    from toxfusion.data.feature_files import write_clam_h5
     from toxfusion.slides.pipeline import file_name
+    from toxfusion.study.bag_store import BagStore
+    from toxfusion.study.feature_files import write_clam_h5
 
     place = _place(config)
     store = BagStore.open(place.root / "features" / (config["name"] or config["encoder"]))
@@ -214,7 +215,7 @@ def _place(config: dict[str, Any]) -> Place:
     from toxfusion.slides.pipeline import shard_of, tasks_of_files, tasks_of_study
 
     if config["study"] is not None:
-        from toxfusion.data.study import Study
+        from toxfusion.study.study import Study
 
         study = Study.open(Path(config["study"]))
         root, tasks = study.root, tasks_of_study(study)
@@ -268,7 +269,7 @@ def _half(loaded: LoadedEncoder, device: str, half: bool) -> Callable[[Any], Any
 
 
 def _feature_spec(loaded: LoadedEncoder, about_tiles: dict[str, Any]) -> StoreSpec:
-    from toxfusion.data.bag_store import StoreSpec
+    from toxfusion.study.bag_store import StoreSpec
 
     return StoreSpec("features", "float16", (loaded.dim,), {**about_tiles, **loaded.provenance()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 
 @entry_point("predict")
@@ -13,11 +13,11 @@ def main(config: dict[str, Any]) -> None:
     from glob import glob
     from pathlib import Path
 
-    from toxfusion.data.audit import Audit
-    from toxfusion.data.study import Study
     from toxfusion.evaluation import figures
-    from toxfusion.runs import RunError, RunFolder
-    from toxfusion.scoring import score_study
+    from toxfusion.runs.new_study import score_study
+    from toxfusion.study.audit import Audit
+    from toxfusion.study.study import Study
+    from toxfusion.training.folder import RunError, RunFolder
 
     begun = sorted(Path(p) for p in glob(str(config["run"])) if (Path(p) / "config.yaml").is_file())
     runs = [folder for folder in begun if RunFolder(folder).finished() is not None]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 if TYPE_CHECKING:
-    from toxfusion.data.study import Study
+    from toxfusion.study.study import Study
 
 
 @entry_point("prepare")
 def main(config: dict[str, Any]) -> None:
     """Write a study from real tables and images, with an audit of every record dropped or altered."""
-    from toxfusion.config import build
-    from toxfusion.data.audit import Audit
-    from toxfusion.data.study_rules import AUDIT_FILE
+    from toxfusion.config.nodes import build
+    from toxfusion.study.audit import Audit
+    from toxfusion.study.rules import AUDIT_FILE
 
     study = build(config["source"])(Path(config["output"]))
     print(describe(study))
@@ -30,7 +30,7 @@ def main(config: dict[str, Any]) -> None:
 
 def describe(study: Study) -> str:
     """What a study holds, in a few lines."""
-    from toxfusion.data.bag_store import BagStore
+    from toxfusion.study.bag_store import BagStore
 
     obs = study.obs
     treated = obs[~obs["is_control"]]

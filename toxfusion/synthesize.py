@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from toxfusion.config import Config, entry_point
+from toxfusion.config.entry import entry_point
+from toxfusion.config.nodes import Config
 
 
 @entry_point("synthesize")

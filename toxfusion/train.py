@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from toxfusion.config import entry_point
+from toxfusion.config.entry import entry_point
 
 
 @entry_point("train")
 def main(config: dict[str, Any]) -> float:
     """Pretrain on slides and expression, fine-tune for liver injury, test on held-out compounds."""
-    from toxfusion.interpret.report import report
-    from toxfusion.training import run
+    from toxfusion.runs.after import report
+    from toxfusion.training.run import run
 
     objective = run(config)
     report(config)

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toxfusion.data.audit import Audit
 from toxfusion.data.batch_correction import BatchError, ComBat
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.data.study import Study
+from toxfusion.study.audit import Audit
+from toxfusion.study.study import Study
 
 N_GENES = 400
 

@@ -11,8 +11,6 @@ import torch
 
 from tests.feature_store import DIM, write_features
 from toxfusion.data import datamodule
-from toxfusion.data.audit import Audit
-from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import (
     FoldData,
     LeakError,
@@ -25,9 +23,11 @@ from toxfusion.data.datamodule import (
 )
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream, choose_tiles
-from toxfusion.data.splits import CompoundKFold, Predefined, Split, SplitError
-from toxfusion.data.study import Study
-from toxfusion.data.tasks import Tasks, resolve_tasks
+from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.splits import CompoundKFold, Predefined, Split, SplitError
+from toxfusion.study.study import Study
+from toxfusion.tasks.tasks import Tasks, resolve_tasks
 
 
 def make_fold(

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from toxfusion.data.bag_store import BagRejected, BagStore, StoreError, StoreSpec
 from toxfusion.data.encoding import BagEncoder, encode_tile_store
+from toxfusion.study.bag_store import BagRejected, BagStore, StoreError, StoreSpec
 
 SIDE = 4
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from toxfusion.data.audit import Audit
 from toxfusion.data.expression import SD_FLOOR, ExpressionError, ExpressionTransform
-from toxfusion.data.study import Study
+from toxfusion.study.audit import Audit
+from toxfusion.study.study import Study
 
 
 def small_study() -> Study:

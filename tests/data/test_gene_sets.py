@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from toxfusion.data.audit import Audit
 from toxfusion.data.gene_sets import GeneSet, GeneSetError, place_gene_sets, read_gene_sets, read_gmt
+from toxfusion.study.audit import Audit
 
 VAR = pd.DataFrame(
     {"symbol": ["Alb", "Tp53", "Cyp1a1", "Tp53"], "human_ortholog": ["ALB", "TP53", "CYP1A2", ""]},

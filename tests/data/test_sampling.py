@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toxfusion.data.sampling import CompoundStream, SampleStream, choose_tiles, generator, torch_seed
-from toxfusion.data.study import Study
+from toxfusion.data.sampling import CompoundStream, SampleStream, choose_tiles, torch_seed
+from toxfusion.study.draws import generator
+from toxfusion.study.study import Study
 
 
 def test_draws_depend_on_every_part_of_the_key_and_on_nothing_else() -> None:

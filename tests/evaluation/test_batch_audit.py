@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from toxfusion import doctor
-from toxfusion.config import ConfigError
-from toxfusion.data.study import Study, write_study
+from toxfusion.config.nodes import ConfigError
 from toxfusion.evaluation.batch_audit import BatchAuditError, batch_audit
+from toxfusion.study.study import Study, write_study
 
 
 def audited(study: Study, *columns: str, permutations: int = 39, **extra: Any) -> pd.DataFrame:

@@ -338,7 +338,7 @@ def test_only_what_tells_runs_apart_is_in_the_name(
 
 def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> None:
     from toxfusion.compare import read_runs
-    from toxfusion.runs import RunError
+    from toxfusion.training.folder import RunError
 
     for name, transductive in {"null_permuted": False, "ablation_wsi_only": True, "full": False}.items():
         _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), transductive=transductive)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toxfusion.data.sampling import generator
 from toxfusion.evaluation import figures, probing
 from toxfusion.evaluation.figures import FigureError
 from toxfusion.evaluation.metrics import auroc
 from toxfusion.evaluation.probing import SHOTS, Units
+from toxfusion.study.draws import generator
 
 
 def units(

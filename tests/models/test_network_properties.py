@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from toxfusion.config import compose
+from toxfusion.config.entry import compose
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.models.network import Network, Representation
-from toxfusion.training import build_network
+from toxfusion.training.run import build_network
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GENES, FEATURES = 30, 10

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from toxfusion import doctor
-from toxfusion.data.bag_store import BagStore, StoreSpec
-from toxfusion.data.splits import CompoundKFold, write_manifest
-from toxfusion.data.study import Study
+from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.splits import CompoundKFold, write_manifest
+from toxfusion.study.study import Study
 
 
 @pytest.fixture

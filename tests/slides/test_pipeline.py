@@ -23,8 +23,6 @@ from PIL import Image
 from torch import nn
 
 from toxfusion import extract
-from toxfusion.data.audit import Audit
-from toxfusion.data.bag_store import BagStore, StoreSpec
 from toxfusion.data.encoding import BagEncoder
 from toxfusion.slides.grid import Region, TileGrid
 from toxfusion.slides.pipeline import (
@@ -41,6 +39,8 @@ from toxfusion.slides.pipeline import (
     write_audit,
 )
 from toxfusion.slides.readers import open_slide
+from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore, StoreSpec
 
 WriteSlide = Callable[..., Path]
 Section = Callable[..., np.ndarray]

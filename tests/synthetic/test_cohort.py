@@ -242,7 +242,7 @@ def test_bad_settings_are_named(change: dict[str, object], named: str) -> None:
 
 
 def test_levels_are_those_of_the_contract() -> None:
-    from toxfusion.data.study_rules import DOSE_LEVELS
+    from toxfusion.study.rules import DOSE_LEVELS
 
     assert LEVELS == DOSE_LEVELS
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toxfusion.data.study import Study
+from toxfusion.study.study import Study
 from toxfusion.synthetic import oracle
 from toxfusion.synthetic.cohort import GENERATOR_VERSION, PHENOTYPE_INDEX, CohortConfig, CohortError
 from toxfusion.synthetic.labels import TERMS

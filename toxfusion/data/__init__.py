@@ -1,1 +1,1 @@
-"""The study contract: what a study is on disk, how it is split, sampled and turned into batches. No models."""
+"""What becomes a batch: expression, bags, sampling and loaders."""

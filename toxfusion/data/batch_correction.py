@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from toxfusion.data.audit import Audit
+from toxfusion.study.audit import Audit
 
 Floats = npt.NDArray[np.float64]
 

@@ -18,15 +18,15 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from toxfusion.data.audit import Audit
-from toxfusion.data.bag_store import BagStore
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import Sampler, choose_tiles
-from toxfusion.data.splits import Split
-from toxfusion.data.study import Study
-from toxfusion.data.tasks import Tasks
-from toxfusion.distributed import rank, world_size
+from toxfusion.distributed.ranks import rank, world_size
+from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.splits import Split
+from toxfusion.study.study import Study
+from toxfusion.tasks.tasks import Tasks
 
 SLIDE_GAP_UM = 1e6
 """Coordinates of a sample's second, third ... slide are shifted by this: tiles of two slides are never neighbours."""

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toxfusion.data.audit import Audit
 from toxfusion.data.batch_correction import ComBat
-from toxfusion.data.study import Study
+from toxfusion.study.audit import Audit
+from toxfusion.study.study import Study
 
 Reference = Literal["none", "matched_controls"]
 REFERENCES = ("none", "matched_controls")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from toxfusion.data.audit import Audit
+from toxfusion.study.audit import Audit
 
 STAGE = "gene_sets"
 KEY = "expression.gene_sets"

@@ -6,8 +6,6 @@ takes every R-th entry of the global batch, so that R ranks of B see what one pr
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,19 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-
-def _entropy(parts: Sequence[int | str]) -> list[int]:
-    return [zlib.crc32(p.encode()) if isinstance(p, str) else p & 0xFFFFFFFFFFFFFFFF for p in parts]
-
-
-def generator(*key: int | str) -> np.random.Generator:
-    """A NumPy generator that depends on the key (seed, stage, step, sample_id ...) and nothing else."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_entropy(key))))
+from toxfusion.study.draws import entropy, generator
 
 
 def torch_seed(*key: int | str) -> int:
     """A 63-bit seed for torch that depends on the key and nothing else."""
-    return int(np.random.SeedSequence(_entropy(key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence(entropy(key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def torch_generator(*key: int | str, device: str = "cpu") -> torch.Generator:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from toxfusion.data.bag_store import BagStore
 from toxfusion.data.datamodule import PositionedDataModule
-from toxfusion.data.sampling import SamplingError, generator
-from toxfusion.distributed import rank, world_size
+from toxfusion.data.sampling import SamplingError
+from toxfusion.distributed.ranks import rank, world_size
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.draws import generator
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from toxfusion.data.bag_store import BagStore
-from toxfusion.data.sampling import generator
-from toxfusion.data.study import Study
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.draws import generator
+from toxfusion.study.study import Study
 
 FOLDS = 5
 MIN_CONTROLS = 3

@@ -685,7 +685,7 @@ def risks(units: pd.DataFrame, path: Path, *, title: str = "") -> None:
     """Risk of each unit with the range over runs, highest first, beside its distance; units abstained on in grey.
 
     Args:
-        units: rows of one task of ``toxfusion.scoring.Scores.units``.
+        units: rows of one task of ``toxfusion.runs.new_study.Scores.units``.
 
     Raises:
         FigureError: no rows.

@@ -14,11 +14,11 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from toxfusion.data.sampling import generator
 from toxfusion.evaluation import bootstrap
 from toxfusion.evaluation.metrics import auroc, one_class_reason
 from toxfusion.evaluation.predictions import is_lesion
 from toxfusion.evaluation.scoring import LESIONS, headline_statistic, resampling_of
+from toxfusion.study.draws import generator
 
 SHOTS = (1, 5, 10, 25)
 SHOT_DRAWS = 50

@@ -14,7 +14,7 @@ from toxfusion.evaluation.bootstrap import Statistic, ratio
 from toxfusion.evaluation.metrics import Measure, undefined
 
 if TYPE_CHECKING:
-    from toxfusion.data.outcomes import Survival
+    from toxfusion.tasks.outcomes import Survival
 
 _ROWS_AT_ONCE = 512
 GRID = 100

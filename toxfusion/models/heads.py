@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toxfusion.distributed import gather_rows
+from toxfusion.distributed.ranks import gather_rows
 from toxfusion.models.precision import full_precision
 
 Pooling = Literal["mean", "max", "noisy_or", "attention"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toxfusion.distributed import first_row, gather_rows, global_mean
+from toxfusion.distributed.ranks import first_row, gather_rows, global_mean
 from toxfusion.models.precision import at_least_float32, full_precision
 
 Duplicates = Literal["keep", "exclude", "soft"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from toxfusion.data.batch import RaggedTiles
-from toxfusion.distributed import global_mean
+from toxfusion.distributed.ranks import global_mean
 from toxfusion.models.attention import CrossAttentionBlock, FeedForward, SelfAttentionBlock
 from toxfusion.models.bag import length_groups, padded_together
 from toxfusion.models.precision import at_least_float32

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from toxfusion.distributed import gather_rows
+from toxfusion.distributed.ranks import gather_rows
 from toxfusion.models.precision import at_least_float32, full_precision
 from toxfusion.objectives.contrastive import unit
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toxfusion.distributed import gather_rows, global_mean
+from toxfusion.distributed.ranks import gather_rows, global_mean
 
 
 class DiscreteSurvival(nn.Module):

@@ -21,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from toxfusion.data.audit import Audit, replace_file
-from toxfusion.data.bag_store import BagRejected, BagStore, BagWriter
-from toxfusion.data.study import Study
 from toxfusion.slides.grid import Corners, Region, TileGrid, check_resolution, clip_region, spread_evenly
 from toxfusion.slides.grid import tile_corners as corners_of
 from toxfusion.slides.readers import Pixels, Slide, SlideError, SlideUnreadable, SlideUnsuitable, open_slide
 from toxfusion.slides.stain import SAMPLE_TILES, Normalise, StainError, StainNormaliser, mosaic
 from toxfusion.slides.tissue import TissueMask, contact_sheet, find_tissue, preview, write_picture
+from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.bag_store import BagRejected, BagStore, BagWriter
+from toxfusion.study.study import Study
 
 
 class ExtractionError(ValueError):

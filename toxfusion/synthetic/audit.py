@@ -23,7 +23,7 @@ from toxfusion.synthetic.oracle import oracle_aurocs, oracle_table, population_a
 from toxfusion.synthetic.study import Cohort, StudyConfig, draw_cohort, observations
 
 if TYPE_CHECKING:
-    from toxfusion.data.study import Study
+    from toxfusion.study.study import Study
 
 AUDIT_COMPOUNDS = 240
 POPULATION = 5_000
@@ -334,7 +334,7 @@ def _best_gene(change: np.ndarray, label: np.ndarray) -> float:
 
 def image_checks(root: Path) -> list[Check]:
     """Colour, file size, dimensions and artefacts of the slides of a study against dose and lesions."""
-    from toxfusion.data.study import Study
+    from toxfusion.study.study import Study
 
     if not (root / "slides.parquet").is_file():
         return [Check("image checks", f"no study in {root}", "write one with slides first", None)]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from toxfusion.data.audit import Audit, replace_file
-from toxfusion.data.study import Study, write_study
+from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.study import Study, write_study
 from toxfusion.synthetic.axes import AXES, AXIS_NAMES
 from toxfusion.synthetic.cohort import (
     GENERATOR_VERSION,

@@ -1,0 +1,219 @@
+"""Scores of a new study: distances from what the run kept, temperature, abstention, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import tiny_tables
+from tests.feature_store import featured_study, write_features
+from tests.runs.test_probes import trained
+from toxfusion.evaluation import predictions
+from toxfusion.evaluation.applicability import ApplicabilityError
+from toxfusion.evaluation.calibration import scale
+from toxfusion.runs.new_study import score_study
+from toxfusion.study.audit import Audit
+from toxfusion.study.study import Study, write_study
+from toxfusion.training.folder import RunError, RunFolder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return featured_study(tmp_path_factory.mktemp("known") / "study")
+
+
+@pytest.fixture(scope="module")
+def run(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return trained(study, tmp_path_factory.mktemp("run"), "size.finetune_steps=3", "size.pretrain_steps=3")
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Other animals without labels; the compound zetastat became novelin, whose treated profiles are all turned up."""
+    tables = tiny_tables(seed=5)
+    obs = tables["obs"].replace({"compound": {"zetastat": "novelin"}})
+    treated = ((obs["compound"] == "novelin") & ~obs["is_control"]).to_numpy()
+    tables["expression"][treated] += np.where(np.arange(tables["expression"].shape[1]) % 2, 6.0, -6.0)
+    study = write_study(
+        tmp_path_factory.mktemp("new") / "study", **{**tables, "obs": obs.assign(dili=np.nan, injury=np.nan)}
+    )
+    write_features(study)
+    return study
+
+
+def copied(run: RunFolder, where: Path) -> RunFolder:
+    shutil.copytree(run.root, where)
+    return RunFolder(where)
+
+
+def with_valid(run: RunFolder, where: Path, n: int) -> RunFolder:
+    """The run with ``n`` validation compounds of DILI: 0.1 or 0.9, one in five wrong."""
+    folder = copied(run, where)
+    table = predictions.read(folder.predictions)
+    kept = table[~((table["task"] == "dili") & (table["part"] == "valid"))]
+    template = table[table["task"] == "dili"].iloc[[0]]
+    label = np.arange(n) % 2
+    wrong = np.arange(n) // 2 % 5 == 0
+    made = pd.concat([template] * n, ignore_index=True).assign(
+        unit_id=[f"v{i}" for i in range(n)],
+        part="valid",
+        label=label,
+        score=np.where(label ^ wrong, 0.9, 0.1),
+    )
+    predictions.write(pd.concat([kept, made], ignore_index=True), folder.predictions)
+    return folder
+
+
+def dili(units: pd.DataFrame) -> pd.DataFrame:
+    return units[units["task"] == "dili"].set_index("unit_id")
+
+
+def test_a_compound_unlike_those_of_training_is_the_farthest(run: RunFolder, new: Study) -> None:
+    scores = score_study([run.root], new, Audit())
+    compounds = scores.compounds.set_index("compound")
+    assert compounds["distance"].idxmax() == "novelin"
+    assert not compounds.at["novelin", "seen_in_training"]
+    table = anndata.read_h5ad(run.embeddings).obs
+    training = set(table.loc[table["part"] == "train", "compound"])
+    assert all(set(re.findall(r"(\w+) \(", nearest)) == training for nearest in compounds["nearest"])
+    np.testing.assert_allclose(compounds["gate_slide"] + compounds["gate_expression"], 1.0, atol=1e-5)
+    treated = scores.samples.query("not is_control").groupby("compound")["distance"].mean()
+    np.testing.assert_allclose(compounds["distance"], treated.loc[compounds.index])
+    units = dili(scores.units)
+    np.testing.assert_allclose(units["distance"], compounds.loc[units.index, "distance"])
+    # One fold of this study has too few validation compounds to tell 5 %, and the notes say so.
+    assert not units["abstain"].any()
+    assert any("validation units (compound) cannot tell 5 %" in note for note in scores.notes)
+    assert any("vehicle controls of this study" in note for note in scores.notes)
+
+
+def test_abstention_by_distance_follows_alpha(run: RunFolder, new: Study) -> None:
+    units = dili(score_study([run.root], new, Audit(), alpha=0.5).units)
+    assert units.at["novelin", "abstain"]
+    assert units.at["novelin", "reason"] == "farther than 50 % of validation units"
+    assert (units["abstain"] == (units["distance_percentile"] >= 50)).all()
+    assert (units.loc[~units["abstain"], "reason"] == "").all()
+
+
+def test_runs_that_kept_no_training_samples_take_them_from_their_study(
+    run: RunFolder, new: Study, tmp_path: Path
+) -> None:
+    old = copied(run, tmp_path / "old")
+    table = anndata.read_h5ad(old.embeddings)
+    table[table.obs["part"] != "train"].copy().write_h5ad(old.embeddings)
+    kept, encoded = (score_study([f.root], new, Audit()).compounds for f in (run, old))
+    np.testing.assert_allclose(kept["distance"], encoded["distance"], rtol=1e-3)
+    config = old.read_config()
+    config["data"]["root"] = str(tmp_path / "gone")
+    old.config.write_text(yaml.safe_dump(config))
+    with pytest.raises(RunError, match=r"holds no training samples .* put it back, or train again"):
+        score_study([old.root], new, Audit())
+    # What a run keeps is enough: its own study is not asked for.
+    moved = copied(run, tmp_path / "moved")
+    moved.config.write_text(yaml.safe_dump(config))
+    pd.testing.assert_frame_equal(score_study([moved.root], new, Audit()).compounds, kept)
+
+
+def test_temperature_is_of_validation_and_too_few_units_are_said(
+    run: RunFolder, new: Study, tmp_path: Path
+) -> None:
+    few, many = (score_study([with_valid(run, tmp_path / str(n), n).root], new, Audit()) for n in (19, 40))
+    assert not dili(few.units)["calibrated"].any()
+    assert "dili: not calibrated, 19 labelled validation units are under 20" in few.notes
+    # Eight of ten right at 0.9 and 0.1: the temperature makes 0.8 of 0.9.
+    temperature = np.log(9) / np.log(4)
+    assert dili(many.units)["calibrated"].all()
+    np.testing.assert_allclose(
+        dili(many.units)["risk"], scale(dili(few.units)["risk"].to_numpy(), temperature), atol=1e-3
+    )
+
+
+def test_risks_that_validation_cannot_call_are_abstained_on(
+    run: RunFolder, new: Study, tmp_path: Path
+) -> None:
+    folder = with_valid(run, tmp_path / "run", 40).root
+    loose, strict = (score_study([folder], new, Audit(), error=e) for e in (0.25, 0.1))
+    # A fifth is wrong: all are called at an error of 0.25, none at 0.1.
+    assert not dili(loose.units)["abstain"].any()
+    assert dili(strict.units)["abstain"].all()
+    assert set(dili(strict.units)["reason"]) == {"no risk is called"}
+    assert (
+        "dili: no 20 of 40 validation units are called with an error of 0.1; none is called" in strict.notes
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 0.0}, {"alpha": 1.0}, {"error": 0.5}, {"error": -0.1}])
+def test_shares_out_of_range_are_refused(run: RunFolder, new: Study, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ApplicabilityError, match="must lie between"):
+        score_study([run.root], new, Audit(), **wrong)
+
+
+def test_one_run_twice_and_two_experiments_are_refused(run: RunFolder, new: Study, tmp_path: Path) -> None:
+    other = copied(run, tmp_path / "copy")
+    with pytest.raises(RunError, match=r"several runs of fold and seed \(0, 0\)"):
+        score_study([run.root, other.root], new, Audit())
+    config = other.read_config()
+    other.config.write_text(yaml.safe_dump({**config, "name": "mirror", "seed": 1}))
+    with pytest.raises(RunError, match=r"experiments \['full', 'mirror'\]"):
+        score_study([run.root, other.root], new, Audit())
+
+
+def test_a_study_without_slides_or_without_a_gene_says_what_is_missing(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    tables = tiny_tables(seed=6)
+    bare = write_study(tmp_path / "bare", **{**tables, "slides": tables["slides"].iloc[:0]})
+    with pytest.raises(ValueError, match="no features 'test'"):
+        score_study([run.root], bare, Audit())
+    # With a store, samples without a slide are scored by expression alone.
+    write_features(bare)
+    samples = score_study([run.root], bare, Audit()).samples
+    assert not samples["has_slide"].any()
+    assert samples["has_expression"].all()
+    assert (samples["gate_slide"] < 1e-5).all()
+    lacking = write_study(
+        tmp_path / "lacking", **{**tables, "var": tables["var"].rename(index=lambda g: f"other-{g}")}
+    )
+    write_features(lacking)
+    with pytest.raises(ValueError, match="lacks 20 of the 20 genes"):
+        score_study([run.root], lacking, Audit())
+
+
+def test_samples_without_a_matched_control_are_in_the_audit(run: RunFolder, tmp_path: Path) -> None:
+    tables = tiny_tables(seed=7)
+    treated = (tables["obs"]["compound"] == "zetastat") & ~tables["obs"]["is_control"]
+
+    def said(name: str, obs: pd.DataFrame) -> set[str]:
+        study = write_study(tmp_path / name, **{**tables, "obs": obs})
+        write_features(study)
+        audit = Audit()
+        score_study([run.root], study, audit)
+        return {r.id for r in audit.records if "compared with the mean of the training controls" in r.reason}
+
+    renamed = tables["obs"]["control_group"].astype(str).mask(treated, "controls that were never sent")
+    lost = said("lost", tables["obs"].assign(control_group=renamed)) - said("whole", tables["obs"])
+    assert lost
+    assert lost <= set(tables["obs"].index[treated])
+
+
+def test_the_command_writes_tables_notes_and_a_figure(
+    run: RunFolder, new: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toxfusion import predict
+
+    predict.main([f"run={run.root}", f"study={new.root}", f"paths.outputs={tmp_path}", "alpha=0.5"])
+    output = tmp_path / "predict" / "study"
+    assert {f.name for f in output.iterdir()} >= {
+        "scores.csv", "compounds.csv", "samples.csv", "notes.txt", "risk.png", "audit.json"}  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "farther than 50 % of validation units" in printed
+    assert "dili: not calibrated" in printed
+    assert set(pd.read_csv(output / "samples.csv")["sample_id"]) <= set(new.sample_ids)

@@ -1,0 +1,1 @@
+"""Baselines by scikit-learn and scikit-survival, behind the same predictions table."""

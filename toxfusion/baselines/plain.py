@@ -1,0 +1,520 @@
+"""Plain baselines by scikit-learn: pooled tiles, expression, its components, dose and time, serum chemistry, findings.
+
+They see the same fold, references, labels and table of predictions as the network. Everything is fitted on
+training samples; the strength of regularisation is chosen on the validation part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss, mean_squared_error
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from toxfusion.baselines.survival import SURVIVAL_LEARNERS, fit_survival
+from toxfusion.data.datamodule import FoldData
+from toxfusion.evaluation import predictions
+from toxfusion.evaluation.predictions import MAX_GRADE, is_biochemistry
+from toxfusion.evaluation.survival import even_grid, survival_columns
+from toxfusion.study.rules import DOSE_LEVELS
+from toxfusion.study.study import Study
+from toxfusion.tasks.outcomes import Survival
+
+log = logging.getLogger(__name__)
+
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+LEAF_SIZES = (10, 3, 1)
+ROUNDS = (25, 50, 100, 200)
+LEARNERS = ("logistic", "forest", "boosting")
+_SAMPLES_AT_ONCE = 64
+
+
+class BaselineError(ValueError):
+    """A baseline that does not exist, or that the data cannot feed."""
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """What a baseline may vary.
+
+    Attributes:
+        n_components: principal components of pooled tiles and of expression, each; None for no reduction.
+        chemistry: columns of ``study.chemistry``; None for all.
+        chemistry_reference: "matched_controls" subtracts the mean of the sample's control_group on the log
+            scale.
+        finding_compounds: treated training compounds that must show a finding for it to be a feature.
+    """
+
+    n_components: int | None = 50
+    chemistry: tuple[str, ...] | None = None
+    chemistry_reference: str = "matched_controls"
+    finding_compounds: int = 2
+
+
+@dataclass(frozen=True)
+class Block:
+    """One kind of features of every sample of the study.
+
+    Attributes:
+        values: float64 [n_samples, d]; a row of NaN where the sample lacks it.
+        reduce: whether principal components are taken.
+    """
+
+    values: np.ndarray
+    reduce: bool
+
+    @property
+    def absent(self) -> np.ndarray:
+        """bool [n_samples], samples for which something is missing and is imputed."""
+        return np.isnan(self.values).any(axis=1)
+
+
+def pooled_tiles(fold: FoldData, settings: BaselineSettings) -> Block:
+    """Mean and standard deviation over all tiles of a sample, [n_samples, 2 D]."""
+    if fold.store is None:
+        raise BaselineError("this baseline needs tile features: set tile_features, or take another baseline.")
+    values = np.full((len(fold.sample_ids), 2 * fold.tile_dim), np.nan)
+    for start in range(0, len(fold.sample_ids), _SAMPLES_AT_ONCE):
+        chunk = fold.sample_ids[start : start + _SAMPLES_AT_ONCE]
+        tiles = fold.batch(chunk, stage="evaluate").tiles
+        for i, bag in enumerate(tiles.split(tiles.features)):
+            if len(bag):
+                rows = bag.double().numpy()
+                values[start + i] = np.concatenate([rows.mean(axis=0), rows.std(axis=0)])
+    return Block(values, reduce=True)
+
+
+def standardised_expression(fold: FoldData, settings: BaselineSettings) -> Block:
+    """The genes that the fold's fitted transform gives, [n_samples, G]."""
+    if fold.expression is None:
+        raise BaselineError(
+            "this baseline needs expression: set modality=both or omics, or take another baseline."
+        )
+    return Block(fold.expression.transform(fold.study, fold.sample_ids).astype(np.float64), reduce=True)
+
+
+def every_gene(fold: FoldData, settings: BaselineSettings) -> Block:
+    """The same without principal components, for learners that choose or shrink genes themselves."""
+    return replace(standardised_expression(fold, settings), reduce=False)
+
+
+def dose_and_time(fold: FoldData, settings: BaselineSettings) -> Block:
+    """Dose level (one column each), log dose and log time, [n_samples, 6]: what is known before any tissue
+    is seen.
+    """
+    obs = fold.study.obs
+    levels = [(obs["dose_level"] == level).to_numpy(dtype=float) for level in DOSE_LEVELS]
+    dose, time = (np.log1p(obs[c].to_numpy(dtype=float)) for c in ("dose", "time_h"))
+    return Block(np.stack([*levels, dose, time], axis=1), reduce=False)
+
+
+def serum_chemistry(fold: FoldData, settings: BaselineSettings) -> Block:
+    """log(1 + value) of the chosen chemistry columns, against the matched controls, [n_samples, d]."""
+    table = fold.study.chemistry
+    if table is None or table.empty:
+        raise BaselineError(
+            f"{fold.study.root / 'expression.h5ad'}: obsm['chemistry'] is absent; this baseline needs it."
+        )
+    columns = list(table.columns) if settings.chemistry is None else list(settings.chemistry)
+    unknown = [c for c in columns if c not in table.columns]
+    if unknown:
+        raise BaselineError(
+            f"{fold.study.root / 'expression.h5ad'}: obsm['chemistry'] has no {unknown}, only {list(table.columns)}; "
+            "add what was measured, or take another baseline."
+        )
+    values = np.log1p(table[columns].clip(lower=0).to_numpy(dtype=np.float64))
+    if settings.chemistry_reference == "matched_controls":
+        values = values - _control_means(fold.study, values)
+    return Block(values, reduce=False)
+
+
+def alt_and_ast(fold: FoldData, settings: BaselineSettings) -> Block:
+    """The two transaminases alone, [n_samples, 2]: what a clinic would look at."""
+    return serum_chemistry(fold, replace(settings, chemistry=("ALT", "AST")))
+
+
+def pathologist_findings(fold: FoldData, settings: BaselineSettings) -> Block:
+    """Grades of the findings that enough treated training compounds show, [n_samples, d]; NaN = not examined."""
+    study = fold.study
+    treated = study.obs.loc[list(fold.split.train)].query("not is_control")
+    shown = (study.findings.loc[treated.index] > 0).groupby(treated["compound"]).any().sum()
+    kept = shown.index[shown >= settings.finding_compounds]
+    if not len(kept):
+        raise BaselineError(
+            f"{study.root / 'expression.h5ad'}: no term of obsm['findings'] is seen in {settings.finding_compounds} "
+            f"treated training compounds of fold {fold.split.fold}; take another baseline."
+        )
+    return Block(study.findings[kept].to_numpy(dtype=np.float64), reduce=False)
+
+
+def _control_means(study: Study, values: np.ndarray) -> np.ndarray:
+    """[n_samples, d], mean over the vehicle controls of each sample's control_group; NaN where there is
+    none.
+    """
+    table = pd.DataFrame(values, index=study.obs.index)
+    controls = study.obs["is_control"].to_numpy(dtype=bool)
+    means = table[controls].groupby(study.obs.loc[controls, "control_group"].to_numpy()).mean()
+    return means.reindex(study.obs["control_group"]).to_numpy()
+
+
+FEATURES: dict[str, tuple[Callable[[FoldData, BaselineSettings], Block], ...]] = {
+    "meanpool": (pooled_tiles,),
+    "pca": (standardised_expression,),
+    "genes": (every_gene,),
+    "concat": (pooled_tiles, standardised_expression),
+    "metadata": (dose_and_time,),
+    "chemistry": (serum_chemistry,),
+    "alt_ast": (alt_and_ast,),
+    "findings": (pathologist_findings,),
+    "tabular": (dose_and_time, serum_chemistry, pathologist_findings),
+}
+LATE_FUSION = "late"
+
+
+def baseline_names() -> list[str]:
+    """Every ``<features>_<learner>``; ``late`` is the mean of the scores of ``meanpool`` and ``pca``.
+
+    ``cox``, ``coxnet`` and ``rsf`` predict survival alone, the other learners every other task.
+    """
+    plain = [f"{features}_{learner}" for features in (*FEATURES, LATE_FUSION) for learner in LEARNERS]
+    return plain + [f"{features}_{learner}" for features in FEATURES for learner in SURVIVAL_LEARNERS]
+
+
+def fit_baseline(
+    name: str, fold: FoldData, *, seed: int, settings: BaselineSettings | None = None
+) -> pd.DataFrame:
+    """Fit one baseline on the training part and score the validation and test parts.
+
+    Args:
+        name: ``<features>_<learner>``, one of ``baseline_names()``.
+        fold: study, split, tasks, and the store and expression transform where the features need them.
+        seed: of forests, boosting and randomised components.
+
+    Returns:
+        Predictions table (``toxfusion.evaluation.predictions``) of every task of the fold: lesions, severity,
+        subtype and serum chemistry of samples, injury of treated dose groups (mean over their samples), DILI
+        of compounds (mean and most extreme features over their treated samples; controls never enter). Column
+        ``imputed`` is true where a feature was absent and the training mean stands in for it.
+
+    Raises:
+        BaselineError: an unknown name, features that the study or fold lacks, or a task that the baseline
+            does not have (survival and other tasks by one learner; serum chemistry and findings from themselves).
+        SurvivalBaselineError: scikit-survival is not installed, or no training sample has an event.
+    """
+    features, _, learner = name.rpartition("_")
+    if name not in baseline_names():
+        raise BaselineError(f"unknown baseline {name!r}; there are {baseline_names()}.")
+    _refuse_tasks(name, learner, fold)
+    settings = settings or BaselineSettings()
+    if features == LATE_FUSION:
+        return _late_fusion([fit_baseline(f"{f}_{learner}", fold, seed=seed, settings=settings)
+                             for f in ("meanpool", "pca")])  # fmt: skip
+    blocks = [make(fold, settings) for make in FEATURES[features]]
+    return _Scored(fold, blocks, learner, settings, seed).table()
+
+
+def _refuse_tasks(name: str, learner: str, fold: FoldData) -> None:
+    tasks = fold.tasks
+    if learner not in SURVIVAL_LEARNERS and tasks.survival is not None:
+        raise BaselineError(
+            f"method={name}: does not predict survival; set task.survival.method=null, or take one of "
+            f"{', '.join(SURVIVAL_LEARNERS)} in place of {learner}, or method=network."
+        )
+    if learner in SURVIVAL_LEARNERS and (tasks.survival is None or replace(tasks, survival=None)):
+        raise BaselineError(
+            f"method={name}: predicts survival alone; set task=survival, or take another method."
+        )
+    read = FEATURES.get(name.rpartition("_")[0], ())
+    if tasks.biochemistry is not None and {serum_chemistry, alt_and_ast} & set(read):
+        raise BaselineError(
+            f"method={name}: task.biochemistry asks for the serum chemistry that this baseline reads; set "
+            "task.biochemistry=null, or take another method."
+        )
+    if (tasks.injury or tasks.lesions or tasks.severity) and pathologist_findings in read:
+        raise BaselineError(
+            f"method={name}: injury, lesions and severity are the findings that this baseline reads; set task=dili, "
+            "or take another method."
+        )
+
+
+def _late_fusion(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    first, second = tables
+    imputed = first["imputed"].to_numpy() | second["imputed"].to_numpy()
+    score = (first["score"].to_numpy() + second["score"].to_numpy()) / 2
+    return predictions.validate(first.assign(score=score, imputed=imputed))
+
+
+def reduced(block: Block, train: np.ndarray, n_components: int | None, seed: int) -> np.ndarray:
+    """A block imputed, standardised and reduced to principal components, as fitted on training samples.
+
+    The widest feature gets deviation 1 and the others keep their proportion: components are not whitened, and
+    two blocks enter a penalised regression on one scale.
+
+    Args:
+        train: int [n_train], rows of the training samples.
+        n_components: None for no reduction.
+        seed: of randomised components.
+
+    Returns:
+        float64 [n_samples, d].
+
+    Raises:
+        BaselineError: fewer than two training samples have these features.
+    """
+    known = block.values[train]
+    known = known[~np.isnan(known).all(axis=1)]
+    if len(known) < 2:
+        raise BaselineError(f"{len(known)} training samples have these features; at least two are needed.")
+    steps: list[Any] = [SimpleImputer(keep_empty_features=True), StandardScaler()]
+    if block.reduce and n_components is not None:
+        steps.append(PCA(min(n_components, len(known) - 1, known.shape[1]), random_state=seed))
+    pipeline = make_pipeline(*steps).fit(known)
+    widest = float(pipeline.transform(known).std(axis=0).max())
+    return pipeline.transform(block.values) / (widest or 1.0)
+
+
+class _Scored:
+    """Features of one baseline on one fold, and the predictions made from them."""
+
+    def __init__(
+        self, fold: FoldData, blocks: Sequence[Block], learner: str, settings: BaselineSettings, seed: int
+    ) -> None:
+        self.fold, self.learner, self.seed = fold, learner, seed
+        self.obs = fold.study.obs
+        self.labels = fold.tasks.labels(fold.study, fold.sample_ids)
+        self.rows = {
+            part: fold.study.positions(getattr(fold.split, part)) for part in ("train", "valid", "test")
+        }
+        self.treated = ~self.obs["is_control"].to_numpy(dtype=bool)
+        self.imputed = np.any([b.absent for b in blocks], axis=0)
+        self.known = np.any([~np.isnan(b.values).all(axis=1) for b in blocks], axis=0)
+        self.features = np.concatenate(
+            [reduced(b, self.rows["train"], settings.n_components, seed) for b in blocks], axis=1
+        )
+
+    def table(self) -> pd.DataFrame:
+        tasks = self.fold.tasks
+        if tasks.survival is not None:
+            return predictions.validate(pd.concat(self._of_patients(tasks.survival), ignore_index=True))
+        tables: list[pd.DataFrame] = []
+        for column, task in enumerate(tasks.lesion_tasks):
+            tables += self._of_samples(task, self.labels["lesions"][:, column])
+        if tasks.severity:
+            tables += self._of_samples("severity", self.labels["severity"])
+        if tasks.injury:
+            tables += self._of_groups("injury", self.labels["injury"])
+        if tasks.dili:
+            tables += self._of_compounds("dili", self.labels["dili"])
+        if tasks.subtype is not None:
+            tables += self._of_samples("subtype", self.labels["subtype"])
+        for column, task in enumerate(tasks.biochemistry_tasks):
+            tables += self._of_samples(task, self.labels["biochemistry"][:, column])
+        return predictions.validate(pd.concat(tables, ignore_index=True), "baseline predictions")
+
+    def _of_samples(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
+        units = self.obs.index.to_numpy(dtype=object)
+        everyone = np.ones(len(units), dtype=bool)
+        return self._score(task, "sample", units, self.features, label, allowed=everyone, fit_on=self.known)
+
+    def _of_patients(self, survival: Survival) -> list[pd.DataFrame]:
+        time, event = self.labels["survival"].T.astype(np.float64)
+        train = self.rows["train"]
+        train = train[(self.known & ~np.isnan(time))[train]]
+        times = even_grid(survival.horizon)
+        patient = self.obs["compound"].to_numpy(dtype=str)
+        fitted = fit_survival(self.learner, self.features, time, event, patient, train, times, self.seed)
+        tables = []
+        for part in ("valid", "test"):
+            rows = self.rows[part]
+            if len(rows):
+                columns = survival_columns(survival, time[rows], event[rows], (times, fitted.curve[rows]))
+                tables.append(
+                    predictions.rows(
+                        predictions.describe_units(self.obs.iloc[rows], "sample").loc[self.obs.index[rows]],
+                        task="survival",
+                        level="sample",
+                        label=time[rows],
+                        score=fitted.risk[rows],
+                        part=part,
+                        fold=self.fold.split.fold,
+                        seed=self.seed,
+                        optional={"imputed": self.imputed[rows], **columns},
+                    )
+                )
+        return tables
+
+    def _of_groups(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
+        units = self.obs["group_id"].to_numpy()
+        fit_on = self.treated & self.known
+        return self._score(task, "group", units, self.features, label, allowed=self.treated, fit_on=fit_on)
+
+    def _of_compounds(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
+        """Every treated sample carries the features of its compound and part; one of them is fitted on."""
+        compounds = self.obs["compound"].to_numpy()
+        features = np.zeros((len(compounds), 2 * self.features.shape[1]))
+        first = np.zeros(len(compounds), dtype=bool)
+        for rows in self.rows.values():
+            rows = rows[self.treated[rows]]
+            for compound in np.unique(compounds[rows]):
+                members = rows[compounds[rows] == compound]
+                seen = members[self.known[members]]
+                features[members] = _aggregate(self.features[seen if len(seen) else members])
+                first[members[0]] = len(seen) > 0
+        return self._score(task, "compound", compounds, features, label, allowed=self.treated, fit_on=first)
+
+    def _score(
+        self,
+        task: str,
+        level: str,
+        units: np.ndarray,
+        features: np.ndarray,
+        label: np.ndarray,
+        *,
+        allowed: np.ndarray,
+        fit_on: np.ndarray,
+    ) -> list[pd.DataFrame]:
+        """Fit on rows ``fit_on`` (bool [n_samples]), score rows ``allowed``, average over the samples of a
+        unit.
+        """
+        usable = fit_on & ~np.isnan(label)
+        train, valid = (self.rows[p][usable[self.rows[p]]] for p in ("train", "valid"))
+        score = _fit_and_score(task, self.learner, features, label, train, valid, self.seed)
+        columns = [(task, label, score)]
+        if task == "subtype":
+            unknown = np.isnan(label)
+            columns = [
+                (name, np.where(unknown, np.nan, label == i), score[:, i])
+                for i, name in enumerate(self.fold.tasks.subtype_tasks)
+            ]
+        tables = []
+        for part in ("valid", "test"):
+            rows = self.rows[part][allowed[self.rows[part]]]
+            if len(rows):
+                tables += [self._rows(t, level, units[rows], rows, y, s, part) for t, y, s in columns]
+        return tables
+
+    def _rows(
+        self,
+        task: str,
+        level: str,
+        unit: np.ndarray,
+        rows: np.ndarray,
+        label: np.ndarray,
+        score: np.ndarray,
+        part: str,
+    ) -> pd.DataFrame:
+        grouped = pd.DataFrame(
+            {"label": label[rows], "score": score[rows], "imputed": self.imputed[rows]}
+        ).groupby(unit)
+        return predictions.rows(
+            predictions.describe_units(self.obs.iloc[rows], level),
+            task=task,
+            level=level,
+            label=grouped["label"].first(),
+            score=grouped["score"].mean(),
+            part=part,
+            fold=self.fold.split.fold,
+            seed=self.seed,
+            optional={"imputed": grouped["imputed"].any()},
+        )
+
+
+def _aggregate(rows: np.ndarray) -> np.ndarray:
+    """[2 d]: mean over rows, and the entry of largest magnitude with its sign (a component's sign is
+    arbitrary).
+    """
+    extreme = np.take_along_axis(rows, np.abs(rows).argmax(axis=0)[None], axis=0)[0]
+    return np.concatenate([rows.mean(axis=0), extreme])
+
+
+def _candidates(learner: str, measured: bool, seed: int) -> list[Any]:
+    """Estimators from the most to the least regularised; regressors where the label is a grade or a value."""
+    if learner == "logistic":
+        return [Ridge(alpha=1 / c) if measured else LogisticRegression(C=c, max_iter=2000) for c in PENALTIES]
+    if learner == "forest":
+        forest = RandomForestRegressor if measured else RandomForestClassifier
+        return [forest(n_estimators=200, min_samples_leaf=k, random_state=seed) for k in LEAF_SIZES]
+    boosting = HistGradientBoostingRegressor if measured else HistGradientBoostingClassifier
+    common = {"learning_rate": 0.05, "max_depth": 3, "early_stopping": False, "random_state": seed}
+    return [boosting(max_iter=k, **common) for k in ROUNDS]
+
+
+def _fit_and_score(
+    task: str,
+    learner: str,
+    features: np.ndarray,
+    label: np.ndarray,
+    train: np.ndarray,
+    valid: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Scores of every row, [n], or [n, classes] of subtype, by the candidate of least validation loss.
+
+    The loss is the log loss; of severity and serum chemistry the squared error. Without validation labels the
+    most regularised candidate is taken. Training labels of one value (or none) give every row their mean (without
+    labels one half, of serum chemistry 0).
+    """
+    if task == "subtype":
+        return _of_classes(learner, features, label, train, valid, seed)
+    measured = task == "severity" or is_biochemistry(task)
+    known = label[train]
+    if len(known) == 0 or known.min() == known.max():
+        constant = float(known.mean()) if len(known) else 0.0 if is_biochemistry(task) else 0.5
+        log.warning(
+            "%s: %d training labels, all alike; every unit is scored %.2f", task, len(known), constant
+        )
+        return np.full(len(features), constant)
+    best, least = np.zeros(len(features)), np.inf
+    for candidate in _candidates(learner, measured, seed):
+        fitted = candidate.fit(features[train], known)
+        score = fitted.predict(features) if measured else fitted.predict_proba(features)[:, 1]
+        if task == "severity":
+            score = np.clip(score, 0, MAX_GRADE)
+        if len(valid) == 0:
+            return score
+        loss = (
+            mean_squared_error(label[valid], score[valid])
+            if measured
+            else log_loss(label[valid], score[valid], labels=[0, 1])
+        )
+        if loss < least:
+            best, least = score, loss
+    return best
+
+
+def _of_classes(
+    learner: str, features: np.ndarray, label: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int
+) -> np.ndarray:
+    """Probabilities of exclusive classes, [n, classes]; a class whose training samples lack features gets 0."""
+    known = np.unique(label[train])
+    classes = np.arange(int(np.nanmax(label)) + 1)
+    if len(known) < 2:
+        raise BaselineError(
+            f"task 'subtype': the training samples with these features are of {len(known)} class; two are needed."
+        )
+    best, least = np.zeros((len(features), len(classes))), np.inf
+    for candidate in _candidates(learner, False, seed):
+        fitted = candidate.fit(features[train], label[train])
+        score = np.zeros((len(features), len(classes)))
+        score[:, fitted.classes_.astype(int)] = fitted.predict_proba(features)
+        if len(valid) == 0:
+            return score
+        loss = log_loss(label[valid], score[valid], labels=classes)
+        if loss < least:
+            best, least = score, loss
+    return best

@@ -1,0 +1,193 @@
+"""Hydra's configuration loader with plain refusals: unknown keys, groups, options and experiments.
+
+Here live the rules of what the command line may say; ``toxfusion.config.entry`` imports it when work starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from toxfusion.config.names import register_resolvers
+from toxfusion.config.nodes import ConfigError
+
+# Groups whose files set keys of other files, and may not bring in keys of their own.
+OVERLAYS = ("experiment", "hparams_search", "debug", "local")
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Composes as Hydra does; neither ``+key=value`` nor an experiment may bring in a key nobody reads."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose one configuration. Raises ConfigError with one line that says what to change."""
+
+        def load(lines: list[str]) -> DictConfig:
+            return super(CheckedLoader, self).load_configuration(
+                config_name, lines, run_mode, from_shell, validate_sweep_overrides
+            )
+
+        register_resolvers()  # here, since a launcher may have sent this loader to another process
+        try:
+            parsed = OverridesParser.create().parse_overrides(overrides)
+            return load([self._without_plus(override) for override in parsed])
+        except OverrideParseException as error:
+            raise ConfigError(f"cannot read '{error.override}': {_line(error)}") from error
+        except MissingConfigException as error:
+            raise ConfigError(self._missing(error)) from error
+        except HydraException as error:
+            groups = [override for override in parsed if self._is_group(override)]
+            try:
+                known = load([str(override.input_line) for override in groups])
+            except HydraException:
+                self._refuse_unused_group(config_name, groups, load)
+            else:
+                self._refuse_unknown_key(known, parsed)
+            cause = f": {_line(error.__cause__)}" if error.__cause__ else ""
+            raise ConfigError(f"{_line(error)}{cause}".strip(": ")) from error
+
+    def _compose_config_from_defaults_list(
+        self, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        ours = [default for default in defaults if not (default.package or "").startswith("hydra")]
+        known: dict[str, Any] = {}
+        for default in ours:
+            if not _is_overlay(default):
+                _merge(known, _content(default, repo))
+        for default in ours:
+            if _is_overlay(default):
+                _refuse_new_keys(_content(default, repo), known, f"{default.config_path}.yaml")
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+    def _is_group(self, override: Override) -> bool:
+        return bool(self.repository.group_exists(override.key_or_group)) and "." not in override.key_or_group
+
+    def _without_plus(self, override: Override) -> str:
+        """``+key=value`` as ``key=value``, which Hydra refuses for an unknown key; groups keep their plus."""
+        line = str(override.input_line)
+        if override.key_or_group.startswith("hydra.") or self._is_group(override):
+            return line
+        return line.lstrip("+") if override.is_add() or override.is_force_add() else line
+
+    def _options(self, group: str) -> list[str]:
+        return list(self.repository.get_group_options(group, ObjectType.CONFIG))
+
+    def _missing(self, error: MissingConfigException) -> str:
+        if not error.missing_cfg_file or error.options is None:
+            return _line(error)
+        missing = PurePosixPath(error.missing_cfg_file)
+        options = list(error.options)
+        kind = "experiment" if str(missing.parent) == "experiment" else f"option of {missing.parent}"
+        hint = nearest(missing.name, options)
+        extra = "; more come with pip install 'toxfusion[sweeps]'" if missing.parts[0] == "hydra" else ""
+        return f"unknown {kind} '{missing.name}'{hint}; there are: {', '.join(options)}{extra}"
+
+    def _refuse_unused_group(
+        self, config_name: str | None, groups: Sequence[Override], load: Callable[[list[str]], DictConfig]
+    ) -> None:
+        """A group that exists but that this command does not use."""
+        try:
+            used = list(load([]).hydra.runtime.choices)
+        except HydraException:
+            return  # the files themselves do not compose; the error at hand says so
+        for override in groups:
+            group = override.key_or_group
+            if group not in used and not override.is_add():
+                ours = [name for name in used if not name.startswith("hydra")]
+                raise ConfigError(f"{config_name} has no group '{group}'; it has: {', '.join(ours)}")
+
+    def _refuse_unknown_key(self, composed: DictConfig, parsed: Sequence[Override]) -> None:
+        groups = self.repository.get_group_options("", ObjectType.GROUP)
+        known = list(dict.fromkeys([*dotted_keys(composed), *groups]))
+        for override in parsed:
+            if not self._is_group(override) and override.key_or_group not in known:
+                key = override.key_or_group
+                raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+
+
+def dotted_keys(config: DictConfig) -> list[str]:
+    """Every key of a configuration, as a dotted path; interpolations are not followed."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    keys: list[str] = []
+
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                keys.append(f"{path}{key}")
+                walk(value, f"{path}{key}.")
+
+    walk(plain, "")
+    return keys
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """', did you mean ...?' for a wrong name: paths that look alike, and the same last name elsewhere."""
+    ours = (
+        [key for key in known if not key.startswith("hydra.")]
+        if not name.startswith("hydra")
+        else list(known)
+    )
+    close = difflib.get_close_matches(name, ours, n=3, cutoff=0.6)
+    last = name.rpartition(".")[2]
+    tails = {key: key.rpartition(".")[2] for key in ours}
+    near_tails = difflib.get_close_matches(last, sorted(set(tails.values())), n=2, cutoff=0.75)
+    close += [key for key in ours if tails[key] in near_tails and key not in close]
+    return f", did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def _is_overlay(default: ResultDefault) -> bool:
+    return (default.config_path or "").partition("/")[0] in OVERLAYS
+
+
+def _content(default: ResultDefault, repo: IConfigRepository) -> dict[str, Any]:
+    """What one file says, as plain dictionaries at the place it has in the whole; no value is resolved."""
+    file = repo.load_config(config_path=str(default.config_path))
+    content: Any = OmegaConf.to_container(file.config, resolve=False) if file else {}
+    content.pop("defaults", None)
+    for part in reversed((default.package or "").split(".")):
+        content = {part: content} if part else content
+    return dict(content)
+
+
+def _merge(known: dict[str, Any], content: dict[str, Any]) -> None:
+    for key, value in content.items():
+        if isinstance(value, dict) and isinstance(known.get(key), dict):
+            _merge(known[key], value)
+        else:
+            known[key] = value
+
+
+def _refuse_new_keys(overlay: dict[str, Any], known: dict[str, Any], file: str, path: str = "") -> None:
+    """Refuse a key of an experiment that no other file has; a node that brings its own _target_ may."""
+    for key, new in overlay.items():
+        where = f"{path}{key}"
+        if where == "hydra":
+            continue
+        if key not in known:
+            raise ConfigError(f"{file}: unknown key '{where}'{nearest(str(key), list(known))}")
+        old = known[key]
+        if isinstance(new, dict) and isinstance(old, dict) and "_target_" not in new:
+            _refuse_new_keys(new, old, file, f"{where}.")
+
+
+def _line(error: BaseException) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()

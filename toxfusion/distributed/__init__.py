@@ -1,0 +1,1 @@
+"""Several processes as one: gathering with gradient, launching, and what a rank runs."""

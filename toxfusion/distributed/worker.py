@@ -1,0 +1,64 @@
+"""What one rank of a job runs: ``python -m toxfusion.distributed.worker FILE`` under torchrun, FILE a resolved config.
+
+Hydra is not here: the job that wrote the file did the composing and the checking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toxfusion.config.nodes import is_message, located
+from toxfusion.distributed.launch import RUN, die_with_parent, message_file, result_file
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the target on the configuration of a file; rank zero writes the metric beside that file.
+
+    A failure with a message for the user is written beside it too, and ends this rank with status 2.
+    """
+    parser = argparse.ArgumentParser(prog="python -m toxfusion.distributed.worker", description=__doc__)
+    parser.add_argument("file", type=Path, help="YAML file of the resolved configuration")
+    parser.add_argument("--target", default=RUN, help="function of the configuration that returns the metric")
+    given = parser.parse_args(arguments)
+    if "LOCAL_RANK" in os.environ:
+        die_with_parent()
+    rank = int(os.environ.get("RANK", "0"))
+    _log(rank)
+    try:
+        metric = float(located(given.target)(yaml.safe_load(given.file.read_text())))
+    except Exception as error:
+        if not is_message(error):
+            raise
+        _write(message_file(given.file), {"message": str(error)}, rank)
+        print(f"rank {rank}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    if rank == 0:
+        _write(result_file(given.file), {"metric": metric}, rank)
+
+
+def _log(rank: int) -> None:
+    """Rank zero speaks, the others warn."""
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(
+        level=level, format=f"[%(asctime)s][rank {rank}][%(name)s][%(levelname)s] %(message)s"
+    )
+
+
+def _write(file: Path, content: dict[str, Any], rank: int) -> None:
+    """Write JSON whole or not at all; of two ranks that write, one wins."""
+    part = file.with_name(f".{file.name}.{rank}")
+    part.write_text(json.dumps(content))
+    part.replace(file)
+
+
+if __name__ == "__main__":
+    main()

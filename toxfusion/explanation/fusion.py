@@ -1,0 +1,142 @@
+"""Fusion: the gate, which tokens attend to which, and what the prediction would be without a modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from toxfusion.data.batch import Batch
+from toxfusion.explanation.genes import expression_token_names
+from toxfusion.explanation.regions import PLACE, tile_places
+from toxfusion.explanation.targets import target_values
+from toxfusion.models.bag import BagEncoder, GatedAttention
+from toxfusion.runs.loaded import LoadedRun
+from toxfusion.runs.probes import MODALITIES
+
+DESCRIBED = ("compound", "dose_level", "dose", "time_h", "is_control")
+
+
+def _described(run: LoadedRun, batch: Batch) -> pd.DataFrame:
+    obs = run.fold.study.obs.loc[batch.sample_ids, list(DESCRIBED)].rename_axis("sample_id").reset_index()
+    return obs.assign(has_slide=batch.has_slide.numpy(), has_expression=batch.has_expression.numpy())
+
+
+@torch.inference_mode()
+def gates(run: LoadedRun, batch: Batch) -> pd.DataFrame:
+    """Share of each modality in what is fused, with compound, dose and time of the sample.
+
+    A gate of 0 or 1 stands where a modality is missing, or where the network reads one alone.
+    """
+    gate = run.module.network(batch).fused.gate.numpy()
+    return _described(run, batch).assign(gate_slide=gate[:, 0], gate_expression=gate[:, 1])
+
+
+def gates_by(samples: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread of the slide's gate over samples with both modalities, by compound, dose level and time.
+
+    Args:
+        samples: of `gates`.
+
+    Returns:
+        by, value, n, mean, sd, low, high; NaN for the sd of one sample.
+    """
+    both = samples[samples["has_slide"] & samples["has_expression"]]
+    parts = []
+    for by in ("compound", "dose_level", "time_h"):
+        found = both.groupby(by)["gate_slide"].agg(n="size", mean="mean", sd="std", low="min", high="max")
+        parts.append(found.rename_axis("value").reset_index().assign(by=by).astype({"value": str}))
+    return pd.concat(parts, ignore_index=True)[["by", "value", "n", "mean", "sd", "low", "high"]]
+
+
+@torch.inference_mode()
+def without_each(run: LoadedRun, batch: Batch, tasks: Sequence[str]) -> pd.DataFrame:
+    """Each task's number as it is, without the slide, and without expression; NaN where nothing would be left."""
+    whole = target_values(run, run.module.network(batch).fused.vector)
+    table = _described(run, batch)
+    parts = []
+    for task in tasks:
+        parts.append(table[["sample_id", "compound"]].assign(task=task, value=whole[task].double().numpy()))
+    found = pd.concat(parts, ignore_index=True)
+    both = (batch.has_slide & batch.has_expression).numpy()
+    for modality in MODALITIES:
+        hidden = target_values(run, run.module.network(batch.without(modality)).fused.vector)
+        values = [np.where(both, hidden[task].double().numpy(), np.nan) for task in tasks]
+        found[f"without_{modality}"] = np.concatenate(values)
+    return found
+
+
+def slide_token_names(run: LoadedRun) -> list[str]:
+    """The tokens of the bag encoder; the two that the network adds come last."""
+    bag = run.module.network.bag
+    assert isinstance(bag, BagEncoder), "asked of a network that reads slides"
+    names = ["slide"] if bag.n_tokens == 1 else [f"slide {i}" for i in range(bag.n_tokens)]
+    return [*names, "shared", "private"]
+
+
+@torch.inference_mode()
+def token_attention(run: LoadedRun, batch: Batch) -> pd.DataFrame:
+    """Which token of one modality reads which of the other, the mean over heads and samples that have both.
+
+    Returns:
+        direction, from, to, attention (sums to 1 over ``to``), n; empty where the fusion has no such attention.
+    """
+    rows = []
+    both = batch.has_slide & batch.has_expression
+    if bool(both.any()):
+        attention = run.module.network(batch).fused.attention
+        for direction in ("slide_to_expression", "expression_to_slide"):
+            if direction not in attention:
+                continue
+            slide, genes = slide_token_names(run), expression_token_names(run)
+            asking, asked = (slide, genes) if direction == "slide_to_expression" else (genes, slide)
+            mean = attention[direction][both].mean((0, 1)).numpy()
+            for i, name in enumerate(asking):
+                rows += [
+                    {
+                        "direction": direction,
+                        "from": name,
+                        "to": to,
+                        "attention": float(a),
+                        "n": int(both.sum()),
+                    }
+                    for to, a in zip(asked, mean[i], strict=True)
+                ]
+    return pd.DataFrame(rows, columns=["direction", "from", "to", "attention", "n"])
+
+
+@torch.inference_mode()
+def expression_on_tiles(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFrame:
+    """How much each expression token reads each tile.
+
+    Fusions over tiles (MCAT, SurvPath) have this attention themselves. With cross-attention between tokens it is the
+    attention of an expression token to the tokens of the slide times theirs to the tiles, for encoders whose
+    attention is that of single tokens (one token, or one a head); the slide's shared and private tokens are of all
+    tiles at once and left out, so that a column sums to less than 1 over a slide.
+
+    Returns:
+        ``PLACE`` and one column an expression token; without further columns where there is no such attention.
+    """
+    table = tile_places(run, sample_ids)
+    network = run.module.network
+    if table.empty or network.expression is None or network.bag is None:
+        return table[list(PLACE)]
+    batch = run.fold.batch(sample_ids, stage="evaluate")
+    found = network(batch)
+    names = expression_token_names(run)
+    bag = network.bag
+    assert found.slide is not None, "a network with a bag encoder encodes slides"
+    if "expression_to_tiles" in found.fused.attention:
+        weights = found.fused.attention["expression_to_tiles"].mean(1)
+    elif "expression_to_slide" in found.fused.attention and (
+        bag.n_tokens == 1 or isinstance(bag, GatedAttention)
+    ):
+        to_tokens = found.fused.attention["expression_to_slide"].mean(1)[:, :, : bag.n_tokens]
+        own = found.slide.attention
+        own = own.mean(1, keepdim=True) if bag.n_tokens == 1 else own
+        weights = torch.einsum("tpk,tk->tp", to_tokens[batch.tiles.bag_index], own)
+    else:
+        return table[list(PLACE)]
+    return pd.concat([table, pd.DataFrame(weights.numpy(), columns=names)], axis=1)

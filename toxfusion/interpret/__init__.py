@@ -1,1 +1,0 @@
-"""Pictures and explanations of finished runs."""

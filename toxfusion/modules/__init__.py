@@ -1,1 +1,0 @@
-"""LightningModules: thin plans of training around the networks and objectives, and the scikit-learn baselines."""

@@ -1,0 +1,1 @@
+"""The pages of an explanation, which open from disk."""

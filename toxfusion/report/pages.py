@@ -1,0 +1,583 @@
+"""The report of an explanation: index.html and its pages, which open from disk without a network.
+
+Made from the tables of the folder alone (`explained.Explained`). Sections stand where their tables lie in the folder.
+Names come from data: Jinja escapes all of them, and `folder` makes files of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import yaml
+from PIL import Image
+
+from toxfusion.evaluation.comparison import METRIC_NAMES
+from toxfusion.explanation.folder import FINDING, INDEX, REPORT, VIEWER, file_name, file_stem, file_stems
+from toxfusion.report.explained import DOSE_ORDER, Explained, ExplainedRun, read_table
+from toxfusion.report.statements import areas, over_runs, statements, task_name
+from toxfusion.study.audit import Audit, replace_file
+
+OPENSEADRAGON = "6.1.1"
+"""Version of the viewer in static/."""
+STATIC = ("report.css", "viewer.js", "openseadragon.min.js", "openseadragon.LICENSE.txt")
+MOST_SETS = 20
+"""Gene sets of a table in the report; the CSV has all."""
+MOST_PICTURES = 12
+SCORE_NAMES = {
+    "attention": "attention",
+    "contribution": "contribution (gradient x difference to controls)",
+    "integrated": "integrated gradients",
+}
+PICTURES = {
+    "whole": "the whole slide beside its scores",
+    "tiles": "the tiles that raise and lower the number most",
+    "deletion": "the number as tiles are taken away and put in",
+}
+
+
+def write_report(root: Path, *, compound_pages: int = 200) -> Path:
+    """Write the report of an explanation into its folder, in place of an earlier one.
+
+    Args:
+        root: what `explaining.explain_runs` wrote.
+        compound_pages: compounds that get a page; those with drawn slides first, then those of the highest risk.
+
+    Returns:
+        index.html.
+
+    Raises:
+        RunError: no explanation lies there.
+    """
+    found = Explained(root)
+    pages = Pages(found, compound_pages)
+    for name in ("compounds", "slides", "static"):
+        shutil.rmtree(root / REPORT / name, ignore_errors=True)
+    static = resources.files("toxfusion.report") / "static"
+    for name in STATIC:
+        replace_file(root / REPORT / "static" / name, (static / name).read_bytes())
+    for compound, stem in pages.compounds.items():
+        pages.write(REPORT / "compounds" / f"{stem}.html", "compound.html", pages.compound(compound))
+    for slide, stem in pages.slides.items():
+        pages.write(REPORT / "slides" / f"{stem}.html", "slide.html", pages.slide(slide))
+    return pages.write(INDEX, "index.html", pages.index())
+
+
+def number(value: Any, digits: int = 2, sign: bool = False) -> str:
+    """A number for a table: fixed digits, scientific where these would show nothing; a dash where it is not known."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    value = float(value)
+    if value and not 10**-digits / 2 <= abs(value) < 1e5:
+        return f"{value:{'+' if sign else ''}.1e}"
+    return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def plain(value: Any) -> str:
+    """A value as text; whole numbers without a point, a dash where it is not known or empty."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Pages:
+    """Contents of the pages, and their files."""
+
+    def __init__(self, found: Explained, compound_pages: int) -> None:
+        self.found = found
+        self.compounds = file_stems(self._chosen(compound_pages))
+        self.slides = file_stems(found.drawn)
+        self._viewer = {entry["slide_id"]: entry for entry in found.viewer_slides}
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("toxfusion.report"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {"number": number, "plain": plain, "task": task_name}
+
+    def write(self, file: Path, template: str, content: Mapping[str, Any]) -> Path:
+        """Render a page; links within it are relative to where it lies."""
+        path = self.found.root / file
+
+        def link(target: str | Path) -> str:
+            return quote(os.path.relpath(target, file.parent).replace(os.sep, "/"))
+
+        def image(target: str | Path) -> dict[str, Any]:
+            width, height = _size(self.found.root / target)
+            return {"href": link(target), "width": width, "height": height}
+
+        text = self._templates.get_template(template).render(
+            link=link,
+            image=image,
+            experiment=self.found.manifest["experiment"],
+            study=self.found.provenance["study"],
+            compound_page={c: REPORT / "compounds" / f"{s}.html" for c, s in self.compounds.items()},
+            slide_page={c: REPORT / "slides" / f"{s}.html" for c, s in self.slides.items()},
+            static=REPORT / "static",
+            **content,
+        )
+        replace_file(path, text.encode())
+        return path
+
+    def _chosen(self, most: int) -> list[str]:
+        """The compounds that get a page, in the order of their names."""
+        found = self.found
+        if len(found.compounds) <= most:
+            return found.compounds
+        drawn = set(found.samples.set_index("sample_id").loc[list(found.drawn.values()), "compound"])
+        risk = found.predictions.groupby("compound")["score"].mean()
+        ranked = sorted(found.compounds, key=lambda c: (c not in drawn, -risk.get(c, -math.inf)))
+        return sorted(ranked[:most], key=str.casefold)
+
+    # ------------------------------------------------------------------ index
+
+    def index(self) -> dict[str, Any]:
+        found = self.found
+        return {
+            "statements": statements(found),
+            "metrics": self._metrics(),
+            "compounds": self._compound_rows(),
+            "n_compounds": len(found.compounds),
+            "slides": [self._slide_card(slide) for slide in self.slides],
+            "genes": self._rankings(),
+            "stability": [r for r in _rows(found.table("genes/stability.csv")) if r["n_runs"] > 1],
+            "pathways": self._pathways(),
+            "gates": self._gates(),
+            "without": self._without(),
+            "cohort": self._cohort(),
+            "faithfulness": self._faithfulness(),
+            "runs": found.runs,
+            "provenance": found.provenance,
+            "config_text": {
+                run.name: yaml.safe_dump(run.about["config"], sort_keys=False) for run in found.runs
+            },
+            "left_out": self._left_out(),
+            "openseadragon": OPENSEADRAGON,
+        }
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        """One row a headline: metric, chance, mean over runs, and value with interval of each run."""
+        rows: dict[str, dict[str, Any]] = {}
+        for run in self.found.runs:
+            for entry in run.about["scores"]:
+                row = rows.setdefault(
+                    entry["task"],
+                    {"metric": METRIC_NAMES[entry["metric"]], "chance": entry["chance"], "runs": {}},
+                )
+                row["runs"][run.name] = entry
+        for row in rows.values():
+            values = [e["value"] for e in row["runs"].values() if e["value"] is not None]
+            row["mean"] = float(np.mean(values)) if values else None
+        return [{"task": task, **row} for task, row in rows.items()]
+
+    def _compound_rows(self) -> list[dict[str, Any]]:
+        """The table of compounds: samples, predicted risk where there is one a compound, worst finding, slides."""
+        found, rows = self.found, []
+        dili = found.predictions[found.predictions["task"] == "dili"]
+        drawn = pd.Series(found.drawn, dtype=str).map(found.samples.set_index("sample_id")["compound"])
+        for compound in self.compounds:
+            mine = found.samples[found.samples["compound"] == compound]
+            risk = dili[dili["compound"] == compound]
+            rows.append(
+                {
+                    "compound": compound,
+                    "n": len(mine),
+                    "risk": over_runs(risk["score"]) if len(risk) else None,
+                    "label": _label(mine, "dili"),
+                    "finding": _worst(mine[~mine["is_control"]]),
+                    "slides": int((drawn == compound).sum()),
+                }
+            )
+        return rows
+
+    def _slide_card(self, slide: str) -> dict[str, Any]:
+        found = self.found
+        owner = found.samples[found.samples["sample_id"] == found.drawn[slide]]
+        pictures = [
+            (task, self._within(run.pictures(slide, task)["whole"]))
+            for run in found.runs
+            for task in run.tasks
+            if "whole" in run.pictures(slide, task)
+        ]
+        entry = self._viewer.get(slide)
+        if entry is not None:
+            shown = entry["overlays"][0]["task"]
+            pictures = [(shown, VIEWER / entry["folder"] / "preview.jpg"), *pictures]
+        return {
+            "slide": slide,
+            "compound": owner["compound"].iloc[0],
+            "given": _given(owner.iloc[0]),
+            "finding": _worst(owner),
+            "task": pictures[0][0] if pictures else "",
+            "picture": pictures[0][1] if pictures else None,
+        }
+
+    def _rankings(self) -> list[dict[str, Any]]:
+        """The leading genes of each task, by mean rank over runs."""
+        table = self.found.table("genes/ranking.csv")
+        if table is None:
+            return []
+        return [
+            {"task": task, "rows": _rows(rows.head(MOST_SETS))}
+            for task, rows in table.groupby("task", sort=False)
+        ]
+
+    def _pathways(self) -> dict[str, Any] | None:
+        """Enrichment where it was made, and the sums over pathway tokens where the network has them."""
+        place = self.found.root / "pathways"
+        parts: dict[str, Any] = {}
+        for name in ("gsea", "over_representation"):
+            table = read_table(place / f"{name}.csv")
+            if table is not None:
+                ordered = table.sort_values(["fdr", "p"], kind="stable")
+                parts[name] = [
+                    {"task": task, "n": len(rows), "rows": _rows(rows.head(MOST_SETS))}
+                    for task, rows in ordered.groupby("task", sort=False)
+                ]
+        if (place / "enrichment.png").is_file():
+            parts["picture"] = Path("pathways") / "enrichment.png"
+        tokens = []
+        for task in self.found.tasks:
+            name = f"{file_name(task)}_pathways.csv"
+            tables = [t for run in self.found.runs if (t := run.table(f"genes/{name}")) is not None]
+            if tables:
+                mean = (
+                    pd.concat(tables)
+                    .groupby("pathway", sort=False)[["n_genes", "integrated", "attention"]]
+                    .mean()
+                )
+                mean = mean.reindex(mean["integrated"].abs().sort_values(ascending=False).index)
+                tokens.append({"task": task, "rows": _rows(mean.head(MOST_SETS).reset_index())})
+        if tokens:
+            parts["tokens"] = tokens
+        return parts or None
+
+    def _gates(self) -> dict[str, Any] | None:
+        table = self.found.of_runs("fusion/gates_by.csv", texts=("by", "value"))
+        if table.empty:
+            return None
+        mean = table.groupby(["by", "value"], sort=False).agg(
+            n=("n", "sum"), mean=("mean", "mean"), low=("low", "min"), high=("high", "max")
+        )
+        rows = mean[mean.index.get_level_values("by") != "compound"].reset_index()
+        levels = {level: place for place, level in enumerate(DOSE_ORDER)}
+        rows = rows.iloc[np.argsort([levels.get(v, len(levels)) for v in rows["value"]], kind="stable")]
+        names = {"dose_level": "dose level", "time_h": "time, h"}
+        return {
+            "rows": _rows(rows.assign(by=rows["by"].replace(names))),
+            "pictures": [
+                (run.name, self._within(path))
+                for run in self.found.runs
+                if (path := run.place / "fusion/gates.png").is_file()
+            ][:MOST_PICTURES],
+        }
+
+    def _without(self) -> list[dict[str, Any]]:
+        table = self.found.of_runs("fusion/without.csv")
+        return [] if table.empty else _without_rows(table)
+
+    def _cohort(self) -> dict[str, Any] | None:
+        """Views of the cohort, where they were made."""
+        place = self.found.root / "cohort"
+        parts: dict[str, Any] = {}
+        names = ("compound", "dose", "time", "finding", "batch")
+        maps = [
+            (n, Path("cohort") / f"embedding_{n}.png")
+            for n in names
+            if (place / f"embedding_{n}.png").is_file()
+        ]
+        if maps:
+            parts["maps"] = maps
+        prototypes = read_table(place / "prototypes.csv")
+        if prototypes is not None:
+            parts["prototypes"] = prototypes.head(MOST_SETS)
+            parts["n_prototypes"] = len(prototypes)
+        if (place / "prototypes.png").is_file():
+            parts["prototypes_picture"] = Path("cohort") / "prototypes.png"
+        return parts or None
+
+    def _faithfulness(self) -> dict[str, Any] | None:
+        found, parts = self.found, dict[str, Any]()
+        measured = areas(found)
+        if measured:
+            parts["areas"] = [
+                {"curve": c, "value": i.value, "low": i.low, "high": i.high, "n": n, "n_compounds": m}
+                for c, (i, n, m) in measured.items()
+            ]
+        table = found.table("agreement.csv")
+        if table is not None:
+            mean = table.groupby(["against", "subject", "score"], sort=False).agg(
+                runs=("run", "nunique"), n=("n", "sum"), spearman=("spearman", "mean"),
+                low=("spearman", "min"), high=("spearman", "max"), signed=("signed", "mean"),
+            ).reset_index()  # fmt: skip
+            parts["agreement"] = _rows(mean)
+        nulls = found.table("nulls.csv")
+        if nulls is not None:
+            parts["nulls"] = _rows(nulls.assign(metric=nulls["metric"].map(METRIC_NAMES)))
+        return parts or None
+
+    def _left_out(self) -> list[dict[str, Any]]:
+        """What the audit of the explanation says: how many of each kind, and why."""
+        path = self.found.root / "audit.json"
+        counts = Audit.read(path).counts() if path.is_file() else {}
+        return [{"kind": kind, "reason": reason, "n": n} for (_, kind, reason), n in counts.items()]
+
+    # ------------------------------------------------------------------ compounds
+
+    def compound(self, compound: str) -> dict[str, Any]:
+        found = self.found
+        mine = found.samples[found.samples["compound"] == compound]
+        predicted = found.predictions[found.predictions["compound"] == compound]
+        of_compound = predicted[predicted["level"] == "compound"]
+        return {
+            "compound": compound,
+            "mine": _rows(mine),
+            "label": _label(mine, "dili"),
+            "risks": [
+                {"task": task, **over_runs(rows["score"]), "n_runs": rows["run"].nunique()}
+                for task, rows in of_compound.groupby("task", sort=False)
+            ],
+            "by_dose": self._by_dose(compound, predicted[predicted["level"] != "compound"]),
+            "findings": self._findings(compound),
+            "gates": self._compound_gates(mine),
+            "without": self._compound_without(compound),
+            "slides": [self._slide_card(s) for s in self.slides if found.drawn[s] in set(mine["sample_id"])],
+            "genes": self._compound_genes(mine),
+            "dose_response": self._dose_response(compound),
+            "nearest": self._nearest(compound),
+        }
+
+    def _by_dose(self, compound: str, predicted: pd.DataFrame) -> dict[str, Any] | None:
+        """Mean predictions of samples and dose groups, one row a dose level and time, one column a task."""
+        if predicted.empty:
+            return None
+        tasks = [t for t in self.found.tasks if t in set(predicted["task"])]
+        rows = []
+        for (level, time), samples in self.found.groups(compound):
+            same_time = predicted["time_h"].isna() if math.isnan(time) else predicted["time_h"] == time
+            here = predicted[(predicted["dose_level"] == level) & same_time]
+            mean = here.groupby("task")["score"].mean()
+            rows.append(
+                {**_given(samples.iloc[0]), "n": len(samples), "values": [mean.get(t) for t in tasks]}
+            )
+        return {"tasks": tasks, "rows": rows}
+
+    def _findings(self, compound: str) -> dict[str, Any] | None:
+        """Animals with each finding among those examined, by dose and time; findings of no animal are left out."""
+        columns = _findings_in(self.found.samples)
+        groups = list(self.found.groups(compound))
+        if not columns or not any(rows[columns].notna().any(axis=None) for _, rows in groups):
+            return None
+        seen = [c for c in columns if any((rows[c] >= 1).any() for _, rows in groups)]
+        return {
+            "groups": [_given(rows.iloc[0]) for _, rows in groups],
+            "rows": [
+                {
+                    "finding": c.removeprefix(FINDING),
+                    "cells": [
+                        {"n": int((r[c] >= 1).sum()), "of": int(r[c].notna().sum()), "worst": r[c].max()}
+                        for _, r in groups
+                    ],
+                }
+                for c in seen
+            ],
+        }
+
+    def _compound_gates(self, mine: pd.DataFrame) -> list[dict[str, Any]]:
+        table = self.found.of_runs("fusion/gates.csv")
+        if table.empty:
+            return []
+        both = table[
+            table["has_slide"] & table["has_expression"] & table["sample_id"].isin(mine["sample_id"])
+        ]
+        both = both.assign(time_h=both["time_h"].astype(float), dose=both["dose"].astype(float))
+        return [
+            {**_given(rows.iloc[0]), "n": rows["sample_id"].nunique(), **over_runs(rows["gate_slide"])}
+            for _, rows in both.groupby(["dose", "dose_level", "time_h"], dropna=False)
+        ]
+
+    def _compound_without(self, compound: str) -> list[dict[str, Any]]:
+        table = self.found.of_runs("fusion/without.csv")
+        return [] if table.empty else _without_rows(table[table["compound"] == compound])
+
+    def _compound_genes(self, mine: pd.DataFrame) -> list[dict[str, Any]]:
+        """Leading genes of its treated samples for DILI, injury, severity and the findings that it shows."""
+        treated = mine[~mine["is_control"]]
+        shown = [
+            f"lesion:{c.removeprefix(FINDING)}" for c in _findings_in(treated) if (treated[c] >= 1).any()
+        ]
+        wanted = [t for t in self.found.tasks if ":" not in t or t in shown or not t.startswith("lesion:")]
+        parts = []
+        for task in wanted:
+            table = self.found.genes_of(treated["sample_id"].tolist(), task)
+            if table is not None:
+                most = table["integrated"].abs().max() or 1.0
+                parts.append(
+                    {"task": task, "rows": _rows(table.assign(share=table["integrated"].abs() / most))}
+                )
+        return parts
+
+    def _dose_response(self, compound: str) -> Path | None:
+        table = self.found.table("cohort/dose_response/index.csv")
+        if table is None:
+            return None
+        files = table.loc[table["compound"].astype(str) == compound, "file"]
+        path = Path("cohort") / "dose_response" / Path(str(files.iloc[0])).name if len(files) else None
+        return path if path is not None and (self.found.root / path).is_file() else None
+
+    def _nearest(self, compound: str) -> list[dict[str, Any]]:
+        table = self.found.table("cohort/nearest_compounds.csv")
+        return (
+            []
+            if table is None
+            else _rows(table[table["compound"].astype(str) == compound].sort_values("rank"))
+        )
+
+    # ------------------------------------------------------------------ slides
+
+    def slide(self, slide: str) -> dict[str, Any]:
+        card, pictures, tiles = self._slide_card(slide), [], []
+        for run in self.found.runs:
+            for task in run.tasks:
+                of_task = run.pictures(slide, task)
+                if of_task:
+                    pictures.append({"run": run.name, "task": task, "files": self._named(of_task)})
+            tiles += self._extremes(run, slide)
+        geojson = [
+            (run.name, self._within(path))
+            for run in self.found.runs
+            if (path := run.place / "regions" / file_stem(slide) / "tiles.geojson").is_file()
+        ]
+        return {
+            **card,
+            "sample": self.found.drawn[slide],
+            "viewer": self._viewer_data(slide),
+            "pictures": pictures,
+            "tiles": tiles,
+            "geojson": geojson,
+        }
+
+    def _named(self, files: dict[str, Path]) -> list[tuple[str, Path]]:
+        """What each picture shows, and its file."""
+        return [
+            (
+                PICTURES.get(
+                    end, f"the part around the highest tile at {end.removesuffix('um')} um per pixel"
+                ),
+                self._within(p),
+            )
+            for end, p in sorted(
+                files.items(), key=lambda item: list(PICTURES).index(item[0]) if item[0] in PICTURES else 0.5
+            )
+        ]
+
+    def _extremes(self, run: ExplainedRun, slide: str) -> list[dict[str, Any]]:
+        table = run.table("regions/extreme_tiles.csv")
+        if table is None:
+            return []
+        rows = _rows(table[table["slide_id"].astype(str) == slide])
+        return [
+            {**row, "run": run.name, "path": self._within(run.place / "regions" / row["file"])}
+            for row in rows
+        ]
+
+    def _viewer_data(self, slide: str) -> dict[str, Any] | None:
+        """What the viewer is told: the pyramid, and each score with its legend."""
+        entry = self._viewer.get(slide)
+        if entry is None:
+            return None
+        tiles = os.path.relpath(VIEWER / entry["folder"], REPORT / "slides").replace(os.sep, "/")
+        several = len(self.found.runs) > 1
+        kept = ("width", "height", "min_level", "max_level", "tile_px", "mpp", "downsample")
+        return {
+            **{k: entry[k] for k in kept},
+            "tiles": quote(tiles),
+            "scores": [
+                {
+                    "name": _score_name(o) + (f", {o['run']}" if several else ""),
+                    "file": quote(f"{tiles}/{o['file']}"),
+                    "width": o["width"] / entry["dimensions"][0],
+                    "aspect": o["width"] / o["height"],
+                    "low": number(o["low"], 3, o["signed"]),
+                    "high": number(o["high"], 3, o["signed"]),
+                    "middle": "0" if o["signed"] else "",
+                    "colours": gradient(o["colour_map"]),
+                }
+                for o in entry["overlays"]
+            ],
+        }
+
+    def _within(self, path: Path) -> Path:
+        return path.relative_to(self.found.root)
+
+
+def _score_name(overlay: dict[str, Any]) -> str:
+    if not overlay["task"]:
+        return f"{SCORE_NAMES[overlay['score']]}, the same for every task"
+    return f"{task_name(overlay['task'])}: {SCORE_NAMES[overlay['score']]}"
+
+
+@cache
+def gradient(name: str) -> str:
+    """A colour map as the stops of a CSS gradient, low to high."""
+    return ", ".join(mpl.colors.to_hex(mpl.colormaps[name](x)) for x in np.linspace(0, 1, 9))
+
+
+def _without_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Means over samples and runs of each task's number as it is and without each modality."""
+    both = table.dropna(subset=["without_slide", "without_expression"])
+    columns = ["value", "without_slide", "without_expression"]
+    rows = []
+    for task, of_task in both.groupby("task", sort=False):
+        change = {f"change_{c}": float((of_task[c] - of_task["value"]).abs().mean()) for c in columns[1:]}
+        means = {c: float(of_task[c].mean()) for c in columns}
+        rows.append({"task": task, "n": of_task["sample_id"].nunique(), **means, **change})
+    return rows
+
+
+def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    return [] if table is None else [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _given(sample: pd.Series) -> dict[str, Any]:
+    return {k: sample[k] for k in ("dose_level", "dose", "time_h")}
+
+
+def _label(samples: pd.DataFrame, column: str) -> float | None:
+    known = samples[column].dropna() if column in samples else pd.Series(dtype=float)
+    return float(known.iloc[0]) if len(known) else None
+
+
+def _findings_in(samples: pd.DataFrame) -> list[str]:
+    """Columns of grades."""
+    return [c for c in map(str, samples.columns) if c.startswith(FINDING)]
+
+
+def _worst(samples: pd.DataFrame) -> str:
+    """The findings of the highest grade, in words; "" where nothing was examined."""
+    grades = samples[_findings_in(samples)].astype(float).max()
+    if not grades.notna().any():
+        return ""
+    present = grades[grades >= 1].sort_values(ascending=False, kind="stable")
+    return (
+        ", ".join(f"{str(c).removeprefix(FINDING)} {g:.0f}" for c, g in present.head(3).items())
+        or "no finding"
+    )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size

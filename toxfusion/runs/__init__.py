@@ -1,0 +1,1 @@
+"""Finished runs: loaded, scored again, probed, and applied to new studies."""

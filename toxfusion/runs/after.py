@@ -1,0 +1,83 @@
+"""What follows a finished run: its figures, and the rest of its run in Weights & Biases. Results are safe before."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from toxfusion.distributed.ranks import is_rank_zero
+from toxfusion.evaluation import figures, predictions
+from toxfusion.evaluation.figures import HEATMAP
+from toxfusion.runs.loaded import load_own_study, load_run
+from toxfusion.study.audit import Audit
+from toxfusion.training.folder import RunError, RunFolder
+
+
+def report(config: dict[str, Any]) -> None:
+    """Draw a finished run's figures and log it to W&B, whichever of the two has not been done; rank zero only.
+
+    A failure here loses no result: what cannot be drawn is in the run's audit.json, and a run that W&B did not take
+    is logged when the same command line is given again.
+    """
+    folder = RunFolder(Path(config["paths"]["output"]))
+    if not is_rank_zero() or folder.finished() is None:
+        return
+    if not folder.figures.is_dir():
+        draw(config, folder)
+    if config["logger"]["kind"] == "wandb":
+        _track(config, folder)
+
+
+def draw(config: dict[str, Any], folder: RunFolder) -> None:
+    """Curves and confusion of the test part, and slides under their attention, into ``folder.figures``.
+
+    What cannot be drawn is recorded in the run's audit.
+    """
+    part = folder.root / ".figures"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    audit = Audit()
+    if folder.predictions.is_file():
+        figures.held_out([predictions.read(folder.predictions)], part, title=config["name"])
+    if config["heatmaps"] > 0 and (folder.stage("finetune") / "best.ckpt").is_file():
+        _draw_heatmaps(config["heatmaps"], folder, part, audit)
+    audit.write(folder.audit)
+    part.replace(folder.figures)
+
+
+def _draw_heatmaps(n: int, folder: RunFolder, target: Path, audit: Audit) -> None:
+    try:
+        from toxfusion.runs.heatmap import draw_slide, worst_slides
+        from toxfusion.slides.readers import SlideError
+    except ImportError as error:  # a machine that trains on features need not read slides
+        audit.drop("figures", "heatmap", f"{n} slides", f"no slide can be read here: {error}")
+        return
+    run = load_run(folder, *load_own_study(folder))
+    if run.module.network.bag is None:
+        return
+    for slide_id in worst_slides(run, n):
+        path = target / f"{HEATMAP}{re.sub(r'[^A-Za-z0-9._-]+', '-', slide_id)}.png"
+        try:
+            draw_slide(run, slide_id, path)
+        except (RunError, SlideError, OSError) as error:
+            audit.drop("figures", "heatmap", slide_id, str(error))
+
+
+def _track(config: dict[str, Any], folder: RunFolder) -> None:
+    import wandb
+
+    from toxfusion.training import wandb as tracking
+
+    if tracking.is_complete(folder):
+        return
+    try:
+        tracking.log_results(config, folder, sorted(folder.figures.glob("*.png")))
+    except (wandb.Error, tracking.TrackingError, OSError) as error:
+        print(
+            f"{folder.root}: finished, but Weights & Biases did not take all of it ({error}); the same command line "
+            "tries again",
+            file=sys.stderr,
+        )

@@ -1,0 +1,388 @@
+"""Scoring a study without labels with finished runs: what ``toxfusion.predict`` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from toxfusion.distributed.ranks import device_of
+from toxfusion.evaluation import predictions
+from toxfusion.evaluation.applicability import (
+    DECISION,
+    LEAST_UNITS,
+    ApplicabilityError,
+    Band,
+    Reference,
+    beyond,
+    choose_band,
+    conformal_p,
+)
+from toxfusion.evaluation.calibration import fit_temperature, scale
+from toxfusion.runs.loaded import load_own_study, load_run
+from toxfusion.study.audit import Audit
+from toxfusion.study.rules import StudyError
+from toxfusion.study.splits import Split
+from toxfusion.study.study import Study
+from toxfusion.training.folder import RunError, RunFolder
+from toxfusion.training.outputs import encode_samples, predictions_table, survival_curves
+
+N_NEAREST = 3
+"""Training compounds named beside each compound."""
+GATES = ["gate_slide", "gate_expression"]
+_UNIT = ["level", "unit_id"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a new study.
+
+    Attributes:
+        units: one row a task and unit: unit_id, compound, risk (mean over runs; probabilities, but for subtype, are
+            calibrated where ``calibrated`` is true; survival: the risk score; biochemistry: the standardised value),
+            spread (standard deviation over runs), low, high (over runs), n_runs, seen_in_training (a run trained on a
+            compound of that name), distance (mean over runs and over the unit's treated samples, see
+            ``applicability.Reference``), distance_percentile (100 - 100 p, see ``applicability.conformal_p``), abstain
+            and the reason.
+        compounds: one row a compound: n_samples (treated), gates (means over runs and treated samples),
+            seen_in_training, distance, distance_percentile, abstain (by distance), and the nearest training compounds
+            with their distances.
+        samples: one row a sample: which modalities there are, gates (means over runs), distance and
+            distance_percentile (of treated samples among treated, of vehicle controls among controls).
+        curves: ``prediction.survival_curves`` of each run, named in column ``run``; None without discrete survival.
+        notes: what a reader of the scores must know: what could not be calibrated or judged, and why.
+    """
+
+    units: pd.DataFrame
+    compounds: pd.DataFrame
+    samples: pd.DataFrame
+    curves: pd.DataFrame | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _RunScores:
+    """What one run says: predictions and unit distances of the study, samples, distances to training compounds."""
+
+    table: pd.DataFrame
+    far: pd.DataFrame
+    samples: pd.DataFrame
+    to_compounds: pd.DataFrame
+    valid_units: pd.DataFrame
+    curves: pd.DataFrame | None
+
+
+def score_study(
+    run_folders: Sequence[Path],
+    study: Study,
+    audit: Audit,
+    *,
+    alpha: float = 0.05,
+    error: float | None = None,
+) -> Scores:
+    """Score every sample of a study with every run of an experiment.
+
+    Args:
+        alpha: units whose distance has a p of at most this are abstained on.
+        error: share of wrong classes wished among called units; see ``applicability.choose_band``. None: none is
+            abstained on by risk.
+
+    Raises:
+        ApplicabilityError: alpha or error out of range.
+        RunError: a run is not finished or not of a network, runs of several experiments, no sample has what a run
+            reads, or a run of an earlier version lies here without its study.
+    """
+    if not 0 < alpha < 1 or not (error is None or 0 <= error < DECISION):
+        raise ApplicabilityError(
+            f"alpha {alpha} must lie between 0 and 1, and error {error} between 0 and {DECISION} (null = none)"
+        )
+    folders = [RunFolder(Path(folder)) for folder in run_folders]
+    _check_one_experiment(folders)
+    found = [_score_with(folder, study, audit) for folder in folders]
+    notes: list[str] = []
+    valid = _validation(folders)
+    tables, valid = _calibrated([run.table for run in found], valid, notes)
+    joined = pd.concat(tables, ignore_index=True)
+    keys = ["task", *_UNIT, "compound", "dose_level", "time_h", "study"]
+    grouped = joined.groupby(keys, sort=False, dropna=False)
+    units = grouped.agg(
+        risk=("score", "mean"),
+        spread=("score", lambda s: float(np.std(s))),
+        low=("score", "min"),
+        high=("score", "max"),
+        n_runs=("score", "size"),
+        calibrated=("calibrated", "all"),
+        seen_in_training=("seen", "any"),
+    )
+    far = _percentiles(found)
+    units = units.reset_index().join(far[["distance", "distance_percentile"]], on=_UNIT)
+    units = _abstained(units, far["p"], _bands(valid, joined, error, notes), alpha)
+    _note_resolution(far, alpha, notes)
+    samples = _samples(found, study, far)
+    _note_controls(samples, notes)
+    return Scores(
+        units,
+        _compounds(found, study, samples, far, units, alpha),
+        samples,
+        pd.concat([c for c in (run.curves for run in found) if c is not None], ignore_index=True)
+        if any(run.curves is not None for run in found)
+        else None,
+        notes,
+    )
+
+
+def _validation(folders: Sequence[RunFolder]) -> pd.DataFrame:
+    """Labelled validation units of all runs, once each: task, unit_id, label, and score, the mean over runs."""
+    pooled = predictions.pool([predictions.read(folder.predictions) for folder in folders], part="valid")
+    grouped = pooled[pooled["label"].notna()].groupby(["task", "unit_id"], as_index=False)
+    return grouped.agg(label=("label", "first"), score=("score", "mean"))
+
+
+def _check_one_experiment(folders: Sequence[RunFolder]) -> None:
+    configs = [folder.read_config() for folder in folders]
+    names = sorted({c["name"] for c in configs})
+    cells = [(c["split"]["fold"], c["seed"]) for c in configs]
+    twice = sorted({cell for cell in cells if cells.count(cell) > 1})
+    if len(names) > 1 or twice:
+        what = f"experiments {names}" if len(names) > 1 else f"several runs of fold and seed {twice[0]}"
+        raise RunError(
+            f"{what} among {len(folders)} runs: scores are averaged over folds and seeds of one experiment; "
+            "narrow the pattern"
+        )
+
+
+def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
+    # Transductive: a compound that the run has seen may be scored again; the table says which ones were seen.
+    split = Split(train=[], valid=[], test=study.sample_ids, fold=0, manifest={"transductive": True})
+    run = load_run(folder, study, split, audit)
+    usable = run.fold.usable(study.sample_ids, audit)
+    if not usable:
+        raise RunError(f"{study.root}: no sample has what {folder.root} reads; extract its slides first")
+    device = device_of(run.config["trainer"]["accelerator"])
+    outputs = encode_samples(run.module.network, run.data_module(), usable, device)
+    table = predictions_table(
+        run.module, run.fold, outputs, part="test", sample_ids=usable, seed=int(run.config["seed"])
+    )
+    known, vectors = _known_samples(folder)
+    train, valid = (known["part"] == "train").to_numpy(), (known["part"] == "valid").to_numpy()
+    reference = Reference.fit(vectors[train], known["compound"].to_numpy()[train])
+    obs = study.obs.loc[usable]
+    here = _unit_distances(obs, reference.distance(outputs.fused))
+    there = _unit_distances(known[valid], reference.distance(vectors[valid]))
+    for kind, rows in here.groupby("like"):
+        alike = there.loc[there["like"] == kind, "distance"].to_numpy()
+        here.loc[rows.index, "beyond"] = beyond(alike, rows["distance"].to_numpy())
+        here.loc[rows.index, "compared"] = len(alike)
+    treated = ~obs["is_control"].to_numpy(dtype=bool)
+    to_compounds = reference.to_compounds(outputs.fused[treated])
+    curves = survival_curves(run.module, run.fold, outputs)
+    return _RunScores(
+        table.assign(seen=table["compound"].isin(run.contract["compounds"])),
+        here,
+        pd.DataFrame(outputs.gate, index=usable, columns=GATES),
+        to_compounds.groupby(obs["compound"].astype(str).to_numpy()[treated]).mean(),
+        there,
+        None if curves is None else curves.assign(run=str(folder.root)),
+    )
+
+
+def _known_samples(folder: RunFolder) -> tuple[pd.DataFrame, np.ndarray]:
+    """obs and fused vectors of training and validation samples that have something the run reads.
+
+    Runs of an earlier version kept no training samples: theirs are encoded from their own study.
+
+    Raises:
+        RunError: there is no such run folder, or that study cannot be opened.
+    """
+    if folder.embeddings.is_file():
+        table = anndata.read_h5ad(folder.embeddings)
+        if (table.obs["part"] == "train").any():
+            there = (table.obs["has_slide"] | table.obs["has_expression"]).to_numpy(dtype=bool)
+            return table.obs[there], np.asarray(table.X)[there]
+    try:
+        study, split = load_own_study(folder)
+    except StudyError as error:
+        raise RunError(
+            f"{folder.embeddings}: holds no training samples to measure distances from, as runs of earlier versions, "
+            f"and the study of the run cannot be opened ({error}); put it back, or train again"
+        ) from error
+    run = load_run(folder, study, split)
+    usable = run.fold.usable([*split.train, *split.valid])
+    device = device_of(run.config["trainer"]["accelerator"])
+    outputs = encode_samples(run.module.network, run.data_module(), usable, device)
+    part = split.part_of()
+    return study.obs.loc[usable].assign(part=[part[s] for s in usable]), outputs.fused
+
+
+def _unit_distances(obs: pd.DataFrame, distance: np.ndarray) -> pd.DataFrame:
+    """Distances of compounds and groups (means over treated samples) and of samples.
+
+    Returns:
+        Columns level, unit_id, distance, and like: units of one value are compared with each other.
+    """
+    control = obs["is_control"].to_numpy(dtype=bool)
+    treated = pd.Series(distance[~control])
+    parts = [
+        treated.groupby(obs[column].astype(str).to_numpy()[~control])
+        .mean()
+        .rename("distance")
+        .rename_axis("unit_id")
+        .reset_index()
+        .assign(level=level, like=level)
+        for level, column in (("compound", "compound"), ("group", "group_id"))
+    ]
+    kind = np.where(control, "control sample", "treated sample")
+    samples = pd.DataFrame({"unit_id": obs.index.astype(str), "distance": distance, "like": kind})
+    return pd.concat([*parts, samples.assign(level="sample")], ignore_index=True)
+
+
+def _percentiles(found: Sequence[_RunScores]) -> pd.DataFrame:
+    """Indexed by level and unit_id: distance, p, distance_percentile, and n_units, the distinct validation units."""
+    valid = pd.concat([run.valid_units for run in found])
+    n_units = valid.groupby("like")["unit_id"].nunique()
+    joined = pd.concat([run.far for run in found])
+    grouped = joined.groupby(_UNIT, sort=False)
+    far = grouped.agg(
+        distance=("distance", "mean"),
+        beyond=("beyond", "sum"),
+        compared=("compared", "sum"),
+        like=("like", "first"),
+    )
+    far["n_units"] = far["like"].map(n_units).fillna(0).astype(int)
+    far["p"] = conformal_p(*(far[c].to_numpy() for c in ("beyond", "compared", "n_units")))
+    far["distance_percentile"] = 100 * (1 - far["p"])
+    return far
+
+
+def _calibrated(
+    tables: Sequence[pd.DataFrame], valid: pd.DataFrame, notes: list[str]
+) -> tuple[list[pd.DataFrame], pd.DataFrame]:
+    """Scores of binary tasks divided, as logits, by a temperature; with it the validation rows, and column calibrated.
+
+    One temperature a task from the validation parts of all runs together: a fold alone has too few compounds. Below
+    `LEAST_UNITS` labelled units there is none. Probabilities of subtypes stay as they are: scaled one by one they
+    would no longer add up to 1.
+    """
+    tables = [table.assign(calibrated=False) for table in tables]
+    valid = valid.copy()
+    for task in _called(tables[0]["task"].unique()):
+        mine = valid["task"] == task
+        if mine.sum() < LEAST_UNITS:
+            notes.append(
+                f"{task}: not calibrated, {mine.sum()} labelled validation units are under {LEAST_UNITS}"
+            )
+            continue
+        temperature = fit_temperature(
+            valid.loc[mine, "label"].to_numpy(), valid.loc[mine, "score"].to_numpy()
+        )
+        if not temperature.defined:
+            notes.append(f"{task}: not calibrated, {temperature.reason}")
+            continue
+        for table in [*tables, valid]:
+            rows = table["task"] == task
+            table.loc[rows, "score"] = scale(table.loc[rows, "score"].to_numpy(), temperature.value)
+            table.loc[rows, "calibrated"] = True
+    return tables, valid
+
+
+def _called(tasks: Iterable[str]) -> list[str]:
+    """Tasks whose score is the probability of one of two classes."""
+    return [task for task in tasks if predictions.is_binary(task) and not predictions.is_subtype(task)]
+
+
+def _bands(
+    valid: pd.DataFrame, joined: pd.DataFrame, error: float | None, notes: list[str]
+) -> dict[str, Band]:
+    if error is None:
+        return {}
+    bands = {}
+    for task in _called(joined["task"].unique()):
+        mine = valid[valid["task"] == task]
+        bands[task] = choose_band(mine["label"].to_numpy(), mine["score"].to_numpy(), error)
+        kept, n, wrong = bands[task].kept, bands[task].n, bands[task].error
+        notes.append(
+            f"{task}: no {LEAST_UNITS} of {n} validation units are called with an error of {error:g}; none is called"
+            if kept == 0
+            else f"{task}: risks nearer to {DECISION:g} than {bands[task].half_width:.3f} are not called; "
+            f"on validation {100 * kept:.0f} % of {n} units are, {100 * wrong:.0f} % of them wrongly"
+        )
+    return bands
+
+
+def _abstained(units: pd.DataFrame, p: pd.Series, bands: dict[str, Band], alpha: float) -> pd.DataFrame:
+    """The units with abstain and reason."""
+    far = (units.join(p, on=_UNIT)["p"] <= alpha).to_numpy()
+    width = units["task"].map({task: band.half_width for task, band in bands.items()}).fillna(0.0)
+    near = ((units["risk"] - DECISION).abs() < width).to_numpy()
+    by_distance = f"farther than {100 * (1 - alpha):g} % of validation units"
+    by_risk = [
+        f"risk within {w:.3f} of {DECISION:g}" if np.isfinite(w) else "no risk is called" for w in width
+    ]
+    reasons = [
+        "; ".join([by_distance] * bool(a) + [text] * bool(b))
+        for a, b, text in zip(far, near, by_risk, strict=True)
+    ]
+    return units.assign(abstain=far | near, reason=reasons)
+
+
+def _note_resolution(far: pd.DataFrame, alpha: float, notes: list[str]) -> None:
+    for like, n in far.groupby("like", sort=False)["n_units"].first().items():
+        if 1 / (n + 1) > alpha:
+            notes.append(
+                f"distance: {n} validation units ({like}) cannot tell {100 * alpha:g} %; "
+                f"{int(np.ceil(1 / alpha)) - 1} are needed, so none is abstained on for its distance"
+            )
+
+
+def _note_controls(samples: pd.DataFrame, notes: list[str]) -> None:
+    """Vehicle controls have no compound: where they lie far away, the study is what is new."""
+    controls = samples.loc[samples["is_control"], "distance_percentile"]
+    if len(controls):
+        notes.append(
+            f"vehicle controls of this study: median distance percentile {controls.median():.0f} "
+            "(50 where they are like those of validation; higher: the study is new, whatever its compounds)"
+        )
+
+
+def _samples(found: Sequence[_RunScores], study: Study, far: pd.DataFrame) -> pd.DataFrame:
+    gates = pd.concat([run.samples for run in found]).groupby(level=0, sort=False).mean()
+    ids = list(gates.index)
+    obs = study.obs.loc[ids]
+    samples = obs[["compound", "dose_level", "time_h"]].astype({"compound": str, "dose_level": str})
+    samples["is_control"] = obs["is_control"].astype(bool)
+    samples["has_slide"] = [bool(study.slides_of(s)) for s in ids]
+    samples["has_expression"] = study.has_expression[study.positions(ids)]
+    samples = samples.join(gates).join(far.loc["sample"][["distance", "distance_percentile"]])
+    return samples.rename_axis("sample_id").reset_index()
+
+
+def _compounds(
+    found: Sequence[_RunScores],
+    study: Study,
+    samples: pd.DataFrame,
+    far: pd.DataFrame,
+    units: pd.DataFrame,
+    alpha: float,
+) -> pd.DataFrame:
+    treated = samples[~samples["is_control"]]
+    compounds = treated.groupby("compound")[GATES].mean()
+    compounds.insert(0, "n_samples", treated.groupby("compound").size())
+    compounds["seen_in_training"] = (
+        units.groupby("compound")["seen_in_training"].any().reindex(compounds.index)
+    )
+    own = far.loc["compound"].reindex(compounds.index)
+    compounds["distance"], compounds["distance_percentile"] = own["distance"], own["distance_percentile"]
+    compounds["abstain"] = own["p"] <= alpha
+    # A compound is in training in some folds only: mean over those.
+    near = pd.concat([run.to_compounds for run in found]).groupby(level=0).mean()
+    compounds["nearest"] = [_nearest(near.loc[name]) for name in compounds.index]
+    return compounds.rename_axis("compound").reset_index()
+
+
+def _nearest(distances: pd.Series) -> str:
+    closest = distances.nsmallest(N_NEAREST)
+    return ", ".join(f"{name} ({value:.2f})" for name, value in closest.items())

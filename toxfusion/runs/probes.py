@@ -1,0 +1,274 @@
+"""Probes of a finished run: its embeddings at every stage, retrieval, and fine-tuned scores with a modality hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from toxfusion.baselines.plain import BaselineSettings, pooled_tiles, reduced, standardised_expression
+from toxfusion.data.batch import Batch
+from toxfusion.data.datamodule import FoldData
+from toxfusion.data.sampling import torch_seed
+from toxfusion.distributed.ranks import device_of
+from toxfusion.evaluation import probing
+from toxfusion.evaluation.probing import Record, Units, record
+from toxfusion.evaluation.retrieval import retrieval_table
+from toxfusion.evaluation.scoring import HEADLINES, chance_of, headline_metric, score_run
+from toxfusion.models.network import Network
+from toxfusion.runs.loaded import LoadedRun
+from toxfusion.study.draws import generator
+from toxfusion.training.outputs import SampleOutputs, encode_samples, predictions_table
+from toxfusion.training.run import build_network
+from toxfusion.training.stage import CheckpointError, read_checkpoint
+
+EMBEDDING_PROBES = ("few_shot", *probing.CLASSIFIERS)
+PROBES = (*EMBEDDING_PROBES, "retrieval", "missing_modality")
+EMBEDDINGS = ("pretrained", "finetuned", "random", "plain")
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MODALITIES: tuple[Literal["slide", "expression"], ...] = ("slide", "expression")
+
+
+class ProbeError(ValueError):
+    """A probe or an embedding that does not exist, or a run that has none."""
+
+
+def check_probes(probes: Sequence[str], embeddings: Sequence[str]) -> None:
+    """Refuse names that do not exist.
+
+    Raises:
+        ProbeError: lists the choices.
+    """
+    for key, given, known in (("probes", probes, PROBES), ("embeddings", embeddings, EMBEDDINGS)):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ProbeError(f"{key}: {unknown} unknown; choose among {', '.join(known)}")
+
+
+def probe_run(
+    run: LoadedRun, probes: Sequence[str], embeddings: Sequence[str], *, draws: int, seed: int
+) -> pd.DataFrame:
+    """Every probe on every embedding.
+
+    Args:
+        probes: of ``PROBES``.
+        embeddings: of ``EMBEDDINGS``, for all probes but missing_modality, which is of the fine-tuned network.
+        draws, seed: of the bootstrap over compounds; the seed is also that of shots and of hidden samples.
+
+    Returns:
+        The probes table, columns ``probing.COLUMNS``; what cannot be computed is NaN with its reason.
+
+    Raises:
+        ProbeError: an unknown name.
+        CheckpointError: the pretrained checkpoint cannot be read.
+    """
+    check_probes(probes, embeddings)
+    records: list[Record] = []
+    for embedding in embeddings:
+        records += _of_embedding(run, embedding, probes, draws, seed)
+    if "missing_modality" in probes:
+        records += _missing_modality(run, draws, seed)
+    return pd.DataFrame(records, columns=list(probing.COLUMNS))
+
+
+def _of_embedding(
+    run: LoadedRun, embedding: str, probes: Sequence[str], draws: int, seed: int
+) -> list[Record]:
+    fold, split = run.fold, run.fold.split
+    read = [p for p in EMBEDDING_PROBES if p in probes]
+    asked = [*read, *(["retrieval"] if "retrieval" in probes else [])]
+    if not asked:
+        return []
+    if embedding == "pretrained" and not run.config["pretrain"]["steps"]:
+        return [record(p, embedding, "", metric="", reason="the run has no pretraining") for p in asked]
+    parts = {"train": fold.usable(split.train), "valid": split.valid, "test": split.test}
+    if not read:
+        parts = {"test": split.test}
+    samples = [s for ids in parts.values() for s in ids]
+    part = np.array([name for name, ids in parts.items() for _ in ids], dtype=object)
+    records: list[Record] = []
+    if embedding == "plain":
+        values = (
+            plain_embedding(fold, parts.get("train", []))[[fold.row(s) for s in samples]] if read else None
+        )
+        if "retrieval" in probes:
+            reason = "pooled features have no space in common"
+            records.append(record("retrieval", embedding, "", metric="", reason=reason))
+    else:
+        outputs = _encode(run, network_of(run, embedding), samples)
+        values = outputs.fused
+        if "retrieval" in probes:
+            records += _retrieval(run, embedding, outputs)
+    if values is None:
+        return records
+    tasks = task_units(fold, samples, part, values)
+    for probe in read:
+        if probe == "few_shot":
+            records += probing.few_shot_records(tasks, embedding, seed=seed)
+        else:
+            records += probing.classifier_records(probe, tasks, embedding, draws=draws, seed=seed)
+    return records
+
+
+def network_of(run: LoadedRun, embedding: str) -> Network:
+    """The network of a run before any training ("random"), before fine-tuning ("pretrained") or after it.
+
+    Raises:
+        CheckpointError: the pretrained checkpoint is gone, broken, or of another network.
+    """
+    if embedding == "finetuned":
+        return run.module.network
+    fold = run.fold
+    # The run drew its first weights from this seed: "random" is where it started.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(int(run.config["seed"]), "network"))
+        network = build_network(
+            run.config,
+            n_genes=fold.n_genes,
+            tile_dim=fold.tile_dim,
+            gene_sets=run.contract.get("gene_sets"),
+        )
+    if embedding == "pretrained":
+        path = run.folder.stage("pretrain") / "best.ckpt"
+        state = read_checkpoint(path)["state_dict"]
+        own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+        try:
+            network.load_state_dict(own)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: weights of another network than the config's") from error
+    return network
+
+
+def plain_embedding(fold: FoldData, train: Sequence[str]) -> np.ndarray:
+    """Pooled tile features and expression, each reduced to principal components of the training samples.
+
+    Returns:
+        float64 [n_samples, d], in the order of ``fold.sample_ids``.
+    """
+    settings = BaselineSettings()
+    blocks = []
+    if fold.store is not None:
+        blocks.append(pooled_tiles(fold, settings))
+    if fold.expression is not None:
+        blocks.append(standardised_expression(fold, settings))
+    rows = np.array([fold.row(s) for s in train], dtype=np.int64)
+    return np.concatenate([reduced(b, rows, settings.n_components, fold.seed) for b in blocks], axis=1)
+
+
+def task_units(
+    fold: FoldData, sample_ids: Sequence[str], part: np.ndarray, values: np.ndarray
+) -> list[Units]:
+    """Labelled units of DILI (mean of a compound's treated samples), injury (of a dose group's) and each lesion.
+
+    Args:
+        part: str [n], of each sample.
+        values: float [n, d], embeddings of the samples.
+    """
+    obs = fold.study.obs.loc[list(sample_ids)]
+    rows = [fold.row(s) for s in sample_ids]
+    labels = {name: of_all[rows].double().numpy() for name, of_all in fold.labels.items()}
+    compound = obs["compound"].astype(str).to_numpy(dtype=object)
+    names = np.asarray(sample_ids, dtype=object)
+    found = []
+    for task, level, column in (("dili", "compound", "compound"), ("injury", "group", "group_id")):
+        if task in labels:
+            keep = ~np.isnan(labels[task])  # vehicle controls carry no such label
+            units = obs[column].astype(str).to_numpy(dtype=object)[keep]
+            code = pd.MultiIndex.from_arrays([part[keep], units]).factorize(sort=True)[0]
+            first = np.unique(code, return_index=True)[1]
+            means = pd.DataFrame(values[keep].astype(np.float64)).groupby(code).mean().to_numpy()
+            of_unit = (labels[task][keep][first], units[first], compound[keep][first])
+            found.append(Units(task, level, means, *of_unit, part[keep][first]))
+    for i, task in enumerate(fold.tasks.lesion_tasks):
+        keep = ~np.isnan(labels["lesions"][:, i])
+        of_unit = (labels["lesions"][keep, i], names[keep], compound[keep])
+        found.append(Units(task, "sample", values[keep].astype(np.float64), *of_unit, part[keep]))
+    return found
+
+
+def _encode(run: LoadedRun, network: Network, sample_ids: Sequence[str]) -> SampleOutputs:
+    return encode_samples(
+        network, run.data_module(), sample_ids, device_of(run.config["trainer"]["accelerator"])
+    )
+
+
+def _retrieval(run: LoadedRun, embedding: str, outputs: SampleOutputs) -> list[Record]:
+    """Among the test samples that have both modalities."""
+    fold = run.fold
+    paired = [s for s in fold.split.test if fold.has_slide(s) and fold.has_expression(s)]
+    reason = "" if len(paired) > 1 else f"{len(paired)} test samples have both modalities"
+    if (modality := run.config["modality"]["name"]) != "both":
+        reason = f"not applicable: the run reads one modality ({modality})"
+    if reason:
+        return [record("retrieval", embedding, "", metric="", reason=reason)]
+    rows = outputs.rows_of(paired)
+    groups = fold.study.obs.loc[paired, "group_id"].astype(str).to_numpy()
+    table = retrieval_table(outputs.slide_shared[rows], outputs.expression_shared[rows], groups=groups)
+    return [
+        record("retrieval", embedding, f"{row['direction']}/{row['match']}", metric=row["metric"],
+               value=row["value"], chance=row["chance"], n=row["n"])
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+
+
+def _missing_modality(run: LoadedRun, draws: int, seed: int) -> list[Record]:
+    """Headline scores with slides, or expression, hidden from a share of the test samples that have them."""
+    if (modality := run.config["modality"]["name"]) != "both":
+        reason = f"not applicable: the run reads one modality ({modality})"
+        return [record("missing_modality", "finetuned", "", metric="", reason=reason)]
+    fold, split = run.fold, run.fold.split
+    whole = _encode(run, run.module.network, [*split.valid, *split.test])
+
+    def table(outputs: SampleOutputs, part: str) -> pd.DataFrame:
+        ids = getattr(split, part)
+        return predictions_table(
+            run.module, fold, outputs, part=part, sample_ids=ids, seed=int(run.config["seed"])
+        )
+
+    valid = table(whole, "valid")
+    has: dict[str, Callable[[str], bool]] = {"slide": fold.has_slide, "expression": fold.has_expression}
+    records: list[Record] = []
+    for hidden in MODALITIES:
+        without = _encode_without(run, hidden, split.test)
+        having = [s for s in split.test if has[hidden](s)]
+        for share, chosen in probing.hide_nested(
+            having, SHARES, generator(seed, "missing_modality", hidden)
+        ).items():
+            mixed = whole.fused.copy()
+            lost = [s for s in split.test if s in chosen]
+            mixed[whole.rows_of(lost)] = without.fused[without.rows_of(lost)]
+            scored = score_run(
+                pd.concat([valid, table(replace(whole, fused=mixed), "test")], ignore_index=True),
+                draws=draws,
+                seed=seed,
+            )
+            for row in scored.to_dict("records"):
+                if row["task"] in HEADLINES and row["metric"] == headline_metric(row["task"]):
+                    records.append(_hidden_record(hidden, share, {str(k): v for k, v in row.items()}))
+    return records
+
+
+def _hidden_record(hidden: str, share: float, row: dict[str, Any]) -> Record:
+    kept = {c: row[c] for c in ("metric", "value", "low", "high", "n", "draws", "reason")}
+    chance = chance_of(row["metric"])
+    return record("missing_modality", "finetuned", row["task"], hidden=hidden, share=share, chance=chance,
+                  undefined=row["undefined_draws"], **kept)  # fmt: skip
+
+
+def _encode_without(
+    run: LoadedRun, hidden: Literal["slide", "expression"], sample_ids: Sequence[str]
+) -> SampleOutputs:
+    """The fine-tuned network on samples without one of their modalities."""
+
+    def hide(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Batch]:
+        return (arguments[0].without(hidden),)
+
+    hook = run.module.network.register_forward_pre_hook(hide)
+    try:
+        return _encode(run, run.module.network, sample_ids)
+    finally:
+        hook.remove()

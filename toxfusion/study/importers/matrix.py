@@ -1,0 +1,383 @@
+"""A user's own tables as a study: an expression table, a sample table and, where there are any, slides and findings.
+
+Only sample_id, compound and dose must be given; every column of the contract that is filled in for the user is
+audited with the rule that filled it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from toxfusion.study.audit import Audit
+from toxfusion.study.importers.genes import GeneIds, normalised_ids
+from toxfusion.study.importers.tables import (
+    STAGE,
+    ImportTableError,
+    log2_per,
+    numbers,
+    read_slide_table,
+    read_table,
+    read_values,
+    require_columns,
+)
+from toxfusion.study.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
+from toxfusion.study.study import Study, write_study
+
+Kind = Literal["log2", "counts"]
+Orientation = Literal["auto", "genes_by_samples", "samples_by_genes"]
+GRADE_WORDS = {
+    **dict.fromkeys(("absent", "none", "normal"), 0.0),
+    "minimal": 1.0,
+    **dict.fromkeys(("slight", "mild"), 2.0),
+    "moderate": 3.0,
+    **dict.fromkeys(("severe", "marked"), 4.0),
+}
+#: names of the treated doses of a compound, in rising order, by how many there are
+LEVELS = {1: ("high",), 2: ("low", "high"), 3: ("low", "middle", "high")}
+#: above this no log2 value of an array or of sequencing lies
+LARGEST_LOG2 = 40.0
+
+
+def import_matrix(
+    root: Path | str,
+    *,
+    expression: str,
+    samples: str,
+    slides: str | None = None,
+    findings: str | None = None,
+    chemistry: str | None = None,
+    genes: str | None = None,
+    gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
+    pseudobulk: str | None = None,
+    kind: Kind = "log2",
+    orientation: Orientation = "auto",
+    species: str = "Rattus norvegicus",
+    name: str = "study",
+) -> Study:
+    """Write a study of a user's tables; each may be CSV, TSV, their .gz or .xlsx, with any line end.
+
+    Args:
+        expression: genes x samples or samples x genes, the first column naming the rows; or .h5ad; or, with raw
+            counts, a 10x folder or .h5, each barcode a sample.
+        samples: sample_id, compound, dose (mg/kg, 0 = vehicle control), and any column of the contract; others
+            are kept. See ``complete_samples`` for what is filled in.
+        slides: slide_id, sample_id, path (relative to the table), and optionally mpp_override, x, y, width,
+            height.
+        findings: sample_id and one column a term: 0 to 4, or minimal, slight, moderate, severe; empty = not
+            examined.
+        chemistry: sample_id and one column an analyte.
+        genes: gene_id, symbol and optionally human_ortholog; without it a 10x file says the symbol, and else the
+            gene_id is the symbol.
+        gene_ids: what the ids of the table become before that.
+        pseudobulk: barcode and sample_id, or a column of the .h5ad's obs: counts are summed over each sample's
+            barcodes.
+        kind: ``log2`` values are taken as they are; ``counts`` become log2(CPM + 1) and are kept as a layer.
+
+    Raises:
+        ImportTableError: a table lacks a column, or its names match no sample.
+        StudyError: the tables break the contract.
+    """
+    audit = Audit()
+    obs = complete_samples(_sample_table(samples), samples, audit)
+    matrix, symbols, named = _profiles(expression, obs.index, orientation, kind, pseudobulk, gene_ids, audit)
+    counts = matrix.reindex(obs.index).to_numpy(np.float64) if kind == "counts" else None
+    values = matrix.to_numpy(np.float64)
+    log2 = log2_per(values, 1e6) if kind == "counts" else _as_log2(values, expression)
+    full = pd.DataFrame(log2, index=matrix.index, columns=matrix.columns).reindex(obs.index)
+    for sample in obs.index.difference(matrix.index):
+        audit.change(STAGE, "sample", sample, "no usable expression profile: kept without one")
+    return write_study(
+        root,
+        obs=obs,
+        var=_genes(matrix.columns, symbols, genes),
+        expression=full.to_numpy(np.float32),
+        findings=_findings(findings, obs.index, audit),
+        chemistry=_chemistry(chemistry, obs.index, audit),
+        slides=read_slide_table(slides, obs.index, audit),
+        counts=counts,
+        provenance={
+            "source": "tables",
+            "kind": kind,
+            "tables": [Path(p).name for p in (expression, samples, slides, findings, chemistry, genes) if p],
+            "gene_ids": named,
+        },
+        name=name,
+        species=species,
+        virtual=False,
+        audit=audit,
+    )
+
+
+def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.DataFrame:
+    """Fill in the columns of the contract that a sample table leaves out, each audited.
+
+    is_control and dose_level from the dose (0 = control; the treated doses of a compound, rising, are low, middle,
+    high); study "study"; animal_id the sample; group_id study, compound, dose and time; control_group study and
+    time where the study has controls of that time; time_h, dili, injury unknown; batch empty.
+
+    Raises:
+        ImportTableError: a compound has more than three treated doses and dose_level is not given.
+    """
+    obs = table.copy()
+    for column in ("dose", "time_h", "dili", "injury"):
+        if column in obs.columns:
+            obs[column] = numbers(obs[column], path)
+    for column in ("time_h", "dili", "injury"):
+        _fill(obs, column, np.nan, "unknown", audit)
+    _fill(obs, "study", "study", "all one study", audit)
+    _fill(obs, "batch", "", "empty", audit)
+    _fill(obs, "animal_id", obs.index, "each sample its own animal", audit)
+    if "is_control" in obs.columns:
+        obs["is_control"] = _flags(obs["is_control"], path)
+    _fill(obs, "is_control", obs["dose"] == 0, "dose is 0", audit)
+    if "dose_level" not in obs.columns:
+        _fill(obs, "dose_level", _levels(obs, path), "rank of the dose in its compound", audit)
+    time = obs["time_h"].map(lambda t: "" if np.isnan(t) else f"_{t:g}h")
+    group = obs["study"] + "_" + obs["compound"] + obs["dose"].map("_{:g}mg".format) + time
+    _fill(obs, "group_id", group, "study, compound, dose and time", audit)
+    at_time = obs["study"] + time
+    has_controls = at_time.isin(set(at_time[obs["is_control"]]))
+    _fill(obs, "control_group", at_time.where(has_controls, ""), "controls of the study and time", audit)
+    return obs
+
+
+def _fill(
+    obs: pd.DataFrame, column: str, value: str | float | pd.Series | pd.Index, rule: str, audit: Audit
+) -> None:
+    if column not in obs.columns:
+        obs[column] = value
+        audit.change(STAGE, "column", column, f"not in the sample table: {rule}")
+
+
+def _flags(column: pd.Series, path: Path | str) -> pd.Series:
+    words = column.astype(str).str.strip().str.lower()
+    known = {
+        "true": True,
+        "1": True,
+        "1.0": True,
+        "yes": True,
+        "false": False,
+        "0": False,
+        "0.0": False,
+        "no": False,
+    }
+    bad = words[~words.isin(known)]
+    if len(bad):
+        raise ImportTableError(f"{path}, column {column.name!r}, value {bad.iloc[0]!r}: write true or false")
+    return words.map(known).astype(bool)
+
+
+def _levels(obs: pd.DataFrame, path: Path | str) -> pd.Series:
+    level = pd.Series("control", index=obs.index)
+    for compound, rows in obs[~obs["is_control"]].groupby("compound"):
+        doses = sorted(set(rows["dose"]))
+        if len(doses) not in LEVELS:
+            raise ImportTableError(
+                f"{path}, column 'dose', value {doses}: compound {compound!r} has {len(doses)} doses; "
+                "add a column dose_level (control, low, middle, high)"
+            )
+        level[rows.index] = rows["dose"].map(dict(zip(doses, LEVELS[len(doses)], strict=True)))
+    return level
+
+
+def _sample_table(path: str) -> pd.DataFrame:
+    text = dict.fromkeys(
+        ("sample_id", "animal_id", "compound", "study", "batch", "control_group", "group_id"), str
+    )
+    table = read_table(path, dtype=text)
+    require_columns(table, ("sample_id", "compound", "dose"), path)
+    twice = table["sample_id"][table["sample_id"].duplicated()]
+    if len(twice):
+        raise ImportTableError(
+            f"{path}, column 'sample_id', value {twice.iloc[0]!r}: appears twice; keep one row"
+        )
+    table = table.set_index("sample_id")
+    return table.fillna(
+        dict.fromkeys([c for c in ("batch", "control_group", "dose_level") if c in table], "")
+    )
+
+
+def _profiles(
+    path: str,
+    sample_ids: pd.Index,
+    orientation: Orientation,
+    kind: Kind,
+    pseudobulk: str | None,
+    gene_ids: GeneIds,
+    audit: Audit,
+) -> tuple[pd.DataFrame, dict[str, str], dict[str, Any]]:
+    """Samples x genes, the samples of the sample table only; symbols by gene id; how the genes were named."""
+    if is_matrix_file(path) and (kind == "counts" or not path.lower().endswith(".h5ad")):
+        table, symbols = _barcoded(path, sample_ids, kind, pseudobulk, audit)
+    else:
+        if pseudobulk is not None:
+            raise ImportTableError(
+                f"source.pseudobulk={pseudobulk}: sums the raw counts of a 10x folder, .h5 or .h5ad, and "
+                f"{path} (source.kind={kind}) is none"
+            )
+        matrix = read_h5ad(path).to_df() if path.lower().endswith(".h5ad") else read_values(path)
+        table, symbols = _of_samples(_oriented(matrix, path, sample_ids, orientation), sample_ids, audit), {}
+    twice = table.index[table.index.duplicated()]
+    if len(twice):
+        raise ImportTableError(f"{path}: sample {twice[0]!r} has two profiles; keep one")
+    if kind == "counts":
+        _check_counts(table, path, audit)
+    table, named = gene_ids.named(table, audit, path=path, counts=kind == "counts")
+    return (_counted(table, audit) if kind == "counts" else table), symbols, named
+
+
+def _of_samples(table: pd.DataFrame, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
+    for profile in table.index[~table.index.isin(sample_ids)]:
+        audit.drop(STAGE, "profile", profile, "not in the sample table")
+    return table[table.index.isin(sample_ids)]
+
+
+def _barcoded(
+    path: str, sample_ids: pd.Index, kind: Kind, pseudobulk: str | None, audit: Audit
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Counts of barcodes or of their sums, those of the sample table alone made dense; symbols by gene id."""
+    if kind != "counts":
+        raise ImportTableError(f"{path}: holds raw counts; use source=counts")
+    cells = read_counts(path, audit)
+    if pseudobulk is not None:
+        cells = sum_by_sample(cells, pseudobulk, path, audit)
+    names = cells.obs_names.map(str)
+    known = names.isin(sample_ids)
+    if not known.any():
+        raise ImportTableError(
+            f"{path}: none of its {len(names)} profiles ({names[0]!r} ...) is a sample_id of the sample table "
+            f"({sample_ids[0]!r} ...); use the same names, or give source.pseudobulk where barcodes are cells"
+        )
+    if strange := int((~known).sum()):
+        audit.drop(
+            STAGE,
+            "profiles",
+            Path(path).name,
+            f"{strange} ({names[~known][0]} ...) are not in the sample table",
+        )
+    kept = cells[known]
+    symbols = (
+        dict(zip(normalised_ids(list(kept.var_names)), kept.var["symbol"], strict=True))
+        if ("symbol" in kept.var)
+        else {}
+    )
+    return kept.to_df().set_axis(names[known], axis=0), symbols
+
+
+def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation: Orientation) -> pd.DataFrame:
+    """Turn the table so that samples are its rows."""
+    rows, columns = table.index.map(str), table.columns.map(str)
+    in_rows, in_columns = int(rows.isin(sample_ids).sum()), int(columns.isin(sample_ids).sum())
+    by_columns = in_columns > in_rows if orientation == "auto" else orientation == "genes_by_samples"
+    if not (in_columns if by_columns else in_rows):
+        raise ImportTableError(
+            f"{path}: no sample_id of the sample table ({sample_ids[0]!r} ...) among its rows ({rows[0]!r} ...) or "
+            f"columns ({columns[0]!r} ...); use the same names"
+        )
+    turned = table.T if by_columns else table
+    return turned.set_axis(columns if by_columns else rows, axis=0)
+
+
+def _check_counts(table: pd.DataFrame, path: str, audit: Audit) -> None:
+    """Refuse what are no raw counts; expected counts of RSEM or salmon, which are not whole, are audited."""
+    values = table.to_numpy(np.float64)
+    for wrong, what in (
+        (np.isnan(values), "is missing"),
+        (np.isinf(values), "is not finite"),
+        (values < 0, "is negative"),
+    ):
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ImportTableError(
+                f"{path}, sample {table.index[row]!r}, gene {table.columns[column]!r}, value {values[row, column]:g}: "
+                f"{what}, and a raw count is never negative or missing; correct it, or use source=matrix for "
+                "log2 values"
+            )
+    broken = values != np.round(values)
+    if not broken.any():
+        return
+    row, column = np.argwhere(broken)[0]
+    first = f"sample {table.index[row]!r}, gene {table.columns[column]!r}, value {values[row, column]:g}"
+    totals = values.sum(axis=1)
+    if values.max() < LARGEST_LOG2 or np.allclose(totals, 1e6, rtol=1e-3):
+        kind = "logarithms" if values.max() < LARGEST_LOG2 else "TPM or CPM, each sample the sum of a million"
+        raise ImportTableError(
+            f"{path}, {first}: is not whole, and the values look like {kind}; give raw counts, or log2 values to "
+            "source=matrix"
+        )
+    audit.change(
+        STAGE,
+        "counts",
+        Path(path).name,
+        f"{broken.sum()} values are not whole ({first}): kept as expected counts",
+    )
+
+
+def _counted(table: pd.DataFrame, audit: Audit) -> pd.DataFrame:
+    """Raw counts without empty samples and genes."""
+    total = table.sum(axis=1)
+    for sample in table.index[total == 0]:
+        audit.drop(STAGE, "profile", sample, "no counts at all")
+    table = table[total > 0]
+    empty = table.columns[(table == 0).all()]
+    for gene in empty:
+        audit.drop(STAGE, "gene", str(gene), "no count in any sample")
+    return table.drop(columns=empty)
+
+
+def _as_log2(values: np.ndarray, path: str) -> np.ndarray:
+    if values.size and np.nanmax(values) > LARGEST_LOG2:
+        raise ImportTableError(
+            f"{path}: holds {np.nanmax(values):g}, which is no log2 value; use source=counts for raw counts, or "
+            "take the logarithm"
+        )
+    return values.astype(np.float32)
+
+
+def _genes(gene_ids: pd.Index, symbols: dict[str, str], path: str | None) -> pd.DataFrame:
+    names = [symbols.get(str(g)) or g for g in gene_ids]
+    var = pd.DataFrame({"symbol": names}, index=pd.Index(gene_ids, name="gene_id", dtype=object))
+    if path is None:
+        return var
+    table = read_table(path, dtype=str)
+    require_columns(table, ("gene_id", "symbol"), path)
+    table = table.drop_duplicates("gene_id").set_index("gene_id").reindex(gene_ids)
+    var["symbol"] = table["symbol"].where(table["symbol"].notna(), var["symbol"])
+    if "human_ortholog" in table.columns:
+        var["human_ortholog"] = table["human_ortholog"].fillna("")
+    return var
+
+
+def _rows_of(path: str, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
+    """A table as text, one row for each of the samples; those that it lacks are rows of NaN."""
+    table = read_table(path, dtype=str)
+    require_columns(table, ("sample_id",), path)
+    table = table.set_index("sample_id")
+    twice = table.index[table.index.duplicated()]
+    if len(twice):
+        raise ImportTableError(f"{path}, column 'sample_id', value {twice[0]!r}: appears twice; keep one row")
+    for sample in table.index[~table.index.isin(sample_ids)]:
+        audit.drop(STAGE, "row", str(sample), f"of {Path(path).name}: not in the sample table")
+    return table.reindex(sample_ids)
+
+
+def _chemistry(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame | None:
+    if path is None:
+        return None
+    return _rows_of(path, sample_ids, audit).apply(lambda column: numbers(column, path))
+
+
+def _findings(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
+    """Grades 0 to 4, from numbers or words."""
+    if path is None:
+        return pd.DataFrame(index=sample_ids)
+    words = {word: f"{grade:g}" for word, grade in GRADE_WORDS.items()}
+
+    def grades(column: pd.Series) -> pd.Series:
+        return numbers(column.astype("string").str.strip().str.lower().replace(words).astype(object), path)
+
+    return _rows_of(path, sample_ids, audit).apply(grades)

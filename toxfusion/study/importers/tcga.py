@@ -1,0 +1,481 @@
+"""TCGA cohorts as a study: one table of slides or cases, expression, pathway signatures and published folds.
+
+Read are the tables of SurvPath and PORPOISE (one row a slide, ``_rnaseq`` columns or a table of its own) and the
+fold files of SurvPath (train, val) and of CLAM and MIRROR (train, val, test). A sample is a case, the first twelve
+characters of a barcode.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.importers.genes import GeneIds
+from toxfusion.study.importers.matrix import LARGEST_LOG2
+from toxfusion.study.importers.symbols import recover_symbols
+from toxfusion.study.importers.tables import (
+    STAGE,
+    ImportTableError,
+    empty_slides,
+    numbers,
+    read_table,
+    require_columns,
+)
+from toxfusion.study.rules import SLIDE_COLUMNS
+from toxfusion.study.study import Study, write_study
+
+Kind = Literal["log2", "zscore"]
+#: tables within the study folder
+FOLDS_FILE = "splits/published.csv"
+GENE_SETS_FOLDER = "gene_sets"
+#: a longer time is one in days
+LONGEST_MONTHS = 600.0
+
+_BARCODE = re.compile(r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?:-(\d{2}))?")
+_CASE_LENGTH = 12
+_SITE = slice(5, 7)
+_NORMAL = range(10, 20)
+_RNASEQ = re.compile(r"^(.+)_rnaseq(\.\d+)?$")
+_OTHER_OMICS = re.compile(r"^.+_(mut|cnv)(\.\d+)?$")
+_REPEATED = re.compile(r"^(.+)\.\d+$")
+_FOLD_FILE = re.compile(r"^splits?_(\d+)\.csv$")
+#: columns not kept: row numbers, former parts, and other endpoints, whose flag has the other sign
+_NOT_KEPT = re.compile(r"^(Unnamed: \d+|train|survival_.*|censorship.*)$")
+_PARTS = {"train": "train", "val": "valid", "test": "test"}
+_CONTRACT = (
+    "animal_id", "compound", "dose", "dose_level", "time_h", "study", "batch", "is_control", "control_group",
+    "group_id", "dili", "injury", "survival_time", "event", "subtype",
+)  # fmt: skip
+
+
+def import_tcga(
+    root: Path | str,
+    *,
+    cases: str,
+    rna: str | None = None,
+    kind: Kind = "log2",
+    signatures: str | None = None,
+    folds: str | None = None,
+    slides: str | None = None,
+    case_column: str = "case_id",
+    slide_column: str = "slide_id",
+    time_column: str | None = "survival_months_dss",
+    censorship_column: str | None = "censorship_dss",
+    subtype_column: str = "oncotree_code",
+    ignore_columns: Sequence[str] | None = None,
+    gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
+    name: str = "tcga",
+) -> Study:
+    """Write a study of a cohort: a case is a sample, and also its own animal, compound and group.
+
+    Batch is the tissue source site of the barcode; dose and time are NaN, nobody is a control. obs columns
+    ``survival_time`` (months, float) and ``event`` (1.0 = it happened, 0.0 = censored) are NaN together where there is
+    no label; ``subtype`` is text, empty where unknown. Other columns of the table are kept.
+
+    Args:
+        cases: table with one row a slide or a case (CSV, .gz, .zip).
+        rna: cases x genes, the first column naming the case; None takes the ``_rnaseq`` columns of ``cases``.
+        kind: of the expression; ``zscore`` is not checked against the range of log2 values. Kept as it is either way.
+        signatures: one column a gene set, its name the first row and the symbols below; written as
+            ``gene_sets/<file name>.gmt`` into the study.
+        folds: folder of splits_<k>.csv with train, val and optionally test; written as ``splits/published.csv``.
+            Without a column test the published val is the test part, and the table names no validation part.
+        slides: folder, searched below, of the images; None lists no slide.
+        time_column, censorship_column: months, and 1 = censored, 0 = it happened; both None for no survival.
+        ignore_columns: columns of ``cases`` that are no property of the case, and may differ among its rows.
+        gene_ids: what the columns of the expression become.
+
+    Raises:
+        ImportTableError: a table lacks a column or holds a value that it must not, rows of one case contradict each
+            other, a fold names a case that no table knows, or a folder holds nothing that is looked for.
+        StudyError: the tables break the contract.
+    """
+    audit = Audit()
+    rows = _case_rows(cases, case_column, slide_column, audit)
+    images = _slides(rows, slides, cases, slide_column, audit)
+    ignored = {case_column, slide_column, *(ignore_columns or ())}
+    table = _one_row_a_case(
+        rows.drop(columns=[c for c in rows.columns if c in ignored or c.startswith("Unnamed: ")]),
+        cases,
+        audit,
+    )
+    expression, named = _expression(table, cases, rna, kind, gene_ids, audit)
+    clinical = table[[c for c in table.columns if not _is_omics(str(c))]]
+    known = clinical.index
+    clinical = _usable(clinical, expression.index, images["sample_id"], audit)
+    obs = _obs(clinical, name)
+    obs = obs.join(_survival(clinical, cases, time_column, censorship_column, audit))
+    if subtype_column in clinical.columns:
+        obs["subtype"] = clinical[subtype_column].fillna("").astype(str)
+    else:
+        audit.change(STAGE, "column", subtype_column, f"not in {Path(cases).name}: no subtype")
+    obs = obs.join(_kept(clinical, subtype_column, audit))
+    parts = _published(folds, known, obs.index, audit)
+    sets = _signatures(signatures, expression.columns, audit)
+    study = write_study(
+        root,
+        obs=obs,
+        var=pd.DataFrame(
+            {"symbol": expression.columns}, index=pd.Index(expression.columns, name="gene_id", dtype=object)
+        ),
+        expression=expression.reindex(obs.index).to_numpy(np.float32),
+        findings=pd.DataFrame(index=obs.index),
+        slides=images[images["sample_id"].isin(obs.index)],
+        provenance={
+            "source": "tcga",
+            "kind": kind,
+            "tables": [Path(p).name for p in (cases, rna, signatures, folds) if p],
+            "gene_ids": named,
+            "survival": {"time": time_column, "unit": "months", "censorship": censorship_column},
+        },
+        name=name,
+        species="Homo sapiens",
+        virtual=False,
+        audit=audit,
+    )
+    if parts is not None:
+        replace_file(study.root / FOLDS_FILE, parts.to_csv(index=False).encode())
+    if signatures is not None:
+        lines = ["\t".join((title, Path(signatures).name, *genes)) for title, genes in sets.items()]
+        replace_file(_gmt_path(study.root, signatures), ("\n".join(lines) + "\n").encode())
+    return study
+
+
+# -------------------------------------------------------------------------------- cases
+
+
+def case_of(barcode: object, path: Path | str, column: str) -> str:
+    """The case of a TCGA barcode, its first twelve characters.
+
+    Raises:
+        ImportTableError: the value is no TCGA barcode.
+    """
+    text = str(barcode).strip()
+    if not _BARCODE.match(text):
+        raise ImportTableError(
+            f"{path}, column {column!r}, value {text!r}: is no TCGA barcode (TCGA-XX-XXXX ...); name the column that "
+            "holds them"
+        )
+    return text[:_CASE_LENGTH]
+
+
+def _without_normal(
+    table: pd.DataFrame, barcodes: pd.Series | pd.Index, kind: str, path: str, audit: Audit
+) -> pd.DataFrame:
+    """Rows whose barcode is of no normal tissue (sample type 10 to 19)."""
+    types = [match[1] if (match := _BARCODE.match(str(b))) else None for b in barcodes]
+    normal = np.array([t is not None and int(t) in _NORMAL for t in types], dtype=bool)
+    for barcode in np.asarray(barcodes)[normal]:
+        audit.drop(STAGE, kind, str(barcode), f"of {Path(path).name}: normal tissue of a case")
+    return table[~normal]
+
+
+def _case_rows(path: str, case_column: str, slide_column: str, audit: Audit) -> pd.DataFrame:
+    """The table, indexed by case, several rows where it has several slides; equal slide rows collapsed."""
+    rows = read_table(path, dtype={case_column: str, slide_column: str})
+    require_columns(rows, (case_column,), path)
+    if slide_column in rows.columns:
+        rows = _without_normal(rows, rows[slide_column], "slide", path, audit)
+        twice = rows.duplicated([case_column, slide_column])
+        for slide in rows.loc[twice, slide_column]:
+            audit.change(STAGE, "slide", str(slide), f"listed more than once in {Path(path).name}: joined")
+    ids = [case_of(b, path, case_column) for b in rows[case_column]]
+    return rows.set_axis(pd.Index(ids, dtype=object, name="sample_id"), axis=0)
+
+
+def _one_row_a_case(rows: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame:
+    """One row for each case, in the order of the table.
+
+    Raises:
+        ImportTableError: two rows of a case differ; file, column, case and both values are named.
+    """
+    first = rows[~rows.index.duplicated()]
+    expected = first.loc[rows.index]
+    is_value, was_value = rows.to_numpy(object), expected.to_numpy(object)
+    differs = (is_value != was_value) & ~(rows.isna() & expected.isna()).to_numpy()
+    if differs.any():
+        row, column = np.argwhere(differs)[0]
+        raise ImportTableError(
+            f"{path}, column {rows.columns[column]!r}, case {rows.index[row]!r}: the values "
+            f"{was_value[row, column]} and {is_value[row, column]} contradict each other; correct one, or name the "
+            "column in source.ignore_columns if it is no property of the case"
+        )
+    counts = rows.index.value_counts(sort=False)
+    for case, n in counts[counts > 1].items():
+        audit.change(STAGE, "case", str(case), f"{n} rows in {Path(path).name} that agree: joined")
+    return first
+
+
+def _usable(clinical: pd.DataFrame, profiled: pd.Index, imaged: pd.Series, audit: Audit) -> pd.DataFrame:
+    """Cases with a profile or a slide; the others are dropped."""
+    has_profile, has_slide = clinical.index.isin(profiled), clinical.index.isin(imaged)
+    for case in clinical.index[~has_profile & has_slide]:
+        audit.change(STAGE, "sample", case, "no expression profile: kept without one")
+    for case in clinical.index[~has_profile & ~has_slide]:
+        audit.drop(STAGE, "sample", case, "neither an expression profile nor a slide")
+    return clinical[has_profile | has_slide]
+
+
+def _obs(clinical: pd.DataFrame, name: str) -> pd.DataFrame:
+    cases = clinical.index
+    return pd.DataFrame(
+        {
+            "animal_id": cases,
+            "compound": cases,
+            "dose": np.nan,
+            "dose_level": "",
+            "time_h": np.nan,
+            "study": name,
+            "batch": [case[_SITE] for case in cases],
+            "is_control": False,
+            "control_group": "",
+            "group_id": cases,
+            "dili": np.nan,
+            "injury": np.nan,
+        },
+        index=cases,
+    )
+
+
+def _kept(clinical: pd.DataFrame, subtype_column: str, audit: Audit) -> pd.DataFrame:
+    """Other columns of the table; those that the study has, or that hold another endpoint, are left out."""
+    kept = []
+    for column in map(str, clinical.columns):
+        if column == subtype_column:
+            continue
+        if _NOT_KEPT.match(column) or column in _CONTRACT:
+            audit.drop(
+                STAGE, "column", column, "survival, its flag, a former part, or a column that the study has"
+            )
+        else:
+            kept.append(column)
+    return clinical[kept]
+
+
+def _survival(
+    clinical: pd.DataFrame, path: str, time_column: str | None, censorship_column: str | None, audit: Audit
+) -> pd.DataFrame:
+    """survival_time in months and event, NaN together; nothing when both columns are None."""
+    if time_column is None and censorship_column is None:
+        return pd.DataFrame(index=clinical.index)
+    if time_column is None or censorship_column is None:
+        raise ImportTableError(
+            f"source.time_column {time_column!r} and source.censorship_column {censorship_column!r}: "
+            "give both or neither"
+        )
+    for column in (time_column, censorship_column):
+        if column not in clinical.columns:
+            candidates = [c for c in map(str, clinical.columns) if re.match("survival|censor", c)]
+            raise ImportTableError(
+                f"{path}: column {column!r} is missing; there are {candidates}: name two of them by "
+                "source.time_column and source.censorship_column, or set both to null"
+            )
+    time, censored = numbers(clinical[time_column], path), numbers(clinical[censorship_column], path)
+    odd = censored.notna() & ~censored.isin([0.0, 1.0])
+    if odd.any():
+        raise ImportTableError(
+            f"{path}, column {censorship_column!r}, value {censored[odd].iloc[0]:g}: of case {odd.index[odd][0]!r} is "
+            "no flag; write 1 where the time is censored and 0 where the event happened"
+        )
+    if (time > LONGEST_MONTHS).any():
+        raise ImportTableError(
+            f"{path}, column {time_column!r}, value {time.max():g}: of case {time.idxmax()!r} is no time in months; "
+            "divide days by 30.44"
+        )
+    unusable = ~(time > 0) | censored.isna()
+    for case in time.index[unusable]:
+        why = "its flag is missing" if time[case] > 0 else "its time is missing or not positive"
+        audit.drop(STAGE, "survival label", str(case), f"{why}; the case is kept without a label")
+    # The one place where the published flag, 1 = censored, becomes the study's, 1 = it happened.
+    return pd.DataFrame({"survival_time": time, "event": 1.0 - censored}).mask(unusable)
+
+
+# -------------------------------------------------------------------------------- expression and gene sets
+
+
+def _is_omics(column: str) -> bool:
+    return bool(_RNASEQ.match(column) or _OTHER_OMICS.match(column))
+
+
+def _expression(
+    table: pd.DataFrame, path: str, rna: str | None, kind: Kind, gene_ids: GeneIds, audit: Audit
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Cases of the table with a profile x genes; genes named and collapsed as in the other importers, and how."""
+    for omics in ("mut", "cnv"):
+        n = sum(m[1] == omics for c in table.columns if (m := _OTHER_OMICS.match(str(c))))
+        if n:
+            audit.drop(STAGE, "columns", f"_{omics}", f"{n} columns of {Path(path).name}: not expression")
+    own = {str(c): f"{m[1]}{m[2] or ''}" for c in table.columns if (m := _RNASEQ.match(str(c)))}
+    if rna is None:
+        values, source = table[list(own)].set_axis(list(own.values()), axis=1), path
+    else:
+        if own:
+            audit.drop(STAGE, "columns", "_rnaseq", f"{len(own)} columns: {Path(rna).name} is read instead")
+        values, source = _profiles(rna, table.index, audit), rna
+    values = values.apply(lambda column: numbers(column, source)).dropna(how="all")
+    if kind == "log2" and values.size and np.nanmax(values.to_numpy(np.float64)) > LARGEST_LOG2:
+        gene = values.max().idxmax()
+        raise ImportTableError(
+            f"{source}, column {gene!r}, value {values[gene].max():g}: of case {values[gene].idxmax()!r} is no log2 "
+            "value; set source.kind=zscore for z-scores, or take the logarithm"
+        )
+    names = set(values.columns)
+    plain = [m[1] if (m := _REPEATED.match(c)) and m[1] in names else c for c in values.columns]
+    return gene_ids.named(values.set_axis(plain, axis=1), audit, path=source, counts=False)
+
+
+def _profiles(path: str, cases: pd.Index, audit: Audit) -> pd.DataFrame:
+    """A table of its own, one row a case that the clinical table has."""
+    table = read_table(path, index_col=0)
+    if not _BARCODE.match(str(table.index[0])) and _BARCODE.match(str(table.columns[0])):
+        table = table.T
+    table = _without_normal(table, table.index, "profile", path, audit)
+    first = str(table.index.name or "first")
+    ids = pd.Index([case_of(b, path, first) for b in table.index], dtype=object, name="sample_id")
+    known = ids.isin(cases)
+    for case in ids[~known].unique():
+        audit.drop(STAGE, "profile", case, "no row in the clinical table")
+    if not known.any():
+        raise ImportTableError(
+            f"{path}: none of its {len(ids)} cases ({ids[0]!r} ...) is in the clinical table ({cases[0]!r} ...); "
+            "give the tables of one cohort"
+        )
+    return _one_row_a_case(table.set_axis(ids, axis=0)[known].rename(columns=str), path, audit)
+
+
+def _signatures(path: str | None, genes: pd.Index, audit: Audit) -> dict[str, list[str]]:
+    """Name -> symbols, of a table with one column a gene set."""
+    if path is None:
+        return {}
+    # A symbol or a name may read like a missing value (NA, None): only an empty cell is one.
+    table = read_table(path, header=False, dtype=str, keep_default_na=False)
+    known, sets = set(genes), dict[str, list[str]]()
+    for position, column in enumerate(table.columns, start=1):
+        title, *cells = (str(c).strip() for c in table[column])
+        if not title:
+            audit.drop(STAGE, "gene set", f"column {position}", f"of {Path(path).name}: has no name")
+            continue
+        members = list(dict.fromkeys(recover_symbols([c for c in cells if c], audit)))
+        if not members:
+            audit.drop(STAGE, "gene set", title, "names no gene")
+            continue
+        if sets.setdefault(title, members) != members:
+            raise ImportTableError(
+                f"{path}, column {title!r}: is there twice with other genes; rename or join them"
+            )
+        absent = len([g for g in members if g not in known])
+        if absent:
+            audit.change(STAGE, "gene set", title, f"{absent} of {len(members)} genes are not in the study")
+    if not any(g in known for members in sets.values() for g in members):
+        raise ImportTableError(
+            f"{path}: none of its {len(sets)} sets names a gene of the study ({genes[0]!r} ...); give symbols, one "
+            "column a set"
+        )
+    return sets
+
+
+def _gmt_path(root: Path, signatures: str) -> Path:
+    return root / GENE_SETS_FOLDER / f"{Path(signatures).name.split('.')[0]}.gmt"
+
+
+# -------------------------------------------------------------------------------- folds and slides
+
+
+def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audit) -> pd.DataFrame | None:
+    """Columns sample_id, fold, part, as ``Predefined`` reads them; None without a folder."""
+    if folder is None:
+        return None
+    place = Path(folder)
+    if not place.is_dir():
+        raise ImportTableError(f"{folder}: no such folder; source.folds names the folder of splits_<k>.csv")
+    files = {int(m[1]): p for p in sorted(place.iterdir()) if (m := _FOLD_FILE.match(p.name))}
+    if not files:
+        raise ImportTableError(f"{folder}: holds no file splits_<k>.csv; name the folder of one set of folds")
+    rows = []
+    for fold, path in sorted(files.items()):
+        parts = _parts_of(path)
+        for case, part in parts.items():
+            if case not in known:
+                raise ImportTableError(
+                    f"{path}, column {part!r}, value {case!r}: no such case in the clinical table; give the folds of "
+                    "this cohort"
+                )
+            if case in cases:
+                rows.append((case, fold, part))
+            else:
+                audit.drop(STAGE, "fold row", f"{fold} {case}", "its case was dropped")
+        for case in cases.difference(list(parts)):
+            audit.drop(
+                STAGE, "fold row", f"{fold} {case}", f"in no part of {path.name}: left out of that fold"
+            )
+    table = pd.DataFrame(rows, columns=["sample_id", "fold", "part"])
+    return table.sort_values(["fold", "sample_id"], kind="stable")
+
+
+def _parts_of(path: Path) -> dict[str, str]:
+    """Case -> train, valid or test; where the file has no column test, its val is the test part."""
+    table = read_table(path, dtype=str)
+    require_columns(table, ("train", "val"), path)
+    names = _PARTS if "test" in table.columns else {"train": "train", "val": "test"}
+    parts: dict[str, str] = {}
+    for column, part in names.items():
+        for barcode in table[column].dropna():
+            case = case_of(barcode, path, column)
+            if parts.setdefault(case, part) != part:
+                raise ImportTableError(
+                    f"{path}, column {column!r}, value {case!r}: the case is in {parts[case]} as well; keep a patient "
+                    "in one part"
+                )
+    return parts
+
+
+def _slides(
+    rows: pd.DataFrame, folder: str | None, path: str, slide_column: str, audit: Audit
+) -> pd.DataFrame:
+    """Slides of the table whose image lies below the folder, indexed by the file name without its extension."""
+    listed = (
+        pd.Series(dtype=object)
+        if slide_column not in rows.columns
+        else rows[slide_column].dropna().astype(str)
+    )
+    if folder is None:
+        if len(listed):
+            reason = f"{listed.nunique()} slides of {Path(path).name}: source.slides names no folder"
+            audit.drop(STAGE, "slides", slide_column, reason)
+        return empty_slides()
+    if not Path(folder).is_dir():
+        raise ImportTableError(f"{folder}: no such folder; source.slides names the folder of the images")
+    require_columns(rows, (slide_column,), path)
+    images = _by_name(p for p in Path(folder).resolve().rglob("*") if p.is_file())
+    found = {}
+    for case, slide in zip(listed.index, listed, strict=True):
+        image = images.get(slide) or images.get(f"{slide}.svs")
+        if image is None:
+            audit.drop(STAGE, "slide", slide, "no such file in the folder of slides")
+        else:
+            found[image.stem] = (case, str(image))
+    if not found:
+        raise ImportTableError(
+            f"{folder}: holds none of the {len(listed)} slides of {path} ({listed.iloc[0]!r} ...); check the folder"
+        )
+    table = pd.DataFrame.from_dict(found, orient="index", columns=["sample_id", "path"])
+    return table.rename_axis("slide_id").reindex(columns=list(SLIDE_COLUMNS))
+
+
+def _by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """File name -> file.
+
+    Raises:
+        ImportTableError: two files bear one name.
+    """
+    images: dict[str, Path] = {}
+    for file in sorted(files):
+        if images.setdefault(file.name, file) != file and file.name.startswith("TCGA-"):
+            raise ImportTableError(f"{file}: a file of this name is also {images[file.name]}; keep one")
+    return images

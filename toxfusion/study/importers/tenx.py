@@ -1,0 +1,214 @@
+"""Counts of 10x Genomics (.mtx folders, .h5) and of .h5ad files, one row a barcode, or summed to samples."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from toxfusion.study.audit import Audit
+from toxfusion.study.importers.tables import STAGE, ImportTableError, read_table, require_columns
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: of a 10x matrix; other features are antibodies, guides or cut sites
+GENES = "Gene Expression"
+_MATRIX = re.compile(r"^(.*)matrix\.mtx(\.gz)?$")
+
+
+def is_matrix_file(path: Path | str) -> bool:
+    """A folder of a 10x matrix, a 10x .h5 or an .h5ad, and no table."""
+    return Path(path).is_dir() or Path(path).suffix.lower() in (".h5", ".h5ad")
+
+
+def read_counts(path: Path | str, audit: Audit) -> AnnData:
+    """Raw counts, one row a barcode or sample, var indexed by gene id with ``symbol`` where the file says it.
+
+    Args:
+        path: a folder with matrix.mtx, barcodes.tsv and features.tsv or genes.tsv (each plain or .gz, with or without
+            a prefix), a 10x .h5 of any version, or an .h5ad, whose layer ``counts`` comes before X.
+
+    Raises:
+        ImportTableError: a file is missing, damaged, holds no counts, or the parts differ in length.
+    """
+    place = Path(path)
+    if place.is_dir():
+        found = _read_mtx(place)
+    elif not place.is_file():
+        raise ImportTableError(f"{path}: no such file; check the path")
+    elif place.suffix.lower() == ".h5":
+        found = _read_h5(place)
+    else:
+        found = _counted_h5ad(read_h5ad(place), place)
+    if "feature_types" in found.var:
+        other = found.var["feature_types"] != GENES
+        for kind, n in found.var["feature_types"][other].value_counts().items():
+            audit.drop(STAGE, "features", str(kind), f"{n} features of {place.name}: not gene expression")
+        found = found[:, ~other.to_numpy()]
+    if not found.n_obs or not found.n_vars:
+        raise ImportTableError(
+            f"{path}: holds {found.n_obs} barcodes and {found.n_vars} genes; give another file"
+        )
+    return found
+
+
+def read_h5ad(path: Path | str) -> AnnData:
+    """An .h5ad file.
+
+    Raises:
+        ImportTableError: it cannot be read.
+    """
+    import anndata
+
+    if not Path(path).is_file():
+        raise ImportTableError(f"{path}: no such file; check the path")
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise ImportTableError(
+            f"{path}: cannot be read as .h5ad ({_short(error)}); write it again"
+        ) from error
+
+
+def sum_by_sample(cells: AnnData, samples: str, path: Path | str, audit: Audit) -> AnnData:
+    """Pseudo-bulk: the counts of each sample's barcodes, summed.
+
+    Args:
+        cells: one row a barcode.
+        samples: a table with the columns barcode and sample_id, or the name of a column of an .h5ad's obs.
+
+    Raises:
+        ImportTableError: neither a file nor a column, a barcode in two rows, or no barcode has a sample.
+    """
+    import anndata
+
+    names = cells.obs_names.map(str)
+    if Path(samples).is_file():
+        table = read_table(samples, dtype=str)
+        require_columns(table, ("barcode", "sample_id"), samples)
+        twice = table["barcode"][table["barcode"].duplicated()]
+        if len(twice):
+            raise ImportTableError(
+                f"{samples}, column 'barcode', value {twice.iloc[0]!r}: appears twice; keep one row"
+            )
+        of = table.set_index("barcode")["sample_id"].reindex(names)
+        strange = int((~table["barcode"].isin(names)).sum())
+        if strange:
+            audit.drop(
+                STAGE, "barcodes", Path(samples).name, f"{strange} barcodes are not in {Path(path).name}"
+            )
+    elif samples in cells.obs.columns:
+        of = cells.obs[samples].astype(object)
+    else:
+        raise ImportTableError(
+            f"source.pseudobulk={samples}: no such file, and no column of {path}, which has "
+            f"{list(map(str, cells.obs.columns))[:12]}"
+        )
+    has = of.notna().to_numpy()
+    if not has.any():
+        raise ImportTableError(
+            f"{samples}: gives none of the {len(names)} barcodes of {path} ({names[0]!r} ...) a sample; use the "
+            "same names"
+        )
+    if n_without := int((~has).sum()):
+        first = names[~has][0]
+        audit.drop(
+            STAGE, "barcodes", Path(path).name, f"{n_without} of {len(names)} ({first} ...) have no sample"
+        )
+    codes, found = pd.factorize(of[has].astype(str), sort=True)
+    one = sparse.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), (len(found), len(codes)))
+    summed = one @ sparse.csr_matrix(cells.X)[np.flatnonzero(has)]
+    for sample, n in zip(found, np.bincount(codes), strict=True):
+        audit.change(STAGE, "profile", str(sample), f"the sum of {n} barcodes")
+    return anndata.AnnData(sparse.csr_matrix(summed), pd.DataFrame(index=pd.Index(found)), cells.var)
+
+
+def _read_mtx(folder: Path) -> AnnData:
+    import anndata
+    import scanpy
+
+    matrices = [p for p in sorted(folder.iterdir()) if _MATRIX.match(p.name)]
+    if len(matrices) != 1:
+        raise ImportTableError(f"{folder}: holds {len(matrices)} files *matrix.mtx or .gz; keep one")
+    match = _MATRIX.match(matrices[0].name)
+    prefix = match[1] if match else ""
+    features = _beside(folder, prefix, ("features.tsv", "genes.tsv"))
+    barcodes = _beside(folder, prefix, ("barcodes.tsv",))
+    try:
+        counts = scanpy.read_mtx(matrices[0]).X.T
+    except (OSError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, IndexError) as error:
+        raise ImportTableError(
+            f"{matrices[0]}: cannot be read as a MatrixMarket file ({_short(error)}); fetch it again"
+        ) from error
+    var = read_table(features, header=False, delimiter="\t", dtype=str, keep_default_na=False)
+    obs = read_table(barcodes, header=False, delimiter="\t", dtype=str, keep_default_na=False)
+    for table, file, n, what in (
+        (var, features, counts.shape[1], "rows"),
+        (obs, barcodes, counts.shape[0], "columns"),
+    ):
+        if len(table) != n:
+            raise ImportTableError(
+                f"{file}: has {len(table)} lines, and {matrices[0].name} {n} {what}; give the files of one matrix"
+            )
+    about = {"symbol": var[1].tolist()} if var.shape[1] > 1 else {}
+    if var.shape[1] > 2:
+        about["feature_types"] = var[2].tolist()
+    names = pd.DataFrame(about, index=pd.Index(var[0], dtype=object))
+    cells = pd.DataFrame(index=pd.Index(obs[0], dtype=object))
+    return anndata.AnnData(sparse.csr_matrix(counts), cells, names)
+
+
+def _beside(folder: Path, prefix: str, names: tuple[str, ...]) -> Path:
+    for name in names:
+        for suffix in ("", ".gz"):
+            if (folder / f"{prefix}{name}{suffix}").is_file():
+                return folder / f"{prefix}{name}{suffix}"
+    raise ImportTableError(
+        f"{folder}: {prefix}{' or '.join(names)} is missing beside {prefix}matrix.mtx; put it there"
+    )
+
+
+def _read_h5(path: Path) -> AnnData:
+    import warnings
+
+    import h5py
+    import scanpy
+
+    try:
+        if not h5py.is_hdf5(path):
+            raise OSError("is no HDF5 file, or cut off")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Variable names are not unique")
+            found = scanpy.read_10x_h5(path, gex_only=False)
+    except Exception as error:  # scanpy raises Exception itself where a data set is missing
+        raise ImportTableError(
+            f"{path}: cannot be read as a 10x .h5 ({_short(error)}); fetch it again"
+        ) from error
+    found.var["symbol"] = found.var_names.astype(str)
+    found.var.index = found.var["gene_ids"].astype(str).to_numpy(object)
+    return found
+
+
+def _counted_h5ad(found: AnnData, path: Path) -> AnnData:
+    """The layer ``counts``, or X where it holds whole numbers."""
+    import anndata
+
+    values = found.layers.get("counts", found.X)
+    entries = values.data if sparse.issparse(values) else np.asarray(values)
+    if values is None or not np.array_equal(entries, np.round(entries)):
+        raise ImportTableError(
+            f"{path}: holds no counts: it has no layer 'counts' (layers: {list(found.layers)}), and X is not of whole "
+            "numbers; add the layer, or use source=matrix for log2 values"
+        )
+    return anndata.AnnData(values, found.obs, found.var[["symbol"] if "symbol" in found.var else []])
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,398 @@
+"""The rules of the study contract: what each table must hold, and the error that says what it does not.
+
+Beyond docs/architecture.md: ``dose`` and ``time_h`` may be NaN, and ``dose_level``, ``batch`` and
+``control_group`` may be the empty string, where a study has no such thing (spatial sections, for example).
+Other columns of obs are kept as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from toxfusion.study.study import Study
+
+DOSE_LEVELS = ("control", "low", "middle", "high")
+GRADES = (0, 1, 2, 3, 4)
+EXPRESSION_FILE = "expression.h5ad"
+SLIDES_FILE = "slides.parquet"
+AUDIT_FILE = "audit.json"
+
+_FILLED_TEXT = ("animal_id", "compound", "study", "group_id")
+_OPEN_TEXT = ("dose_level", "batch", "control_group")
+_NUMBERS = ("dose", "time_h")
+_LABELS = ("dili", "injury")
+_REGION = ("x", "y", "width", "height")
+SLIDE_COLUMNS = ("sample_id", "path", "mpp_override", *_REGION)
+
+
+class StudyError(ValueError):
+    """A study breaks its contract; the message names file, column and value, and what to do."""
+
+
+def fault(file: str, column: str, value: object, problem: str, remedy: str) -> StudyError:
+    shown = value.item() if isinstance(value, np.generic) else value
+    return StudyError(f"{file}, column {column!r}, value {shown!r}: {problem}. {remedy}.")
+
+
+def check_study(study: Study) -> None:
+    """Check every rule of the contract; Study.open and write_study both end here.
+
+    Raises:
+        StudyError: the first rule broken.
+    """
+    _check_samples(study)
+    _check_controls(study.obs)
+    _check_labels(study.obs)
+    _check_expression(study)
+    _check_findings(study)
+    _check_slides(study)
+
+
+def indexed(table: pd.DataFrame, key: str, file: str) -> pd.DataFrame:
+    """A copy of ``table`` with text index ``key``; duplicates are an error."""
+    table = table.set_index(key) if key in table.columns else table.copy()
+    if table.index.isna().any():
+        raise fault(file, key, None, "an identifier is missing", "Give every row a name")
+    table.index = pd.Index([str(v) for v in table.index], dtype=object, name=key)
+    twice = table.index[table.index.duplicated()]
+    if len(twice):
+        raise fault(
+            file,
+            key,
+            twice[0],
+            f"appears more than once ({len(twice)} repeats)",
+            "Give every row its own name",
+        )
+    return table
+
+
+def aligned(table: pd.DataFrame, index: pd.Index, what: str) -> pd.DataFrame:
+    table = table.set_index("sample_id") if "sample_id" in table.columns else table.copy()
+    table.index = pd.Index([str(v) for v in table.index], dtype=object, name="sample_id")
+    if len(table) != len(index) or set(table.index) != set(index):
+        odd = sorted(set(table.index) ^ set(index))[:1] or table.index[table.index.duplicated()].tolist()[:1]
+        raise fault(
+            what, "sample_id", odd[0], "its rows are not those of obs", "Give one row to every sample"
+        )
+    return table.loc[index]
+
+
+def _column(table: pd.DataFrame, column: str, file: str) -> pd.Series:
+    if column not in table.columns:
+        raise fault(file, column, None, f"the column is missing; there are {list(table.columns)}", "Add it")
+    return table[column]
+
+
+def _texts(table: pd.DataFrame, column: str, file: str) -> pd.Series:
+    values = _column(table, column, file)
+    if values.isna().any():
+        raise fault(file, column, None, f"is missing at {values.index[values.isna()][0]!r}", "Fill it in")
+    return values.astype(object).map(str)
+
+
+def _floats(table: pd.DataFrame, column: str, file: str) -> pd.Series:
+    values = _column(table, column, file).astype(object)
+    numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    bad = numbers.isna() & values.notna()
+    if bad.any() or np.isinf(numbers).any():
+        bad |= np.isinf(numbers)
+        raise fault(
+            file,
+            column,
+            values[bad].iloc[0],
+            f"is no finite number at {values.index[bad][0]!r}",
+            "Correct it",
+        )
+    return numbers
+
+
+def survival_times(obs: pd.DataFrame, column: str) -> pd.Series:
+    """Times to event or censoring, float64 [n], above 0 in the study's own unit; NaN = not known.
+
+    Raises:
+        StudyError: the column is missing, or a value is no number above 0.
+    """
+    times = _floats(obs, column, EXPRESSION_FILE)
+    bad = times[times <= 0]
+    if len(bad):
+        raise fault(
+            EXPRESSION_FILE,
+            column,
+            bad.iloc[0],
+            f"time of sample {bad.index[0]!r} is not above 0",
+            "Correct it, or use NaN where it is not known",
+        )
+    return times
+
+
+def events(obs: pd.DataFrame, column: str) -> pd.Series:
+    """Whether the event happened, float64 [n]: 1, 0 = censored, NaN = not known.
+
+    Raises:
+        StudyError: the column is missing, or a value is another one.
+    """
+    flags = _floats(obs, column, EXPRESSION_FILE)
+    bad = flags[flags.notna() & ~flags.isin([0.0, 1.0])]
+    if len(bad):
+        raise fault(
+            EXPRESSION_FILE,
+            column,
+            bad.iloc[0],
+            f"at sample {bad.index[0]!r} is not 0, 1 or NaN",
+            "Write 1 where the event happened, 0 where the sample was censored",
+        )
+    return flags
+
+
+def classes(obs: pd.DataFrame, column: str) -> pd.Series:
+    """Names of exclusive classes, str [n]; "" = no class.
+
+    Raises:
+        StudyError: the column is missing, or a value is not text.
+    """
+    values = _column(obs, column, EXPRESSION_FILE).astype(object)
+    values = values.where(values.notna(), "")
+    for sample, value in values.items():
+        if not isinstance(value, str):
+            raise fault(
+                EXPRESSION_FILE,
+                column,
+                value,
+                f"class of sample {sample!r} is not text",
+                "Name the classes, and leave it empty where there is none",
+            )
+    return values
+
+
+#: Columns of obs that a study may have, and what reads them.
+_OUTCOMES = {"survival_time": survival_times, "event": events, "subtype": classes}
+
+
+def obs_table(obs: pd.DataFrame) -> pd.DataFrame:
+    for column in (*_FILLED_TEXT, *_OPEN_TEXT):
+        obs[column] = _texts(obs, column, EXPRESSION_FILE)
+    for column in (*_NUMBERS, *_LABELS):
+        obs[column] = _floats(obs, column, EXPRESSION_FILE)
+    flags = _column(obs, "is_control", EXPRESSION_FILE)
+    if not all(isinstance(v, bool | np.bool_) for v in flags):
+        bad = next(v for v in flags if not isinstance(v, bool | np.bool_))
+        raise fault(EXPRESSION_FILE, "is_control", bad, "is neither True nor False", "Store booleans")
+    obs["is_control"] = flags.astype(bool)
+    for column, read in _OUTCOMES.items():
+        if column in obs.columns:
+            obs[column] = read(obs, column)
+    categorical = obs.select_dtypes("category").columns
+    return obs.astype(dict.fromkeys(categorical, object))
+
+
+def var_table(var: pd.DataFrame) -> pd.DataFrame:
+    for column in ("symbol", "human_ortholog"):
+        if column in var.columns or column == "symbol":
+            values = _column(var, column, EXPRESSION_FILE).astype(object)
+            var[column] = values.where(values.notna(), "").map(str)
+    return var
+
+
+def slide_table(slides: pd.DataFrame) -> pd.DataFrame:
+    for column in ("sample_id", "path"):
+        slides[column] = _texts(slides, column, SLIDES_FILE)
+    for column in ("mpp_override", *_REGION):
+        slides[column] = _floats(slides, column, SLIDES_FILE)
+    return slides
+
+
+def _check_samples(study: Study) -> None:
+    obs = study.obs
+    if obs.empty:
+        raise StudyError(
+            f"{EXPRESSION_FILE}: the study has no sample; look into {AUDIT_FILE} for what was dropped."
+        )
+    for column in _FILLED_TEXT:
+        empty = obs.index[obs[column].str.strip() == ""]
+        if len(empty):
+            raise fault(EXPRESSION_FILE, column, "", f"is empty at sample {empty[0]!r}", "Fill it in")
+    for column in _NUMBERS:
+        low = obs[obs[column] < 0]
+        if len(low):
+            value = low[column].iloc[0]
+            raise fault(
+                EXPRESSION_FILE, column, value, f"is negative at sample {low.index[0]!r}", "Correct it"
+            )
+
+
+def _check_controls(obs: pd.DataFrame) -> None:
+    unknown = obs[~obs["dose_level"].isin([*DOSE_LEVELS, ""])]
+    if len(unknown):
+        raise fault(
+            EXPRESSION_FILE,
+            "dose_level",
+            unknown["dose_level"].iloc[0],
+            f"at sample {unknown.index[0]!r} is none of {DOSE_LEVELS}",
+            "Map the study's own words to these, or to '' where there is no dose",
+        )
+    differs = obs[obs["is_control"] != (obs["dose_level"] == "control")]
+    if len(differs):
+        raise fault(
+            EXPRESSION_FILE,
+            "is_control",
+            bool(differs["is_control"].iloc[0]),
+            f"contradicts dose_level {differs['dose_level'].iloc[0]!r} at sample {differs.index[0]!r}",
+            "A vehicle control has both, no other sample has either",
+        )
+    dosed = obs[obs["is_control"] & (obs["dose"] > 0)]
+    if len(dosed):
+        value, sample = dosed["dose"].iloc[0], dosed.index[0]
+        raise fault(EXPRESSION_FILE, "dose", value, f"control sample {sample!r} has a dose", "Set it to 0")
+    undosed = obs[~obs["is_control"] & (obs["dose"] == 0)]
+    if len(undosed):
+        sample = undosed.index[0]
+        raise fault(
+            EXPRESSION_FILE, "dose", 0.0, f"treated sample {sample!r} has no dose", "Flag it as a control"
+        )
+
+
+def _check_labels(obs: pd.DataFrame) -> None:
+    for column in _LABELS:
+        bad = obs[obs[column].notna() & ~obs[column].isin([0.0, 1.0])]
+        if len(bad):
+            value, sample = bad[column].iloc[0], bad.index[0]
+            raise fault(
+                EXPRESSION_FILE, column, value, f"at sample {sample!r} is not 0, 1 or NaN", "Correct it"
+            )
+    # A control may carry the label of its compound or none: only a different label is a contradiction.
+    labelled = obs[~obs["is_control"] | obs["dili"].notna()]
+    _check_constant(labelled, "compound", "dili")
+    _check_constant(obs, "group_id", "injury")
+    _check_constant(obs, "group_id", "compound")
+
+
+def _check_constant(obs: pd.DataFrame, by: str, column: str) -> None:
+    kinds = obs.groupby(by, sort=False)[column].nunique(dropna=False)
+    mixed = kinds.index[kinds > 1]
+    if len(mixed):
+        values = obs.loc[obs[by] == mixed[0], column].unique().tolist()
+        raise fault(
+            EXPRESSION_FILE,
+            column,
+            values,
+            f"is not the same throughout {by} {mixed[0]!r}",
+            f"Give each {by} one {column}",
+        )
+
+
+def _check_expression(study: Study) -> None:
+    x = study.expression
+    if x.shape != (len(study.obs), len(study.var)):
+        raise fault(
+            EXPRESSION_FILE,
+            "X",
+            x.shape,
+            f"is not {len(study.obs)} samples x {len(study.var)} genes",
+            "Store one row a sample",
+        )
+    infinite = np.argwhere(np.isinf(x))
+    if len(infinite):
+        row, gene = infinite[0]
+        raise fault(
+            EXPRESSION_FILE,
+            "X",
+            float(x[row, gene]),
+            f"sample {study.obs.index[row]!r}, gene {study.var.index[gene]!r} is infinite",
+            "Use log2(value + 1), or drop the sample",
+        )
+    absent = np.isnan(x).sum(axis=1)
+    partial = np.flatnonzero((absent > 0) & (absent < x.shape[1]))
+    if len(partial):
+        row = partial[0]
+        gene = int(np.flatnonzero(np.isnan(x[row]))[0])
+        raise fault(
+            EXPRESSION_FILE,
+            "X",
+            float("nan"),
+            f"sample {study.obs.index[row]!r} lacks {absent[row]} of {x.shape[1]} genes, "
+            f"{study.var.index[gene]!r} first",
+            "Impute them, drop these genes, or make the whole row NaN (no profile)",
+        )
+
+
+def _check_findings(study: Study) -> None:
+    for what, table in (
+        ("findings", study.findings),
+        ("spontaneous", study.spontaneous),
+        ("chemistry", study.chemistry),
+    ):
+        if table is None:
+            continue
+        file = f"{EXPRESSION_FILE} obsm[{what!r}]"
+        for term in table.columns:
+            if not isinstance(term, str) or "/" in term:
+                raise fault(file, str(term), term, "is no usable column name", "Use text without '/'")
+            if what != "spontaneous":
+                _floats(table, term, file)
+    findings = study.findings
+    for term in findings.columns:
+        bad = findings[findings[term].notna() & ~findings[term].isin(GRADES)]
+        if len(bad):
+            value, sample = bad[term].iloc[0], bad.index[0]
+            raise fault(
+                f"{EXPRESSION_FILE} obsm['findings']",
+                term,
+                value,
+                f"grade of sample {sample!r} is none of {GRADES}",
+                "Map the grades to 0 (absent) .. 4 (severe), NaN where not examined",
+            )
+    if study.spontaneous is not None:
+        if list(study.spontaneous.columns) != list(findings.columns):
+            odd = sorted(set(study.spontaneous.columns) ^ set(findings.columns))
+            raise fault(
+                f"{EXPRESSION_FILE} obsm['spontaneous']",
+                str(odd),
+                odd,
+                "its columns are not those of findings",
+                "Align them",
+            )
+        for term in study.spontaneous.columns:
+            if study.spontaneous[term].dtype != bool:
+                dtype = str(study.spontaneous[term].dtype)
+                raise fault(
+                    f"{EXPRESSION_FILE} obsm['spontaneous']", term, dtype, "is not boolean", "Store booleans"
+                )
+
+
+def _check_slides(study: Study) -> None:
+    slides = study.slides
+    orphans = slides[~slides["sample_id"].isin(study.obs.index)]
+    if len(orphans):
+        raise fault(
+            SLIDES_FILE,
+            "sample_id",
+            orphans["sample_id"].iloc[0],
+            f"slide {orphans.index[0]!r} belongs to no sample of the study ({len(orphans)} such rows)",
+            "Add the sample, or remove the row and record it in audit.json",
+        )
+    nameless = slides.index[slides["path"].str.strip() == ""]
+    if len(nameless):
+        raise fault(
+            SLIDES_FILE, "path", "", f"slide {nameless[0]!r} has no path", "Fill it in or remove the row"
+        )
+    for column in ("mpp_override", "width", "height"):
+        bad = slides[slides[column] <= 0]
+        if len(bad):
+            value = bad[column].iloc[0]
+            raise fault(
+                SLIDES_FILE, column, value, f"slide {bad.index[0]!r}: not positive", "Correct it or use NaN"
+            )
+    given = slides[list(_REGION)].notna().sum(axis=1)
+    torn = slides.index[(given > 0) & (given < len(_REGION))]
+    if len(torn):
+        raise fault(
+            SLIDES_FILE,
+            "x, y, width, height",
+            None,
+            f"slide {torn[0]!r} has a part of a region",
+            "Give all four or none",
+        )

@@ -1,0 +1,688 @@
+"""Which samples train, choose and test: parts that no compound, with its vehicle controls, straddles.
+
+A scheme (``CompoundKFold`` ...) is built from plain scalars and called with a study; it returns a ``Split``.
+Schemes that put one compound into training and test are called transductive in their manifest, and are meant
+for illustrations, never for a claim about unseen compounds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toxfusion.study.audit import replace_file
+from toxfusion.study.study import Study
+
+UNIT_COLUMNS = ("compound", "control_group")
+PARTS = ("train", "valid", "test")
+
+
+class SplitError(ValueError):
+    """A split cannot be made, or lets a unit straddle two parts."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sample ids of three disjoint parts; samples in none of them are left out of the run.
+
+    Attributes:
+        train, valid, test: sample ids in the study's order.
+        fold: which fold of its scheme this is.
+        manifest: plain JSON: the scheme and its settings, ``transductive``, ``together`` (columns whose
+            values never straddle parts), ``valid_together`` (the same between train and valid only, where it
+            differs), ``analogues`` (compound -> parent), and units, sizes and classes of each part.
+    """
+
+    train: list[str]
+    valid: list[str]
+    test: list[str]
+    fold: int
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def part_of(self) -> dict[str, str]:
+        """sample_id -> its part."""
+        return {sample: part for part in PARTS for sample in getattr(self, part)}
+
+    def units(self, obs: pd.DataFrame) -> pd.Series:
+        """The unit of every sample that must not straddle training and test; see ``split_units``."""
+        together = tuple(self.manifest.get("together", UNIT_COLUMNS))
+        return split_units(obs, together, self.manifest.get("analogues", {}))
+
+    def check(self, study: Study) -> None:
+        """Check that the parts are disjoint, known to the study and straddled by no unit.
+
+        Raises:
+            SplitError: names the compounds that meet across two parts, and through what.
+        """
+        counts = Counter(s for part in PARTS for s in getattr(self, part))
+        twice = [s for s, n in counts.items() if n > 1]
+        if twice:
+            raise SplitError(
+                f"sample {twice[0]!r} is in the split {counts[twice[0]]} times; give it one part"
+            )
+        unknown = [s for s in counts if s not in study.obs.index]
+        if unknown:
+            raise SplitError(
+                f"the split names sample {unknown[0]!r}, which study {study.name!r} lacks "
+                f"({len(unknown)} such samples); split this study anew"
+            )
+        together = tuple(self.manifest.get("together", UNIT_COLUMNS))
+        inner = tuple(self.manifest.get("valid_together", together))
+        analogues = self.manifest.get("analogues", {})
+        fitted = dict.fromkeys((*self.train, *self.valid), "train or valid") | dict.fromkeys(
+            self.test, "test"
+        )
+        chosen = dict.fromkeys(self.train, "train") | dict.fromkeys(self.valid, "valid")
+        _refuse_straddling(study.obs, self.units(study.obs), fitted, together)
+        _refuse_straddling(study.obs, split_units(study.obs, inner, analogues), chosen, inner)
+
+
+def split_units(
+    obs: pd.DataFrame,
+    together: Sequence[str] = UNIT_COLUMNS,
+    analogues: Mapping[str, str] | None = None,
+) -> pd.Series:
+    """The unit of every sample: samples that share a value of any column of ``together`` are of one unit.
+
+    Args:
+        obs: of a study.
+        together: columns; an empty string in one of them joins nothing.
+        analogues: compound -> parent; both become one unit (salts, prodrugs, close relatives).
+
+    Returns:
+        str Series indexed by sample_id; a unit is called after its first value of ``together[0]``.
+
+    Raises:
+        SplitError: a column is missing, or empty where it must not be.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    nodes: dict[tuple[str, str], int] = {}
+    edges: list[tuple[int, int]] = []
+    n = len(obs)
+    for column in together:
+        for row, value in enumerate(_values(obs, column, required=column == together[0])):
+            if value:
+                edges.append((row, nodes.setdefault((column, value), n + len(nodes))))
+    for compound, parent in (analogues or {}).items():
+        if "compound" in together:
+            a = nodes.setdefault(("compound", compound), n + len(nodes))
+            b = nodes.setdefault(("compound", parent), n + len(nodes))
+            edges.append((a, b))
+    size = n + len(nodes)
+    ends = np.array(edges, dtype=np.int64).reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][:n]
+    first = obs[together[0]].astype(str)
+    names = first.groupby(component).min()
+    return pd.Series([names[c] for c in component], index=obs.index, name="unit", dtype=object)
+
+
+def read_analogues(path: Path | str | None) -> dict[str, str]:
+    """Read a CSV table with the columns compound, parent.
+
+    Raises:
+        SplitError: a column is missing, or a compound has two parents.
+    """
+    if path is None:
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    absent = {"compound", "parent"} - set(table.columns)
+    if absent:
+        raise SplitError(f"{path}: column {sorted(absent)[0]!r} is missing; the table needs compound,parent")
+    parents = table.drop_duplicates(["compound", "parent"])
+    twice = parents["compound"][parents["compound"].duplicated()]
+    if len(twice):
+        raise SplitError(f"{path}, column 'compound', value {twice.iloc[0]!r}: has two parents; keep one")
+    return dict(zip(parents["compound"], parents["parent"], strict=True))
+
+
+# -------------------------------------------------------------------------------- schemes
+
+
+@dataclass(frozen=True)
+class CompoundKFold:
+    """Folds over compounds with their controls, stratified by DILI class and, for ties, by number of samples.
+
+    Args:
+        n_folds: number of folds; the test parts of all folds cover every unit once.
+        fold: which of them is tested here.
+        valid_fraction: share of the other units, class by class, that makes the validation part.
+        valid_folds: deal the other units into so many folds instead, of which ``valid_fold`` is the validation part;
+            networks that each left out one of them average to one that has learned from every unit. None draws.
+        seed: of the folds; independent of the seed of training.
+        analogues: CSV table compound,parent, or None.
+    """
+
+    n_folds: int = 5
+    fold: int = 0
+    valid_fraction: float = 0.2
+    seed: int = 0
+    analogues: str | None = None
+    valid_folds: int | None = None
+    valid_fold: int = 0
+
+    def __call__(self, study: Study) -> Split:
+        return _k_fold(study, self, UNIT_COLUMNS, read_analogues(self.analogues), transductive=False)
+
+
+@dataclass(frozen=True)
+class GroupKFold:
+    """Folds over the values of any column of obs (study, mechanism, batch ...).
+
+    Args:
+        column: its values are never divided.
+        keep_compounds: compounds and their controls are not divided either; groups that share one are merged.
+            False makes the split transductive over compounds, and its manifest says so.
+        valid_column: draw the validation part from values of this column within the training groups (blocks
+            of a tissue section, say) where there are too few groups to spare one; None draws whole groups.
+        valid_folds, valid_fold: as in ``CompoundKFold``; of whole groups, without ``valid_column``.
+    """
+
+    column: str = "study"
+    n_folds: int = 5
+    fold: int = 0
+    valid_fraction: float = 0.2
+    seed: int = 0
+    keep_compounds: bool = True
+    valid_column: str | None = None
+    analogues: str | None = None
+    valid_folds: int | None = None
+    valid_fold: int = 0
+
+    def __call__(self, study: Study) -> Split:
+        empty = [not v for v in _values(study.obs, self.column, required=False)]
+        if any(empty):
+            sample = study.obs.index[int(np.argmax(empty))]
+            raise SplitError(
+                f"obs column {self.column!r} is empty at sample {sample!r}; fill it in, or split by another"
+            )
+        if self.valid_column is not None and self.valid_folds is not None:
+            raise SplitError(
+                f"split.valid_column {self.valid_column!r} and split.valid_folds {self.valid_folds}: the one draws "
+                "within groups, the other deals whole ones; set one of them to null"
+            )
+        together = (self.column, *UNIT_COLUMNS) if self.keep_compounds else (self.column,)
+        analogues = read_analogues(self.analogues)
+        split = _k_fold(study, self, together, analogues, transductive=not self.keep_compounds)
+        return split if self.valid_column is None else self._valid_within(study, split, self.valid_column)
+
+    def _valid_within(self, study: Study, split: Split, column: str) -> Split:
+        """The same test part, with a validation part of whole values of ``column``."""
+        rest = study.obs.drop(index=split.test)
+        units = _unit_table(rest, (column,), {})
+        valid = _draw(units, self.valid_fraction, np.random.default_rng([self.seed, 3, self.fold]))
+        in_valid = split_units(rest, (column,)).isin(valid)
+        part = pd.Series("test", index=study.obs.index)
+        part[rest.index] = np.where(in_valid, "valid", "train")
+        together, transductive = split.manifest["together"], bool(split.manifest["transductive"])
+        return _split(study, self, part, together, split.manifest["analogues"], transductive, (column,))
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """One test part of compounds, class by class at random; ``fold`` numbers repeated draws."""
+
+    test_fraction: float = 0.2
+    valid_fraction: float = 0.2
+    fold: int = 0
+    seed: int = 0
+    analogues: str | None = None
+
+    def __call__(self, study: Study) -> Split:
+        _check_fraction("test_fraction", self.test_fraction)
+        analogues = read_analogues(self.analogues)
+        units = _unit_table(study.obs, UNIT_COLUMNS, analogues)
+        test = _draw(units, self.test_fraction, np.random.default_rng([self.seed, 2, self.fold]))
+        if not test or len(test) == len(units):
+            raise SplitError(f"test_fraction {self.test_fraction} of {len(units)} units leaves an empty part")
+        return _from_units(study, self, units, test, UNIT_COLUMNS, analogues, transductive=False)
+
+
+@dataclass(frozen=True)
+class TimeForward:
+    """Train and choose on early sacrifices, test on later ones.
+
+    Args:
+        train_until_h: sacrifices up to this many hours train.
+        test_from_h: sacrifices from here on are tested.
+        unseen_compounds: test compounds of fold ``fold`` of ``CompoundKFold`` only; False tests the later
+            times of all compounds (``fold`` then only varies the validation part): transductive.
+    """
+
+    train_until_h: float = 24.0
+    test_from_h: float = 96.0
+    unseen_compounds: bool = True
+    n_folds: int = 5
+    fold: int = 0
+    valid_fraction: float = 0.2
+    seed: int = 0
+    analogues: str | None = None
+
+    def __call__(self, study: Study) -> Split:
+        if self.test_from_h <= self.train_until_h:
+            raise SplitError(
+                f"test_from_h {self.test_from_h} is not later than train_until_h {self.train_until_h}"
+            )
+        time = study.obs["time_h"]
+        return _extrapolate(study, self, time <= self.train_until_h, time >= self.test_from_h)
+
+
+@dataclass(frozen=True)
+class DoseExtrapolation:
+    """Train and choose on vehicle controls and the lower dose levels, test on ``test_level``.
+
+    Args:
+        test_level: low, middle or high; levels above it are left out.
+        unseen_compounds: as in ``TimeForward``.
+    """
+
+    test_level: str = "high"
+    unseen_compounds: bool = True
+    n_folds: int = 5
+    fold: int = 0
+    valid_fraction: float = 0.2
+    seed: int = 0
+    analogues: str | None = None
+
+    def __call__(self, study: Study) -> Split:
+        treated = ("low", "middle", "high")
+        if self.test_level not in treated:
+            raise SplitError(f"test_level {self.test_level!r} is none of {treated}")
+        lower = ("control", *treated[: treated.index(self.test_level)])
+        level = study.obs["dose_level"]
+        return _extrapolate(study, self, level.isin(lower), level == self.test_level)
+
+
+@dataclass(frozen=True)
+class TransductiveLeaveGroupOut:
+    """Leave one treated group out, other groups of its compound in training: the one-compound illustration.
+
+    Fold k tests the k-th treated value of ``column``, sorted. Vehicle controls always train.
+    """
+
+    column: str = "group_id"
+    fold: int = 0
+    valid_fraction: float = 0.2
+    seed: int = 0
+
+    def __call__(self, study: Study) -> Split:
+        obs = study.obs
+        groups = pd.Series(_values(obs, self.column, required=True), index=obs.index)
+        treated = sorted(set(groups[~obs["is_control"]]))
+        mixed = sorted(set(treated) & set(groups[obs["is_control"]]))
+        if mixed:
+            raise SplitError(
+                f"obs column {self.column!r}, value {mixed[0]!r} holds controls and treated animals"
+            )
+        _check_fold(self.fold, len(treated), f"treated values of {self.column!r}")
+        test = treated[self.fold]
+        others = [g for g in treated if g != test]
+        _check_fraction("valid_fraction", self.valid_fraction)
+        rng = np.random.default_rng([self.seed, 1, self.fold])
+        chosen = rng.permutation(len(others))[: _share(self.valid_fraction, len(others))]
+        valid = {others[i] for i in chosen}
+        part = groups.map(lambda g: "test" if g == test else "valid" if g in valid else "train")
+        return _split(study, self, part, (self.column,), {}, transductive=True)
+
+
+@dataclass(frozen=True)
+class Predefined:
+    """Parts from a table (parquet or CSV) with the columns sample_id, fold, part (train, valid or test).
+
+    Args:
+        path: of the table.
+        fold: rows of this fold are taken; samples without a row are left out.
+        valid_fraction: share of the training units, class by class, that makes the validation part of a fold for
+            which the table names none; the manifest then says ``valid_drawn``. 0 leaves it without one.
+        valid_folds, valid_fold: as in ``CompoundKFold``, in place of that draw.
+        seed: of that draw; independent of the seed of training.
+        transductive: the table knowingly divides compounds; only the animals' groups are then checked.
+    """
+
+    path: str
+    fold: int = 0
+    valid_fraction: float = 0.2
+    seed: int = 0
+    transductive: bool = False
+    analogues: str | None = None
+    valid_folds: int | None = None
+    valid_fold: int = 0
+
+    def __call__(self, study: Study) -> Split:
+        rows = self._rows()
+        unknown = [s for s in rows.index if s not in study.obs.index]
+        if unknown:
+            raise SplitError(
+                f"{self.path}, column 'sample_id', value {unknown[0]!r}: no such sample in {study.name!r}"
+            )
+        part = rows.reindex(study.obs.index).fillna("")
+        together = ("group_id",) if self.transductive else UNIT_COLUMNS
+        analogues = read_analogues(self.analogues)
+        named = bool((part == "valid").any())
+        if named and self.valid_folds is not None:
+            raise SplitError(
+                f"{self.path}, column 'part', value 'valid': fold {self.fold} has its validation part; set "
+                "split.valid_folds=null"
+            )
+        drawn = [] if named else self._draw_valid(study.obs[part == "train"], together, analogues)
+        part[drawn] = "valid"
+        split = _split(study, self, part, together, analogues, transductive=self.transductive)
+        return replace(split, manifest={**split.manifest, "valid_drawn": bool(drawn)})
+
+    def _draw_valid(
+        self, train: pd.DataFrame, together: Sequence[str], analogues: dict[str, str]
+    ) -> list[str]:
+        """Training samples that become the validation part."""
+        if train.empty:
+            return []
+        units = _unit_table(train, together, analogues)
+        valid = _choose_valid(units, self, np.random.default_rng([self.seed, 4, self.fold]))
+        return train.index[split_units(train, together, analogues).isin(valid)].tolist()
+
+    def _rows(self) -> pd.Series:
+        """sample_id -> part, of this fold."""
+        path = Path(self.path)
+        if not path.is_file():
+            raise SplitError(f"{path}: no such file; split.path names a table sample_id, fold, part")
+        try:
+            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        except ValueError as error:  # of pandas and pyarrow, for a file of another kind or an empty one
+            raise SplitError(f"{path}: no table can be read from it ({error})") from error
+        for column in ("sample_id", "fold", "part"):
+            if column not in table.columns:
+                raise SplitError(f"{path}: column {column!r} is missing; it needs sample_id, fold, part")
+        wrong = table["part"][~table["part"].isin(PARTS)]
+        if len(wrong):
+            raise SplitError(f"{path}, column 'part', value {wrong.iloc[0]!r}: is none of {PARTS}")
+        folds = pd.to_numeric(table["fold"], errors="coerce")
+        wrong = table["fold"][folds.isna() | (folds % 1 != 0)]
+        if len(wrong):
+            raise SplitError(
+                f"{path}, column 'fold', value {wrong.iloc[0]!r}: is no whole number; number the folds from 0"
+            )
+        rows = table[folds == self.fold]
+        if rows.empty:
+            raise SplitError(
+                f"{path}, column 'fold', value {self.fold}: there are {sorted(set(folds.astype(int)))}"
+            )
+        twice = rows["sample_id"][rows["sample_id"].duplicated()]
+        if len(twice):
+            raise SplitError(
+                f"{path}, column 'sample_id', value {twice.iloc[0]!r}: twice in fold {self.fold}"
+            )
+        return rows.set_index(rows["sample_id"].astype(str))["part"]
+
+
+# -------------------------------------------------------------------------------- manifests
+
+
+def write_manifest(split: Split, path: Path | str) -> None:
+    """Write a split, samples and manifest, as JSON."""
+    content = {
+        "fold": split.fold,
+        "manifest": split.manifest,
+        **{part: getattr(split, part) for part in PARTS},
+    }
+    replace_file(Path(path), json.dumps(content, indent=1).encode())
+
+
+def read_manifest(path: Path | str) -> Split:
+    """Read what ``write_manifest`` wrote.
+
+    Raises:
+        SplitError: the file is no split.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Split(**content)
+    except (json.JSONDecodeError, TypeError) as error:
+        raise SplitError(f"{path}: not a split manifest ({error}); split the study anew") from error
+
+
+# -------------------------------------------------------------------------------- how parts are made
+
+
+def _values(obs: pd.DataFrame, column: str, required: bool) -> list[str]:
+    """A column as text, missing values as the empty string."""
+    if column not in obs.columns:
+        raise SplitError(f"obs has no column {column!r} to split by; there are {list(obs.columns)}")
+    values = [str(v) if pd.notna(v) else "" for v in obs[column]]
+    if required and "" in values:
+        sample = obs.index[values.index("")]
+        raise SplitError(f"obs column {column!r} is empty at sample {sample!r}; fill it in to split by it")
+    return values
+
+
+def _unit_table(obs: pd.DataFrame, together: Sequence[str], analogues: Mapping[str, str]) -> pd.DataFrame:
+    """Units by name: ``n`` samples, and ``stratum`` 1, 0 or -1 (unlabelled) by most of its compounds.
+
+    The class is DILI; in a cohort without any DILI label that follows its patients, whether the event happened.
+    """
+    units = split_units(obs, together, analogues)
+    label = "event" if "event" in obs.columns and obs["dili"].isna().all() else "dili"
+    labels = obs.assign(unit=units)[~obs["is_control"]].groupby(["unit", "compound"])[label].first()
+    mean = labels.groupby("unit").mean().reindex(sorted(set(units)))
+    stratum = np.where(mean.isna(), -1, (mean > 0.5).astype(int))
+    return pd.DataFrame({"n": units.value_counts().reindex(mean.index), "stratum": stratum}, index=mean.index)
+
+
+def _deal(units: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> dict[str, int]:
+    """Unit -> fold: in random order, to the fold that has fewest units of its class, then fewest samples."""
+    dealt: dict[str, int] = {}
+    total = np.zeros(n_folds, dtype=np.int64)
+    for stratum in sorted(set(units["stratum"]), reverse=True):
+        members = units[units["stratum"] == stratum]
+        count = np.zeros(n_folds, dtype=np.int64)
+        for i in rng.permutation(len(members)):
+            fold = int(np.lexsort((total, count))[0])
+            dealt[str(members.index[i])] = fold
+            count[fold] += 1
+            total[fold] += int(members["n"].iloc[i])
+    return dealt
+
+
+def _share(fraction: float, n: int) -> int:
+    """How many of n make a fraction: rounded, at least one of two or more, never all."""
+    if fraction == 0 or n < 2:
+        return 0
+    return min(n - 1, max(1, round(fraction * n)))
+
+
+def _draw(units: pd.DataFrame, fraction: float, rng: np.random.Generator) -> set[str]:
+    """A random share of the units of each class; unlabelled units count as a class."""
+    drawn: set[str] = set()
+    for stratum in sorted(set(units["stratum"]), reverse=True):
+        members = units.index[units["stratum"] == stratum]
+        drawn |= {str(members[i]) for i in rng.permutation(len(members))[: _share(fraction, len(members))]}
+    if not drawn and fraction > 0 and len(units) > 1:
+        drawn = {str(units.index[int(rng.integers(len(units)))])}
+    return drawn
+
+
+def _choose_valid(
+    units: pd.DataFrame,
+    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation | Holdout | Predefined,
+    rng: np.random.Generator,
+) -> set[str]:
+    """The validation units among those that are not tested: a draw, or one of the inner folds."""
+    _check_fraction("valid_fraction", scheme.valid_fraction)
+    if isinstance(scheme, TimeForward | DoseExtrapolation | Holdout) or scheme.valid_folds is None:
+        return _draw(units, scheme.valid_fraction, rng)
+    if not 2 <= scheme.valid_folds <= len(units):
+        raise SplitError(
+            f"split.valid_folds {scheme.valid_folds} of {len(units)} units: use at least 2, and no more than units"
+        )
+    if not 0 <= scheme.valid_fold < scheme.valid_folds:
+        raise SplitError(
+            f"split.valid_fold {scheme.valid_fold} does not exist: valid_folds is {scheme.valid_folds}, so it is 0 to "
+            f"{scheme.valid_folds - 1}"
+        )
+    return {unit for unit, fold in _deal(units, scheme.valid_folds, rng).items() if fold == scheme.valid_fold}
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise SplitError(f"{name} {value} is not in [0, 1)")
+
+
+def _check_fold(fold: int, n: int, what: str) -> None:
+    if not 0 <= fold < n:
+        raise SplitError(f"fold {fold} does not exist: there are {n} {what}, so fold is 0 to {n - 1}")
+
+
+def _k_fold(
+    study: Study,
+    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation,
+    together: Sequence[str],
+    analogues: Mapping[str, str],
+    transductive: bool,
+) -> Split:
+    units = _unit_table(study.obs, together, analogues)
+    if scheme.n_folds < 2 or len(units) < scheme.n_folds:
+        raise SplitError(
+            f"{scheme.n_folds} folds of {len(units)} units joined by {list(together)}: "
+            "use at least 2 folds, and no more than units"
+        )
+    _check_fold(scheme.fold, scheme.n_folds, "folds")
+    dealt = _deal(units, scheme.n_folds, np.random.default_rng([scheme.seed, 0]))
+    test = {unit for unit, fold in dealt.items() if fold == scheme.fold}
+    return _from_units(study, scheme, units, test, together, analogues, transductive)
+
+
+def _from_units(
+    study: Study,
+    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation | Holdout,
+    units: pd.DataFrame,
+    test: set[str],
+    together: Sequence[str],
+    analogues: Mapping[str, str],
+    transductive: bool,
+) -> Split:
+    part = _parts(study, scheme, units, test, split_units(study.obs, together, analogues))
+    return _split(study, scheme, part, together, analogues, transductive)
+
+
+def _parts(
+    study: Study,
+    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation | Holdout,
+    units: pd.DataFrame,
+    test: set[str],
+    of_sample: pd.Series,
+) -> pd.Series:
+    """The part of every sample, given the test units; validation units are drawn from the others."""
+    rest = units[~units.index.isin(test)]
+    valid = _choose_valid(rest, scheme, np.random.default_rng([scheme.seed, 1, scheme.fold]))
+    return of_sample.map(lambda u: "test" if u in test else "valid" if u in valid else "train")
+
+
+def _extrapolate(
+    study: Study, scheme: TimeForward | DoseExtrapolation, near: pd.Series, far: pd.Series
+) -> Split:
+    """Keep ``near`` samples of training and validation units, ``far`` samples of test units (or of all)."""
+    for chosen, what in ((near, "to train on"), (far, "to test")):
+        if not chosen.any():
+            raise SplitError(
+                f"{type(scheme).__name__}: no sample of study {study.name!r} lies in the range {what}; it needs the "
+                f"times and dose levels that {scheme} names (a cohort of patients has none)"
+            )
+    analogues = read_analogues(scheme.analogues)
+    if scheme.unseen_compounds:
+        base = _k_fold(study, scheme, UNIT_COLUMNS, analogues, transductive=False)
+        part = study.obs.index.to_series().map(base.part_of())
+        part = part.where(((part == "test") & far) | ((part != "test") & near), "")
+        return _split(study, scheme, part, UNIT_COLUMNS, analogues, transductive=False)
+    units = _unit_table(study.obs, UNIT_COLUMNS, analogues)
+    inner = _parts(study, scheme, units, set(), split_units(study.obs, UNIT_COLUMNS, analogues))
+    part = inner.where(near, "").mask(far, "test")
+    return _split(study, scheme, part, ("group_id",), {}, transductive=True)
+
+
+def _split(
+    study: Study,
+    scheme: Any,
+    part: pd.Series,
+    together: Sequence[str],
+    analogues: Mapping[str, str],
+    transductive: bool,
+    valid_together: Sequence[str] | None = None,
+) -> Split:
+    """Build, describe and check a split; ``part`` is train, valid, test or '' (left out), by sample."""
+    name = type(scheme).__name__
+    ids = {p: part.index[part == p].tolist() for p in PARTS}
+    for needed in ("train", "test"):
+        if not ids[needed]:
+            raise SplitError(f"{name} leaves no sample in {needed}; look at its settings {scheme}")
+    settings = {k: v for k, v in vars(scheme).items() if isinstance(v, str | int | float | bool | None)}
+    units = split_units(study.obs, together, analogues)
+    manifest = {
+        "scheme": f"{name} (transductive)" if transductive and "Transductive" not in name else name,
+        "settings": settings,
+        "study": study.name,
+        "transductive": transductive,
+        "together": list(together),
+        "valid_together": list(valid_together or together),
+        "analogues": dict(analogues),
+        "left_out": int((part == "").sum()),
+        "parts": {p: _describe(study.obs.loc[ids[p]], units) for p in PARTS},
+    }
+    split = Split(ids["train"], ids["valid"], ids["test"], int(scheme.fold), manifest)
+    split.check(study)
+    return split
+
+
+def _describe(obs: pd.DataFrame, units: pd.Series) -> dict[str, Any]:
+    """Units, sizes and class counts of one part."""
+    treated = obs[~obs["is_control"]]
+    labels = treated.groupby("compound")["dili"].first()
+    members = obs.groupby(units.loc[obs.index])["compound"].unique()
+    return {
+        "units": {str(unit): sorted(map(str, compounds)) for unit, compounds in members.items()},
+        "n_units": len(members),
+        "n_compounds": int(obs["compound"].nunique()),
+        "n_samples": len(obs),
+        "n_controls": int(obs["is_control"].sum()),
+        "dili": {
+            "positive": int((labels == 1).sum()),
+            "negative": int((labels == 0).sum()),
+            "unlabelled": int(labels.isna().sum()),
+        },
+    }
+
+
+def _refuse_straddling(
+    obs: pd.DataFrame, units: pd.Series, part_of: Mapping[str, str], together: Sequence[str]
+) -> None:
+    placed = obs.assign(unit=units, part=obs.index.map(part_of)).dropna(subset="part")
+    parts = placed.groupby("unit")["part"].nunique()
+    for unit in parts.index[parts > 1]:
+        rows = placed[placed["unit"] == unit]
+        for column in together:
+            shared = rows[rows[column].astype(str) != ""].groupby(column)["part"].unique()
+            for value, where in shared.items():
+                if len(where) > 1:
+                    compounds = sorted(set(rows.loc[rows[column] == value, "compound"]))
+                    raise SplitError(
+                        f"{column} {value!r} is in {' and '.join(sorted(where))} (compounds {compounds}); "
+                        "keep a compound, its vehicle controls and those it shares them with in one part"
+                    )
+        a, b = _apart(rows)
+        raise SplitError(
+            f"compounds {a!r} and {b!r} are analogues or share controls (unit {unit!r}), "
+            "but lie in different parts; keep them together"
+        )
+
+
+def _apart(rows: pd.DataFrame) -> tuple[str, str]:
+    """Two compounds of one unit in different parts."""
+    part = rows.groupby("compound")["part"].first()
+    return next((str(a), str(b)) for a, b in combinations(part.index, 2) if part[a] != part[b])

@@ -1,0 +1,1 @@
+"""Training a run on one fold: stages, LightningModules, and the folder that a run leaves."""

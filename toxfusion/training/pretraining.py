@@ -1,0 +1,113 @@
+"""Self-supervised pretraining on paired slides and expression: a weighted sum of named terms, each logged.
+
+What is hidden from the network is decided here; the terms live in `pretraining_terms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.data.sampling import torch_generator, torch_seed
+from toxfusion.distributed.ranks import rank
+from toxfusion.models.network import Network, Representation
+from toxfusion.objectives.masked import draw_hidden_tiles, shuffled_places
+from toxfusion.objectives.monitors import alignment, smooth_rank, uniformity, variance_of
+from toxfusion.objectives.terms.pretraining_terms import HiddenTiles, PretrainingTerms, View
+from toxfusion.training.optimization import Optimization, is_logged
+
+
+def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
+    """Two random halves of each bag; the first has the odd tile, so that it is empty only where the bag is."""
+    first = shuffled_places(tiles, generator) % 2 == 0
+    return tiles.select(first), tiles.select(~first)
+
+
+class PretrainingModule(L.LightningModule):
+    """The network with its self-supervised terms.
+
+    Args:
+        network: what is pretrained.
+        terms: those in use on this network.
+        seed: masks and sub-bags are a function of it and the step.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        terms: PretrainingTerms,
+        *,
+        optimization: Optimization,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network, self.terms = network, terms
+        self.optimization, self.seed = optimization, seed
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> tuple[dict[str, Tensor], Representation]:
+        """The terms in use, unweighted, and the representation they were taken from.
+
+        Args:
+            generator: on the CPU; of gene masks, sub-bags, hidden tiles and tokens, and of the style draw.
+        """
+        settings, weights = self.terms.settings, self.terms.weights
+        shown, other_half, hidden_tiles, hidden_genes = batch.tiles, None, None, None
+        if "sub_bag" in weights:
+            shown, other_half = split_bags(shown, generator)
+        if self.network.expression is not None and settings.gene_mask > 0:
+            draws = torch.rand(batch.expression.shape, generator=generator).to(batch.expression.device)
+            hidden_genes = (draws < settings.gene_mask) & batch.has_expression[:, None]
+        if "tiles" in weights:
+            whole = shown
+            hidden = draw_hidden_tiles(whole, settings.tile_mask, generator)
+            shown, hidden_tiles = whole.select(~hidden), HiddenTiles(whole, hidden)
+        visible = None if hidden_genes is None else ~hidden_genes
+        out = self.network(replace(batch, tiles=shown), visible=visible)
+        view = View(batch, out, hidden_genes, hidden_tiles, other_half, generator)
+        return self.terms(view, self.network), out
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(torch_seed(self.seed, "pretrain", batch.step, rank()))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms, out = self.losses(batch, torch_generator(self.seed, "masks", batch.step, rank()))
+        if is_logged(self.trainer):
+            self._monitor(out, batch)
+        return self._log(terms, "train", len(batch))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        terms, _ = self.losses(batch, torch_generator(self.seed, "masks", -1, batch_idx, rank()))
+        self._log(terms, "valid", len(batch))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return self.optimization.configure(self)
+
+    @torch.no_grad()
+    def _monitor(self, out: Representation, batch: Batch) -> None:
+        """Signs of collapse: rank, alignment and uniformity of shared parts, variance of private parts, mean gate."""
+        values = {f"monitor/{k}": v.detach() for k, v in self.terms.beside.items()}
+        values["monitor/gate_slide"] = out.fused.gate[:, 0].mean()
+        for name, shared, private, there in (
+            ("slide", out.slide_shared, out.slide_private, batch.has_slide),
+            ("expression", out.expression_shared, out.expression_private, batch.has_expression),
+        ):
+            if shared is not None and private is not None and there.sum() > 1:
+                values[f"monitor/rank_{name}"] = smooth_rank(shared[there].float())
+                values[f"monitor/uniformity_{name}"] = uniformity(shared[there])
+                values[f"monitor/variance_private_{name}"] = variance_of(private[there])
+        paired = batch.has_slide & batch.has_expression
+        if out.slide_shared is not None and out.expression_shared is not None and paired.any():
+            values["monitor/alignment"] = alignment(out.slide_shared[paired], out.expression_shared[paired])
+        self.log_dict(values, batch_size=len(batch))
+
+    def _log(self, terms: dict[str, Tensor], part: str, size: int) -> Tensor:
+        total = torch.stack([self.terms.weights[k] * v for k, v in terms.items()]).sum()
+        values = {f"{part}/{k}": v.detach() for k, v in terms.items()} | {f"{part}/loss": total.detach()}
+        if part == "valid" or is_logged(self.trainer):
+            self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
+        return total
