@@ -33,8 +33,9 @@ from toxfusion.study.nulls import permute_labels, shuffle_pairs
 from toxfusion.study.splits import CompoundKFold, write_manifest
 from toxfusion.study.study import Study
 from toxfusion.training import run as training
+from toxfusion.training import tile_features
 from toxfusion.training.folder import RunError, RunFolder, config_digest
-from toxfusion.training.run import TrainingError, build_network, run, tile_features
+from toxfusion.training.run import TrainingError, build_network, run
 from toxfusion.training.stage import CheckpointError, read_checkpoint
 
 SMALL = [
