@@ -31,7 +31,7 @@ def main(config: dict[str, Any]) -> None:
     """
     from toxfusion.evaluation import figures
     from toxfusion.evaluation.comparison import compare
-    from toxfusion.study.audit import replace_file
+    from toxfusion.study.files import replace_file
 
     runs, cohorts, notes = read_runs(str(config["runs"]))
     found = compare(

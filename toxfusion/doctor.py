@@ -235,7 +235,7 @@ def stores_of(study: Study) -> tuple[list[BagStore], list[str]]:
 def batches(study: Study, config: dict[str, Any]) -> Iterator[str]:
     """The batch audit as lines; also written as batch_audit.csv."""
     from toxfusion.evaluation.batch_audit import batch_audit
-    from toxfusion.study.audit import replace_file
+    from toxfusion.study.files import replace_file
 
     name = config["batch_features"]
     table = batch_audit(

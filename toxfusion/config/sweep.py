@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from toxfusion.study.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,7 @@ def record_failure(
         "message": message,
         "traceback": "".join(traceback.format_exception(error)),
     }
-    part = folder / f".{FAILED}.{os.getpid()}"
-    part.write_text(json.dumps(content, indent=1))
-    part.replace(folder / FAILED)
+    replace_file(folder / FAILED, json.dumps(content, indent=1).encode())
 
 
 def forget_failure(folder: Path) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from toxfusion.config.nodes import is_message, located
 from toxfusion.distributed.launch import RUN, die_with_parent, message_file, result_file
+from toxfusion.study.files import replace_file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if not is_message(error):
             raise
-        _write(message_file(given.file), {"message": str(error)}, rank)
+        _write(message_file(given.file), {"message": str(error)})
         print(f"rank {rank}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     if rank == 0:
-        _write(result_file(given.file), {"metric": metric}, rank)
+        _write(result_file(given.file), {"metric": metric})
 
 
 def _log(rank: int) -> None:
@@ -53,11 +54,9 @@ def _log(rank: int) -> None:
     )
 
 
-def _write(file: Path, content: dict[str, Any], rank: int) -> None:
+def _write(file: Path, content: dict[str, Any]) -> None:
     """Write JSON whole or not at all; of two ranks that write, one wins."""
-    part = file.with_name(f".{file.name}.{rank}")
-    part.write_text(json.dumps(content))
-    part.replace(file)
+    replace_file(file, json.dumps(content).encode())
 
 
 if __name__ == "__main__":

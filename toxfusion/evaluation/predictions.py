@@ -5,13 +5,14 @@ Metrics of the scores live in ``toxfusion.evaluation.metrics`` and ``toxfusion.e
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from toxfusion.study.files import write_parquet
 
 LEVELS = ("compound", "group", "sample")
 PARTS = ("valid", "test")
@@ -256,14 +257,7 @@ def rows(
 
 def write(table: pd.DataFrame, path: Path) -> None:
     """Validate and write a table as parquet, at once or not at all (a temporary file, then a rename)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        validate(table, str(path)).to_parquet(part, index=False)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_parquet(validate(table, str(path)), Path(path))
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -24,7 +24,8 @@ from toxfusion.explanation.recording import Recording
 from toxfusion.explanation.targets import chosen_tasks
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.slides.readers import Slide, open_slide
-from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.audit import Audit
+from toxfusion.study.files import replace_file
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunError, RunFolder

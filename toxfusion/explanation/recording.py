@@ -26,7 +26,8 @@ from toxfusion.explanation.provenance import describe_run, describe_study, versi
 from toxfusion.explanation.targets import task_names
 from toxfusion.runs.loaded import LoadedRun, load_run
 from toxfusion.slides.readers import open_slide
-from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.audit import Audit
+from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.outputs import encode_samples, predictions_table

@@ -13,7 +13,7 @@ import torch
 
 from toxfusion.explanation.attribution import integrate_tiles, tile_gradients
 from toxfusion.runs.loaded import LoadedRun
-from toxfusion.study.audit import replace_file
+from toxfusion.study.files import replace_file
 
 PLACE = ("sample_id", "slide_id", "tile", "x", "y", "side", "mpp0")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+
+from toxfusion.study.files import replace_file
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -115,13 +116,10 @@ def save_tile_encoder(
             name: tensor.detach().cpu().contiguous() for name, tensor in encoder.backbone.state_dict().items()
         },
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     # By way of memory: a file of torch.save holds its own name, and equal encoders are to have equal bytes.
     packed = io.BytesIO()
     torch.save(content, packed)
-    part.write_bytes(packed.getvalue())
-    os.replace(part, path)
+    replace_file(path, packed.getvalue())
 
 
 def load_tile_encoder(path: Path) -> LoadedTileEncoder:

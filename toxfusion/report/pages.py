@@ -27,7 +27,8 @@ from toxfusion.evaluation.comparison import METRIC_NAMES
 from toxfusion.explanation.folder import FINDING, INDEX, REPORT, VIEWER, file_name, file_stem, file_stems
 from toxfusion.report.explained import DOSE_ORDER, Explained, ExplainedRun, read_table
 from toxfusion.report.statements import areas, over_runs, statements, task_name
-from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.audit import Audit
+from toxfusion.study.files import replace_file
 
 OPENSEADRAGON = "6.1.1"
 """Version of the viewer in static/."""

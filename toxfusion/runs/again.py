@@ -17,7 +17,7 @@ from toxfusion.evaluation.scoring import as_dict, plain_records, score_run
 from toxfusion.evaluation.strata import score_strata
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.runs.probes import EMBEDDINGS, ProbeError, check_probes, probe_run
-from toxfusion.study.audit import replace_file
+from toxfusion.study.files import replace_file
 from toxfusion.training.folder import RunError, RunFolder
 from toxfusion.training.outputs import (
     encode_samples,

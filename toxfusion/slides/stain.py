@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toxfusion.slides.readers import Pixels, SlideUnsuitable
-from toxfusion.study.audit import replace_file
+from toxfusion.study.files import replace_file
 
 METHODS = ("macenko", "vahadane", "reinhard")
 #: tiles of an image that its stain is estimated from

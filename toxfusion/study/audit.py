@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from toxfusion.study.files import replace_file
 
 Outcome = Literal["dropped", "changed"]
 
@@ -97,14 +98,3 @@ class Audit:
             return Audit(AuditRecord(**row) for row in rows)
         except (json.JSONDecodeError, TypeError) as error:
             raise AuditError(f"{path}: not an audit file ({error}); delete it or restore it") from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``: written beside it, flushed, then renamed; no reader sees a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

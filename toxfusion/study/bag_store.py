@@ -35,6 +35,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from toxfusion.study.files import replace_file
+
 FORMAT = 1
 #: Indexes of fewer bags are read as fast from their lines.
 COLUMNS_FROM = 512
@@ -271,7 +273,7 @@ class _Segment:
             return
         with open(self._index_path, "rb") as file:
             log = file.read(self._consumed)
-        _replace(self._file("columns"), self.entries.dump(log))
+        replace_file(self._file("columns"), self.entries.dump(log))
 
     def rows(self, entry: _Entry) -> npt.NDArray[Any]:
         """Read-only view [n, *row_shape] of a bag's rows in the memory map."""
@@ -314,7 +316,7 @@ class _Segment:
 
     def rewrite_index(self, entries: Sequence[_Entry]) -> None:
         """Replace the index log by one of these entries only."""
-        _replace(self._index_path, b"".join(entry.line() for entry in entries))
+        replace_file(self._index_path, b"".join(entry.line() for entry in entries))
 
     def _file(self, kind: str) -> Path:
         return self._index_path.with_suffix(f".{kind}")
@@ -701,19 +703,6 @@ def _checked_coordinates(slide_id: str, coordinates: npt.NDArray[Any]) -> npt.ND
 def _bytes(array: npt.NDArray[Any]) -> memoryview:
     """The bytes of a contiguous array, without a copy."""
     return array.reshape(-1).view(np.uint8).data
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a whole file at `path`, over the one that is there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from toxfusion.study.bag_store import BagStore, explained
+from toxfusion.study.files import replacing
 
 SUFFIXES = (".h5", ".hdf5", ".pt")
 BLOCK_ROWS = 4096
@@ -144,14 +145,8 @@ def write_clam_h5(store: BagStore, slide_id: str, path: Path) -> None:
     Raises:
         StoreError: the disk is full or cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with explained(f"{path} cannot be written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write_clam(store, slide_id, draft)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+    with explained(f"{path} cannot be written"), replacing(path) as draft:
+        _write_clam(store, slide_id, draft)
 
 
 def _write_clam(store: BagStore, slide_id: str, path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from toxfusion.study.audit import replace_file
+from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
 
 UNIT_COLUMNS = ("compound", "control_group")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.files import replacing
 from toxfusion.study.rules import (
     AUDIT_FILE,
     EXPRESSION_FILE,
@@ -308,15 +308,11 @@ def _write_files(study: Study, counts: np.ndarray | None, audit: Audit) -> None:
         "virtual": study.virtual,
         "provenance": json.dumps(study.provenance),
     }
-    waiting: dict[Path, Path] = {}
-    try:
-        for file in (EXPRESSION_FILE, SLIDES_FILE, AUDIT_FILE):
-            waiting[root / file] = root / f".{os.getpid()}.{file}"
-        adata.write_h5ad(waiting[root / EXPRESSION_FILE], compression="gzip")
-        study.slides.reset_index().to_parquet(waiting[root / SLIDES_FILE], index=False)
-        Audit.write_new(waiting[root / AUDIT_FILE], audit)
-        for place, temporary in waiting.items():
-            os.replace(temporary, place)
-    finally:
-        for temporary in waiting.values():
-            temporary.unlink(missing_ok=True)
+    with (
+        replacing(root / EXPRESSION_FILE) as expression,
+        replacing(root / SLIDES_FILE) as slides,
+        replacing(root / AUDIT_FILE) as ledger,
+    ):
+        adata.write_h5ad(expression, compression="gzip")
+        study.slides.reset_index().to_parquet(slides, index=False)
+        Audit.write_new(ledger, audit)

@@ -8,7 +8,6 @@ latent, also those that neither modality shows: severity of the whole liver, and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from toxfusion.study.files import write_parquet
 from toxfusion.synthetic.axes import AXES
 from toxfusion.synthetic.cohort import Compounds, Latents, draw_compounds, draw_latents
 from toxfusion.synthetic.labels import INJURED_RATS, TERMS, redrawn_readings
@@ -44,10 +44,7 @@ def oracle_table(cohort: Cohort) -> pd.DataFrame:
 
 def write_oracles(folder: Path, cohort: Cohort) -> None:
     """Write ``oracles.parquet``, at once or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{ORACLE_FILE}.{os.getpid()}.part"
-    oracle_table(cohort).to_parquet(part, index=False)
-    os.replace(part, folder / ORACLE_FILE)
+    write_parquet(oracle_table(cohort), folder / ORACLE_FILE)
 
 
 def marginalise(known: np.ndarray, probability: np.ndarray, seen: np.ndarray) -> np.ndarray:

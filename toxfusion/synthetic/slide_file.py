@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+
+from toxfusion.study.files import replace_file, replacing
 
 TILE = 256
 SMALLEST_LEVEL = 256
@@ -42,37 +43,25 @@ def write_pyramid(
     Raises:
         SlideWriteError: the strips do not add up to `height` rows.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     shapes = level_shapes(height, width)
     reduced = np.empty((*shapes[1], 3), np.uint8) if len(shapes) > 1 else None
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with tifffile.TiffWriter(partial, bigtiff=True) as tiff:
-            _write_level(tiff, _base_tiles(strips, height, width, reduced), shapes[0], mpp, quality, 0)
-            level = reduced
-            for number, shape in enumerate(shapes[1:], start=1):
-                if level is None:
-                    raise SlideWriteError(f"{path}: pyramid level {number} is missing")
-                if number > 1:
-                    level = np.asarray(cv2.resize(level, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-                _write_level(tiff, _tiles(level), shape, mpp * width / shape[1], quality, number)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as draft, tifffile.TiffWriter(draft, bigtiff=True) as tiff:
+        _write_level(tiff, _base_tiles(strips, height, width, reduced), shapes[0], mpp, quality, 0)
+        level = reduced
+        for number, shape in enumerate(shapes[1:], start=1):
+            if level is None:
+                raise SlideWriteError(f"{path}: pyramid level {number} is missing")
+            if number > 1:
+                level = np.asarray(cv2.resize(level, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+            _write_level(tiff, _tiles(level), shape, mpp * width / shape[1], quality, number)
 
 
 def write_mask(path: Path, bits: NDArray[np.uint16]) -> None:
     """Write a lesion mask uint16 [rows, columns] as a 16-bit PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     done, data = cv2.imencode(".png", bits, [cv2.IMWRITE_PNG_COMPRESSION, 2])
     if not done:
         raise SlideWriteError(f"{path}: PNG encoder refused a mask of {bits.shape} {bits.dtype}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data.tobytes())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, data.tobytes())
 
 
 def _write_level(

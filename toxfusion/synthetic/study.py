@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.audit import Audit
+from toxfusion.study.files import replace_file, write_parquet
 from toxfusion.study.study import Study, write_study
 from toxfusion.synthetic.axes import AXES, AXIS_NAMES
 from toxfusion.synthetic.cohort import (
@@ -347,9 +348,9 @@ def slide_table(specs: dict[str, tuple[str, SlideSpec]]) -> pd.DataFrame:
 
 def write_truth(folder: Path, cohort: Cohort) -> None:
     """Write compounds.parquet, animals.parquet and genes.parquet: what no loader of training may read."""
-    _write_table(folder / "genes.parquet", gene_truth())
-    _write_table(folder / "compounds.parquet", compound_truth(cohort))
-    _write_table(folder / "animals.parquet", animal_truth(cohort))
+    write_parquet(gene_truth(), folder / "genes.parquet")
+    write_parquet(compound_truth(cohort), folder / "compounds.parquet")
+    write_parquet(animal_truth(cohort), folder / "animals.parquet")
 
 
 def gene_truth() -> pd.DataFrame:
@@ -406,13 +407,6 @@ def animal_truth(cohort: Cohort) -> pd.DataFrame:
     columns |= {f"activity:{a}": activity[:, k] for k, a in enumerate(AXIS_NAMES)}
     columns |= {f"rna_piece:{a}": rna[:, k] for k, a in enumerate(AXIS_NAMES)}
     return pd.DataFrame(columns)
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    table.to_parquet(temporary, index=False)
-    temporary.replace(path)
 
 
 # ------------------------------------------------------------------------------------------- slides
@@ -495,6 +489,6 @@ def _write_slide_truth(root: Path, specs: dict[str, tuple[str, SlideSpec]]) -> N
         )
         for lesion in spec.lesions:
             lesions.append({"slide_id": slide_id, **asdict(lesion), "area_fraction": area[lesion.phenotype]})
-    _write_table(root / "truth" / "slides.parquet", pd.DataFrame(slides))
+    write_parquet(pd.DataFrame(slides), root / "truth" / "slides.parquet")
     columns = ["slide_id", "phenotype", "severity", "zone", "area_fraction"]
-    _write_table(root / "truth" / "lesions.parquet", pd.DataFrame(lesions, columns=columns))
+    write_parquet(pd.DataFrame(lesions, columns=columns), root / "truth" / "lesions.parquet")

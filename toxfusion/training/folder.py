@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from toxfusion.study.audit import replace_file
+from toxfusion.study.files import replace_file
 
 INCIDENTAL = ("paths", "logger", "resume", "heatmaps")
 """Config keys that change nothing in the results."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from toxfusion.study.files import replacing
 
 COLUMNS = ("stage", "step", "name", "value")
 
@@ -61,9 +62,7 @@ class History(Logger):
         with self.path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         kept = [r for r in rows if r["stage"] != self.stage or int(r["step"]) < step]
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
+        with replacing(self.path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
-        os.replace(part, self.path)

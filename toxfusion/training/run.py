@@ -34,8 +34,9 @@ from toxfusion.evaluation.survival import harrell_c
 from toxfusion.models.compilation import compile_dense_parts
 from toxfusion.models.network import Network
 from toxfusion.objectives.terms.pretraining_terms import PretrainingTerms, TermSettings
-from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
+from toxfusion.study.files import replace_file
 from toxfusion.study.nulls import permute_labels, shuffle_pairs
 from toxfusion.study.splits import Split, read_manifest, write_manifest
 from toxfusion.study.study import Study

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.distributed.ranks import is_rank_zero
 from toxfusion.models.compilation import check_backend
+from toxfusion.study.files import replace_file
 from toxfusion.training.history import History
 
 
@@ -151,9 +151,8 @@ def fit_stage(
         raise KeyboardInterrupt
     load_weights(module, best)
     if is_rank_zero():
-        part = finished.with_suffix(".part")
-        part.write_text(json.dumps({"steps": trainer.global_step, "stopped_early": trainer.should_stop}))
-        os.replace(part, finished)
+        record = {"steps": trainer.global_step, "stopped_early": trainer.should_stop}
+        replace_file(finished, json.dumps(record).encode())
     trainer.strategy.barrier()
     return best
 

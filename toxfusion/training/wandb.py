@@ -16,7 +16,7 @@ import wandb
 
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.figures import HEATMAP
-from toxfusion.study.audit import replace_file
+from toxfusion.study.files import replace_file
 from toxfusion.training.folder import RunFolder, config_digest, digest
 
 if TYPE_CHECKING:

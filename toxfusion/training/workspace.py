@@ -13,7 +13,7 @@ import wandb_workspaces.workspaces as ws
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES
 from toxfusion.evaluation.scoring import HEADLINES, headline_metric
 from toxfusion.objectives.terms.pretraining_terms import NEEDS
-from toxfusion.study.audit import replace_file
+from toxfusion.study.files import replace_file
 from toxfusion.training.wandb import FIGURES, GATES, METRICS, PREDICTIONS, STEP
 
 GROUP = "Group"

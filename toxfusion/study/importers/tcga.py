@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from toxfusion.study.audit import Audit, replace_file
+from toxfusion.study.audit import Audit
+from toxfusion.study.files import replace_file
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.matrix import LARGEST_LOG2
 from toxfusion.study.importers.symbols import recover_symbols
