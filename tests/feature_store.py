@@ -14,12 +14,11 @@ DIM = 8
 
 
 def write_features(
-    study: Study, name: str = "test", trained_on: tuple[str, ...] = (), mpp: float = 0.5
+    study: Study, name: str = "test", trained_on: tuple[str, ...] = (), mpp: float = 0.5, **provenance: str
 ) -> BagStore:
     """Random features of every slide of the small study, 3 to 9 tiles each."""
-    spec = StoreSpec(
-        "features", "float16", (DIM,), {"encoder": name, "mpp": mpp, "trained_on": list(trained_on)}
-    )
+    about = {"encoder": name, "mpp": mpp, "trained_on": list(trained_on), **provenance}
+    spec = StoreSpec("features", "float16", (DIM,), about)
     store = BagStore.create(study.root / "features" / name, spec)
     with store.writer() as writer:
         for i, slide in enumerate(study.slides.index):

@@ -382,7 +382,7 @@ def _store_problems(study: Study, store: BagStore, checksums: bool) -> Iterator[
         if names:
             more = ", ..." if len(names) > 3 else ""
             yield f"{store.root}: {len(names)} slides {meaning} ({', '.join(sorted(names)[:3])}{more})"
-    for slide_id, override in study.slides["mpp_override"].dropna().items():
+    for slide_id, override in study.slides["mpp_override"].dropna().items() if store.placed else ():
         if slide_id in store and not math.isclose(mpp0 := store.mpp0(str(slide_id)), override, rel_tol=1e-3):
             yield (
                 f"{store.root}: slide {slide_id} was stored at {mpp0:g} um per level-0 px, slides.parquet says "

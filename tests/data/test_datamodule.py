@@ -23,6 +23,7 @@ from toxfusion.data.datamodule import (
 )
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream, choose_tiles
+from toxfusion.objectives.masked import TilePlaces
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import CompoundKFold, Predefined, Split, SplitError
@@ -270,3 +271,12 @@ def test_batches_are_made_ahead_and_an_error_of_one_comes_in_its_place() -> None
     assert [next(batches), next(batches)] == [2, 3]
     with pytest.raises(SplitError, match="the fourth"):
         next(batches)
+
+
+def test_tiles_without_a_place_have_no_coordinates_in_a_batch(own_tiny_study: Study) -> None:
+    store = write_features(own_tiny_study, coordinates="none")
+    fold = make_fold(own_tiny_study, store)
+    tiles = fold.batch(fold.split.train, stage="evaluate").tiles
+    assert bool(tiles.coordinates.isnan().all())
+    assert bool(tiles.features.isfinite().all())
+    assert torch.equal(TilePlaces()(tiles), torch.zeros(len(tiles.features), TilePlaces().n_features))

@@ -165,3 +165,21 @@ def test_groups_of_like_length_hold_little_padding(make_tiles: Make) -> None:
     assert all(group.mask.float().mean() > 0.5 for group in groups)
     rows = torch.cat([group.index[group.mask] for group in groups])
     assert torch.equal(rows.sort().values, torch.arange(sum(lengths)))
+
+
+def test_transmil_reads_a_bag_without_places_as_a_set(make_tiles: Make) -> None:
+    """Its positions then count for nothing, and a bag beside it that has places keeps them."""
+    encoder, tiles = built("transmil"), make_tiles([6, 5])
+    there = tiles.bag_index == 0
+    unplaced = replace(tiles, coordinates=tiles.coordinates.masked_fill(there[:, None], torch.nan))
+    found = encoder(unplaced)
+    assert_close(found.vector[1], encoder(tiles).vector[1])
+    with torch.no_grad():
+        for convolution in encoder.positions.convolutions:  # type: ignore[attr-defined]
+            convolution.weight.mul_(7.0)
+    changed = encoder(unplaced)
+    assert_close(changed.vector[0], found.vector[0])
+    assert not torch.allclose(changed.vector[1], found.vector[1])
+    shuffled = unplaced.features.clone()
+    shuffled[:6] = unplaced.features[:6].flip(0)
+    assert_close(encoder(replace(unplaced, features=shuffled)).vector[0], found.vector[0])

@@ -15,7 +15,7 @@ class RaggedTiles:
 
     Attributes:
         features: float [T, D], tile features of all bags of the batch.
-        coordinates: float32 [T, 2], (x, y) of each tile's top-left corner in micrometres.
+        coordinates: float32 [T, 2], (x, y) of each tile's top-left corner in micrometres; NaN without a place.
         offsets: int64 [B + 1]; bag b is rows offsets[b]:offsets[b + 1]; a bag may be empty.
     """
 

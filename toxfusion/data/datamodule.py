@@ -371,6 +371,9 @@ class FoldData:
         for start in range(0, len(part.rows), size):
             rows = torch.from_numpy(stored.take(part.rows[start : start + size], axis=0))
             wanted[start : start + size].copy_(rows).sub_(mean).div_(scale)
+        if not self.store.placed:
+            coordinates[...] = np.nan
+            return
         um = self.store.coordinates(part.slide_id)[part.rows] * self.store.mpp0(part.slide_id)
         coordinates[...] = um + np.array([part.place * SLIDE_GAP_UM, 0.0])
 

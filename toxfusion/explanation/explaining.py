@@ -224,6 +224,15 @@ def explain_regions(
     place.mkdir(parents=True, exist_ok=True)
     scores = regions.tile_scores(run, having, tasks)
     scores.to_parquet(place / "tiles.parquet", index=False)
+    if run.fold.store is not None and not run.fold.store.placed:
+        audit.drop(
+            "explain",
+            "pictures",
+            run.fold.store.root.name,
+            f"{run.folder.root.name}: its features have no coordinates, so that there are no heatmaps; scores of all "
+            "tiles are in regions/tiles.parquet",
+        )
+        return []
     chosen = _slides_to_draw(run, scores, settings, audit)
     curves, areas, checks, extremes, shown = [], [], [], [], []
     for slide_id in chosen:

@@ -23,24 +23,24 @@ def tile_places(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         Columns ``PLACE``: tile is its row in the slide's bag; x, y its top-left corner and side its side, level-0
-        px; mpp0 micrometres per level-0 px.
+        px; mpp0 micrometres per level-0 px. All NaN where features have no coordinates.
     """
     store = run.fold.store
     parts = []
     for sample in sample_ids:
         for slide in run.fold.bag_slides(sample):
             assert store is not None, "a sample has slides where there is a store"
-            corners = store.coordinates(slide)
+            corners, unknown = store.coordinates(slide), None if store.placed else np.nan
             parts.append(
                 pd.DataFrame(
                     {
                         "sample_id": sample,
                         "slide_id": slide,
                         "tile": np.arange(len(corners)),
-                        "x": corners[:, 0],
-                        "y": corners[:, 1],
-                        "side": store.tile_size(slide),
-                        "mpp0": store.mpp0(slide),
+                        "x": corners[:, 0] if unknown is None else unknown,
+                        "y": corners[:, 1] if unknown is None else unknown,
+                        "side": store.tile_size(slide) if unknown is None else unknown,
+                        "mpp0": store.mpp0(slide) if unknown is None else unknown,
                     }
                 )
             )

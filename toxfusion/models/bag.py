@@ -272,7 +272,8 @@ class TransMIL(BagEncoder):
     """Transformer over the tiles of a bag with a class token and convolutional positions (Shao et al., NeurIPS 2021).
 
     Tiles are sorted by coordinate (y, then x) and laid row by row into a square of side ceil(sqrt(n)); empty
-    cells are zeros, not copies of tiles. The second layer is read by the class token alone, so that it is
+    cells are zeros, not copies of tiles. A bag whose tiles have no place is read without positions, as a set. The
+    second layer is read by the class token alone, so that it is
     computed for that one; the encoded tiles are what it reads. Attention is exact, at O(n^2) time: bags of some ten
     thousand tiles want `LatentAttention`.
     """
@@ -294,7 +295,10 @@ class TransMIL(BagEncoder):
         normed = self.norm_first(tokens)
         tokens = tokens + _attend_exactly(self.first, normed, mask)
         cell, side = _square_cells(tiles, group)
-        tokens = torch.cat([tokens[:, :1], self.positions(tokens[:, 1:], cell, side, group.mask)], 1)
+        placed = group.pad(tiles.coordinates.isnan().any(1)).any(1).logical_not()
+        moved = self.positions(tokens[:, 1:], cell, side, group.mask)
+        moved = torch.where(placed[:, None, None], moved, tokens[:, 1:])
+        tokens = torch.cat([tokens[:, :1], moved], 1)
         normed = self.norm_second(tokens)
         read, weights = self.second(normed[:, :1], normed, mask)
         vector = self.out(self.norm(tokens[:, 0] + read[:, 0]))
@@ -315,7 +319,7 @@ def _attend_exactly(attention: Attention, tokens: Tensor, mask: Tensor) -> Tenso
 
 def _square_cells(tiles: RaggedTiles, group: LengthGroup) -> tuple[Tensor, int]:
     """The cell int64 [b, L] of each tile in its bag's square, laid out in a square of the group's side."""
-    x, y = group.pad(tiles.coordinates).unbind(-1)
+    x, y = group.pad(tiles.coordinates.nan_to_num(0.0)).unbind(-1)
     # Slides of one sample can share coordinates; the content then decides, so that order does not matter.
     content = group.pad(tiles.features.float().sum(1))
     order = content.argsort(dim=1, stable=True)

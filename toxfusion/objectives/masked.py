@@ -81,12 +81,12 @@ class TilePlaces(nn.Module):
         self.register_buffer("wavelengths", 128.0 * 4.0 ** torch.arange(n_waves))
 
     def forward(self, tiles: RaggedTiles) -> Tensor:
-        """float32 [T, 4 n_waves]."""
+        """float32 [T, 4 n_waves]; zeros for a tile without a place."""
         places = tiles.coordinates
         total = places.new_zeros(tiles.n_bags, 2).index_add_(0, tiles.bag_index, places)
         middle = total / tiles.lengths.clamp(min=1)[:, None]
         phase = 2 * torch.pi * (places - middle[tiles.bag_index])[:, :, None] / self.wavelengths
-        return torch.cat([phase.sin(), phase.cos()], -1).flatten(1)
+        return torch.cat([phase.sin(), phase.cos()], -1).flatten(1).nan_to_num(0.0)
 
 
 class MaskedTileFeatures(nn.Module):

@@ -68,6 +68,11 @@ def draw_slide(run: LoadedRun, slide_id: str, path: Path) -> None:
         raise RunError(
             f"{folder.root}: no attention over slide {slide_id}: the run reads no slides, or {sample} has several"
         )
+    if not run.fold.store.placed:
+        raise RunError(
+            f"{folder.root}: no picture of slide {slide_id}: the features of {run.fold.store.root} were imported "
+            "without coordinates, so that attention has no place on it; `explain` writes it as a table"
+        )
     tiles = run.fold.batch([sample], stage="evaluate").tiles
     attention = run.module.network.bag(tiles).attention.float().mean(1).numpy()
     if len(attention) and np.allclose(attention, attention[0], rtol=1e-4, atol=0):

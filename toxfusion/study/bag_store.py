@@ -42,6 +42,8 @@ FORMAT = 1
 COLUMNS_FROM = 512
 #: Mapped pages are given back to the kernel (which keeps them cached) after so many bytes of bags were served.
 MAPPED_BYTES = 512 * 2**20
+#: ``coordinates`` of the provenance of a store whose tiles have no place on their slide.
+UNPLACED = "none"
 _COORDINATE_BYTES = 8
 _COLUMNS = {"start": "q", "n": "q", "tile_size": "d", "mpp0": "d", "rows_crc": "I", "coordinates_crc": "I"}
 _KINDS = {"tiles": ("uint8",), "features": ("float16", "float32")}
@@ -373,6 +375,11 @@ class BagStore:
                 f"bag store {root} has {'; '.join(differences)}: use another name for the store, or remove it"
             )
         return cls(root, found)
+
+    @property
+    def placed(self) -> bool:
+        """Whether tiles have a place on their slide; without, corner, side and um per px of a tile mean nothing."""
+        return self.spec.provenance.get("coordinates") != UNPLACED
 
     @property
     def slide_ids(self) -> list[str]:

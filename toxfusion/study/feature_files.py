@@ -46,7 +46,8 @@ class FeatureFile:
     """What a file of features says of itself; None where it says nothing.
 
     Attributes:
-        path: the file. coordinates_path: where its coordinates lie, the file itself or CLAM's of the patches.
+        path: the file. coordinates_path: where its coordinates lie, the file itself or CLAM's of the patches; None
+            where they are not wanted.
         names: what its slide may be called: the file's name without suffix, and the name written inside.
         n, dim: tiles, and length of a feature vector.
         unit: of the coordinates: level-0 pixels or micrometres.
@@ -71,23 +72,29 @@ class FeatureFile:
     trained_on: tuple[str, ...] | None = None
 
 
-def read_header(path: Path, coordinates: Path | None = None) -> FeatureFile:
+def read_header(path: Path, coordinates: Path | None = None, *, placed: bool = True) -> FeatureFile:
     """What a file says of itself, without reading its features (of a ``.pt`` they are mapped, not read).
 
     Args:
         path: .h5, .hdf5 or .pt.
         coordinates: a file with the coordinates of the same tiles, for one that has none (CLAM's patches/*.h5).
+        placed: tiles must have coordinates; False passes over those that a file has.
 
     Raises:
-        FeatureFileError: damaged, not readable, of no known layout, or without coordinates.
+        FeatureFileError: damaged, not readable, of no known layout, or without coordinates that it must have.
     """
     with _explained(path):
         found = _torch_header(path) if path.suffix.lower() == ".pt" else _h5_header(path)
+    if not placed:
+        return replace(found, coordinates_path=None)
     if found.coordinates_path is None and coordinates is not None:
         with _explained(coordinates), h5py.File(coordinates, "r") as file:
             found = replace(found, coordinates_path=coordinates, **_geometry(file))
     if found.coordinates_path is None:
-        raise FeatureFileError("has no coordinates, without which a tile has no place on the slide")
+        raise FeatureFileError(
+            "has no coordinates, without which a tile has no place on the slide: name the folder that has them by "
+            "source.coordinates, or do without places by source.coordinates=none"
+        )
     return found
 
 
@@ -156,12 +163,13 @@ def _write_clam(store: BagStore, slide_id: str, path: Path) -> None:
         data = file.create_dataset("features", rows.shape, np.float32)
         for start in range(0, len(rows), BLOCK_ROWS):
             data[start : start + BLOCK_ROWS] = rows[start : start + BLOCK_ROWS]
-        corners = file.create_dataset("coords", data=store.coordinates(slide_id))
-        corners.attrs["name"] = slide_id
-        corners.attrs["patch_size_level0"] = store.tile_size(slide_id)
-        if about.get("tile_px") is not None:
-            corners.attrs["patch_size"] = about["tile_px"]
-        file.attrs["mpp0"] = store.mpp0(slide_id)
+        if store.placed:
+            corners = file.create_dataset("coords", data=store.coordinates(slide_id))
+            corners.attrs["name"] = slide_id
+            corners.attrs["patch_size_level0"] = store.tile_size(slide_id)
+            if about.get("tile_px") is not None:
+                corners.attrs["patch_size"] = about["tile_px"]
+            file.attrs["mpp0"] = store.mpp0(slide_id)
         file.attrs["trained_on"] = json.dumps(about.get("trained_on", []))
         for key in ("encoder", "weights"):
             if about.get(key) is not None:

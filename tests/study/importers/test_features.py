@@ -405,3 +405,25 @@ def test_export_and_import_on_the_command_line(
     first, second = study.features("first"), study.features("second")
     assert second.digest() == first.digest()
     assert json.loads((study.root / "audit.json").read_text())[-1]["id"] == "stray.h5"
+
+
+def test_bags_without_coordinates_are_imported_and_said_to_be(study: Study, folder: Path) -> None:
+    """A slide that is a region of its image is left out: which tiles are its own, nobody knows."""
+    for i in (0, 1, 7):
+        torch.save(torch.from_numpy(tiles(4 + i, seed=i)[0]).half(), folder / f"{study.slides.index[i]}.pt")
+    with pytest.raises(FeatureImportError, match=r"source\.coordinates=none"):
+        import_features(study.root, files=str(folder), encoder="hipt")
+    import_features(study.root, files=str(folder), encoder="hipt", coordinates="none")
+    store = study.features("hipt")
+    assert not store.placed
+    assert store.slide_ids == sorted(study.slides.index[[0, 1]])
+    np.testing.assert_array_equal(store.rows(study.slides.index[1]), tiles(5, seed=1)[0])
+    assert store.spec.provenance["coordinates"] == "none"
+    assert store.spec.made_by == {
+        "encoder": "hipt", "weights": None, "mpp": None, "tile_px": None, "stain": None
+    }  # fmt: skip
+    assert "region of its image" in dropped(study)[study.slides.index[7]]
+    write_clam_h5(store, study.slides.index[0], folder / "back.h5")
+    assert read_header(folder / "back.h5", placed=False).coordinates_path is None
+    with pytest.raises(FeatureFileError, match="no coordinates"):
+        read_header(folder / "back.h5")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.bag_store import BagRejected, BagStore, BagWriter, StoreSpec
+from toxfusion.study.bag_store import UNPLACED, BagRejected, BagStore, BagWriter, StoreSpec
 from toxfusion.study.feature_files import (
     SUFFIXES,
     FeatureFile,
@@ -45,18 +45,25 @@ class FeatureImportError(ValueError):
 
 @dataclass(frozen=True)
 class _Bag:
-    """A file that is one slide's. tile_px: pixels; tile_size: level-0 px; mpp0: um per level-0 px."""
+    """A file that is one slide's. tile_px: pixels; tile_size: level-0 px; mpp0: um per level-0 px.
+
+    Of tiles without a place tile_px may be None, and the other two are 1 and mean nothing.
+    """
 
     slide_id: str
     file: FeatureFile
-    tile_px: int
-    tile_size: float
-    mpp0: float
+    tile_px: int | None
+    tile_size: float = 1.0
+    mpp0: float = 1.0
 
     @property
-    def mpp(self) -> float:
-        """um per pixel of the tile as the encoder saw it."""
-        return self.tile_size * self.mpp0 / self.tile_px
+    def placed(self) -> bool:
+        return self.file.coordinates_path is not None
+
+    @property
+    def mpp(self) -> float | None:
+        """um per pixel of the tile as the encoder saw it; None without a place."""
+        return self.tile_size * self.mpp0 / self.tile_px if self.placed and self.tile_px else None
 
 
 def import_features(
@@ -83,7 +90,8 @@ def import_features(
     Args:
         root: the study folder.
         files: a folder, a file, or several.
-        coordinates: folder of the coordinates, for files without (CLAM's patches/<slide>.h5, also with _patches).
+        coordinates: folder of the coordinates, for files without (CLAM's patches/<slide>.h5, also with _patches);
+            "none" for tiles that have no place on their slide, which the provenance of the store then says.
         name: of the store; None = the encoder's.
         encoder, weights: what made the features; None = by the files. trained_on: compounds its training saw, where
             the files do not say; a split refuses the features when one of them is in its test part.
@@ -101,7 +109,11 @@ def import_features(
     audit = Audit()
     given = [files] if isinstance(files, str) else list(files)
     headers = _headers([Path(place) for place in given], coordinates, audit)
-    bags = _bags(study, _files_of_slides(study, headers, audit), tile_px, mpp, mpp0, audit)
+    of_slides = _files_of_slides(study, headers, audit)
+    if coordinates == UNPLACED:
+        bags = _unplaced(study, of_slides, tile_px, audit)
+    else:
+        bags = _bags(study, of_slides, tile_px, mpp, mpp0, audit)
     if not bags:
         raise FeatureImportError(f"{', '.join(given)}: no file can be imported\n{audit.summary()}")
     made_by = {"encoder": encoder, "weights": weights, "trained_on": sorted(trained_on or ())}
@@ -123,11 +135,12 @@ def _headers(places: Sequence[Path], coordinates: str | None, audit: Audit) -> l
             continue
         beside = (
             []
-            if coordinates is None
+            if coordinates is None or coordinates == UNPLACED
             else [Path(coordinates) / f"{path.stem}{end}.h5" for end in ("", "_patches")]
         )
         try:
-            headers.append(read_header(path, next(filter(os.path.isfile, beside), None)))
+            place = next(filter(os.path.isfile, beside), None)
+            headers.append(read_header(path, place, placed=coordinates != UNPLACED))
         except FeatureFileError as error:
             audit.drop(STAGE, "file", path.name, str(error))
     return headers
@@ -187,6 +200,19 @@ def _bags(
     return bags
 
 
+def _unplaced(study: Study, files: dict[str, FeatureFile], tile_px: int | None, audit: Audit) -> list[_Bag]:
+    """Bags of tiles without a place; a slide that is a part of its image cannot be told from the rest of it."""
+    bags = []
+    is_part = study.slides["x"].notna()
+    for slide_id, file in sorted(files.items()):
+        if is_part[slide_id]:
+            reason = "is a region of its image, and tiles without coordinates cannot be told to lie in it"
+            audit.drop(STAGE, "slide", slide_id, reason)
+        else:
+            bags.append(_Bag(slide_id, file, tile_px or file.tile_px))
+    return bags
+
+
 def _store(
     study: Study,
     bags: Sequence[_Bag],
@@ -210,13 +236,15 @@ def _store(
     place = study.root / "features" / name
     if mpp is None and (place / "store.json").exists():
         mpp = BagStore.open(place).spec.provenance.get("mpp")
+    known = [bag.mpp for bag in bags if bag.mpp is not None]
     provenance = {
         "encoder": encoder,
         "weights": weights,
-        "mpp": mpp or round(median(bag.mpp for bag in bags), 4),
+        "mpp": mpp or (round(median(known), 4) if known else None),
         "tile_px": tile_px,
         "trained_on": made_by["trained_on"] if trained_on is None else sorted(trained_on),
         "source": SOURCE,
+        **({} if bags[0].placed else {"coordinates": UNPLACED}),
     }
     return BagStore.create(place, StoreSpec("features", dtype, (dim,), provenance))
 
@@ -240,10 +268,10 @@ def _common(bags: Sequence[_Bag], what: str, value: Callable[[_Bag], Hashable]) 
 
 
 def _of_one_resolution(bags: Sequence[_Bag], store: BagStore, audit: Audit) -> list[_Bag]:
-    wanted = float(store.spec.provenance["mpp"])
+    wanted = store.spec.provenance["mpp"]
     fitting = []
     for bag in bags:
-        if abs(bag.mpp - wanted) > MPP_TOLERANCE * wanted:
+        if bag.mpp is not None and abs(bag.mpp - wanted) > MPP_TOLERANCE * wanted:
             off = f"more than {MPP_TOLERANCE:.0%} off the {wanted:.4g} of the store"
             reason = f"its tiles have {bag.mpp:.4g} um/px, {off}"
             audit.drop(STAGE, "slide", bag.slide_id, reason)
@@ -255,6 +283,11 @@ def _of_one_resolution(bags: Sequence[_Bag], store: BagStore, audit: Audit) -> l
 def _append(study: Study, bag: _Bag, writer: BagWriter, audit: Audit) -> None:
     """Store one bag; a file that turns out damaged, or features that are not finite, are audited."""
     try:
+        if not bag.placed:
+            everything, nowhere = np.ones(bag.file.n, dtype=bool), np.zeros((bag.file.n, 2), np.int32)
+            tiles = read_rows(bag.file, everything)
+            writer.append(bag.slide_id, tiles, nowhere, tile_size=bag.tile_size, mpp0=bag.mpp0)
+            return
         corners = read_coordinates(bag.file, bag.mpp0)
         region = study.slides.loc[[bag.slide_id], ["x", "y", "width", "height"]].to_numpy(np.float64)[0]
         inside = _inside(region, corners, bag.tile_size)
