@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "baselines": {"study", "tasks", "data", "evaluation"},
     "slides": {"study", "models"},
     "synthetic": {"study", "evaluation"},
+    "checkup": {"study", "evaluation", "slides"},
     "training": {
         "config", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation", "baselines",
     },
@@ -34,7 +35,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 #: Readers of slides and single-cell tools stay out of whatever a training process imports.
 SLIDE_LIBRARIES = {"tiatoolbox", "openslide", "scanpy"}
-WITHOUT_SLIDES = {*MAY_IMPORT} - {"slides", "synthetic", "runs", "explanation", "report"}
+WITHOUT_SLIDES = {*MAY_IMPORT} - {"checkup", "slides", "synthetic", "runs", "explanation", "report"}
 #: Read with scanpy what `prepare` takes; nothing that training imports may import them.
 IMPORTERS = PACKAGE / "study" / "importers"
 #: What an entry point may import before work starts; each of these is itself quick to import.

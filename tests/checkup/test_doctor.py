@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from toxfusion import doctor
+from toxfusion.checkup import installation
 from toxfusion.study.bag_store import BagStore, StoreSpec
 from toxfusion.study.splits import CompoundKFold, write_manifest
 from toxfusion.study.study import Study
@@ -263,11 +264,11 @@ def test_what_is_no_study_is_refused_in_one_line(
 
 
 def test_a_folder_that_takes_nothing_is_said_so(tmp_path: Path) -> None:
-    line = doctor.disk(tmp_path / "not" / "yet")
+    line = installation.disk(tmp_path / "not" / "yet")
     assert line.startswith(f"{'disk':<18}{tmp_path}: ")
     assert "GiB free" in line
     assert "MB/s written" in line
-    assert "cannot be written" in doctor.disk(Path("/proc"))
+    assert "cannot be written" in installation.disk(Path("/proc"))
 
 
 def test_repair_drops_the_damaged_bag_only(
@@ -299,3 +300,20 @@ def test_without_a_study_it_lists_versions_readers_and_encoders(
         assert line in output
     assert "does not work" not in output
     assert "missing" not in output
+
+
+def test_many_problems_of_a_kind_are_one_line_with_examples_and_a_file(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study that has features and no slide files printed a line a slide."""
+    for slide_id in study.slides.index:
+        study.slide_path(slide_id).unlink()
+    n = len(study.slides)
+    status, output = run(capsys, tmp_path, f"study={study.root}")
+    assert status == 1
+    assert f"slide file that is missing: {n} times, such as" in output
+    assert output.count("is missing\n") == 3
+    assert f"{n} problems" in output
+    (file,) = (tmp_path / "outputs").rglob("problems.csv")
+    assert str(file) in output
+    assert len(pd.read_csv(file)) == n

@@ -1,0 +1,1 @@
+"""What `toxfusion.doctor` looks at: the installation, and a study with its stores."""
