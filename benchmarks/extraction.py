@@ -1,15 +1,15 @@
 """Tiles a second of our reader against OpenSlide and tiatoolbox, of extraction against its encoder, and peak memory.
 
     python benchmarks/extraction.py readers [slide] [--tiles 400] [--mpp 1.0] [--tile-px 112]
-    python benchmarks/extraction.py features [slide] [--tiles 400] [--mpp 0.5] [--tile-px 224] [--encoder resnet18]
+    python benchmarks/extraction.py features [slide] [--tiles 400] [--mpp 0.5] [--tile-px 224] [--encoder imagenet]
     python benchmarks/extraction.py memory [--sides 5000 20000]
 
 Without a slide a pyramidal JPEG TIFF of 8,192 x 8,192 px at 0.5 um/px is made.
 
 readers: each reads the same number of tiles of the same size at the same resolution; the median of five rounds, which
 go through all readers in turn. Before that the pixels of each tile are compared with OpenSlide's, scaled alike.
-features: the encoder with random weights on tiles that lie in memory, and the whole of `extract output=features`, from
-slide to store, in turn; medians of three rounds.
+features: the encoder on tiles that lie in memory, and the whole of `extract output=features`, from slide to store, in
+turn; medians of three rounds, and the share of the second in the first. Encoders without weights get random ones.
 memory: peak resident memory of a process that extracts every tile of a square slide of each size.
 """
 
@@ -142,12 +142,13 @@ def feature_rates(path: Path, grid: TileGrid, name: str, batch_size: int = 32) -
     import torch
 
     from toxfusion.data.encoding import BagEncoder, encode
-    from toxfusion.slides.encoders import load_encoder
+    from toxfusion.models.published import ENCODERS, load_encoder
     from toxfusion.slides.pipeline import Ledger, SlideTask, default_jobs, extract_slides
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    random = ENCODERS[name].packaged is None
     loaded, _ = load_encoder(
-        name, weights=None, random=True, seed=0, mpp=grid.mpp, tile_px=grid.tile_px, device=device
+        name, weights=None, random=random, seed=0, mpp=grid.mpp, tile_px=grid.tile_px, device=device
     )
 
     def extract() -> int:
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=400)
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--tile-px", type=int)
-    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--encoder", default="imagenet")
     parser.add_argument("--sides", type=int, nargs="+", default=[5_000, 20_000])
     given = parser.parse_args()
     if given.what == "cell":
@@ -235,6 +236,9 @@ def main() -> None:
         )
         for name, value in rates.items():
             print(f"  {name:<42}{value:>10.1f} tiles/s")
+        if given.what == "features":
+            forward, whole = rates.values()
+            print(f"  share of the pure forward: {whole / forward:.2f}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import math
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from toxfusion.slides.encoders import ENCODERS, PublishedEncoder
+from toxfusion.models.published import ENCODERS, PublishedEncoder
 
 ROW_BYTES = 8  # coordinates of a tile
 HALF_BYTES = 2

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "baselines": {"study", "tasks", "data", "evaluation"},
     "slides": {"study", "models"},
     "synthetic": {"study", "evaluation"},
-    "checkup": {"study", "evaluation", "slides"},
+    "checkup": {"models", "study", "evaluation", "slides"},
     "training": {
         "config", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation", "baselines",
     },

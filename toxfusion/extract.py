@@ -11,7 +11,7 @@ from toxfusion.config.entry import entry_point
 from toxfusion.config.nodes import ConfigError
 
 if TYPE_CHECKING:
-    from toxfusion.slides.encoders import LoadedEncoder
+    from toxfusion.models.published import LoadedEncoder
     from toxfusion.slides.grid import TileGrid
     from toxfusion.slides.pipeline import SlideTask
     from toxfusion.slides.stain import StainNormaliser
@@ -237,7 +237,7 @@ def _device(wanted: str) -> str:
 
 
 def _encoder(config: dict[str, Any], mpp: float, tile_px: int, device: str) -> LoadedEncoder:
-    from toxfusion.slides.encoders import load_encoder
+    from toxfusion.models.published import load_encoder
 
     loaded, remarks = load_encoder(
         config["encoder"],

@@ -63,7 +63,7 @@ def test_dim_is_the_width_of_what_comes_out(backbone: str) -> None:
 
 
 def test_unknown_backbone_is_refused() -> None:
-    with pytest.raises(TileEncoderError, match="no timm model"):
+    with pytest.raises(TileEncoderError, match="nor a timm model"):
         TileEncoder("resnet18_of_nobody")
 
 

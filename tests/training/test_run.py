@@ -293,19 +293,27 @@ def test_a_run_goes_on_with_the_parts_it_began_on_or_not_at_all(featured: Study,
     assert not folder.history.exists()
 
 
-def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path: Path) -> None:
+def tiled_study(root: Path, seed: int = 0) -> Study:
+    """A tiny study with a store of random tiles."""
     from tests.conftest import tiny_tables
     from toxfusion.study.bag_store import BagStore, StoreSpec
     from toxfusion.study.study import write_study
 
-    study = write_study(tmp_path / "study", **tiny_tables())
+    study = write_study(root, **tiny_tables())
     spec = StoreSpec("tiles", "uint8", (32, 32, 3), {"mpp": 1.0, "tile_px": 32, "grid": "default"})
     store = BagStore.create(study.root / "tiles" / "default", spec)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     with store.writer() as writer:
         for slide in study.slides.index:
             tiles = rng.integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
             writer.append(slide, tiles, np.arange(6).reshape(3, 2).astype(np.int32), tile_size=64.0, mpp0=0.5)
+    return study
+
+
+def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path: Path) -> None:
+    from toxfusion.study.bag_store import BagStore
+
+    study = tiled_study(tmp_path / "study")
     config = small(study, tmp_path, "tile_features=contrastive", "size.tile_steps=2", "size.tile_batch=4",
                    "size.pretrain_steps=3", "size.finetune_steps=3")  # fmt: skip
     run(config)
@@ -325,6 +333,30 @@ def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path:
                         "split.fold=1")  # fmt: skip
     with pytest.raises(ValueError, match="trained on"):
         run(unseen_fold)
+
+
+def test_the_published_encoder_is_the_default_and_encodes_a_study_once_for_all_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training and `extract` give the same features; a new study is encoded by the same encoder when it is scored."""
+    from toxfusion import extract
+
+    study = tiled_study(tmp_path / "study")
+    config = small(study, tmp_path / "first", "tile_features=imagenet")
+    assert config["tile_features"] == compose("train", [f"data.root={study.root}"])["tile_features"]
+    run(config)
+    store = study.features("imagenet-default")
+    assert set(store.slide_ids) == set(study.slides.index)
+    assert store.spec.provenance["trained_on"] == []
+    other = tiled_study(tmp_path / "other", seed=1)
+    assert len(score_study([Path(config["paths"]["output"])], other, Audit()).units)
+    assert set(other.features("imagenet-default").slide_ids) == set(other.slides.index)
+    extract.main([f"study={study.root}", "output=features", "input=tiles", "device=cpu"])
+    extracted = study.features("imagenet")
+    for slide in store.slide_ids:
+        np.testing.assert_array_equal(extracted.rows(slide), store.rows(slide))
+    monkeypatch.setattr(tile_features, "encode_tile_store", lambda *_, **__: pytest.fail("encoded again"))
+    run(small(study, tmp_path / "second", "tile_features=imagenet", "split.fold=1", "pretrain=none"))
 
 
 def test_of_two_processes_at_one_encoder_the_second_waits(

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import distributed
 
-from toxfusion.slides.encoders import ENCODERS
+from toxfusion.models.published import ENCODERS
 from toxfusion.slides.readers import SlideError, open_slide
 
 #: Bytes written to learn how fast a folder is.

@@ -13,10 +13,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from toxfusion.models import lite0
 from toxfusion.study.files import replace_file
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+LITE0_STAGES = "lite0_stages"
 CHECKPOINT_SCHEMA = 1
 
 
@@ -28,14 +28,16 @@ class TileEncoder(nn.Module):
     """Tiles -> features [N, dim].
 
     Args:
-        backbone: name of a timm model; its pooled features before the classifier are used.
-        pretrained: load timm's published weights.
-        mean, std: of RGB in 0..1, that the backbone expects.
+        backbone: "lite0_stages", the encoder of tile_features=imagenet, or the name of a timm model, whose pooled
+            features before the classifier are used.
+        pretrained: begin at the ImageNet weights: those that come with the install, or timm's published ones.
+        mean, std: of RGB in 0..1; None = what the backbone expects.
         mpp: micrometres per pixel that tiles must have.
         tile_px: side of a tile in pixels.
 
     Raises:
         TileEncoderError: where timm knows no such backbone.
+        WeightsNotInstalledError: where the package that ships the weights is absent.
     """
 
     mean: Tensor
@@ -43,22 +45,19 @@ class TileEncoder(nn.Module):
 
     def __init__(
         self,
-        backbone: str = "resnet18",
+        backbone: str = LITE0_STAGES,
         *,
         pretrained: bool = False,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         mpp: float = 1.0,
         tile_px: int = 112,
     ) -> None:
         super().__init__()
-        if not timm.is_model(backbone):
-            raise TileEncoderError(f"backbone {backbone!r} is no timm model; timm.list_models() names them")
         self.backbone_name, self.mpp, self.tile_px = backbone, float(mpp), int(tile_px)
-        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=0)
+        self.backbone, self.dim, statistics = _backbone(backbone, pretrained)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Of what comes out: a backbone with a layer between pooling and classifier gives other features than it pools.
-        self.dim: int = self.backbone.head_hidden_size  # type: ignore[assignment]
+        mean, std = mean or statistics[0], std or statistics[1]
         self.register_buffer("mean", torch.tensor([float(v) for v in mean]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([float(v) for v in std]).view(1, 3, 1, 1))
 
@@ -72,6 +71,24 @@ class TileEncoder(nn.Module):
             raise TileEncoderError(f"float tiles must be [N, 3, P, P], these are {list(tiles.shape)}")
         standardised = ((tiles - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.backbone(standardised)
+
+
+def _backbone(name: str, pretrained: bool) -> tuple[nn.Module, int, tuple[Sequence[float], Sequence[float]]]:
+    """A backbone, the width of its features, and mean and deviation of the input it expects."""
+    if name == LITE0_STAGES:
+        stages = lite0.Lite0Stages()
+        if pretrained:
+            weights = torch.load(lite0.packaged_weights(), map_location="cpu", weights_only=True)
+            named = lite0.lite0_layout(weights, stages)
+            stages.load_state_dict({k: v for k, v in named.items() if not k.startswith("classifier.")})
+        return stages, stages.dim, (lite0.MEAN, lite0.STD)
+    if not timm.is_model(name):
+        raise TileEncoderError(
+            f"backbone {name!r} is neither {LITE0_STAGES} nor a timm model; timm.list_models() names them"
+        )
+    model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    # Of what comes out: a backbone with a layer between pooling and classifier gives other features than it pools.
+    return model, int(model.head_hidden_size), (model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
 
 
 class ContrastiveProjection(nn.Sequential):

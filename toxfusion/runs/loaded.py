@@ -20,7 +20,7 @@ from toxfusion.training.folder import RunError, RunFolder
 from toxfusion.training.optimization import Optimization
 from toxfusion.training.run import build_network, with_nulls
 from toxfusion.training.stage import TrainerSettings, load_weights, read_checkpoint
-from toxfusion.training.tile_features import encode_study
+from toxfusion.training.tile_features import encode_by_published, encode_study
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,11 @@ def _features(config: dict[str, Any], contract: dict[str, Any], study: Study) ->
 
 
 def _own_features(config: dict[str, Any], name: str, study: Study) -> BagStore:
-    if config["tile_features"]["kind"] == "store":
+    settings, trainer = config["tile_features"], TrainerSettings(**config["trainer"])
+    if settings["kind"] == "store":
         return study.features(name)
+    if settings["kind"] == "published":
+        return encode_by_published(settings, study, grid=config["data"]["grid"], trainer=trainer)
     encoder = study.root / "encoders" / f"{name}.ckpt"
     if not encoder.is_file():
         encoder.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +149,5 @@ def _own_features(config: dict[str, Any], name: str, study: Study) -> BagStore:
             )
         shutil.copyfile(own, part)
         part.replace(encoder)
-    batch_size = config["tile_features"]["encode_batch"]
-    trainer = TrainerSettings(**config["trainer"])
+    batch_size = settings["encode_batch"]
     return encode_study(study, encoder, grid=config["data"]["grid"], batch_size=batch_size, trainer=trainer)

@@ -1,4 +1,4 @@
-"""Where the tile features of a fold come from: a store on disk, or an encoder trained for this fold and cached."""
+"""Where the tile features of a fold come from: a published encoder, a store, or an encoder trained for the fold."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.loggers.logger import Logger
+from torch import nn
 from tqdm import tqdm
 
 from toxfusion.data.encoding import encode_tile_store
 from toxfusion.data.sampling import torch_seed
 from toxfusion.data.tile_sampling import TileDataModule
 from toxfusion.distributed.ranks import barrier, device_of, is_rank_zero, of_rank_zero
+from toxfusion.models.published import load_encoder
 from toxfusion.models.tile import TileEncoder, load_tile_encoder, save_tile_encoder
 from toxfusion.study.bag_store import BagStore, StoreSpec
 from toxfusion.study.splits import Split
@@ -68,8 +70,8 @@ def tile_features(
     """The feature store of a fold.
 
     Args:
-        settings: the tile_features group of the config; ``kind`` is contrastive, random, store or none.
-        grid: name of the tile store that contrastive and random encoders read.
+        settings: the tile_features group of the config; ``kind`` is published, contrastive, random, store or none.
+        grid: name of the tile store that encoders read.
 
     Raises:
         TileFeaturesError: an unknown kind.
@@ -79,10 +81,14 @@ def tile_features(
         return None
     if kind == "store":
         return study.features(settings["name"])
+    if kind == "published":
+        return encode_by_published(settings, study, grid=grid, trainer=trainer)
     if kind in ("contrastive", "random"):
         encoder = fold_encoder(settings, study, split, grid=grid, trainer=trainer, loggers=loggers)
         return encode_study(study, encoder, grid=grid, batch_size=settings["encode_batch"], trainer=trainer)
-    raise TileFeaturesError(f"tile_features.kind: {kind!r} is none of contrastive, random, store, none")
+    raise TileFeaturesError(
+        f"tile_features.kind: {kind!r} is none of published, contrastive, random, store, none"
+    )
 
 
 def fold_encoder(
@@ -145,7 +151,10 @@ def _train_encoder(
     tiles = study.tiles(grid)
     torch.manual_seed(torch_seed(settings["seed"], "tile_encoder"))
     encoder = TileEncoder(
-        settings["backbone"], mpp=float(tiles.spec.provenance["mpp"]), tile_px=int(tiles.spec.row_shape[0])
+        settings["backbone"],
+        pretrained=settings["pretrained"],
+        mpp=float(tiles.spec.provenance["mpp"]),
+        tile_px=int(tiles.spec.row_shape[0]),
     )
     if settings["kind"] == "contrastive" and settings["steps"] > 0:
         data = TileDataModule(
@@ -207,21 +216,63 @@ def encode_study(
             f"{encoder.tile_px} px at {encoder.mpp:g} um/px; extract the slides with grid.mpp={encoder.mpp:g} "
             f"grid.tile_px={encoder.tile_px}"
         )
+    weights = hashlib.sha256(encoder_path.read_bytes()).hexdigest()
+    about = {"encoder": encoder_path.stem, "weights": weights, "trained_on": loaded.trained_on}
+    return _encoded(study, encoder_path.stem, encoder, encoder.dim, about, grid, batch_size, trainer)
+
+
+def encode_by_published(
+    settings: dict[str, Any], study: Study, *, grid: str, trainer: TrainerSettings
+) -> BagStore:
+    """Features of a study's tiles by a published encoder, once for all folds, seeds and experiments.
+
+    The store is named after the encoder and the grid: ``extract`` may have made one of the encoder from slides, whose
+    tiles are others.
+
+    Raises:
+        EncoderError: an unknown encoder, or weights that are not there.
+    """
+    tiles = study.tiles(grid)
+    loaded, remarks = load_encoder(
+        settings["encoder"],
+        weights=settings["weights"],
+        mpp=float(tiles.spec.provenance["mpp"]),
+        tile_px=int(tiles.spec.row_shape[0]),
+        device=device_of(trainer.accelerator),
+    )
+    for remark in remarks:
+        log.info(remark)
+    name = f"{loaded.name}-{grid}"
+    return _encoded(
+        study, name, loaded.module, loaded.dim, loaded.provenance(), grid, settings["encode_batch"], trainer
+    )
+
+
+def _encoded(
+    study: Study,
+    name: str,
+    encoder: nn.Module,
+    dim: int,
+    about: dict[str, Any],
+    grid: str,
+    batch_size: int,
+    trainer: TrainerSettings,
+) -> BagStore:
+    """The feature store of a study by that name, with what it lacks encoded now; of several processes one does it.
+
+    Args:
+        encoder: in eval mode; gives [N, dim]. about: encoder, weights and trained_on, which a store must not mix.
+    """
+    tiles = study.tiles(grid)
     spec = StoreSpec(
         kind="features",
         dtype="float16",
-        row_shape=(encoder.dim,),
-        provenance={
-            **tiles.spec.provenance,
-            "grid": grid,
-            "encoder": encoder_path.stem,
-            "weights": hashlib.sha256(encoder_path.read_bytes()).hexdigest(),
-            "trained_on": loaded.trained_on,
-        },
+        row_shape=(dim,),
+        provenance={**tiles.spec.provenance, "grid": grid, **about},
     )
-    store = BagStore.create(study.root / "features" / encoder_path.stem, spec)
+    store = BagStore.create(study.root / "features" / name, spec)
     if not of_rank_zero(_is_whole(store, tiles)):
-        with sole_maker(encoder_path):
+        with sole_maker(study.root / "encoders" / f"{name}.ckpt"):
             store.refresh()
             if is_rank_zero():
                 left = [slide_id for slide_id in tiles.slide_ids if slide_id not in store]

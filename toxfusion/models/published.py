@@ -1,6 +1,6 @@
 """Encoders of tiles: published ones as rows of a table, and the one our contrastive pretraining wrote.
 
-Here: architecture, input and weights. Not here: batches and stores (toxfusion.data.encoding).
+Here: architecture, input and weights. Not here: batches and stores (toxfusion.data.encoding), slides.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ from timm.layers import SwiGLUPacked
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_layout
 from torch import Tensor, nn
 
+from toxfusion.models.lite0 import (
+    Lite0Stages,
+    WeightsNotInstalledError,
+    fold_batch_norm,
+    lite0_layout,
+    packaged_weights,
+)
+from toxfusion.models.published_parts import ConchVision, ConvStem, State, conch_layout, dinov2_layout
 from toxfusion.models.tile import TileEncoderError, load_tile_encoder
 
 OWN = "own"
 HUB = "hub"
-State = dict[str, Tensor]
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -35,143 +42,8 @@ class EncoderError(ValueError):
     """An encoder is unknown, or its weights are absent, wrong, incomplete or not to be trusted."""
 
 
-class ConvStem(nn.Module):
-    """Two strided 3x3 convolutions and one 1x1 in place of patch embedding (Xiao et al., NeurIPS 2021)."""
-
-    def __init__(
-        self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 4,
-        in_chans: int = 3,
-        embed_dim: int = 96,
-        norm_layer: Callable[[int], nn.Module] | None = None,
-        **_: Any,
-    ) -> None:
-        super().__init__()
-        side = img_size if isinstance(img_size, int) else img_size[0]
-        self.grid_size = (side // patch_size, side // patch_size)
-        narrow, wide = embed_dim // 8, embed_dim // 4
-        self.proj = nn.Sequential(
-            nn.Conv2d(in_chans, narrow, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(narrow),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(wide, embed_dim, 1),
-        )
-        self.norm = norm_layer(embed_dim) if norm_layer else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, H / 4, W / 4, embed_dim]."""
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
-
-
 def _as_published(state: State, model: nn.Module) -> State:
     return state
-
-
-def dinov2_layout(state: State, model: nn.Module) -> State:
-    """Names of Hugging Face's Dinov2Model as timm has them; query, key and value joined, no mask token."""
-    renamed = {
-        "embeddings.cls_token": "cls_token",
-        "embeddings.position_embeddings": "pos_embed",
-        "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
-        "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-        "layernorm.weight": "norm.weight",
-        "layernorm.bias": "norm.bias",
-    }
-    parts = {
-        "attention.output.dense": "attn.proj",
-        "layer_scale1.lambda1": "ls1.gamma",
-        "layer_scale2.lambda1": "ls2.gamma",
-    }
-    out: State = {}
-    for key, tensor in state.items():
-        if key == "embeddings.mask_token" or ".attention.attention." in key:
-            continue
-        name = renamed.get(key, key)
-        if key.startswith("encoder.layer."):
-            name = key.replace("encoder.layer.", "blocks.")
-            for theirs, ours in parts.items():
-                name = name.replace(theirs, ours)
-        out[name] = tensor
-    for key in state:
-        if ".attention.attention.query." in key:
-            block, _, kind = key.partition(".attention.attention.query.")
-            joined = [
-                state[f"{block}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")
-            ]
-            out[f"{block.replace('encoder.layer.', 'blocks.')}.attn.qkv.{kind}"] = torch.cat(joined)
-    return out
-
-
-class AttentionPool(nn.Module):
-    """One learned query that attends to all tokens (the contrastive pooler of CoCa, Yu et al., TMLR 2022).
-
-    Args:
-        width: of the tokens. dim: of the result. heads: of the attention.
-    """
-
-    def __init__(self, width: int, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Parameter(torch.randn(1, dim))
-        self.ln_k, self.ln_q = nn.LayerNorm(width), nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_kv = nn.Linear(width, 2 * dim, bias=False)
-        self.to_out = nn.Linear(dim, dim, bias=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[N, T, width] -> [N, dim]."""
-
-        def by_head(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        query = self.to_q(self.ln_q(self.query)).expand(len(tokens), 1, -1)
-        keys, values = self.to_kv(self.ln_k(tokens)).chunk(2, dim=-1)
-        read = nn.functional.scaled_dot_product_attention(by_head(query), by_head(keys), by_head(values))
-        return self.to_out(read.transpose(1, 2).flatten(1))
-
-
-class ConchVision(nn.Module):
-    """The vision tower of CONCH 1.5: a vision transformer, all tokens of which one query reads.
-
-    Args:
-        dim: length of a feature vector. heads: of the pooling attention.
-        trunk: options of timm's vit_large_patch16_224.
-    """
-
-    def __init__(self, dim: int = 768, heads: int = 8, **trunk: Any) -> None:
-        super().__init__()
-        options = {"img_size": 448, "init_values": 1.0, **trunk}
-        self.trunk: Any = timm.create_model("vit_large_patch16_224", num_classes=0, **options)
-        width = self.trunk.get_parameter("cls_token").shape[-1]
-        self.attn_pool_contrast = AttentionPool(width, dim, heads)
-        self.ln_contrast = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, 448, 448] -> [N, dim]."""
-        pooled: Tensor = self.ln_contrast(self.attn_pool_contrast(self.trunk.forward_features(x)))
-        return pooled
-
-
-def conch_layout(state: State, model: nn.Module) -> State:
-    """The published position embedding, of 14 x 14 patches, brought to the model's grid as its own code does.
-
-    That is by bicubic interpolation with the scale (28 + 0.1) / 14, which keeps 28 from being rounded down to 27.
-    """
-    key = "trunk.pos_embed"
-    wanted = model.state_dict()[key].shape[1] - 1
-    if key not in state or state[key].ndim != 3 or state[key].shape[1] - 1 == wanted:
-        return state
-    old, new = math.isqrt(state[key].shape[1] - 1), math.isqrt(wanted)
-    if old * old != state[key].shape[1] - 1:
-        return state
-    grid = state[key][:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
-    scale = (new + 0.1) / old
-    grid = nn.functional.interpolate(grid.float(), scale_factor=(scale, scale), mode="bicubic")
-    return {**state, key: torch.cat([state[key][:, :1], grid.flatten(2).transpose(1, 2)], dim=1)}
 
 
 @dataclass(frozen=True)
@@ -182,19 +54,21 @@ class EncoderRow:
         name: what `encoder=` takes.
         architecture, options: arguments of timm.create_model; or what builds it, from the options.
         hub: its repository on the Hugging Face hub. hub_file: its file there; None = the usual names.
-        pooling: class token, average over positions, class token beside the mean of the patch tokens, or attention.
+        pooling: class token, average over positions, class token beside the mean of the patch tokens, attention,
+            or averages over positions of several stages.
         input_px: side of its input in pixels; tiles of another side are resized, unless `any_size`.
         mean, std: of RGB in 0..1.
         mpp: micrometres per pixel it was trained at; None = natural images.
         dim: length of a feature vector.
         licence: and whether the hub asks for consent first.
+        packaged: gives the file of weights that an installed package ships; None = no package ships them.
         layout: renames the published weights where their names are not timm's.
     """
 
     name: str
     architecture: str | Callable[..., nn.Module]
     hub: str
-    pooling: Literal["class", "average", "class+mean", "attention"]
+    pooling: Literal["class", "average", "class+mean", "attention", "stages"]
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]]
     mpp: float | None
     dim: int
@@ -205,6 +79,7 @@ class EncoderRow:
     prefix_tokens: int = 1
     layout: Callable[[State, nn.Module], State] = _as_published
     hub_file: str | None = None
+    packaged: Callable[[], Path] | None = None
 
 
 _GATED = "CC BY-NC-ND 4.0, gated"
@@ -226,6 +101,8 @@ _OPTIMUS_OPTIONS = {"img_size": 224, "init_values": 1e-5}
 _H_OPTIMUS = "vit_giant_patch14_reg4_dinov2"
 
 _ROWS = (
+    EncoderRow("imagenet", Lite0Stages, "timm/tf_efficientnet_lite0.in1k", "stages", _HALF, None, 1432,
+               "Apache-2.0, with the install", any_size=True, layout=lite0_layout, packaged=packaged_weights),
     EncoderRow("resnet18", "resnet18", "timm/resnet18.a1_in1k", "average", _IMAGENET, None, 512,
                "Apache-2.0", any_size=True),
     EncoderRow("resnet50", "resnet50", "timm/resnet50.a1_in1k", "average", _IMAGENET, None, 2048,
@@ -270,6 +147,9 @@ class PublishedEncoder(nn.Module):
             if isinstance(row.architecture, str)
             else row.architecture(**row.options)
         )
+        # Convolutions on a CPU are twice as fast with the channels last; transformers do not care.
+        self.memory_format = torch.channels_last if row.any_size else torch.contiguous_format
+        self.backbone.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         mean, std = row.statistics
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -280,7 +160,7 @@ class PublishedEncoder(nn.Module):
         if not self.row.any_size and x.shape[-1] != self.row.input_px:
             size = (self.row.input_px, self.row.input_px)
             x = nn.functional.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
-        x = (x - self.mean) / self.std
+        x = ((x - self.mean) / self.std).contiguous(memory_format=self.memory_format)
         if self.row.pooling != "class+mean":
             features: Tensor = self.backbone(x)
             return features
@@ -325,7 +205,8 @@ def load_encoder(
 
     Args:
         name: a row of the table, or "own" for a checkpoint of experiment=tile_encoder.
-        weights: a local file (.safetensors, .pth, .bin, .pt, .ckpt), or "hub" for the published file.
+        weights: a local file (.safetensors, .pth, .bin, .pt, .ckpt), or "hub" for the published file; None where an
+            installed package ships them.
         random: random weights instead, drawn from `seed` (a baseline, or a test).
         mpp: micrometres per pixel of the tiles. tile_px: their side in pixels.
 
@@ -343,7 +224,10 @@ def load_encoder(
         row = _row(name)
         loaded = _load_published(row, weights, random, seed)
         remarks = _resolution_remarks(row, mpp, tile_px)
-    loaded.module.to(device).eval().requires_grad_(False)
+    module = loaded.module.eval().requires_grad_(False)
+    if isinstance(module, PublishedEncoder) and isinstance(module.backbone, Lite0Stages):
+        fold_batch_norm(module.backbone)
+    module.to(device)
     return loaded, remarks
 
 
@@ -378,12 +262,18 @@ def _load_published(row: EncoderRow, weights: str | None, random: bool, seed: in
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return LoadedEncoder(PublishedEncoder(row), row.name, row.dim, f"random:{seed}")
-    if weights is None:
+    if weights is None and row.packaged is not None:
+        try:
+            path = row.packaged()
+        except WeightsNotInstalledError as error:
+            raise EncoderError(f"{error}; or give weights=FILE") from error
+    elif weights is None:
         raise EncoderError(
             f"encoder {row.name} has no weights: give weights=FILE, weights=hub ({row.hub or 'not there'}, "
             f"licence {row.licence}), or random=true for random ones"
         )
-    path = _from_hub(row) if weights == HUB else Path(weights)
+    else:
+        path = _from_hub(row) if weights == HUB else Path(weights)
     encoder = PublishedEncoder(row)
     load_weights(encoder.backbone, path, row.layout)
     return LoadedEncoder(encoder, row.name, row.dim, _file_digest(path))

@@ -13,23 +13,21 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from toxfusion.models.tile import TileEncoder, save_tile_encoder
-from toxfusion.slides.encoders import (
+from toxfusion.models.published import (
     ENCODERS,
-    AttentionPool,
-    ConchVision,
     EncoderError,
     PublishedEncoder,
     _resolution_remarks,
-    conch_layout,
-    dinov2_layout,
     load_encoder,
     load_weights,
 )
+from toxfusion.models.published_parts import AttentionPool, ConchVision, conch_layout, dinov2_layout
+from toxfusion.models.tile import TileEncoder, save_tile_encoder
 
 TILES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
 #: Parameters in millions as the papers and model cards give them.
 MILLIONS = {
+    "imagenet": 3.37,
     "resnet18": 11, "resnet50": 23.5, "vit_small": 22, "vit_base": 86, "uni": 303, "uni2_h": 681, "virchow2": 631,
     "prov_gigapath": 1135, "h_optimus_0": 1135, "h_optimus_1": 1135, "phikon_v2": 303, "conch_v1_5": 306,
     "ctranspath": 27.5,
@@ -167,7 +165,7 @@ def test_an_encoder_without_weights_is_never_random_by_accident() -> None:
         load_encoder("uni", weights=None, mpp=0.5, tile_px=224)
     with pytest.raises(EncoderError, match="exclude each other"):
         load_encoder("resnet18", weights="a.pth", random=True, mpp=0.5, tile_px=224)
-    with pytest.raises(EncoderError, match="there are resnet18, resnet50"):
+    with pytest.raises(EncoderError, match="there are imagenet, resnet18, resnet50"):
         load_encoder("resnet", weights=None, mpp=0.5, tile_px=224)
     with pytest.raises(EncoderError, match="not on the hub"):
         load_encoder("ctranspath", weights="hub", mpp=1.0, tile_px=224)
