@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "objectives": {"distributed", "data", "models"},
     "evaluation": {"study", "tasks"},
     "baselines": {"study", "tasks", "data", "evaluation"},
-    "slides": {"study", "models"},
+    "slides": {"study", "data", "models"},
     "synthetic": {"study", "evaluation"},
     "checkup": {"models", "study", "evaluation", "slides"},
     "training": {
