@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from toxfusion.config.entry import entry_point
 
 if TYPE_CHECKING:
+    from toxfusion.study.audit import Audit
     from toxfusion.study.study import Study
 
 
@@ -21,11 +22,22 @@ def main(config: dict[str, Any]) -> None:
     study = build(config["source"])(Path(config["output"]))
     print(describe(study))
     audit = Audit.read(study.root / AUDIT_FILE)
+    for line in near_names(audit):
+        print(line)
     lines = audit.summary().splitlines()
     print(f"audit: {len(audit)} records in {study.root / AUDIT_FILE}")
     print("\n".join(lines[: config["reasons"]]))
     if len(lines) > config["reasons"]:
         print(f"    ... and {len(lines) - config['reasons']} more reasons")
+
+
+def near_names(audit: Audit, most: int = 20) -> list[str]:
+    """A line for each name that was left out and comes near to a known one: most likely one of the two is misspelt."""
+    from toxfusion.study.names import NEAR
+
+    near = [r for r in audit.records if NEAR in r.reason]
+    lines = [f"look at this: {r.kind} {r.id!r} {r.outcome}: {r.reason}" for r in near[:most]]
+    return lines + ([f"    ... and {len(near) - most} more in audit.json"] if len(near) > most else [])
 
 
 def describe(study: Study) -> str:
@@ -74,6 +86,7 @@ def _gene_lines(named: dict[str, Any]) -> list[str]:
     kinds = ", ".join(f"{n} {kind}" for kind, n in named["kinds"].items())
     lost = {
         "summary rows": named["summary"],
+        "without a name": named.get("unnamed", 0),
         "without a gene in the map": named["unmapped"],
         "with several": named["ambiguous"],
         "without an ortholog": named["orthologs"],

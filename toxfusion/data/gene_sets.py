@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.tables import TableError, read_table
 
 STAGE = "gene_sets"
 KEY = "expression.gene_sets"
@@ -125,8 +125,8 @@ def read_orthologs(path: Path, key: str) -> dict[str, list[str]]:
 
     Columns as the downloads of RGD (RAT_GENE_SYMBOL, HUMAN_ORTHOLOG_SYMBOL), Ensembl BioMart (Gene name with Human gene
     name, or with Rat gene name) and HCOP (rat_symbol, human_symbol) have, or ``rat`` and ``human``; names of columns
-    without regard to case. Lines at the head that begin with # are skipped; .csv has commas, any other suffix tabs,
-    before an optional .gz; | or ; separates several symbols of one cell.
+    without regard to case. Lines at the head that begin with # are skipped; | or ; separates several symbols of one
+    cell.
 
     Args:
         key: the config key that errors name.
@@ -134,12 +134,9 @@ def read_orthologs(path: Path, key: str) -> dict[str, list[str]]:
     Raises:
         GeneSetError: the file cannot be read, or lacks one of the two columns, or has no pair.
     """
-    separator = "," if ".csv" in [suffix.lower() for suffix in path.suffixes] else "\t"
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
-            skipped = next((i for i, line in enumerate(file) if not line.startswith("#")), 0)
-        table = pd.read_csv(path, sep=separator, skiprows=skipped, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        table = read_table(path, comments="#", marks=(), short_rows=True)
+    except TableError as error:
         raise GeneSetError(
             f"{key}: cannot read {path} ({error}); name a table of rat and human symbols"
         ) from error

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from toxfusion.study.audit import Audit
     from toxfusion.study.study import Study
 
 DOSE_LEVELS = ("control", "low", "middle", "high")
@@ -25,6 +26,12 @@ _FILLED_TEXT = ("animal_id", "compound", "study", "group_id")
 _OPEN_TEXT = ("dose_level", "batch", "control_group")
 _NUMBERS = ("dose", "time_h")
 _LABELS = ("dili", "injury")
+#: Columns of obs that the contract names, or that a task reads; all others are a study's own.
+CONTRACT_COLUMNS = (
+    *_FILLED_TEXT, *_OPEN_TEXT, *_NUMBERS, *_LABELS, "is_control", "survival_time", "event", "subtype",
+)  # fmt: skip
+#: names that HDF5 or anndata keep for themselves
+_RESERVED = frozenset(("", ".", "..", "_index", "__categories"))
 _REGION = ("x", "y", "width", "height")
 SLIDE_COLUMNS = ("sample_id", "path", "mpp_override", *_REGION)
 
@@ -189,6 +196,51 @@ def obs_table(obs: pd.DataFrame) -> pd.DataFrame:
     return obs.astype(dict.fromkeys(categorical, object))
 
 
+def storable(obs: pd.DataFrame, audit: Audit) -> pd.DataFrame:
+    """The samples with columns that HDF5 can hold: a name without '/', and values of one kind.
+
+    A study's own columns are what a table happened to have: dates and mixtures of numbers and words become text, a name
+    that the file reserves gets another one. Each such change is audited.
+
+    Raises:
+        StudyError: two columns would have one name.
+    """
+    named: dict[str, object] = {}
+    for column in obs.columns:
+        name = _storable_name(str(column))
+        if name in named:
+            raise fault(
+                EXPRESSION_FILE, str(column), name, f"is stored under the same name as {named[name]!r}",
+                "Rename one of the two columns",
+            )  # fmt: skip
+        named[name] = column
+        if name != column:
+            audit.change("prepare", "column", str(column), f"stored as {name!r}: the file reserves its name")
+    out = obs.set_axis(list(named), axis=1)
+    for name in out.columns:
+        values = out[name]
+        kept = _storable_values(values)
+        if kept is not values:
+            audit.change("prepare", "column", str(name), "values of several kinds, or dates: stored as text")
+            out[name] = kept
+    return out
+
+
+def _storable_name(name: str) -> str:
+    plain = name.replace("/", "_").replace("\0", "").strip()
+    return f"column {plain}".strip() if plain in _RESERVED else plain
+
+
+def _storable_values(column: pd.Series) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return column
+    missing = column.isna().to_numpy()
+    if all(isinstance(value, str) for value in column[~missing]):
+        return column
+    texts = [None if gone else str(value) for value, gone in zip(column, missing, strict=True)]
+    return pd.Series(texts, index=column.index, name=column.name, dtype=object)
+
+
 def var_table(var: pd.DataFrame) -> pd.DataFrame:
     for column in ("symbol", "human_ortholog"):
         if column in var.columns or column == "symbol":
@@ -329,7 +381,7 @@ def _check_findings(study: Study) -> None:
             continue
         file = f"{EXPRESSION_FILE} obsm[{what!r}]"
         for term in table.columns:
-            if not isinstance(term, str) or "/" in term:
+            if not isinstance(term, str) or _storable_name(term) != term:
                 raise fault(file, str(term), term, "is no usable column name", "Use text without '/'")
             if what != "spontaneous":
                 _floats(table, term, file)

@@ -25,6 +25,7 @@ from toxfusion.study.rules import (
     indexed,
     obs_table,
     slide_table,
+    storable,
     var_table,
 )
 
@@ -184,7 +185,7 @@ def write_study(
         StudyError: the tables break the contract; nothing is written.
     """
     root = Path(root)
-    obs = obs_table(indexed(obs, "sample_id", EXPRESSION_FILE))
+    obs = storable(obs_table(indexed(obs, "sample_id", EXPRESSION_FILE)), audit)
     study = Study(
         root=root,
         name=name,

@@ -198,7 +198,7 @@ def test_expected_counts_are_kept_and_doubled_ids_summed(tmp_path: Path) -> None
     assert layer[[0, 2]].tolist() == [[51.5, 1.0], [24.0, 2.0]]
     assert records(study.root)["counts"] == ["counts.csv"]
     assert study.provenance["gene_ids"] == {
-        "kinds": {"symbol": 3}, "given": 3, "summary": 0, "unmapped": 0, "ambiguous": 0, "orthologs": 0,
+        "kinds": {"symbol": 3}, "given": 3, "summary": 0, "unnamed": 0, "unmapped": 0, "ambiguous": 0, "orthologs": 0,
         "collapsed": 1, "genes": 2, "collapse": "sum",
     }  # fmt: skip
 

@@ -165,7 +165,7 @@ def test_normal_tissue_and_unknown_cases_are_no_profile(tmp_path: Path, source: 
     study = import_tcga(tmp_path / "study", **{**source, "folds": None})
     assert study.sample_ids == [case(0)]
     assert f"profile {case(0)}-11A: of rna.csv.gz: normal tissue of a case" in reasons(study)
-    assert "profile TCGA-ZZ-0000: no row in the clinical table" in reasons(study)
+    assert "profile TCGA-ZZ-0000: not in the clinical table" in reasons(study)
 
 
 def spoil_cases(column: str, value: Any) -> Any:
@@ -268,7 +268,7 @@ def test_the_real_bladder_cohort(tmp_path: Path) -> None:
     assert study.has_expression.all()
     assert study.obs["event"].sum() == 113
     assert study.obs["event"].notna().all()
-    assert "profile TCGA-C4-A0F6: no row in the clinical table" in reasons(study)
+    assert "profile TCGA-C4-A0F6: not in the clinical table" in reasons(study)
     assert len(read_gene_sets(study.root / "gene_sets" / "xena_signatures.gmt", study.var)) == 281
     path = study.root / "splits" / "published.csv"
     tests = [Predefined(str(path), fold=k)(study).test for k in range(5)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from csv import QUOTE_NONE
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,8 @@ import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.symbols import recover_symbols
-from toxfusion.study.importers.tables import STAGE, ImportTableError, read_table
+from toxfusion.study.importers.tables import STAGE, ImportTableError
+from toxfusion.study.tables import MISSING_MARKS, read_table
 
 Collapse = Literal["mean", "max_mean", "sum"]
 COLLAPSES = ("mean", "max_mean", "sum")
@@ -52,7 +52,8 @@ _GTF = (".gtf", ".gtf.gz", ".gff", ".gff.gz")
 _GTF_PAIR = re.compile(r'(\w+) "([^"]*)"')
 #: several genes of one id in one cell: NetAffx and GEO write "Cyp2b1 /// Cyp2b2"
 _SEVERAL = re.compile(r"\s*(?:///|;)\s*")
-_NO_GENE = ("", "-", "--", "---", "NA", "nan", "null")
+#: what annotations and tables write where there is no gene
+_NO_GENE = frozenset((*MISSING_MARKS, "-", "--", "---"))
 _COMMENTS = "#!^"
 
 
@@ -124,10 +125,20 @@ class GeneIds:
         genes: list[str | None] = [None if _SUMMARY.match(i) else i for i in ids]
         for gene_id in sorted(i for i, gene in zip(ids, genes, strict=True) if gene is None):
             audit.drop(STAGE, "gene", gene_id, "a summary row of the counting tool, no gene")
+        unnamed = [gene in _NO_GENE for gene in genes]
+        if any(unnamed):
+            shown = ", ".join(sorted({repr(g) for g in genes if g in _NO_GENE}))
+            audit.drop(STAGE, "genes", shown, f"{sum(unnamed)} of {Path(path).name}: no gene has this name")
+            genes = [None if without else gene for gene, without in zip(genes, unnamed, strict=True)]
+        if ids and not any(genes):
+            raise ImportTableError(
+                f"{path}: none of its {len(ids)} ids is a gene; give a table that names its genes"
+            )
         tally: dict[str, Any] = {
             "kinds": kinds,
             "given": len(ids),
-            "summary": genes.count(None),
+            "summary": genes.count(None) - sum(unnamed),
+            "unnamed": sum(unnamed),
             "unmapped": 0,
             "ambiguous": 0,
             "orthologs": 0,
@@ -231,8 +242,8 @@ def read_annotation(path: str) -> pd.DataFrame:
         ImportTableError: it cannot be read.
     """
     if not path.lower().endswith(_GTF):
-        return read_table(path, comments=_COMMENTS, dtype=str, keep_default_na=False)
-    lines = read_table(path, comments=_COMMENTS, header=False, delimiter="\t", dtype=str, quoting=QUOTE_NONE)
+        return read_table(path, comments=_COMMENTS, marks=(), short_rows=True)
+    lines = read_table(path, comments=_COMMENTS, header=False, delimiter="\t", quoted=False)
     if lines.shape[1] < 9:
         raise ImportTableError(
             f"{path}: has {lines.shape[1]} columns, and a GTF nine; give another format its own name"

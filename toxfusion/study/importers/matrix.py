@@ -13,22 +13,18 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.importers.counts import LARGEST_LOG2, looks_processed
 from toxfusion.study.importers.genes import GeneIds, normalised_ids
-from toxfusion.study.importers.tables import (
-    STAGE,
-    ImportTableError,
-    log2_per,
-    numbers,
-    read_slide_table,
-    read_table,
-    read_values,
-    require_columns,
-)
+from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per, read_slide_table
 from toxfusion.study.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
+from toxfusion.study.names import drop_strangers, strangers
+from toxfusion.study.rules import CONTRACT_COLUMNS
 from toxfusion.study.study import Study, write_study
+from toxfusion.study.tables import identified, numbers, read_table, read_values, typed
 
 Kind = Literal["log2", "counts"]
 Orientation = Literal["auto", "genes_by_samples", "samples_by_genes"]
+DOSE_ADVICE = "write 0 for a vehicle control, and mg/kg as a plain number for a treated animal"
 GRADE_WORDS = {
     **dict.fromkeys(("absent", "none", "normal"), 0.0),
     "minimal": 1.0,
@@ -38,8 +34,6 @@ GRADE_WORDS = {
 }
 #: names of the treated doses of a compound, in rising order, by how many there are
 LEVELS = {1: ("high",), 2: ("low", "high"), 3: ("low", "middle", "high")}
-#: above this no log2 value of an array or of sequencing lies
-LARGEST_LOG2 = 40.0
 
 
 def import_matrix(
@@ -93,7 +87,7 @@ def import_matrix(
     return write_study(
         root,
         obs=obs,
-        var=_genes(matrix.columns, symbols, genes),
+        var=_genes(matrix.columns, symbols, genes, audit),
         expression=full.to_numpy(np.float32),
         findings=_findings(findings, obs.index, audit),
         chemistry=_chemistry(chemistry, obs.index, audit),
@@ -123,7 +117,8 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
         ImportTableError: a compound has more than three treated doses and dose_level is not given.
     """
     obs = table.copy()
-    for column in ("dose", "time_h", "dili", "injury"):
+    obs["dose"] = numbers(obs["dose"], path, DOSE_ADVICE)
+    for column in ("time_h", "dili", "injury"):
         if column in obs.columns:
             obs[column] = numbers(obs[column], path)
     for column in ("time_h", "dili", "injury"):
@@ -133,16 +128,36 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
     _fill(obs, "animal_id", obs.index, "each sample its own animal", audit)
     if "is_control" in obs.columns:
         obs["is_control"] = _flags(obs["is_control"], path)
+    _refuse_missing_dose(obs, path)
+    if "dose_level" in obs.columns:
+        _fill(obs, "is_control", obs["dose_level"] == "control", "dose_level is control", audit)
     _fill(obs, "is_control", obs["dose"] == 0, "dose is 0", audit)
     if "dose_level" not in obs.columns:
         _fill(obs, "dose_level", _levels(obs, path), "rank of the dose in its compound", audit)
     time = obs["time_h"].map(lambda t: "" if np.isnan(t) else f"_{t:g}h")
-    group = obs["study"] + "_" + obs["compound"] + obs["dose"].map("_{:g}mg".format) + time
+    dose = obs["dose"].map("_{:g}mg".format).where(obs["dose"].notna(), "_" + obs["dose_level"])
+    group = obs["study"] + "_" + obs["compound"] + dose + time
     _fill(obs, "group_id", group, "study, compound, dose and time", audit)
     at_time = obs["study"] + time
     has_controls = at_time.isin(set(at_time[obs["is_control"]]))
     _fill(obs, "control_group", at_time.where(has_controls, ""), "controls of the study and time", audit)
     return obs
+
+
+def _refuse_missing_dose(obs: pd.DataFrame, path: Path | str) -> None:
+    """A dose may be missing where dose_level says which it is, or is_control that there is none."""
+    told = pd.Series(False, index=obs.index)
+    if "dose_level" in obs.columns:
+        told |= obs["dose_level"] != ""
+    if "is_control" in obs.columns:
+        told |= obs["is_control"] | ("dose_level" in obs.columns)
+    missing = obs.index[obs["dose"].isna() & ~told]
+    if len(missing):
+        shown = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        raise ImportTableError(
+            f"{path}, column 'dose', sample {missing[0]!r}: is missing ({len(missing)} samples: {shown}); "
+            f"{DOSE_ADVICE}; a dose that is not known needs its dose_level (control, low, middle, high)"
+        )
 
 
 def _fill(
@@ -185,17 +200,17 @@ def _levels(obs: pd.DataFrame, path: Path | str) -> pd.Series:
 
 
 def _sample_table(path: str) -> pd.DataFrame:
-    text = dict.fromkeys(
-        ("sample_id", "animal_id", "compound", "study", "batch", "control_group", "group_id"), str
-    )
-    table = read_table(path, dtype=text)
-    require_columns(table, ("sample_id", "compound", "dose"), path)
-    twice = table["sample_id"][table["sample_id"].duplicated()]
-    if len(twice):
+    table = read_table(path, required=("sample_id", "compound", "dose"))
+    without = table[table["compound"].isna()]
+    if len(without):
         raise ImportTableError(
-            f"{path}, column 'sample_id', value {twice.iloc[0]!r}: appears twice; keep one row"
+            f"{path}, column 'compound', row {without.index[0]}: is missing at sample "
+            f"{without['sample_id'].iloc[0]!r}; "
+            "name the compound, for a vehicle control the one that it belongs to"
         )
-    table = table.set_index("sample_id")
+    table = identified(table, "sample_id", path)
+    free = [c for c in table.columns if c not in CONTRACT_COLUMNS]
+    table[free] = table[free].apply(typed)
     return table.fillna(
         dict.fromkeys([c for c in ("batch", "control_group", "dose_level") if c in table], "")
     )
@@ -220,7 +235,8 @@ def _profiles(
                 f"{path} (source.kind={kind}) is none"
             )
         matrix = read_h5ad(path).to_df() if path.lower().endswith(".h5ad") else read_values(path)
-        table, symbols = _of_samples(_oriented(matrix, path, sample_ids, orientation), sample_ids, audit), {}
+        turned = _oriented(matrix, path, sample_ids, orientation)
+        table, symbols = turned[_known(turned.index, sample_ids, path, audit)], {}
     twice = table.index[table.index.duplicated()]
     if len(twice):
         raise ImportTableError(f"{path}: sample {twice[0]!r} has two profiles; keep one")
@@ -230,10 +246,11 @@ def _profiles(
     return (_counted(table, audit) if kind == "counts" else table), symbols, named
 
 
-def _of_samples(table: pd.DataFrame, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
-    for profile in table.index[~table.index.isin(sample_ids)]:
-        audit.drop(STAGE, "profile", profile, "not in the sample table")
-    return table[table.index.isin(sample_ids)]
+def _known(names: pd.Index, sample_ids: pd.Index, path: str, audit: Audit) -> list[bool]:
+    return drop_strangers(
+        names.tolist(), sample_ids.tolist(), path=path, column="sample", kind="profile", of="the sample table",
+        audit=audit, stage=STAGE,
+    )  # fmt: skip
 
 
 def _barcoded(
@@ -271,12 +288,19 @@ def _barcoded(
 def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation: Orientation) -> pd.DataFrame:
     """Turn the table so that samples are its rows."""
     rows, columns = table.index.map(str), table.columns.map(str)
+    if table.index.name is not None and str(table.index.name) in sample_ids:
+        raise ImportTableError(
+            f"{path}, row 1, column 1, value {table.index.name!r}: stands above the names of the rows and is a "
+            "sample_id; the header lacks a name: write one above the names of the rows"
+        )
     in_rows, in_columns = int(rows.isin(sample_ids).sum()), int(columns.isin(sample_ids).sum())
     by_columns = in_columns > in_rows if orientation == "auto" else orientation == "genes_by_samples"
     if not (in_columns if by_columns else in_rows):
+        near = strangers([*columns[:50], *rows[:50]], sample_ids)
+        told = ", ".join(f"{name!r} comes near to {known!r}" for name, known in near.near.items() if known)
         raise ImportTableError(
             f"{path}: no sample_id of the sample table ({sample_ids[0]!r} ...) among its rows ({rows[0]!r} ...) or "
-            f"columns ({columns[0]!r} ...); use the same names"
+            f"columns ({columns[0]!r} ...); use the same names{told and f': {told}'}"
         )
     turned = table.T if by_columns else table
     return turned.set_axis(columns if by_columns else rows, axis=0)
@@ -297,24 +321,22 @@ def _check_counts(table: pd.DataFrame, path: str, audit: Audit) -> None:
                 f"{what}, and a raw count is never negative or missing; correct it, or use source=matrix for "
                 "log2 values"
             )
+    kind = looks_processed(values)
     broken = values != np.round(values)
-    if not broken.any():
-        return
-    row, column = np.argwhere(broken)[0]
+    row, column = np.argwhere(broken if broken.any() else values == values.max())[0]
     first = f"sample {table.index[row]!r}, gene {table.columns[column]!r}, value {values[row, column]:g}"
-    totals = values.sum(axis=1)
-    if values.max() < LARGEST_LOG2 or np.allclose(totals, 1e6, rtol=1e-3):
-        kind = "logarithms" if values.max() < LARGEST_LOG2 else "TPM or CPM, each sample the sum of a million"
+    if kind:
+        what = "is not whole, and the" if broken.any() else "is whole, but the"
         raise ImportTableError(
-            f"{path}, {first}: is not whole, and the values look like {kind}; give raw counts, or log2 values to "
-            "source=matrix"
+            f"{path}, {first}: {what} values look like {kind}; give raw counts, or log2 values to source=matrix"
         )
-    audit.change(
-        STAGE,
-        "counts",
-        Path(path).name,
-        f"{broken.sum()} values are not whole ({first}): kept as expected counts",
-    )
+    if broken.any():
+        audit.change(
+            STAGE,
+            "counts",
+            Path(path).name,
+            f"{broken.sum()} values are not whole ({first}): kept as expected counts",
+        )
 
 
 def _counted(table: pd.DataFrame, audit: Audit) -> pd.DataFrame:
@@ -338,14 +360,28 @@ def _as_log2(values: np.ndarray, path: str) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _genes(gene_ids: pd.Index, symbols: dict[str, str], path: str | None) -> pd.DataFrame:
+def _genes(gene_ids: pd.Index, symbols: dict[str, str], path: str | None, audit: Audit) -> pd.DataFrame:
     names = [symbols.get(str(g)) or g for g in gene_ids]
     var = pd.DataFrame({"symbol": names}, index=pd.Index(gene_ids, name="gene_id", dtype=object))
     if path is None:
         return var
-    table = read_table(path, dtype=str)
-    require_columns(table, ("gene_id", "symbol"), path)
-    table = table.drop_duplicates("gene_id").set_index("gene_id").reindex(gene_ids)
+    table = read_table(path, required=("gene_id", "symbol"))
+    table = table[table["gene_id"].notna()]
+    table = (
+        table.assign(gene_id=normalised_ids(table["gene_id"].tolist()))
+        .drop_duplicates("gene_id")
+        .set_index("gene_id")
+    )
+    missing = gene_ids.difference(table.index)
+    if len(missing) == len(gene_ids):
+        raise ImportTableError(
+            f"{path}, column 'gene_id': none of the {len(gene_ids)} genes of the expression is in it: "
+            f"{strangers(missing, table.index).all_told()}; it has {', '.join(map(repr, table.index[:3]))}"
+        )
+    if len(missing):
+        told = f"{len(missing)} ({missing[0]} ...) are not in it: their symbol is their id"
+        audit.change(STAGE, "genes", Path(path).name, told)
+    table = table.reindex(gene_ids)
     var["symbol"] = table["symbol"].where(table["symbol"].notna(), var["symbol"])
     if "human_ortholog" in table.columns:
         var["human_ortholog"] = table["human_ortholog"].fillna("")
@@ -354,15 +390,12 @@ def _genes(gene_ids: pd.Index, symbols: dict[str, str], path: str | None) -> pd.
 
 def _rows_of(path: str, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
     """A table as text, one row for each of the samples; those that it lacks are rows of NaN."""
-    table = read_table(path, dtype=str)
-    require_columns(table, ("sample_id",), path)
-    table = table.set_index("sample_id")
-    twice = table.index[table.index.duplicated()]
-    if len(twice):
-        raise ImportTableError(f"{path}, column 'sample_id', value {twice[0]!r}: appears twice; keep one row")
-    for sample in table.index[~table.index.isin(sample_ids)]:
-        audit.drop(STAGE, "row", str(sample), f"of {Path(path).name}: not in the sample table")
-    return table.reindex(sample_ids)
+    table = identified(read_table(path, required=("sample_id",)), "sample_id", path)
+    known = drop_strangers(
+        table.index.tolist(), sample_ids.tolist(), path=path, column="sample_id", kind="row", of="the sample table",
+        audit=audit, stage=STAGE, said=f"of {Path(path).name}: ",
+    )  # fmt: skip
+    return table[known].reindex(sample_ids)
 
 
 def _chemistry(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame | None:
@@ -375,9 +408,11 @@ def _findings(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFr
     """Grades 0 to 4, from numbers or words."""
     if path is None:
         return pd.DataFrame(index=sample_ids)
-    words = {word: f"{grade:g}" for word, grade in GRADE_WORDS.items()}
 
     def grades(column: pd.Series) -> pd.Series:
-        return numbers(column.astype("string").str.strip().str.lower().replace(words).astype(object), path)
+        in_words = [
+            GRADE_WORDS.get(cell.casefold(), cell) if isinstance(cell, str) else cell for cell in column
+        ]
+        return numbers(pd.Series(in_words, index=column.index, name=column.name, dtype=object), path)
 
     return _rows_of(path, sample_ids, audit).apply(grades)

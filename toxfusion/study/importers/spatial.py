@@ -19,18 +19,12 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.importers.counts import looks_processed
 from toxfusion.study.importers.genes import GeneIds
-from toxfusion.study.importers.tables import (
-    STAGE,
-    ImportTableError,
-    log2_per,
-    numbers,
-    read_table,
-    read_values,
-    require_columns,
-)
+from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per
 from toxfusion.study.importers.tenx import read_counts
 from toxfusion.study.study import Study, write_study
+from toxfusion.study.tables import numbers, read_table, read_values
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs")
 #: um between neighbouring spots of the first arrays (her2st) and of Visium
@@ -149,6 +143,8 @@ def read_section(
         raise ImportTableError(f"{folder}: holds {len(images)} images; keep one, of a type in {IMAGES}")
     if not (counts.to_numpy() >= 0).all():
         raise ImportTableError(f"{table}: holds negative or missing counts; give raw counts")
+    if kind := looks_processed(counts.to_numpy(np.float64)):
+        raise ImportTableError(f"{table}: its values look like {kind}; give raw counts")
     counts, genes = gene_ids.named(counts, audit, path=table, counts=True)
     spots = placed[placed["selected"]]
     total = counts.sum(axis=1)
@@ -185,9 +181,7 @@ def _read_array(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     """Spots, counts and the file of the counts in the her2st layout."""
     placed = _read_spots(_only(folder, "*_selection.tsv", "the pixel positions of the spots"))
     table = _only(folder, "*.tsv.gz", "the counts")
-    counts = read_values(table)
-    counts.index = counts.index.astype(str)
-    return placed, counts, table
+    return placed, read_values(table), table
 
 
 def _read_visium(folder: Path, audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
@@ -201,7 +195,7 @@ def _read_visium(folder: Path, audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame
         raise ImportTableError(
             f"{folder}: {VISIUM_POSITIONS[0]} is missing, the pixel positions of the spots"
         )
-    rows = read_table(positions, header=False, dtype=str)
+    rows = read_table(positions, header=False)
     if str(rows.iat[0, 0]) == _VISIUM_COLUMNS[0]:
         rows = rows.iloc[1:]
     if rows.shape[1] != len(_VISIUM_COLUMNS):
@@ -210,6 +204,7 @@ def _read_visium(folder: Path, audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame
         )
     rows = rows.set_axis(list(_VISIUM_COLUMNS), axis=1).set_index("barcode")
     at = rows.apply(lambda column: numbers(column, positions))
+    _refuse_missing_position(at, positions)
     placed = pd.DataFrame(
         {
             "x": at["array_col"] / 2,
@@ -253,15 +248,26 @@ def _only(folder: Path, pattern: str, what: str) -> Path:
 
 def _read_spots(path: Path) -> pd.DataFrame:
     """Positions by spot, with a flag ``selected``: under tissue."""
-    table = read_table(path)
-    require_columns(table, ("x", "y", "pixel_x", "pixel_y"), path)
-    spots = pd.DataFrame({c: numbers(table[c], path) for c in ("x", "y", "pixel_x", "pixel_y")})
-    spots["selected"] = table["selected"] == 1 if "selected" in table.columns else True
+    at = ("x", "y", "pixel_x", "pixel_y")
+    table = read_table(path, required=at)
+    spots = pd.DataFrame({c: numbers(table[c], path) for c in at})
+    _refuse_missing_position(spots, path)
+    selected = table.get("selected")
+    spots["selected"] = True if selected is None else numbers(selected, path) == 1
     spots.index = pd.Index([f"{x:.0f}x{y:.0f}" for x, y in zip(spots["x"], spots["y"], strict=True)])
     twice = spots.index[spots.index.duplicated()]
     if len(twice):
         raise ImportTableError(f"{path}: spot {twice[0]!r} appears twice; keep one row")
     return spots
+
+
+def _refuse_missing_position(spots: pd.DataFrame, path: Path) -> None:
+    missing = np.argwhere(spots.isna().to_numpy())
+    if len(missing):
+        row, column = missing[0]
+        raise ImportTableError(
+            f"{path}, column {spots.columns[column]!r}, row {spots.index[row]!r}: is missing; give every spot its place"
+        )
 
 
 def _common_genes(sections: Sequence[Section], min_spot_share: float, audit: Audit) -> pd.DataFrame:

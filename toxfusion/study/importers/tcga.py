@@ -10,27 +10,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
+from toxfusion.study.importers.counts import LARGEST_LOG2
 from toxfusion.study.importers.genes import GeneIds
-from toxfusion.study.importers.matrix import LARGEST_LOG2
 from toxfusion.study.importers.symbols import recover_symbols
-from toxfusion.study.importers.tables import (
-    STAGE,
-    ImportTableError,
-    empty_slides,
+from toxfusion.study.importers.tables import STAGE, ImportTableError, empty_slides
+from toxfusion.study.names import drop_strangers, strangers
+from toxfusion.study.rules import CONTRACT_COLUMNS, SLIDE_COLUMNS
+from toxfusion.study.study import Study, write_study
+from toxfusion.study.tables import (
     numbers,
     read_table,
+    read_values,
+    refuse_repeated,
     require_columns,
+    typed,
 )
-from toxfusion.study.rules import SLIDE_COLUMNS
-from toxfusion.study.study import Study, write_study
 
+Duplicates = Literal["error", "first", "mean"]
 Kind = Literal["log2", "zscore"]
 #: tables within the study folder
 FOLDS_FILE = "splits/published.csv"
@@ -49,10 +52,6 @@ _FOLD_FILE = re.compile(r"^splits?_(\d+)\.csv$")
 #: columns not kept: row numbers, former parts, and other endpoints, whose flag has the other sign
 _NOT_KEPT = re.compile(r"^(Unnamed: \d+|train|survival_.*|censorship.*)$")
 _PARTS = {"train": "train", "val": "valid", "test": "test"}
-_CONTRACT = (
-    "animal_id", "compound", "dose", "dose_level", "time_h", "study", "batch", "is_control", "control_group",
-    "group_id", "dili", "injury", "survival_time", "event", "subtype",
-)  # fmt: skip
 
 
 def import_tcga(
@@ -70,6 +69,7 @@ def import_tcga(
     censorship_column: str | None = "censorship_dss",
     subtype_column: str = "oncotree_code",
     ignore_columns: Sequence[str] | None = None,
+    duplicates: Duplicates = "error",
     gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
     name: str = "tcga",
 ) -> Study:
@@ -90,6 +90,8 @@ def import_tcga(
         slides: folder, searched below, of the images; None lists no slide.
         time_column, censorship_column: months, and 1 = censored, 0 = it happened; both None for no survival.
         ignore_columns: columns of ``cases`` that are no property of the case, and may differ among its rows.
+        duplicates: what becomes of several different profiles of one case: ``error`` refuses them, ``first`` takes
+            that of the first row, ``mean`` the mean of the different ones; each case is audited.
         gene_ids: what the columns of the expression become.
 
     Raises:
@@ -97,17 +99,16 @@ def import_tcga(
             other, a fold names a case that no table knows, or a folder holds nothing that is looked for.
         StudyError: the tables break the contract.
     """
+    if duplicates not in get_args(Duplicates):
+        raise ImportTableError(
+            f"source.duplicates={duplicates}: is none of {', '.join(get_args(Duplicates))}"
+        )
     audit = Audit()
-    rows = _case_rows(cases, case_column, slide_column, audit)
+    rows = _without_columns(_case_rows(cases, case_column, slide_column, audit), ignore_columns, cases)
     images = _slides(rows, slides, cases, slide_column, audit)
-    ignored = {case_column, slide_column, *(ignore_columns or ())}
-    table = _one_row_a_case(
-        rows.drop(columns=[c for c in rows.columns if c in ignored or c.startswith("Unnamed: ")]),
-        cases,
-        audit,
-    )
-    expression, named = _expression(table, cases, rna, kind, gene_ids, audit)
-    clinical = table[[c for c in table.columns if not _is_omics(str(c))]]
+    about_case = [c for c in rows.columns if c not in (case_column, slide_column) and not _is_omics(c)]
+    clinical = _one_row_a_case(rows[about_case], cases, audit)
+    expression, named = _expression(rows, clinical.index, cases, rna, kind, duplicates, gene_ids, audit)
     known = clinical.index
     clinical = _usable(clinical, expression.index, images["sample_id"], audit)
     obs = _obs(clinical, name)
@@ -179,8 +180,9 @@ def _without_normal(
 
 def _case_rows(path: str, case_column: str, slide_column: str, audit: Audit) -> pd.DataFrame:
     """The table, indexed by case, several rows where it has several slides; equal slide rows collapsed."""
-    rows = read_table(path, dtype={case_column: str, slide_column: str})
-    require_columns(rows, (case_column,), path)
+    rows = read_table(path, required=(case_column,), repeated=True)
+    refuse_repeated([c for c in rows.columns if not _is_omics(c)], path)
+    rows = rows[[c for c in rows.columns if c]]
     if slide_column in rows.columns:
         rows = _without_normal(rows, rows[slide_column], "slide", path, audit)
         twice = rows.duplicated([case_column, slide_column])
@@ -188,6 +190,20 @@ def _case_rows(path: str, case_column: str, slide_column: str, audit: Audit) -> 
             audit.change(STAGE, "slide", str(slide), f"listed more than once in {Path(path).name}: joined")
     ids = [case_of(b, path, case_column) for b in rows[case_column]]
     return rows.set_axis(pd.Index(ids, dtype=object, name="sample_id"), axis=0)
+
+
+def _without_columns(rows: pd.DataFrame, ignored: Sequence[str] | None, path: str) -> pd.DataFrame:
+    """The table without the columns of source.ignore_columns.
+
+    Raises:
+        ImportTableError: it lacks one of them.
+    """
+    unknown = [c for c in ignored or () if c not in rows.columns]
+    if unknown:
+        raise ImportTableError(
+            f"{path}: source.ignore_columns names {strangers(unknown, rows.columns).all_told()}, which it lacks"
+        )
+    return rows.drop(columns=list(ignored or ()))
 
 
 def _one_row_a_case(rows: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame:
@@ -200,8 +216,9 @@ def _one_row_a_case(rows: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame
     expected = first.loc[rows.index]
     is_value, was_value = rows.to_numpy(object), expected.to_numpy(object)
     differs = (is_value != was_value) & ~(rows.isna() & expected.isna()).to_numpy()
-    if differs.any():
-        row, column = np.argwhere(differs)[0]
+    for row, column in np.argwhere(differs):
+        if _same_number(is_value[row, column], was_value[row, column]):
+            continue
         raise ImportTableError(
             f"{path}, column {rows.columns[column]!r}, case {rows.index[row]!r}: the values "
             f"{was_value[row, column]} and {is_value[row, column]} contradict each other; correct one, or name the "
@@ -211,6 +228,50 @@ def _one_row_a_case(rows: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame
     for case, n in counts[counts > 1].items():
         audit.change(STAGE, "case", str(case), f"{n} rows in {Path(path).name} that agree: joined")
     return first
+
+
+def _same_number(value: object, other: object) -> bool:
+    """Whether two texts are one number (1 and 1.0)."""
+    both = pd.to_numeric(pd.Series([value, other], dtype=object), errors="coerce")
+    return bool(both.notna().all() and both.iloc[0] == both.iloc[1])
+
+
+def _one_profile_a_case(
+    profiles: pd.DataFrame, path: str, duplicates: Duplicates, audit: Audit
+) -> pd.DataFrame:
+    """One profile for each case, in the order of the table.
+
+    Args:
+        profiles: float [n_rows, n_genes], indexed by case, several rows a case allowed.
+
+    Raises:
+        ImportTableError: a case has several that differ, and ``duplicates`` is ``error``.
+    """
+    profiles = profiles.dropna(how="all")
+    new = ~(profiles.index.duplicated() & profiles.set_axis(range(profiles.shape[1]), axis=1).duplicated())
+    distinct = profiles[new]
+    several = distinct.index[distinct.index.duplicated()].unique()
+    if not len(several):
+        return distinct
+    if duplicates == "error":
+        case = several[0]
+        values = distinct.loc[case].to_numpy(np.float64)
+        column = int(np.argmax(values[0] != values[1]))
+        raise ImportTableError(
+            f"{path}, column {distinct.columns[column]!r}, case {case!r}: has {len(values)} profiles, with the values "
+            f"{values[0, column]:g} and {values[1, column]:g}; {len(several)} cases have several: take one by "
+            "source.duplicates=first, their mean by source.duplicates=mean, or correct the table"
+        )
+    for case in several:
+        n = int((distinct.index == case).sum())
+        audit.change(
+            STAGE, "profile", str(case), f"{n} profiles in {Path(path).name}: the {duplicates} is taken"
+        )
+    if duplicates == "first":
+        return distinct[~distinct.index.duplicated()]
+    names = distinct.columns
+    means = distinct.set_axis(range(len(names)), axis=1).groupby(level=0, sort=False).mean()
+    return means.set_axis(names, axis=1)
 
 
 def _usable(clinical: pd.DataFrame, profiled: pd.Index, imaged: pd.Series, audit: Audit) -> pd.DataFrame:
@@ -250,13 +311,13 @@ def _kept(clinical: pd.DataFrame, subtype_column: str, audit: Audit) -> pd.DataF
     for column in map(str, clinical.columns):
         if column == subtype_column:
             continue
-        if _NOT_KEPT.match(column) or column in _CONTRACT:
+        if _NOT_KEPT.match(column) or column in CONTRACT_COLUMNS:
             audit.drop(
                 STAGE, "column", column, "survival, its flag, a former part, or a column that the study has"
             )
         else:
             kept.append(column)
-    return clinical[kept]
+    return clinical[kept].apply(typed)
 
 
 def _survival(
@@ -305,21 +366,28 @@ def _is_omics(column: str) -> bool:
 
 
 def _expression(
-    table: pd.DataFrame, path: str, rna: str | None, kind: Kind, gene_ids: GeneIds, audit: Audit
+    rows: pd.DataFrame,
+    cases: pd.Index,
+    path: str,
+    rna: str | None,
+    kind: Kind,
+    duplicates: Duplicates,
+    gene_ids: GeneIds,
+    audit: Audit,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Cases of the table with a profile x genes; genes named and collapsed as in the other importers, and how."""
     for omics in ("mut", "cnv"):
-        n = sum(m[1] == omics for c in table.columns if (m := _OTHER_OMICS.match(str(c))))
+        n = sum(m[1] == omics for c in rows.columns if (m := _OTHER_OMICS.match(c)))
         if n:
             audit.drop(STAGE, "columns", f"_{omics}", f"{n} columns of {Path(path).name}: not expression")
-    own = {str(c): f"{m[1]}{m[2] or ''}" for c in table.columns if (m := _RNASEQ.match(str(c)))}
+    own = [bool(_RNASEQ.match(c)) for c in rows.columns]
     if rna is None:
-        values, source = table[list(own)].set_axis(list(own.values()), axis=1), path
+        values, source = _own_profiles(rows.loc[:, own], path), path
     else:
-        if own:
-            audit.drop(STAGE, "columns", "_rnaseq", f"{len(own)} columns: {Path(rna).name} is read instead")
-        values, source = _profiles(rna, table.index, audit), rna
-    values = values.apply(lambda column: numbers(column, source)).dropna(how="all")
+        if any(own):
+            audit.drop(STAGE, "columns", "_rnaseq", f"{sum(own)} columns: {Path(rna).name} is read instead")
+        values, source = _profiles(rna, cases, audit), rna
+    values = _one_profile_a_case(values, source, duplicates, audit)
     if kind == "log2" and values.size and np.nanmax(values.to_numpy(np.float64)) > LARGEST_LOG2:
         gene = values.max().idxmax()
         raise ImportTableError(
@@ -331,34 +399,39 @@ def _expression(
     return gene_ids.named(values.set_axis(plain, axis=1), audit, path=source, counts=False)
 
 
+def _own_profiles(table: pd.DataFrame, path: str) -> pd.DataFrame:
+    """Columns ``<gene>_rnaseq`` as numbers, called by their gene; one that is there twice keeps both."""
+    values = [numbers(table.iloc[:, i], path).to_numpy(np.float64) for i in range(table.shape[1])]
+    matched = [_RNASEQ.match(c) for c in table.columns]
+    genes = [f"{m[1]}{m[2] or ''}" for m in matched if m]
+    filled = np.column_stack(values) if values else np.empty((len(table), 0))
+    return pd.DataFrame(filled, index=table.index, columns=pd.Index(genes, dtype=object))
+
+
 def _profiles(path: str, cases: pd.Index, audit: Audit) -> pd.DataFrame:
-    """A table of its own, one row a case that the clinical table has."""
-    table = read_table(path, index_col=0)
+    """A table of its own, one row or more a case that the clinical table has."""
+    table = read_values(path)
+    first = str(table.index.name or "first")
     if not _BARCODE.match(str(table.index[0])) and _BARCODE.match(str(table.columns[0])):
         table = table.T
     table = _without_normal(table, table.index, "profile", path, audit)
-    first = str(table.index.name or "first")
     ids = pd.Index([case_of(b, path, first) for b in table.index], dtype=object, name="sample_id")
-    known = ids.isin(cases)
-    for case in ids[~known].unique():
-        audit.drop(STAGE, "profile", case, "no row in the clinical table")
-    if not known.any():
-        raise ImportTableError(
-            f"{path}: none of its {len(ids)} cases ({ids[0]!r} ...) is in the clinical table ({cases[0]!r} ...); "
-            "give the tables of one cohort"
-        )
-    return _one_row_a_case(table.set_axis(ids, axis=0)[known].rename(columns=str), path, audit)
+    known = drop_strangers(
+        ids.tolist(), cases.tolist(), path=path, column=first, kind="profile", of="the clinical table",
+        audit=audit, stage=STAGE,
+    )  # fmt: skip
+    return table.set_axis(ids, axis=0)[known].rename(columns=str)
 
 
 def _signatures(path: str | None, genes: pd.Index, audit: Audit) -> dict[str, list[str]]:
     """Name -> symbols, of a table with one column a gene set."""
     if path is None:
         return {}
-    # A symbol or a name may read like a missing value (NA, None): only an empty cell is one.
-    table = read_table(path, header=False, dtype=str, keep_default_na=False)
+    # A symbol or a name may read like a missing value (NA): only an empty cell is one.
+    table = read_table(path, header=False, marks=())
     known, sets = set(genes), dict[str, list[str]]()
     for position, column in enumerate(table.columns, start=1):
-        title, *cells = (str(c).strip() for c in table[column])
+        title, *cells = table[column]
         if not title:
             audit.drop(STAGE, "gene set", f"column {position}", f"of {Path(path).name}: has no name")
             continue
@@ -421,8 +494,7 @@ def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audi
 
 def _parts_of(path: Path) -> dict[str, str]:
     """Case -> train, valid or test; where the file has no column test, its val is the test part."""
-    table = read_table(path, dtype=str)
-    require_columns(table, ("train", "val"), path)
+    table = read_table(path, required=("train", "val"))
     names = _PARTS if "test" in table.columns else {"train": "train", "val": "test"}
     parts: dict[str, str] = {}
     for column, part in names.items():

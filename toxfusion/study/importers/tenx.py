@@ -13,7 +13,8 @@ import pandas as pd
 from scipy import sparse
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.importers.tables import STAGE, ImportTableError, read_table, require_columns
+from toxfusion.study.importers.tables import STAGE, ImportTableError
+from toxfusion.study.tables import identified, read_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,15 +92,9 @@ def sum_by_sample(cells: AnnData, samples: str, path: Path | str, audit: Audit) 
 
     names = cells.obs_names.map(str)
     if Path(samples).is_file():
-        table = read_table(samples, dtype=str)
-        require_columns(table, ("barcode", "sample_id"), samples)
-        twice = table["barcode"][table["barcode"].duplicated()]
-        if len(twice):
-            raise ImportTableError(
-                f"{samples}, column 'barcode', value {twice.iloc[0]!r}: appears twice; keep one row"
-            )
-        of = table.set_index("barcode")["sample_id"].reindex(names)
-        strange = int((~table["barcode"].isin(names)).sum())
+        table = identified(read_table(samples, required=("barcode", "sample_id")), "barcode", samples)
+        of = table["sample_id"].reindex(names)
+        strange = int((~table.index.isin(names)).sum())
         if strange:
             audit.drop(
                 STAGE, "barcodes", Path(samples).name, f"{strange} barcodes are not in {Path(path).name}"
@@ -147,8 +142,8 @@ def _read_mtx(folder: Path) -> AnnData:
         raise ImportTableError(
             f"{matrices[0]}: cannot be read as a MatrixMarket file ({_short(error)}); fetch it again"
         ) from error
-    var = read_table(features, header=False, delimiter="\t", dtype=str, keep_default_na=False)
-    obs = read_table(barcodes, header=False, delimiter="\t", dtype=str, keep_default_na=False)
+    var = read_table(features, header=False, delimiter="\t", quoted=False, marks=())
+    obs = read_table(barcodes, header=False, delimiter="\t", quoted=False, marks=())
     for table, file, n, what in (
         (var, features, counts.shape[1], "rows"),
         (obs, barcodes, counts.shape[0], "columns"),

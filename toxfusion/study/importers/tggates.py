@@ -15,16 +15,10 @@ import pandas as pd
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.symbols import normalised_compound
-from toxfusion.study.importers.tables import (
-    STAGE,
-    ImportTableError,
-    numbers,
-    read_slide_table,
-    read_table,
-    read_values,
-    require_columns,
-)
+from toxfusion.study.importers.tables import STAGE, ImportTableError, read_slide_table
+from toxfusion.study.names import strangers
 from toxfusion.study.study import Study, write_study
+from toxfusion.study.tables import numbers, read_table, read_values
 
 ENCODING = "cp932"
 ANIMAL = ["EXP_ID", "GROUP_ID", "INDIVIDUAL_ID"]
@@ -139,7 +133,6 @@ def import_tggates(
 
 def read_attributes(path: Path | str) -> pd.DataFrame:
     """The attribute table as text, one row an array or an animal without one."""
-    table = read_table(path, encoding=ENCODING, dtype=str)
     columns = [
         "BARCODE",
         *ANIMAL,
@@ -150,8 +143,8 @@ def read_attributes(path: Path | str) -> pd.DataFrame:
         "SACRI_PERIOD",
         "DOSE",
     ]
-    require_columns(table, [*columns, "DOSE_UNIT", "DOSE_LEVEL", *CHEMISTRY.values()], path)
-    return table
+    columns += ["DOSE_UNIT", "DOSE_LEVEL", "LIVER(g)", "TERMINAL_BW(g)", *CHEMISTRY.values()]
+    return read_table(path, required=columns, encoding=ENCODING)
 
 
 def read_pathology(path: Path | str, audit: Audit) -> pd.DataFrame:
@@ -160,8 +153,8 @@ def read_pathology(path: Path | str, audit: Audit) -> pd.DataFrame:
     Raises:
         ImportTableError: a column is missing or a grade is unknown.
     """
-    table = read_table(path, encoding=ENCODING, dtype=str)
-    require_columns(table, [*ANIMAL, "ORGAN", "FINDING_TYPE", "GRADE_TYPE", "SP_FLG"], path)
+    required = [*ANIMAL, "ORGAN", "FINDING_TYPE", "GRADE_TYPE", "SP_FLG"]
+    table = read_table(path, required=required, encoding=ENCODING)
     unknown = table["GRADE_TYPE"][~table["GRADE_TYPE"].isin(GRADES)]
     if len(unknown):
         raise ImportTableError(
@@ -213,11 +206,13 @@ def _choose(
             )
         return arrays
     strange = profiles.index.difference(arrays.index)
+    near = strangers(strange, arrays.index)
     for barcode in strange:
-        audit.drop(STAGE, "array", barcode, "not an arrayed rat liver of the attribute table")
+        told = near.told(str(barcode))
+        audit.drop(STAGE, "array", barcode, f"not an arrayed rat liver of the attribute table{told}")
     if len(strange) == len(profiles):
         raise ImportTableError(
-            f"{path}: none of its {len(profiles)} arrays ({strange[0]!r} ...) is a BARCODE of the attribute "
+            f"{path}: none of its {len(profiles)} arrays ({near.all_told()}) is a BARCODE of the attribute "
             "table; name the columns by barcode"
         )
     if samples == "all":
@@ -227,13 +222,19 @@ def _choose(
 
 def _check_pheno(arrays: pd.DataFrame, path: str) -> None:
     """Dose and day of the arrays in their own table must be those of the attributes."""
-    pheno = read_table(path)
-    require_columns(pheno, ("SAMPLEID", "DOSE", "SACRIFICE_PERIOD"), path)
+    pheno = read_table(path, required=("SAMPLEID", "DOSE", "SACRIFICE_PERIOD"))
     pheno = pheno.set_index(pheno["SAMPLEID"].astype(str).str.removeprefix("ID_"))
     known = arrays.reindex(pheno.index)[["DOSE", "SACRI_PERIOD"]].dropna()
+    if known.empty:
+        raise ImportTableError(
+            f"{path}, column 'SAMPLEID': none of its {len(pheno)} arrays is a sample: "
+            f"{strangers(pheno.index, arrays.index).all_told()}; the samples are {', '.join(arrays.index[:3])}, ..."
+        )
     pheno = pheno.loc[known.index]
     period = pheno["SACRIFICE_PERIOD"].astype(str) + " day"
-    differs = (numbers(known["DOSE"], path) != pheno["DOSE"]) | (known["SACRI_PERIOD"] != period)
+    differs = (numbers(known["DOSE"], path) != numbers(pheno["DOSE"], path)) | (
+        known["SACRI_PERIOD"] != period
+    )
     if differs.any():
         barcode = known.index[differs][0]
         raise ImportTableError(
@@ -395,11 +396,11 @@ def _classes(path: str, name_column: str, class_column: str) -> dict[str, tuple[
     Raises:
         ImportTableError: two names that mean one compound have different classes.
     """
-    rows = read_table(path, dtype=str).rename(columns=str.strip)
-    require_columns(rows, (name_column, class_column), path)
+    rows = read_table(path, required=(name_column, class_column))
+    rows = rows[rows[name_column].notna()].fillna({class_column: ""})
     classes: dict[str, tuple[str, str]] = {}
-    for name, label in zip(rows[name_column], rows[class_column].str.strip(), strict=True):
-        if classes.setdefault(normalised_compound(name), (name.strip(), label))[1] != label:
+    for name, label in zip(rows[name_column], rows[class_column], strict=True):
+        if classes.setdefault(normalised_compound(name), (name, label))[1] != label:
             raise ImportTableError(
                 f"{path}, column {name_column!r}, value {name!r}: has two classes; keep one"
             )

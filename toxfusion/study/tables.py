@@ -1,0 +1,456 @@
+"""The one reader of tables that people make: delimiter, header, width of every row, cells as text, numbers from text.
+
+A cell is text without blanks about it. One of `MISSING_MARKS` is a missing value in every table; every other word is
+kept as it is, None among them. Rows are called by their number in the file, as an editor or a spreadsheet shows it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from toxfusion.study.table_files import Content, TableError, read_content
+
+#: What stands for a missing value, in every table; docs/real_data.md names them.
+MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
+DELIMITERS = ("\t", ",", ";")
+_TAB_SUFFIXES = (".tsv", ".tab")
+_LOOKED_AT = 50
+_DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d*,\d+")
+_PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?(\.|e[+-]\d+)?")
+#: the first line by which spreadsheets say the delimiter
+_SAID = re.compile(r'"?sep=(.)"?\n', re.IGNORECASE)
+
+Row = list[str]
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of a file: a header, and rows of exactly its width.
+
+    Attributes:
+        names: of the columns, "" for one without.
+        rows: text, as it stands in the file.
+        numbers: of the rows in the file, the first line being 1.
+    """
+
+    names: Row
+    rows: list[Row]
+    numbers: list[int]
+
+
+def read_table(
+    path: Path | str,
+    *,
+    required: Sequence[str] = (),
+    encoding: str = "utf-8",
+    header: bool = True,
+    comments: str = "",
+    delimiter: str | None = None,
+    quoted: bool = True,
+    short_rows: bool = False,
+    repeated: bool = False,
+    marks: Sequence[str] = MISSING_MARKS,
+) -> pd.DataFrame:
+    """Read CSV, TSV, one text table compressed or zipped, or the first sheet of a workbook; every cell as text.
+
+    A delimiter at the end of rows is passed over; a header that is one name shorter than every row names the columns
+    after the first (as R writes it). Rows without a cell are passed over.
+
+    Args:
+        required: columns that must be there; they also decide between delimiters.
+        encoding: of text that is not UTF-8.
+        header: the first row holds column names; else columns are numbered and short rows filled up.
+        comments: characters; lines at the head that begin with one are passed over.
+        delimiter: None = by the name (.tsv) and the lines of the file.
+        quoted: a quotation mark at the start of a cell quotes it.
+        short_rows: rows shorter than the header are filled up with missing values instead of refused.
+        repeated: two columns may have one name.
+        marks: what is a missing value.
+
+    Returns:
+        str cells, None where missing, indexed by the number of the row in the file.
+
+    Raises:
+        TableError: it cannot be read; a row is longer or shorter than the header; a column is there twice, has values
+            and no name, or is missing.
+    """
+    cells = _read(path, required, encoding, header, comments, delimiter, quoted, short_rows)
+    missing = set(marks)
+    columns = [
+        [None if (text := row[i].strip()) in missing else text for row in cells.rows]
+        for i in range(len(cells.names))
+    ]
+    table = pd.DataFrame(dict(enumerate(columns)), index=pd.Index(cells.numbers, name="row"), dtype=object)
+    if header:
+        table.columns = pd.Index(cells.names, dtype=object)
+        if not repeated:
+            refuse_repeated(cells.names, path)
+        require_columns(table, required, path)
+    return table
+
+
+def read_values(path: Path | str) -> pd.DataFrame:
+    """Numbers under names, the first column naming the rows; names of rows and columns may occur twice.
+
+    Returns:
+        float64 [n_rows, n_columns], NaN where missing; index and columns are text, the name of the index what stands
+        above the names of rows.
+
+    Raises:
+        TableError: it cannot be read, holds no values, or text among them.
+    """
+    content = read_content(path)
+    table = (
+        _plain_values(content, path) if content.workbook is None else _sheet_values(content.workbook, path)
+    )
+    if table is None:
+        table = _values_of_cells(_cells(content, path, (), True, "", None, True, False), path)
+    if table.empty:
+        raise TableError(
+            f"{path}: holds {table.shape[0]} rows and {table.shape[1]} columns of values; separate columns by tab, "
+            "comma or semicolon, the first naming the rows"
+        )
+    return table
+
+
+def numbers(column: pd.Series, path: Path | str, advice: str = "correct it or leave it empty") -> pd.Series:
+    """A column of text as float64, missing values NaN.
+
+    Raises:
+        TableError: a value is no finite number; file, column, value and row are named.
+    """
+    values = _parsed(column, str(column.name), path, advice)
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise _no_number(column, str(column.name), int(np.argmax(infinite)), path, advice)
+    return pd.Series(values, index=column.index, name=column.name)
+
+
+def typed(column: pd.Series) -> pd.Series:
+    """A column that nothing is known of: numbers where every value is one as people write it, else text.
+
+    Ids that look like numbers, with leading zeros (010) or letters that read as an exponent (1E02), stay text.
+    """
+    texts = column.dropna()
+    if texts.empty or not texts.map(lambda cell: bool(_PLAIN_NUMBER.fullmatch(str(cell)))).all():
+        return column
+    values = pd.to_numeric(column.astype(object), errors="coerce").astype(np.float64)
+    if values[texts.index].isna().any():
+        return column
+    whole = values.notna().all() and (values == values.round()).all() and values.abs().max() < 2**53
+    return values.astype(np.int64) if whole else values
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path | str) -> None:
+    """Raise TableError naming the first of ``columns`` that the table lacks."""
+    for column in columns:
+        if column not in table.columns:
+            raise TableError(
+                f"{path}: column {column!r} is missing; there are {list(map(str, table.columns))[:12]}"
+            )
+
+
+def refuse_repeated(names: Sequence[str], path: Path | str) -> None:
+    """Raise TableError where two columns have one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name and name in seen:
+            raise TableError(
+                f"{path}, row 1, column {name!r}: the column is there twice; keep one, or rename it"
+            )
+        seen.add(name)
+
+
+def identified(table: pd.DataFrame, column: str, path: Path | str) -> pd.DataFrame:
+    """The table indexed by a column of ids, which every row must have and no two may share.
+
+    Raises:
+        TableError: an id is missing or there twice; the row is named.
+    """
+    without = table.index[table[column].isna()]
+    if len(without):
+        raise TableError(
+            f"{path}, column {column!r}, row {without[0]}: is missing; give every row its {column}, or remove the row"
+        )
+    twice = table[column].duplicated()
+    if twice.any():
+        value = table.loc[twice, column].iloc[0]
+        where = table.index[table[column] == value].tolist()
+        raise TableError(
+            f"{path}, column {column!r}, value {value!r}: appears twice, in rows {', '.join(map(str, where))}; "
+            "keep one row"
+        )
+    return table.set_index(column)
+
+
+# -------------------------------------------------------------------------------- numbers
+
+
+def _parsed(column: pd.Series, name: str, path: Path | str, advice: str = "") -> np.ndarray:
+    """float64 [n]: the one place where text becomes numbers."""
+    texts = column.astype(object)
+    values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
+    for place in np.flatnonzero(np.isnan(values)):
+        if not _is_missing(texts.iloc[place]):
+            raise _no_number(texts, name, int(place), path, advice)
+    return values
+
+
+def _no_number(column: pd.Series, name: str, place: int, path: Path | str, advice: str) -> TableError:
+    value = str(column.iloc[place])
+    what = "is not finite" if np.isinf(pd.to_numeric(value, errors="coerce")) else "is no number"
+    return TableError(
+        f"{path}, column {name!r}, value {value!r}: {what}, in row {column.index[place]!r}; {_advice(value, advice)}"
+    )
+
+
+def _is_missing(cell: object) -> bool:
+    return cell is None or (isinstance(cell, float) and np.isnan(cell)) or str(cell).strip() in MISSING_MARKS
+
+
+def _advice(value: str, otherwise: str) -> str:
+    if _DECIMAL_COMMA.fullmatch(value.strip()):
+        return "write decimals with a point and thousands without a mark"
+    return otherwise
+
+
+def _values_of_cells(cells: _Cells, path: Path | str) -> pd.DataFrame:
+    """Numbers of rows of text."""
+    names = pd.Index([row[0].strip() for row in cells.rows], dtype=object, name=cells.names[0] or None)
+    width = len(cells.names)
+    values = np.empty((len(cells.rows), max(0, width - 1)), dtype=np.float64)
+    for i in range(1, width):
+        column = pd.Series([row[i] for row in cells.rows], dtype=object)
+        try:
+            values[:, i - 1] = _parsed(column, cells.names[i], path)
+        except TableError as error:
+            raise _text_among_values(column, cells, i, path) from error
+    return pd.DataFrame(values, index=names, columns=pd.Index(cells.names[1:], dtype=object))
+
+
+def _text_among_values(column: pd.Series, cells: _Cells, position: int, path: Path | str) -> TableError:
+    values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    bad = next(i for i, v in enumerate(values) if np.isnan(v) and not _is_missing(column.iloc[i]))
+    row = cells.rows[bad]
+    return TableError(
+        f"{path}, column {cells.names[position]!r}, row {row[0].strip()!r}, value {row[position]!r}: holds text in row "
+        f"{cells.numbers[bad]}; {_advice(row[position].strip(), 'leave the names in the first column, else numbers')}"
+    )
+
+
+def _plain_values(content: Content, path: Path | str) -> pd.DataFrame | None:
+    """The values of a table without trailing delimiters, quickly; None for any other, which is read cell by cell."""
+    text = content.text.rstrip("\n")
+    if not text:
+        return None
+    delimiter = _delimiter(content.text, path, ())
+    rows = csv.reader(io.StringIO(text), delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(rows)]
+        widths = {len(row) for row in rows}
+    except (csv.Error, StopIteration):
+        return None
+    if not any(names):
+        return None
+    short = widths == {len(names) + 1}
+    if short:
+        names = ["", *names]
+    if widths != {len(names)} or len(names) < 2 or "" in names[1:]:
+        return None
+    positions = list(range(len(names)))
+    try:
+        table = pd.read_csv(
+            io.StringIO(text),
+            sep=delimiter,
+            header=None,
+            skiprows=1,
+            names=positions,
+            index_col=False,
+            dtype={0: str, **dict.fromkeys(positions[1:], np.float64)},
+            keep_default_na=False,
+            na_values=dict.fromkeys(positions[1:], list(MISSING_MARKS)),  # type: ignore[arg-type]
+            skip_blank_lines=False,
+            low_memory=False,
+        )
+    except (ValueError, pd.errors.ParserError):
+        return None
+    empty = table.iloc[:, 1:].isna()
+    if (empty.all(axis=1) & (table[0].str.strip() == "")).any() or (short and empty.iloc[:, -1].all()):
+        return None
+    index = pd.Index([name.strip() for name in table[0]], dtype=object, name=names[0] or None)
+    return pd.DataFrame(table.iloc[:, 1:].to_numpy(np.float64), index, pd.Index(names[1:], dtype=object))
+
+
+def _sheet_values(workbook: bytes, path: Path | str) -> pd.DataFrame | None:
+    """The values of a sheet whose cells are numbers below and beside names; None for any other."""
+    first, *rows = _sheet(workbook, path)
+    names = [str(cell).strip() for cell in first]
+    kinds = {type(cell) for row in rows for cell in row[1:]}
+    if not rows or not kinds <= {int, float} or "" in names[1:] or len(names) < 2:
+        return None
+    values = np.array([row[1:] for row in rows], dtype=np.float64)
+    index = pd.Index([str(row[0]).strip() for row in rows], dtype=object, name=names[0] or None)
+    return pd.DataFrame(values, index, pd.Index(names[1:], dtype=object))
+
+
+# -------------------------------------------------------------------------------- rows and their width
+
+
+def _read(
+    path: Path | str,
+    required: Sequence[str],
+    encoding: str,
+    header: bool,
+    comments: str,
+    delimiter: str | None,
+    quoted: bool,
+    short_rows: bool,
+) -> _Cells:
+    content = read_content(path, encoding)
+    return _cells(content, path, required, header, comments, delimiter, quoted, short_rows)
+
+
+def _cells(
+    content: Content,
+    path: Path | str,
+    required: Sequence[str],
+    header: bool,
+    comments: str,
+    delimiter: str | None,
+    quoted: bool,
+    short_rows: bool,
+) -> _Cells:
+    skipped = 0
+    if content.workbook is not None:
+        rows = [[str(cell) for cell in row] for row in _sheet(content.workbook, path)]
+    else:
+        text = content.text
+        if said := _SAID.match(text):
+            text, skipped, delimiter = text[said.end() :], 1, said[1]
+        while text and text[0] in comments:
+            text, skipped = text.partition("\n")[2], skipped + 1
+        rows = _text_rows(text, delimiter or _delimiter(text, path, required), quoted, path)
+    full = [(i, row) for i, row in enumerate(rows, start=1 + skipped) if any(cell.strip() for cell in row)]
+    if not full:
+        raise TableError(f"{path}: cannot be read as a table: it is empty; look at the file")
+    at, kept = [i for i, _ in full], [row for _, row in full]
+    if not header:
+        return _without_header(kept, at)
+    names = _header(kept, path)
+    body = [
+        _fitted(row, names, number, path, short_rows) for number, row in zip(at[1:], kept[1:], strict=True)
+    ]
+    return _Cells(names, body, at[1:])
+
+
+def _text_rows(text: str, delimiter: str, quoted: bool, path: Path | str) -> list[Row]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        lines = io.StringIO(text)
+        if quoted:
+            return list(csv.reader(lines, delimiter=delimiter))
+        return list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+    except csv.Error as error:
+        raise TableError(
+            f"{path}: cannot be read as a table ({error}); look at its quotation marks"
+        ) from error
+
+
+def _sheet(workbook: bytes, path: Path | str) -> list[list[object]]:
+    """Cells of the first sheet; whole numbers without a decimal, "" where empty; at least one row."""
+    try:
+        sheet = pd.read_excel(io.BytesIO(workbook), header=None, dtype=object, na_filter=False)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise TableError(
+            f"{path}: cannot be read as a spreadsheet ({error}); save it again as .xlsx"
+        ) from error
+    return sheet.to_numpy(object).tolist() or [[""]]
+
+
+def _header(rows: list[Row], path: Path | str) -> Row:
+    """Names of the columns: those of the first row, without the empty ones at its end, "" before them where every
+    row has one cell more and some row fills it."""
+    names, body = [name.strip() for name in rows[0]], rows[1:]
+    if body and all(len(row) == len(names) + 1 for row in body) and any(row[-1].strip() for row in body):
+        if names[-1:] == [""]:
+            raise TableError(
+                f"{path}, row 1: has one name fewer than the rows have cells, and its last name is empty; name every "
+                "column"
+            )
+        return ["", *names]
+    while (
+        len(names) > 1
+        and not names[-1]
+        and not any(cell.strip() for row in body for cell in row[len(names) - 1 :])
+    ):
+        names.pop()
+    for position, name in enumerate(names[1:], start=2):
+        if not name:
+            filled = next(
+                (row[position - 1] for row in body if len(row) >= position and row[position - 1].strip()),
+                None,
+            )
+            what = "is empty" if filled is None else f"has no name and holds {filled.strip()!r}"
+            raise TableError(f"{path}, row 1, column {position}: {what}; name the column, or remove it")
+    return names
+
+
+def _fitted(row: Row, names: Row, number: int, path: Path | str, short_rows: bool) -> Row:
+    """A row of the width of the header."""
+    width = len(names)
+    if len(row) == width:
+        return row
+    for position, cell in enumerate(row[width:], start=width + 1):
+        if cell.strip():
+            raise TableError(
+                f"{path}, row {number}, column {position}, value {cell.strip()!r}: the header has {width} columns and "
+                f"this row {len(row)} cells; quote a cell that holds the delimiter, or remove what is too much"
+            )
+    if len(row) < width and not short_rows:
+        raise TableError(
+            f"{path}, row {number}, column {names[len(row)]!r}: the row ends before it, with {len(row)} of {width} "
+            "cells; write every delimiter, with nothing between two where a value is missing"
+        )
+    return [*row[:width], *[""] * (width - len(row))]
+
+
+def _without_header(rows: list[Row], at: list[int]) -> _Cells:
+    """Rows filled up to the last cell that any of them has."""
+    width = max(max(i for i, cell in enumerate(row, start=1) if cell.strip()) for row in rows)
+    filled = [[*row[:width], *[""] * (width - len(row))] for row in rows]
+    return _Cells([str(i) for i in range(width)], filled, at)
+
+
+def _delimiter(text: str, path: Path | str, required: Sequence[str]) -> str:
+    """Tab where the name says so and a tab is there; else what gives the required columns, then rows of one width,
+    then the most columns; delimiters within quotation marks do not count."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
+    lines = text.partition("\n")[0] if "\n" in text else text
+    if any(suffix in _TAB_SUFFIXES for suffix in suffixes) and "\t" in lines:
+        return "\t"
+
+    def merit(delimiter: str) -> tuple[bool, bool, int]:
+        try:
+            reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+            rows = [row for row in islice(reader, _LOOKED_AT) if any(cell.strip() for cell in row)]
+        except csv.Error:
+            return False, False, 0
+        if not rows or len(rows[0]) < 2:
+            return False, False, 0
+        names = {cell.strip() for cell in rows[0]}
+        widths = {len(row) for row in rows[1:]}
+        even = all(0 <= width - len(rows[0]) <= 1 for width in widths)
+        return names.issuperset(required), even, len(rows[0])
+
+    return max(DELIMITERS, key=merit)
