@@ -279,7 +279,7 @@ def _plain_values(content: Content, path: Path | str) -> pd.DataFrame | None:
             index_col=False,
             dtype={0: str, **dict.fromkeys(positions[1:], np.float64)},
             keep_default_na=False,
-            na_values=dict.fromkeys(positions[1:], list(MISSING_MARKS)),  # type: ignore[arg-type]
+            na_values={key: list(MISSING_MARKS) for key in positions[1:]},  # type: ignore[misc]
             skip_blank_lines=False,
             low_memory=False,
         )
