@@ -36,7 +36,8 @@ import tifffile
 
 from toxfusion.slides.grid import Region, TileGrid, spread_evenly, tile_corners
 from toxfusion.slides.readers import open_slide
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.store_spec import StoreSpec
 
 SOURCE_TILE = 256
 

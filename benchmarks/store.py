@@ -40,8 +40,9 @@ import torch
 from toxfusion.data.datamodule import READ_THREADS, FoldData, TileScaler, fit_tile_scaler
 from toxfusion.data.sampling import choose_tiles
 from toxfusion.study.audit import Audit
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import CompoundKFold
+from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study, write_study
 from toxfusion.tasks.tasks import Tasks
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study, write_study
 
 N_GENES = 50

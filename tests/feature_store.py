@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.conftest import tiny_tables
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study, write_study
 
 DIM = 8

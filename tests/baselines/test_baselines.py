@@ -14,8 +14,9 @@ from toxfusion.baselines import plain as baselines
 from toxfusion.baselines.plain import BaselineError, BaselineSettings, fit_baseline
 from toxfusion.data.datamodule import FoldData, LeakError, fit_tile_scaler
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split
+from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
 from toxfusion.tasks.tasks import Tasks
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from toxfusion.data.encoding import BagEncoder, encode_tile_store
-from toxfusion.study.bag_store import BagRejected, BagStore, StoreError, StoreSpec
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.store_spec import BagRejected, StoreError, StoreSpec
 
 SIDE = 4
 

@@ -40,7 +40,8 @@ from toxfusion.slides.pipeline import (
 )
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.store_spec import StoreSpec
 
 WriteSlide = Callable[..., Path]
 Section = Callable[..., np.ndarray]

@@ -12,7 +12,8 @@ from toxfusion.slides.grid import TileGrid
 from toxfusion.slides.pipeline import Ledger, SlideTask, TileSink, extract_slides, stain_target
 from toxfusion.slides.readers import SlideUnsuitable
 from toxfusion.slides.stain import METHODS, TARGET_FILE, StainError, StainNormaliser, read_target
-from toxfusion.study.bag_store import BagStore, StoreMismatch, StoreSpec
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.store_spec import StoreMismatch, StoreSpec
 
 GRID = TileGrid(mpp=1.0, tile_px=32)
 EOSIN, NUCLEUS = (226, 150, 190), (96, 62, 142)

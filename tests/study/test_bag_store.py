@@ -19,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from toxfusion.study import bag_store
-from toxfusion.study.bag_store import BagStore, StoreError, StoreMismatch, StoreSpec
+from toxfusion.study import bag_segments, bag_store
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.store_spec import StoreError, StoreMismatch, StoreSpec
 
 SPEC = StoreSpec("features", "float16", (3,), {"encoder": "resnet50", "mpp": 1.0, "trained_on": []})
 
@@ -132,7 +133,7 @@ def test_a_bag_at_any_place_of_a_file_is_read_ahead_whole(
             asked.append(args)
             super().madvise(*args)
 
-    monkeypatch.setattr(bag_store.mmap, "mmap", Recorded)
+    monkeypatch.setattr(bag_segments.mmap, "mmap", Recorded)
     store = BagStore.create(tmp_path, SPEC)
     lengths = {"unaligned": 1, "pages": 5_000, "last": 3}
     write(store, lengths)
@@ -407,7 +408,7 @@ def test_writers_in_any_order_and_a_cut_of_any_file_leave_whole_bags(
 @pytest.fixture
 def long_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store whose writer left its index as columns, as of an index of three bags."""
-    monkeypatch.setattr(bag_store, "COLUMNS_FROM", 3)
+    monkeypatch.setattr(bag_segments, "COLUMNS_FROM", 3)
     write(BagStore.create(tmp_path / "store", SPEC), {"a": 2, "b [é]\n": 3, "c": 1})
     return tmp_path / "store"
 
@@ -418,8 +419,8 @@ def test_columns_stand_for_the_lines_they_were_made_of(
     (columns,) = long_store.glob("segments/*.columns")
     by_columns = BagStore.open(long_store)
     lines: list[bytes] = []
-    parse = bag_store._Entry.parse
-    monkeypatch.setattr(bag_store._Entry, "parse", lambda line: lines.append(line) or parse(line))
+    parse = bag_segments.Entry.parse
+    monkeypatch.setattr(bag_segments.Entry, "parse", lambda line: lines.append(line) or parse(line))
     assert BagStore.open(long_store).digest() == by_columns.digest()
     assert lines == []
     columns.unlink()

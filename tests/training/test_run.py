@@ -296,7 +296,8 @@ def test_a_run_goes_on_with_the_parts_it_began_on_or_not_at_all(featured: Study,
 def tiled_study(root: Path, seed: int = 0) -> Study:
     """A tiny study with a store of random tiles."""
     from tests.conftest import tiny_tables
-    from toxfusion.study.bag_store import BagStore, StoreSpec
+    from toxfusion.study.bag_store import BagStore
+    from toxfusion.study.store_spec import StoreSpec
     from toxfusion.study.study import write_study
 
     study = write_study(root, **tiny_tables())

@@ -14,10 +14,11 @@ import pandas as pd
 
 from toxfusion.evaluation.batch_audit import batch_audit
 from toxfusion.slides.readers import MPP_RANGE
-from toxfusion.study.bag_store import BagStore, StoreError
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.files import replace_file
 from toxfusion.study.importers.features import SOURCE
 from toxfusion.study.splits import SplitError, read_manifest
+from toxfusion.study.store_spec import StoreError
 from toxfusion.study.study import Study
 
 #: Of each end of a slide file, to tell two files apart.

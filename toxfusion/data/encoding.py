@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from toxfusion.study.bag_store import BagRejected, BagStore, BagWriter
+from toxfusion.study.bag_store import BagStore, BagWriter
+from toxfusion.study.store_spec import BagRejected
 
 #: Takes uint8 [N, P, P, 3] on its device, gives float [N, D].
 Encoder = Callable[[Tensor], Tensor]

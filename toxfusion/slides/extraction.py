@@ -30,8 +30,9 @@ from toxfusion.slides.pipeline import (
     write_contact_sheet,
 )
 from toxfusion.slides.stain import TARGET_FILE, StainNormaliser, read_target
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.feature_files import write_clam_h5
+from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
 
 

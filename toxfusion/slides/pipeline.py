@@ -27,8 +27,9 @@ from toxfusion.slides.readers import Pixels, Slide, SlideError, SlideUnreadable,
 from toxfusion.slides.stain import SAMPLE_TILES, Normalise, StainError, StainNormaliser, mosaic
 from toxfusion.slides.tissue import TissueMask, contact_sheet, find_tissue, preview, write_picture
 from toxfusion.study.audit import Audit
-from toxfusion.study.bag_store import BagRejected, BagStore, BagWriter
+from toxfusion.study.bag_store import BagStore, BagWriter
 from toxfusion.study.files import replace_file
+from toxfusion.study.store_spec import BagRejected
 from toxfusion.study.study import Study
 
 

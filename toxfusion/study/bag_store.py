@@ -14,320 +14,39 @@ that a reader sees whole bags or none; what an interrupted writer leaves after i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import mmap
 import os
 import secrets
-import sys
 import time
 import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from toxfusion.study.files import replace_file
+from toxfusion.study.bag_segments import COORDINATE_BYTES, Entry, Segment, bytes_of
+from toxfusion.study.store_spec import (
+    UNPLACED,
+    BagRejected,
+    StoreError,
+    StoreMismatch,
+    StoreSpec,
+    create_once,
+    explained,
+    read_spec,
+    spec_text,
+    sync_folder,
+)
 
-FORMAT = 1
-#: Indexes of fewer bags are read as fast from their lines.
-COLUMNS_FROM = 512
 #: Mapped pages are given back to the kernel (which keeps them cached) after so many bytes of bags were served.
 MAPPED_BYTES = 512 * 2**20
-#: ``coordinates`` of the provenance of a store whose tiles have no place on their slide.
-UNPLACED = "none"
-_COORDINATE_BYTES = 8
-_COLUMNS = {"start": "q", "n": "q", "tile_size": "d", "mpp0": "d", "rows_crc": "I", "coordinates_crc": "I"}
-_KINDS = {"tiles": ("uint8",), "features": ("float16", "float32")}
-
-
-class StoreError(RuntimeError):
-    """A bag store cannot be read or written; what was complete before stays readable."""
-
-
-class BagRejected(StoreError):
-    """A bag is not fit to be stored (NaN, wrong shape, stored before); the store itself is sound."""
-
-
-class StoreMismatch(StoreError):
-    """A store holds rows of another kind, shape, encoder, mpp or tile size than asked for."""
-
-
-@dataclass(frozen=True)
-class StoreSpec:
-    """What every row of a store is.
-
-    Args:
-        kind: "tiles" (uint8) or "features" (float16 or float32).
-        dtype: NumPy name of the element type.
-        row_shape: shape of one row, for instance (112, 112, 3) or (512,).
-        provenance: plain JSON values: encoder, weights digest, mpp (um/px), tile_px, stride_px, trained_on.
-
-    Raises:
-        StoreError: kind, dtype or shape is not one a store can hold, or the provenance is not plain JSON.
-    """
-
-    kind: str
-    dtype: str
-    row_shape: tuple[int, ...]
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise StoreError(f"store kind {self.kind!r}: use one of {', '.join(_KINDS)}")
-        name = np.dtype(self.dtype).name
-        if name not in _KINDS[self.kind]:
-            raise StoreError(f"a store of {self.kind} holds {' or '.join(_KINDS[self.kind])}, not {name}")
-        shape = tuple(int(side) for side in self.row_shape)
-        if not shape or min(shape) < 1:
-            raise StoreError(f"row shape {self.row_shape!r}: every side must be at least 1")
-        try:
-            provenance = json.loads(json.dumps(self.provenance, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"provenance of a store must be plain JSON values: {error}") from error
-        object.__setattr__(self, "dtype", name)
-        object.__setattr__(self, "row_shape", shape)
-        object.__setattr__(self, "provenance", provenance)
-
-    @property
-    def made_by(self) -> dict[str, Any]:
-        """Encoder, digest of its weights, um per px, side and stain of a tile: what makes features comparable."""
-        return {key: self.provenance.get(key) for key in ("encoder", "weights", "mpp", "tile_px", "stain")}
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
-
-    def differences(self, other: StoreSpec) -> list[str]:
-        """Each field in which `other` differs, as "field: own value, not other value"."""
-        own, theirs = _flat(self), _flat(other)
-        return [
-            f"{key}: {own.get(key, 'absent')!r}, not {theirs.get(key, 'absent')!r}"
-            for key in sorted(own.keys() | theirs.keys())
-            if own.get(key, _ABSENT) != theirs.get(key, _ABSENT)
-        ]
-
-
-_ABSENT = object()
-
-
-def _flat(spec: StoreSpec) -> dict[str, Any]:
-    return {"kind": spec.kind, "dtype": spec.dtype, "row_shape": list(spec.row_shape), **spec.provenance}
-
-
-class _Entry(NamedTuple):
-    """One bag as its index line has it; `start` counts rows from the start of the segment."""
-
-    slide_id: str
-    start: int
-    n: int
-    tile_size: float
-    mpp0: float
-    rows_crc: int
-    coordinates_crc: int
-
-    def line(self) -> bytes:
-        payload = json.dumps(self._asdict(), separators=(",", ":")).encode("ascii")
-        return b"%08x %s\n" % (zlib.crc32(payload), payload)
-
-    @classmethod
-    def parse(cls, line: bytes) -> _Entry | None:
-        """The entry of a whole line (without its newline), None when its checksum does not hold."""
-        checksum, _, payload = line.partition(b" ")
-        if checksum != b"%08x" % zlib.crc32(payload):
-            return None
-        return cls(**json.loads(payload))
-
-
-class _Entries(Sequence[_Entry]):
-    """The bags of a segment as columns: some 100 bytes a bag beside its id."""
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self._columns: dict[str, array[Any]] = {name: array(kind) for name, kind in _COLUMNS.items()}
-
-    def append(self, entry: _Entry) -> None:
-        self.ids.append(entry.slide_id)
-        for name, column in self._columns.items():
-            column.append(getattr(entry, name))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, position: Any) -> Any:
-        return _Entry(self.ids[position], *(column[position] for column in self._columns.values()))
-
-    @property
-    def end(self) -> int:
-        """Rows up to the end of the last bag; writers put them one after the other."""
-        starts, lengths = (np.asarray(self._columns[name]) for name in ("start", "n"))
-        return int((starts + lengths).max(initial=0))
-
-    def dump(self, log: bytes) -> bytes:
-        """These entries and the index log they were read from, by length and checksum, with a checksum of all."""
-        about = {"byteorder": sys.byteorder, "log": [len(log), zlib.crc32(log)], "ids": self.ids}
-        columns = b"".join(column.tobytes() for column in self._columns.values())
-        payload = json.dumps(about, separators=(",", ":")).encode("ascii") + b"\n" + columns
-        return b"%08x " % zlib.crc32(payload) + payload
-
-    @classmethod
-    def load(cls, content: bytes, log: bytes) -> tuple[_Entries, int] | None:
-        """What `dump` wrote and the bytes of `log` it stands for; None when damaged or not of the start of this log."""
-        payload = memoryview(content)[9:]
-        if content[:9] != b"%08x " % zlib.crc32(payload):
-            return None
-        end = content.index(b"\n")
-        about = json.loads(content[9:end])
-        n_bytes, checksum = about["log"]
-        known = memoryview(log)[:n_bytes]
-        if about["byteorder"] != sys.byteorder or len(known) < n_bytes or zlib.crc32(known) != checksum:
-            return None
-        entries, start = cls(), end + 1
-        entries.ids = about["ids"]
-        for column in entries._columns.values():
-            size = len(entries.ids) * column.itemsize
-            column.frombytes(content[start : start + size])
-            start += size
-        return entries, n_bytes
-
-
-class _Segment:
-    """The files of one writer as a reader sees them."""
-
-    def __init__(self, index_path: Path, spec: StoreSpec) -> None:
-        self.name = index_path.stem
-        self.entries = _Entries()
-        self._damaged: list[str] = []
-        self._tail_damaged: list[str] = []
-        self._spec = spec
-        self._index_path = index_path
-        self._consumed = 0
-        self._maps: dict[str, mmap.mmap] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
-
-    @property
-    def problems(self) -> list[str]:
-        """Index lines that name no readable bag; an incomplete last line is none."""
-        return self._damaged + self._tail_damaged
-
-    def read_index(self) -> range:
-        """Take in the bags added since the last call and return their positions in `entries`.
-
-        Lines after the last good one are not consumed: they may still be on their way to this reader's disk.
-        """
-        known = len(self.entries)
-        with open(self._index_path, "rb") as log:
-            log.seek(self._consumed)
-            tail = log.read()
-        if self._consumed == 0:
-            tail = tail[self._take_columns(tail) :]
-        if tail:
-            self._take_lines(tail)
-        return range(known, len(self.entries))
-
-    def _take_columns(self, log: bytes) -> int:
-        """Take in the entries that lie as columns beside the log; returns the bytes of the log they stand for."""
-        path = self._file("columns")
-        if not path.exists():
-            return 0
-        found = _Entries.load(path.read_bytes(), log)
-        if found is None or found[0].end > self._rows_on_disk():
-            return 0
-        self.entries, self._consumed = found
-        return self._consumed
-
-    def _take_lines(self, tail: bytes) -> None:
-        available = self._rows_on_disk()
-        doubtful: list[str] = []
-        start = good_end = 0
-        while (end := tail.find(b"\n", start)) >= 0:
-            entry = _Entry.parse(tail[start:end])
-            if entry is None:
-                doubtful.append(f"segment {self.name}: damaged index line at byte {self._consumed + start}")
-            elif entry.start + entry.n > available:
-                doubtful.append(f"slide {entry.slide_id}: rows beyond the end of segment {self.name}")
-            else:
-                self.entries.append(entry)
-                self._damaged += doubtful
-                doubtful, good_end = [], end + 1
-            start = end + 1
-        self._consumed += good_end
-        self._tail_damaged = doubtful
-
-    def write_columns(self) -> None:
-        """Put the entries beside a long, sound log as columns, for the next reader. Nothing depends on it.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        if len(self.entries) < COLUMNS_FROM or self.problems:
-            return
-        with open(self._index_path, "rb") as file:
-            log = file.read(self._consumed)
-        replace_file(self._file("columns"), self.entries.dump(log))
-
-    def rows(self, entry: _Entry) -> npt.NDArray[Any]:
-        """Read-only view [n, *row_shape] of a bag's rows in the memory map."""
-        return self._view("rows", entry, self._spec.dtype, self._spec.row_shape)
-
-    def coordinates(self, entry: _Entry) -> npt.NDArray[np.int32]:
-        """Read-only int32 view [n, 2] of a bag's coordinates in the memory map."""
-        return self._view("coordinates", entry, "int32", (2,))
-
-    def read_ahead(self, entry: _Entry) -> None:
-        """Ask the system to read all rows of a bag into the page cache at once."""
-        row_bytes = self._spec.row_bytes
-        if entry.n and hasattr(mmap, "MADV_WILLNEED"):
-            start, end = entry.start * row_bytes, (entry.start + entry.n) * row_bytes
-            start -= start % mmap.PAGESIZE
-            self.rows(entry)
-            self._maps["rows"].madvise(mmap.MADV_WILLNEED, start, end - start)
-
-    def release(self) -> None:
-        """Unmap the pages that were read; views stay good, what they need again comes from the page cache."""
-        for mapped in self._maps.values():
-            mapped.madvise(mmap.MADV_DONTNEED)
-
-    def _view(self, kind: str, entry: _Entry, dtype: str, row_shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        size = math.prod(row_shape)
-        row_bytes = size * np.dtype(dtype).itemsize
-        mapped = self._maps.get(kind)
-        if mapped is None or len(mapped) < (entry.start + entry.n) * row_bytes:
-            with open(self._file(kind), "rb") as file:
-                mapped = self._maps[kind] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        view = np.frombuffer(mapped, dtype, entry.n * size, entry.start * row_bytes)
-        return view.reshape(entry.n, *row_shape)
-
-    def is_sound(self, entry: _Entry) -> bool:
-        """Rows and coordinates match their checksums."""
-        return (
-            zlib.crc32(_bytes(self.rows(entry))) == entry.rows_crc
-            and zlib.crc32(_bytes(self.coordinates(entry))) == entry.coordinates_crc
-        )
-
-    def rewrite_index(self, entries: Sequence[_Entry]) -> None:
-        """Replace the index log by one of these entries only."""
-        replace_file(self._index_path, b"".join(entry.line() for entry in entries))
-
-    def _file(self, kind: str) -> Path:
-        return self._index_path.with_suffix(f".{kind}")
-
-    def _rows_on_disk(self) -> int:
-        if not (self._file("rows").exists() and self._file("coordinates").exists()):
-            return 0
-        rows = self._file("rows").stat().st_size // self._spec.row_bytes
-        return min(rows, self._file("coordinates").stat().st_size // _COORDINATE_BYTES)
 
 
 class BagStore:
@@ -339,8 +58,8 @@ class BagStore:
     def __init__(self, root: Path, spec: StoreSpec) -> None:
         self.root = root
         self.spec = spec
-        self._segments: dict[str, _Segment] = {}
-        self._bags: dict[str, tuple[_Segment, int]] = {}
+        self._segments: dict[str, Segment] = {}
+        self._bags: dict[str, tuple[Segment, int]] = {}
         self._sorted_ids: list[str] | None = None
         self._mapped = 0
         self.refresh()
@@ -357,7 +76,7 @@ class BagStore:
         if not (root / "store.json").exists():
             with explained(f"bag store {root} cannot be created"):
                 (root / "segments").mkdir(parents=True, exist_ok=True)
-                _create_once(root / "store.json", _spec_text(spec))
+                create_once(root / "store.json", spec_text(spec))
         return cls.open(root, spec)
 
     @classmethod
@@ -369,7 +88,7 @@ class BagStore:
             StoreError: there is no store, or its store.json cannot be read.
         """
         root = Path(root)
-        found = _read_spec(root / "store.json")
+        found = read_spec(root / "store.json")
         if spec is not None and (differences := found.differences(spec)):
             raise StoreMismatch(
                 f"bag store {root} has {'; '.join(differences)}: use another name for the store, or remove it"
@@ -501,7 +220,7 @@ class BagStore:
 
     def digest(self) -> str:
         """SHA-256 of specification and content, the same for equal content whoever wrote it in what order."""
-        sha = hashlib.sha256(_spec_text(self.spec).encode())
+        sha = hashlib.sha256(spec_text(self.spec).encode())
         for slide_id in self.slide_ids:
             entry = self._bag(slide_id)[1]
             content = [slide_id, entry.n, entry.tile_size, entry.mpp0, entry.rows_crc, entry.coordinates_crc]
@@ -520,7 +239,7 @@ class BagStore:
     def _take_in(self, name: str) -> None:
         """Read the new index lines of one segment; of two bags of a slide, the first segment's counts."""
         if name not in self._segments:
-            self._segments[name] = _Segment(self.root / "segments" / f"{name}.index", self.spec)
+            self._segments[name] = Segment(self.root / "segments" / f"{name}.index", self.spec)
         segment = self._segments[name]
         for position in segment.read_index():
             slide_id = segment.entries.ids[position]
@@ -529,7 +248,7 @@ class BagStore:
                 self._bags[slide_id] = (segment, position)
                 self._sorted_ids = None
 
-    def _serve(self, entry: _Entry) -> None:
+    def _serve(self, entry: Entry) -> None:
         """Keep the pages that are mapped at a time within bounds, however many bags are read."""
         self._mapped += entry.n * self.spec.row_bytes
         if self._mapped > MAPPED_BYTES and hasattr(mmap, "MADV_DONTNEED"):
@@ -537,7 +256,7 @@ class BagStore:
             for segment in self._segments.values():
                 segment.release()
 
-    def _bag(self, slide_id: str) -> tuple[_Segment, _Entry]:
+    def _bag(self, slide_id: str) -> tuple[Segment, Entry]:
         found = self._bags.get(slide_id)
         if found is None:
             raise StoreError(
@@ -620,16 +339,16 @@ class BagWriter:
         n = crc = 0
         for block in blocks:
             checked = _checked_rows(slide_id, block, self.store.spec)
-            crc = zlib.crc32(_bytes(checked), crc)
-            self._write("rows", _bytes(checked))
+            crc = zlib.crc32(bytes_of(checked), crc)
+            self._write("rows", bytes_of(checked))
             n += len(checked)
         if n == 0:
             raise BagRejected(f"slide {slide_id!r}: a bag needs at least one row")
         if n != len(coordinates):
             raise BagRejected(f"slide {slide_id!r}: {n} rows but {len(coordinates)} coordinates")
-        self._write("coordinates", _bytes(coordinates))
+        self._write("coordinates", bytes_of(coordinates))
         self._sync("rows", "coordinates")
-        entry = _Entry(slide_id, self._n_rows, n, tile_size, mpp0, crc, zlib.crc32(_bytes(coordinates)))
+        entry = Entry(slide_id, self._n_rows, n, tile_size, mpp0, crc, zlib.crc32(bytes_of(coordinates)))
         line = entry.line()
         self._write("index", memoryview(line))
         self._n_rows += n  # a reader may have seen the line: from here on the bag is never cut off again
@@ -644,7 +363,7 @@ class BagWriter:
             for kind in ("rows", "coordinates", "index"):
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
                 self._files[kind] = os.open(segments / f"{self._name}.{kind}", flags, 0o666)
-            _sync_folder(segments)
+            sync_folder(segments)
 
     def _write(self, kind: str, content: memoryview) -> None:
         with explained(f"bag store {self.store.root} cannot be written"):
@@ -660,7 +379,7 @@ class BagWriter:
         """Cut what a failed bag left behind; after a complete one there is nothing to cut."""
         ends = {
             "index": self._index_bytes,
-            "coordinates": self._n_rows * _COORDINATE_BYTES,
+            "coordinates": self._n_rows * COORDINATE_BYTES,
             "rows": self._n_rows * self.store.spec.row_bytes,
         }
         for kind, end in ends.items():
@@ -705,68 +424,3 @@ def _checked_coordinates(slide_id: str, coordinates: npt.NDArray[Any]) -> npt.ND
     if coordinates.size and (coordinates.min() < limits.min or coordinates.max() > limits.max):
         raise BagRejected(f"slide {slide_id!r}: a coordinate is outside the range of int32")
     return np.ascontiguousarray(coordinates, dtype=np.int32)
-
-
-def _bytes(array: npt.NDArray[Any]) -> memoryview:
-    """The bytes of a contiguous array, without a copy."""
-    return array.reshape(-1).view(np.uint8).data
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _spec_text(spec: StoreSpec) -> str:
-    return json.dumps({"format": FORMAT, **asdict(spec)}, indent=1, sort_keys=True) + "\n"
-
-
-def _read_spec(path: Path) -> StoreSpec:
-    if not path.exists():
-        raise StoreError(f"{path.parent} is no bag store (it has no store.json): run extract first")
-    try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise StoreError(f"{path}: format {content['format']}, this version reads format {FORMAT}")
-        return StoreSpec(
-            content["kind"], content["dtype"], tuple(content["row_shape"]), content["provenance"]
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read as the specification of a bag store: {error!r}") from error
-
-
-def _create_once(path: Path, text: str) -> None:
-    """Put a whole file at `path` unless one is there; no process ever sees a part of it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with open(draft, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-        _sync_folder(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn an error of the operating system into a StoreError that says what failed and what to do."""
-    advice = {
-        errno.ENOSPC: "the disk is full: free space and run again, complete bags are kept",
-        errno.EDQUOT: "the quota is used up: free space and run again, complete bags are kept",
-        errno.EFBIG: "the limit on the size of a file is reached: raise it (ulimit -f) and run again, complete bags "
-        "are kept",
-        errno.EROFS: "the file system is read-only: choose another folder",
-        errno.EACCES: "no permission to write: choose another folder or change its mode",
-    }
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{what}: {advice.get(error.errno or 0, str(error))} ({error})") from error

@@ -28,8 +28,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from toxfusion.study.bag_store import BagStore, explained
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.files import replacing
+from toxfusion.study.store_spec import explained
 
 SUFFIXES = (".h5", ".hdf5", ".pt")
 BLOCK_ROWS = 4096

@@ -21,8 +21,9 @@ from toxfusion.data.tile_sampling import TileDataModule
 from toxfusion.distributed.ranks import barrier, device_of, is_rank_zero, of_rank_zero
 from toxfusion.models.published import load_encoder
 from toxfusion.models.tile import TileEncoder, load_tile_encoder, save_tile_encoder
-from toxfusion.study.bag_store import BagStore, StoreSpec
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split
+from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
 from toxfusion.training.folder import digest
 from toxfusion.training.optimization import Optimization

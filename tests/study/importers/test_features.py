@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from toxfusion import extract, prepare
 from toxfusion.study.audit import Audit
-from toxfusion.study.bag_store import BagStore, StoreMismatch, StoreSpec
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.feature_files import (
     FeatureFileError,
     feature_files,
@@ -29,6 +29,7 @@ from toxfusion.study.feature_files import (
     write_clam_h5,
 )
 from toxfusion.study.importers.features import FeatureImportError, import_features
+from toxfusion.study.store_spec import StoreMismatch, StoreSpec
 from toxfusion.study.study import Study
 
 DIM = 6

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.bag_store import UNPLACED, BagRejected, BagStore, BagWriter, StoreSpec
+from toxfusion.study.bag_store import BagStore, BagWriter
 from toxfusion.study.feature_files import (
     SUFFIXES,
     FeatureFile,
@@ -30,6 +30,7 @@ from toxfusion.study.feature_files import (
     read_rows,
 )
 from toxfusion.study.rules import AUDIT_FILE
+from toxfusion.study.store_spec import UNPLACED, BagRejected, StoreSpec
 from toxfusion.study.study import Study
 
 STAGE = "import features"
