@@ -89,15 +89,18 @@ def preset_cell(preset: str, size: int, steps: int, device: str) -> str:
 
     from toxfusion.config.entry import compose
     from toxfusion.data.batch import Batch, RaggedTiles
+    from toxfusion.training.assemble import build_network, build_terms
     from toxfusion.training.optimization import Optimization
     from toxfusion.training.pretraining import PretrainingModule
-    from toxfusion.training.run import build_network, build_terms
+    from toxfusion.training.settings import RunSettings
 
-    config = compose("train", ["data.root=none", "size=published", preset])
+    settings = RunSettings.read(compose("train", ["data.root=none", "size=published", preset]))
     before = resident()
     torch.manual_seed(0)
-    network = build_network(config, n_genes=N_GENES, tile_dim=TILE_DIM)
-    terms = build_terms(config, network, n_genes=N_GENES, tile_dim=TILE_DIM)
+    network = build_network(settings.network, n_genes=N_GENES, tile_dim=TILE_DIM)
+    terms = build_terms(
+        settings.pretrain.terms, settings.network, network, n_genes=N_GENES, tile_dim=TILE_DIM
+    )
     plan = Optimization(1e-4, 0.0, 0.0, 100)
     module = PretrainingModule(network, terms, optimization=plan, seed=0).to(device)
     optimizer = plan.configure(module)["optimizer"]

@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from toxfusion.config.entry import compose
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.models.network import Network, Representation
-from toxfusion.training.run import build_network
+from toxfusion.training.assemble import build_network
+from toxfusion.training.settings import NetworkSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GENES, FEATURES = 30, 10
@@ -56,7 +57,9 @@ def built(bag: str, expression: str, fusion: str) -> Network:
     }
     torch.manual_seed(0)
     sets = SETS if expression == "pathways" else None
-    return build_network(config, n_genes=GENES, tile_dim=FEATURES, gene_sets=sets).eval()
+    return build_network(
+        NetworkSettings.read(config), n_genes=GENES, tile_dim=FEATURES, gene_sets=sets
+    ).eval()
 
 
 def samples(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> Batch:

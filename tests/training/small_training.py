@@ -13,10 +13,11 @@ from toxfusion.config.entry import compose
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.models.network import Network
 from toxfusion.tasks.tasks import Tasks
+from toxfusion.training.assemble import build_network, build_terms
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.optimization import Optimization
 from toxfusion.training.pretraining import PretrainingModule
-from toxfusion.training.run import build_network, build_terms
+from toxfusion.training.settings import RunSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GENES, FEATURES = 30, 10
@@ -44,12 +45,13 @@ ALONE = ("tiles", "vicreg", "consistency")
 
 def network_of(settings: dict[str, Any]) -> Network:
     torch.manual_seed(0)
-    return build_network(settings, n_genes=GENES, tile_dim=FEATURES)
+    return build_network(RunSettings.read(settings).network, n_genes=GENES, tile_dim=FEATURES)
 
 
 def pretraining(settings: dict[str, Any]) -> PretrainingModule:
     network = network_of(settings)
-    terms = build_terms(settings, network, n_genes=GENES, tile_dim=FEATURES)
+    read = RunSettings.read(settings)
+    terms = build_terms(read.pretrain.terms, read.network, network, n_genes=GENES, tile_dim=FEATURES)
     return PretrainingModule(network, terms, optimization=PLAN, seed=0)
 
 

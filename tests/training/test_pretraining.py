@@ -26,8 +26,9 @@ from toxfusion.config.entry import compose
 from toxfusion.data.batch import Batch
 from toxfusion.objectives.masked import draw_hidden_tiles
 from toxfusion.objectives.terms.pretraining_terms import NEEDS, PretrainingError
+from toxfusion.training.assemble import build_network, build_terms
 from toxfusion.training.pretraining import PretrainingModule
-from toxfusion.training.run import build_network, build_terms
+from toxfusion.training.settings import RunSettings
 
 SLIDE, EXPRESSION = {"sub_bag", "tiles", "slide_latents"}, {"genes", "expression_latents"}
 FULL = {
@@ -212,12 +213,12 @@ def test_what_does_not_exist_or_fit_is_refused_by_key_and_value(
 
 
 def test_an_unknown_term_is_refused_by_name() -> None:
-    settings = config("pretrain=clip")
-    pretrain = settings["pretrain"]
-    wrong = {**settings, "pretrain": {**pretrain, "weights": {**pretrain["weights"], "aling": 1.0}}}
-    network = build_network(settings, n_genes=GENES, tile_dim=FEATURES)
+    settings = RunSettings.read(config("pretrain=clip"))
+    terms = settings.pretrain.terms
+    wrong = replace(terms, weights={**terms.weights, "aling": 1.0})
+    network = build_network(settings.network, n_genes=GENES, tile_dim=FEATURES)
     with pytest.raises(PretrainingError, match="no term \\['aling'\\]"):
-        build_terms(wrong, network, n_genes=GENES, tile_dim=FEATURES)
+        build_terms(wrong, settings.network, network, n_genes=GENES, tile_dim=FEATURES)
 
 
 def monitored(of: PretrainingModule, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:

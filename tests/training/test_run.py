@@ -32,10 +32,11 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.nulls import permute_labels, shuffle_pairs
 from toxfusion.study.splits import CompoundKFold, write_manifest
 from toxfusion.study.study import Study
-from toxfusion.training import run as training
-from toxfusion.training import tile_features
+from toxfusion.training import finetuning, network, pretraining, tile_features
+from toxfusion.training.assemble import TrainingError, build_network
 from toxfusion.training.folder import RunError, RunFolder, config_digest
-from toxfusion.training.run import TrainingError, build_network, run
+from toxfusion.training.run import run
+from toxfusion.training.settings import RunSettings
 from toxfusion.training.stage import CheckpointError, read_checkpoint
 
 SMALL = [
@@ -240,7 +241,7 @@ def test_fine_tuning_keeps_the_weights_of_best_score_or_of_least_loss_where_none
                    "size.finetune_steps=12", "optimizer.finetune_lr=0.01", "trainer.patience=null")  # fmt: skip
     if task == "toxicity":
         scores = itertools.chain([0.5, 0.6, 0.55, 0.9], itertools.repeat(0.7))
-        monkeypatch.setattr(training, "validation_objective", lambda table: next(scores))
+        monkeypatch.setattr(network, "validation_objective", lambda table: next(scores))
     run(config)
     folder = RunFolder(Path(config["paths"]["output"]))
     loss, score = validations(folder, "valid/loss"), validations(folder, "valid/score")
@@ -258,7 +259,7 @@ def test_every_part_trains_in_training_mode_in_either_stage(
 ) -> None:
     """Retrieval is scored between the stages, in evaluation mode: dropout must be back for fine-tuning."""
     seen = {}
-    for module in (training.PretrainingModule, training.FinetuningModule):
+    for module in (pretraining.PretrainingModule, finetuning.FinetuningModule):
 
         def step(self: Any, *given: Any, name: str = module.__name__, do: Any = module.training_step) -> Any:
             seen.setdefault(name, []).append({part.training for part in self.modules()})
@@ -540,8 +541,8 @@ def test_ablation_without_cross_attention_has_nearly_as_many_parameters(
     counts = []
     for experiment in ("full", "ablation_noxattn"):
         config = compose("train", [f"data.root={featured.root}", "size=study", f"experiment={experiment}"])
-        network = build_network(config, n_genes=1500, tile_dim=512)
-        counts.append(sum(p.numel() for p in network.parameters()))
+        built = build_network(RunSettings.read(config).network, n_genes=1500, tile_dim=512)
+        counts.append(sum(p.numel() for p in built.parameters()))
     assert abs(counts[0] - counts[1]) / counts[0] < 0.1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from toxfusion.data.datamodule import FoldData, StudyDataModule, TileScaler
@@ -15,11 +14,12 @@ from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split, read_manifest
 from toxfusion.study.study import Study
 from toxfusion.tasks.tasks import Tasks
+from toxfusion.training.assemble import build_network, with_nulls
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.folder import RunError, RunFolder
 from toxfusion.training.optimization import Optimization
-from toxfusion.training.run import build_network, with_nulls
-from toxfusion.training.stage import TrainerSettings, load_weights, read_checkpoint
+from toxfusion.training.settings import PublishedFeatures, RunSettings, TrainedFeatures
+from toxfusion.training.stage import load_weights, read_checkpoint
 from toxfusion.training.tile_features import encode_by_published, encode_study
 
 
@@ -28,7 +28,7 @@ class LoadedRun:
     """A finished run.
 
     Attributes:
-        folder, config: of the run.
+        folder, config, settings: of the run.
         contract: what its checkpoint carries beside weights.
         module: network and heads with the best weights, in evaluation mode.
         fold: the data it is used on.
@@ -36,6 +36,7 @@ class LoadedRun:
 
     folder: RunFolder
     config: dict[str, Any]
+    settings: RunSettings
     contract: dict[str, Any]
     module: FinetuningModule
     fold: FoldData
@@ -47,7 +48,7 @@ class LoadedRun:
             stage="evaluate",
             sampler=SampleStream(tuple(self.fold.sample_ids), 1, 0),
             tiles_per_bag=None,
-            eval_batch_size=self.config["size"]["eval_batch"],
+            eval_batch_size=self.settings.batches.eval_batch,
             valid=[],
         )
 
@@ -58,9 +59,9 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
     Raises:
         RunError: no run lies there.
     """
-    config = folder.read_config()
-    study, split = Study.open(config["data"]["root"]), read_manifest(folder.split)
-    return with_nulls(config, study, split), split
+    settings = RunSettings.read(folder.read_config())
+    study, split = Study.open(settings.data.root), read_manifest(folder.split)
+    return with_nulls(settings, study, split), split
 
 
 def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None = None) -> LoadedRun:
@@ -79,6 +80,7 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         raise RunError(
             f"{folder.root}: not a finished run of a network; wait for done.json, or name another run"
         )
+    settings = RunSettings.read(config)
     best = folder.stage("finetune") / "best.ckpt"
     contract = read_checkpoint(best)["contract"]
     tasks = Tasks.from_state(contract["tasks"])
@@ -87,39 +89,42 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         study,
         split,
         tasks,
-        store=None if tiles is None else _features(config, contract, study),
+        store=None if tiles is None else _features(settings, contract, study),
         expression=None if genes is None else ExpressionTransform.from_state(genes),
         scaler=None if tiles is None else TileScaler.from_state(tiles),
         audit=audit,
-        seed=int(config["seed"]),
+        seed=settings.seed,
     )
     module = FinetuningModule(
         build_network(
-            config, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract.get("gene_sets")
+            settings.network,
+            n_genes=fold.n_genes,
+            tile_dim=fold.tile_dim,
+            gene_sets=contract["gene_sets"],
         ),
         tasks,
-        width=config["size"]["width"],
+        width=settings.network.width,
         labels=fold.labels,
-        weights=config["task"]["weights"],
-        compound_pooling=config["task"]["compound_pooling"],
-        group_pooling=config["task"]["group_pooling"],
+        weights=settings.finetune.weights,
+        compound_pooling=settings.finetune.compound_pooling,
+        group_pooling=settings.finetune.group_pooling,
         network_lr_share=1.0,
         optimization=Optimization(1e-3, 0.0, 0.0, 1),
         seed=0,
         contract=contract,
     )
     load_weights(module, best)
-    return LoadedRun(folder, config, contract, module.eval(), fold)
+    return LoadedRun(folder, config, settings, contract, module.eval(), fold)
 
 
-def _features(config: dict[str, Any], contract: dict[str, Any], study: Study) -> BagStore:
+def _features(settings: RunSettings, contract: dict[str, Any], study: Study) -> BagStore:
     """Features of a study by the run's own tile encoder, encoded now as far as they are missing.
 
     Raises:
         RunError: the study's features are of another encoder, weights, scale or tile size, or the encoder is gone.
     """
     wanted = contract["features"]["made_by"]
-    store = _own_features(config, contract["features"]["name"], study)
+    store = _own_features(settings, contract["features"]["name"], study)
     other = [
         f"{k} {store.spec.made_by[k]!r}, not {v!r}" for k, v in wanted.items() if store.spec.made_by[k] != v
     ]
@@ -131,17 +136,17 @@ def _features(config: dict[str, Any], contract: dict[str, Any], study: Study) ->
     return store
 
 
-def _own_features(config: dict[str, Any], name: str, study: Study) -> BagStore:
-    settings, trainer = config["tile_features"], TrainerSettings(**config["trainer"])
-    if settings["kind"] == "store":
+def _own_features(settings: RunSettings, name: str, study: Study) -> BagStore:
+    made, grid, trainer = settings.tile_features, settings.data.grid, settings.trainer
+    if isinstance(made, PublishedFeatures):
+        return encode_by_published(made, study, grid=grid, trainer=trainer)
+    if not isinstance(made, TrainedFeatures):
         return study.features(name)
-    if settings["kind"] == "published":
-        return encode_by_published(settings, study, grid=config["data"]["grid"], trainer=trainer)
     encoder = study.root / "encoders" / f"{name}.ckpt"
     if not encoder.is_file():
         encoder.parent.mkdir(parents=True, exist_ok=True)
         part = encoder.with_suffix(".part")
-        own = Path(config["data"]["root"]) / "encoders" / encoder.name
+        own = settings.data.root / "encoders" / encoder.name
         if not own.is_file():
             raise RunError(
                 f"{own}: the run's tile encoder is not there (the study the run was trained on has moved?); copy it "
@@ -149,5 +154,4 @@ def _own_features(config: dict[str, Any], name: str, study: Study) -> BagStore:
             )
         shutil.copyfile(own, part)
         part.replace(encoder)
-    batch_size = settings["encode_batch"]
-    return encode_study(study, encoder, grid=config["data"]["grid"], batch_size=batch_size, trainer=trainer)
+    return encode_study(study, encoder, grid=grid, batch_size=made.encode_batch, trainer=trainer)

@@ -22,8 +22,8 @@ from toxfusion.evaluation.scoring import HEADLINES, chance_of, headline_metric, 
 from toxfusion.models.network import Network
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.study.draws import generator
+from toxfusion.training.assemble import build_network
 from toxfusion.training.outputs import SampleOutputs, encode_samples, predictions_table
-from toxfusion.training.run import build_network
 from toxfusion.training.stage import CheckpointError, read_checkpoint
 
 EMBEDDING_PROBES = ("few_shot", *probing.CLASSIFIERS)
@@ -125,12 +125,12 @@ def network_of(run: LoadedRun, embedding: str) -> Network:
     fold = run.fold
     # The run drew its first weights from this seed: "random" is where it started.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(int(run.config["seed"]), "network"))
+        torch.manual_seed(torch_seed(run.settings.seed, "network"))
         network = build_network(
-            run.config,
+            run.settings.network,
             n_genes=fold.n_genes,
             tile_dim=fold.tile_dim,
-            gene_sets=run.contract.get("gene_sets"),
+            gene_sets=run.contract["gene_sets"],
         )
     if embedding == "pretrained":
         path = run.folder.stage("pretrain") / "best.ckpt"

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.distributed.ranks import is_rank_zero
-from toxfusion.models.compilation import check_backend
 from toxfusion.study.files import replace_file
 from toxfusion.training.history import History
+from toxfusion.training.settings import TrainerSettings
 
 
 @dataclass(frozen=True)
@@ -35,31 +35,6 @@ LEAST_LOSS = Monitor("valid/loss", "min")
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that was made for other data or another network."""
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How a stage is run; see conf/trainer for the meaning of each key.
-
-    Raises:
-        CompileError: ``compile`` names no backend.
-    """
-
-    accelerator: str
-    devices: int
-    num_nodes: int
-    strategy: str
-    precision: str
-    gradient_clip_val: float
-    accumulate_grad_batches: int
-    checkpoint_every: int
-    validate_every: int
-    patience: int | None
-    progress: bool
-    compile: str | None = None  # runs from before there was this key have none
-
-    def __post_init__(self) -> None:
-        check_backend(self.compile)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,14 @@ from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
 from toxfusion.training.folder import digest
 from toxfusion.training.optimization import Optimization
-from toxfusion.training.stage import TrainerSettings, fit_stage
+from toxfusion.training.settings import (
+    PublishedFeatures,
+    RunSettings,
+    StoredFeatures,
+    TrainedFeatures,
+    TrainerSettings,
+)
+from toxfusion.training.stage import fit_stage
 from toxfusion.training.tile_contrastive import TileContrastiveModule
 
 log = logging.getLogger(__name__)
@@ -60,47 +68,21 @@ def sole_maker(encoder_path: Path) -> Iterator[None]:
 
 
 def tile_features(
-    settings: dict[str, Any],
-    study: Study,
-    split: Split,
-    *,
-    grid: str,
-    trainer: TrainerSettings,
-    loggers: list[Logger],
+    settings: RunSettings, study: Study, split: Split, loggers: list[Logger]
 ) -> BagStore | None:
-    """The feature store of a fold.
-
-    Args:
-        settings: the tile_features group of the config; ``kind`` is published, contrastive, random, store or none.
-        grid: name of the tile store that encoders read.
-
-    Raises:
-        TileFeaturesError: an unknown kind.
-    """
-    kind = settings["kind"]
-    if kind == "none":
+    """The feature store of a fold; None with tile_features=none."""
+    made, grid, trainer = settings.tile_features, settings.data.grid, settings.trainer
+    if made is None:
         return None
-    if kind == "store":
-        return study.features(settings["name"])
-    if kind == "published":
-        return encode_by_published(settings, study, grid=grid, trainer=trainer)
-    if kind in ("contrastive", "random"):
-        encoder = fold_encoder(settings, study, split, grid=grid, trainer=trainer, loggers=loggers)
-        return encode_study(study, encoder, grid=grid, batch_size=settings["encode_batch"], trainer=trainer)
-    raise TileFeaturesError(
-        f"tile_features.kind: {kind!r} is none of published, contrastive, random, store, none"
-    )
+    if isinstance(made, StoredFeatures):
+        return study.features(made.name)
+    if isinstance(made, PublishedFeatures):
+        return encode_by_published(made, study, grid=grid, trainer=trainer)
+    encoder = fold_encoder(settings, study, split, loggers)
+    return encode_study(study, encoder, grid=grid, batch_size=made.encode_batch, trainer=trainer)
 
 
-def fold_encoder(
-    settings: dict[str, Any],
-    study: Study,
-    split: Split,
-    *,
-    grid: str,
-    trainer: TrainerSettings,
-    loggers: list[Logger],
-) -> Path:
+def fold_encoder(settings: RunSettings, study: Study, split: Split, loggers: list[Logger]) -> Path:
     """The tile encoder of a fold: trained on its training and validation compounds, never on a test compound.
 
     The file lies in the study, under a digest of the settings and the training samples, so that all seeds and
@@ -112,91 +94,106 @@ def fold_encoder(
     Raises:
         TileFeaturesError: the kind of tile features has no encoder of this fold.
     """
-    if settings["kind"] not in ("contrastive", "random"):
-        raise TileFeaturesError(
-            f"tile_features.kind: {settings['kind']!r} trains no encoder; take tile_features=contrastive or random"
-        )
-    tiles = study.tiles(grid)
-    seen = sorted([*split.train, *split.valid]) if settings["kind"] == "contrastive" else []
-    made_by = (trainer.devices * trainer.num_nodes, trainer.accumulate_grad_batches, trainer.precision)
+    encoder, trainer, tiles = _trained(settings), settings.trainer, study.tiles(settings.data.grid)
+    learns = encoder.kind == "contrastive"
+    seen = sorted([*split.train, *split.valid]) if learns else []
+    made_by = (trainer.processes, trainer.accumulate_grad_batches, trainer.precision)
     key = digest(
         {
-            "settings": settings,
+            "settings": asdict(encoder),
             "grid": tiles.spec.provenance,
             "px": tiles.spec.row_shape,
             "samples": seen,
-            "trainer": made_by if settings["kind"] == "contrastive" else None,
+            "trainer": made_by if learns else None,
         }
     )
-    path = study.root / "encoders" / f"{settings['kind']}-{key}.ckpt"
+    path = study.root / "encoders" / f"{encoder.kind}-{key}.ckpt"
     if of_rank_zero(path.is_file()):
         return path
     with sole_maker(path):
         if not of_rank_zero(path.is_file()):
-            _train_encoder(path, settings, seen, study, split, grid=grid, trainer=trainer, loggers=loggers)
+            _make_encoder(path, settings, seen, study, split.fold, loggers)
     return path
 
 
-def _train_encoder(
+def _trained(settings: RunSettings) -> TrainedFeatures:
+    made = settings.tile_features
+    if not isinstance(made, TrainedFeatures):
+        raise TileFeaturesError(
+            f"method={settings.method}: this tile_features trains no encoder; take tile_features=contrastive or random"
+        )
+    return made
+
+
+def _make_encoder(
     path: Path,
-    settings: dict[str, Any],
+    settings: RunSettings,
     seen: list[str],
     study: Study,
-    split: Split,
-    *,
-    grid: str,
-    trainer: TrainerSettings,
+    fold: int,
     loggers: list[Logger],
 ) -> None:
     """Train the encoder on the slides of the samples ``seen``, or leave it as it begins, and write it to ``path``."""
-    tiles = study.tiles(grid)
-    torch.manual_seed(torch_seed(settings["seed"], "tile_encoder"))
+    made, tiles = _trained(settings), study.tiles(settings.data.grid)
+    torch.manual_seed(torch_seed(made.seed, "tile_encoder"))
     encoder = TileEncoder(
-        settings["backbone"],
-        pretrained=settings["pretrained"],
+        made.backbone,
+        pretrained=made.pretrained,
         mpp=float(tiles.spec.provenance["mpp"]),
         tile_px=int(tiles.spec.row_shape[0]),
     )
-    if settings["kind"] == "contrastive" and settings["steps"] > 0:
-        data = TileDataModule(
-            tiles,
-            [slide for sample in seen for slide in study.slides_of(sample)],
-            batch_size=settings["batch_size"],
-            seed=settings["seed"],
-            steps=settings["steps"],
-            accumulate=trainer.accumulate_grad_batches,
-        )
-        plan = Optimization(settings["lr"], settings["weight_decay"], settings["warmup"], settings["steps"])
-        module = TileContrastiveModule(
-            encoder,
-            projection_dim=settings["projection_dim"],
-            temperature=settings["temperature"],
-            optimization=plan,
-            seed=settings["seed"],
-        )
-        working = path.with_suffix("")
-        fit_stage(
-            module,
-            data,
-            stage="tile_encoder",
-            folder=working,
-            history=working / "history.csv",
-            steps=settings["steps"],
-            settings=trainer,
-            loggers=loggers,
-            resume=True,
-        )
-    trained_on = sorted(set(study.obs.loc[seen, "compound"].astype(str)))
+    if made.kind == "contrastive" and made.steps > 0:
+        slides = [slide for sample in seen for slide in study.slides_of(sample)]
+        _train_encoder(encoder, made, tiles, slides, path.with_suffix(""), settings.trainer, loggers)
     if is_rank_zero():
         about = {
             "encoder": path.stem,
-            "settings": settings,
+            "settings": asdict(made),
             "study": study.name,
-            "grid": grid,
-            "fold": split.fold,
+            "grid": settings.data.grid,
+            "fold": fold,
         }
+        trained_on = sorted(set(study.obs.loc[seen, "compound"].astype(str)))
         save_tile_encoder(path, encoder, trained_on=trained_on, provenance=about)
     barrier()
+
+
+def _train_encoder(
+    encoder: TileEncoder,
+    made: TrainedFeatures,
+    tiles: BagStore,
+    slide_ids: list[str],
+    folder: Path,
+    trainer: TrainerSettings,
+    loggers: list[Logger],
+) -> None:
+    """Contrastive training on the tiles of some slides, in place."""
+    data = TileDataModule(
+        tiles,
+        slide_ids,
+        batch_size=made.batch_size,
+        seed=made.seed,
+        steps=made.steps,
+        accumulate=trainer.accumulate_grad_batches,
+    )
+    module = TileContrastiveModule(
+        encoder,
+        projection_dim=made.projection_dim,
+        temperature=made.temperature,
+        optimization=Optimization(made.lr, made.weight_decay, made.warmup, made.steps),
+        seed=made.seed,
+    )
+    fit_stage(
+        module,
+        data,
+        stage="tile_encoder",
+        folder=folder,
+        history=folder / "history.csv",
+        steps=made.steps,
+        settings=trainer,
+        loggers=loggers,
+        resume=True,
+    )
 
 
 def encode_study(
@@ -223,7 +220,7 @@ def encode_study(
 
 
 def encode_by_published(
-    settings: dict[str, Any], study: Study, *, grid: str, trainer: TrainerSettings
+    made: PublishedFeatures, study: Study, *, grid: str, trainer: TrainerSettings
 ) -> BagStore:
     """Features of a study's tiles by a published encoder, once for all folds, seeds and experiments.
 
@@ -235,8 +232,8 @@ def encode_by_published(
     """
     tiles = study.tiles(grid)
     loaded, remarks = load_encoder(
-        settings["encoder"],
-        weights=settings["weights"],
+        made.encoder,
+        weights=made.weights,
         mpp=float(tiles.spec.provenance["mpp"]),
         tile_px=int(tiles.spec.row_shape[0]),
         device=device_of(trainer.accelerator),
@@ -245,7 +242,7 @@ def encode_by_published(
         log.info(remark)
     name = f"{loaded.name}-{grid}"
     return _encoded(
-        study, name, loaded.module, loaded.dim, loaded.provenance(), grid, settings["encode_batch"], trainer
+        study, name, loaded.module, loaded.dim, loaded.provenance(), grid, made.encode_batch, trainer
     )
 
 

@@ -1,0 +1,245 @@
+"""From the settings of a run to its parts: study and split, nulls, tasks, fold, network, terms, and the contract.
+
+What is fitted is fitted here, on training samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from toxfusion.data.datamodule import FoldData, StudyDataModule, fit_tile_scaler
+from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
+from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, torch_seed
+from toxfusion.models.compilation import compile_dense_parts
+from toxfusion.models.network import Network
+from toxfusion.objectives.terms.pretraining_terms import PretrainingTerms, TermSettings
+from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore
+from toxfusion.study.nulls import permute_labels, shuffle_pairs
+from toxfusion.study.splits import Split
+from toxfusion.study.study import Study
+from toxfusion.tasks.tasks import Tasks, resolve_tasks
+from toxfusion.training.optimization import Optimization
+from toxfusion.training.settings import NetworkSettings, RunSettings
+
+GeneSets = dict[str, list[int]]
+"""Name -> positions among the genes of a fold's transform."""
+
+
+class TrainingError(ValueError):
+    """A config whose parts do not go together, or that does not go with what lies in the run folder."""
+
+
+def open_study(settings: RunSettings) -> tuple[Study, Split]:
+    """The study of a run as it lies on disk, and its checked split.
+
+    Raises:
+        StudyError: there is no study, or a file of it is not what it should be.
+        SplitError: the split asks for what the study lacks, or a unit straddles parts.
+    """
+    study = Study.open(settings.data.root)
+    split = settings.split(study)
+    split.check(study)
+    return study, split
+
+
+def with_nulls(settings: RunSettings, study: Study, split: Split) -> Study:
+    """The study with what the run permutes or shuffles; the labels of every task of the run are permuted."""
+    nulls, tasks = settings.nulls, settings.tasks
+    if nulls.permute_labels:
+        study = permute_labels(
+            study, split, settings.seed, columns=tasks.label_columns, chemistry=tasks.chemistry
+        )
+    return shuffle_pairs(study, split, settings.seed) if nulls.shuffle_pairs else study
+
+
+def make_tasks(settings: RunSettings, study: Study, split: Split, audit: Audit) -> Tasks:
+    """What is predicted, fitted on training samples; raises TaskError for a task that the study has no labels of."""
+    tasks = settings.tasks
+    return resolve_tasks(study, **tasks.which, survival=tasks.survival, train=split.train, audit=audit)
+
+
+def study_gene_sets(settings: RunSettings, study: Study) -> list[GeneSet] | None:
+    """The gene sets that the expression encoder of a run reads, on the genes of a study; None where it reads none.
+
+    Raises:
+        GeneSetError: the file is missing or malformed, or names no gene of the study.
+    """
+    sets = settings.network.gene_sets
+    if sets is None or settings.method != "network" or settings.modality == "wsi":
+        return None
+    return read_gene_sets(sets.gmt, study.var)
+
+
+def make_fold(
+    settings: RunSettings, study: Study, split: Split, tasks: Tasks, store: BagStore | None, audit: Audit
+) -> FoldData:
+    """Fit what is fitted, on training samples, for the modalities in use.
+
+    Args:
+        audit: takes samples whose expression has no matched control, or is of a batch that is not corrected.
+
+    Raises:
+        TrainingError: slides are in use, and there are no tile features.
+    """
+    scaler = None
+    if settings.modality in ("both", "wsi"):
+        if store is None:
+            raise TrainingError(
+                f"modality={settings.modality} needs tile features; tile_features=none goes with modality=omics"
+            )
+        scaler = fit_tile_scaler(study, store, split.train, settings.data.tile_reference)
+    expression = None
+    if settings.modality in ("both", "omics"):
+        present = study.has_expression[study.positions(split.train)]
+        profiled = [s for s, there in zip(split.train, present, strict=True) if there]
+        expression = ExpressionTransform.fit(study, profiled, **settings.data.expression, audit=audit)
+    return FoldData(
+        study,
+        split,
+        tasks,
+        store=store,
+        expression=expression,
+        scaler=scaler,
+        seed=settings.seed,
+        audit=audit,
+    )
+
+
+def build_network(
+    settings: NetworkSettings, *, n_genes: int, tile_dim: int, gene_sets: GeneSets | None = None
+) -> Network:
+    """The network of a run.
+
+    Args:
+        n_genes, tile_dim: how many genes, and the width of tile features.
+        gene_sets: name -> positions in 0..n_genes - 1, for an expression encoder that reads sets; they stand in
+            the place of the file that its config names.
+    """
+    modality = settings.modality
+    sets = {} if gene_sets is None else {"gene_sets": list(gene_sets.values())}
+    return Network(
+        bag=None if modality == "omics" else settings.bag(in_dim=tile_dim),
+        expression=None if modality == "wsi" else settings.expression(n_genes=n_genes, **sets),
+        fusion=settings.fusion() if modality == "both" else None,
+        width=settings.width,
+        shared_dim=settings.shared_dim,
+        private_dim=settings.private_dim,
+        modality=modality,
+        modality_dropout=settings.modality_dropout,
+    )
+
+
+def build_terms(
+    terms: TermSettings, settings: NetworkSettings, network: Network, *, n_genes: int, tile_dim: int
+) -> PretrainingTerms:
+    """The terms of pretraining that apply to a network, for so many genes and such tile features."""
+    return PretrainingTerms(
+        network,
+        terms,
+        width=settings.width,
+        shared_dim=settings.shared_dim,
+        private_dim=settings.private_dim,
+        n_genes=n_genes,
+        tile_dim=tile_dim,
+    )
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A network on a fold, ready to be trained.
+
+    Attributes:
+        train, valid: samples of these parts with at least one modality that is in use.
+        gene_sets: of the expression encoder; None where it reads none.
+    """
+
+    settings: RunSettings
+    fold: FoldData
+    network: Network
+    train: list[str]
+    valid: list[str]
+    gene_sets: GeneSets | None
+
+    def data_module(self, sampler: Sampler, stage: str) -> StudyDataModule:
+        """Loaders of one stage."""
+        batches, trainer = self.settings.batches, self.settings.trainer
+        return StudyDataModule(
+            self.fold,
+            stage=stage,
+            sampler=sampler,
+            tiles_per_bag=batches.tiles_per_bag,
+            eval_batch_size=batches.eval_batch,
+            valid=self.valid,
+            processes=trainer.processes,
+            accumulate=trainer.accumulate_grad_batches,
+        )
+
+    def pretraining_data(self) -> StudyDataModule:
+        """Batches of single samples."""
+        settings = self.settings
+        sampler = SampleStream(tuple(self.train), settings.pretrain.batch_size, settings.seed)
+        return self.data_module(sampler, "pretrain")
+
+    def finetuning_data(self) -> StudyDataModule:
+        """Batches of whole compounds."""
+        batches = self.settings.batches
+        sampler = CompoundStream(
+            self.fold.study.obs.loc[self.train],
+            compounds_per_batch=batches.compounds_per_batch,
+            treated_per_compound=batches.treated_per_compound,
+            controls_per_compound=batches.controls_per_compound,
+            seed=self.settings.seed,
+        )
+        return self.data_module(sampler, "finetune")
+
+    def optimization(self, lr: float, steps: int) -> Optimization:
+        """Learning rate and schedule of one stage."""
+        optimizer = self.settings.optimizer
+        return Optimization(lr, optimizer.weight_decay, optimizer.warmup, steps)
+
+
+def assemble(
+    settings: RunSettings, fold: FoldData, gene_sets: list[GeneSet] | None, audit: Audit
+) -> Assembled:
+    """The network of a run at its random start, on a fold.
+
+    Args:
+        gene_sets: of the study, for an expression encoder that reads sets.
+        audit: takes the samples that training passes over, and the gene sets that are left out or shrunk.
+    """
+    train, valid = fold.usable(fold.split.train, audit), fold.usable(fold.split.valid, audit)
+    sets, limits = None, settings.network.gene_sets
+    if gene_sets is not None and limits is not None and fold.expression is not None:
+        sets = place_gene_sets(
+            gene_sets,
+            fold.expression.gene_ids,
+            min_genes=limits.min_genes,
+            max_genes=limits.max_genes,
+            audit=audit,
+        )
+    torch.manual_seed(torch_seed(settings.seed, "network"))
+    network = build_network(settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=sets)
+    if settings.trainer.compile is not None:
+        compile_dense_parts(network, settings.trainer.compile)
+    return Assembled(settings, fold, network, train, valid, sets)
+
+
+def contract(fold: FoldData, gene_sets: GeneSets | None) -> dict[str, Any]:
+    """What a checkpoint must carry to be used on another study: plain types and tensors only."""
+    return {
+        "tasks": fold.tasks.state(),
+        "expression": None if fold.expression is None else fold.expression.state(),
+        "gene_sets": gene_sets,
+        "tiles": None if fold.scaler is None else fold.scaler.state(),
+        "compounds": sorted(
+            set(fold.study.obs.loc[[*fold.split.train, *fold.split.valid], "compound"].astype(str))
+        ),
+        "features": None
+        if fold.store is None
+        else {"name": fold.store.root.name, "dim": fold.tile_dim, "made_by": fold.store.spec.made_by},
+    }

@@ -1,0 +1,167 @@
+"""A network on a fold through its stages: pretraining, fine-tuning, and what it says of the parts in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+
+from toxfusion.data.datamodule import PositionedDataModule
+from toxfusion.data.sampling import torch_seed
+from toxfusion.distributed.ranks import device_of, is_rank_zero
+from toxfusion.evaluation.retrieval import retrieval_table
+from toxfusion.training.assemble import Assembled, build_terms, contract
+from toxfusion.training.finetuning import FinetuningModule
+from toxfusion.training.folder import RunFolder
+from toxfusion.training.objective import ValidationScore, validation_objective
+from toxfusion.training.outputs import (
+    SampleOutputs,
+    encode_samples,
+    predictions_table,
+    write_embeddings,
+    write_survival_curves,
+)
+from toxfusion.training.pretraining import PretrainingModule
+from toxfusion.training.settings import TrainerSettings
+from toxfusion.training.stage import LEAST_LOSS, Monitor, fit_stage
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How and where the stages of a run are trained."""
+
+    folder: RunFolder
+    settings: TrainerSettings
+    loggers: list[Logger]
+    resume: bool
+
+    def fit(
+        self,
+        module: L.LightningModule,
+        data: PositionedDataModule,
+        *,
+        stage: str,
+        steps: int,
+        monitor: Monitor = LEAST_LOSS,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """Train one stage, or load it where it is finished."""
+        fit_stage(
+            module,
+            data,
+            stage=stage,
+            folder=self.folder.stage(stage),
+            history=self.folder.history,
+            steps=steps,
+            settings=self.settings,
+            loggers=self.loggers,
+            resume=self.resume,
+            monitor=monitor,
+            callbacks=callbacks,
+        )
+
+
+def pretrain(of: Assembled, stages: Stages) -> None:
+    """Self-supervised pretraining on training samples."""
+    settings, fold = of.settings, of.fold
+    torch.manual_seed(torch_seed(settings.seed, "pretraining"))
+    module = PretrainingModule(
+        of.network,
+        build_terms(
+            settings.pretrain.terms,
+            settings.network,
+            of.network,
+            n_genes=fold.n_genes,
+            tile_dim=fold.tile_dim,
+        ),
+        optimization=of.optimization(settings.optimizer.pretrain_lr, settings.pretrain.steps),
+        seed=settings.seed,
+    )
+    stages.fit(module, of.pretraining_data(), stage="pretrain", steps=settings.pretrain.steps)
+
+
+def finetune(of: Assembled, stages: Stages) -> FinetuningModule:
+    """Supervised fine-tuning; returns the module with the best weights by validation."""
+    settings, fold = of.settings, of.fold
+    optimizer, steps = settings.optimizer, settings.finetune.steps
+    frozen = optimizer.network_lr_share == 0
+    from_scratch = settings.pretrain.steps == 0 and not frozen
+    torch.manual_seed(torch_seed(settings.seed, "finetuning"))
+    module = FinetuningModule(
+        of.network,
+        fold.tasks,
+        width=settings.network.width,
+        labels={k: v[[fold.row(s) for s in of.train]] for k, v in fold.labels.items()},
+        weights=settings.finetune.weights,
+        compound_pooling=settings.finetune.compound_pooling,
+        group_pooling=settings.finetune.group_pooling,
+        network_lr_share=1.0 if from_scratch else optimizer.network_lr_share,
+        optimization=of.optimization(optimizer.finetune_lr, steps),
+        seed=settings.seed,
+        contract=contract(fold, of.gene_sets),
+    )
+
+    def validated() -> float:
+        outputs = encode(of, of.valid)
+        return validation_objective(part_predictions(of, module, "valid", of.valid, outputs))
+
+    score = ValidationScore(validated)
+    data = of.finetuning_data()
+    stages.fit(module, data, stage="finetune", steps=steps, monitor=score.MONITOR, callbacks=[score])
+    return module
+
+
+def encode(of: Assembled, sample_ids: Sequence[str]) -> SampleOutputs:
+    """What the network says of samples, on all their tiles."""
+    device = device_of(of.settings.trainer.accelerator)
+    return encode_samples(of.network, of.pretraining_data(), sample_ids, device)
+
+
+def part_predictions(
+    of: Assembled, module: FinetuningModule, part: str, sample_ids: Sequence[str], outputs: SampleOutputs
+) -> pd.DataFrame:
+    """The predictions table of some samples of one part."""
+    seed = of.settings.seed
+    return predictions_table(module, of.fold, outputs, part=part, sample_ids=sample_ids, seed=seed)
+
+
+def held_out_predictions(
+    of: Assembled, module: FinetuningModule | None, folder: RunFolder
+) -> pd.DataFrame | None:
+    """Write embeddings and survival curves; returns the predictions of validation and test part.
+
+    Args:
+        module: None where nothing is predicted; there are no predictions then.
+    """
+    split = of.fold.split
+    held_out = [*split.valid, *split.test]
+    outputs = encode(of, [*of.train, *held_out])
+    if is_rank_zero():
+        write_embeddings(of.fold, outputs, folder.embeddings)
+    if module is None:
+        return None
+    if is_rank_zero():
+        write_survival_curves(module, of.fold, outputs.of(held_out), folder.survival_curves)
+    parts = (("valid", split.valid), ("test", split.test))
+    tables = [part_predictions(of, module, part, ids, outputs) for part, ids in parts]
+    return pd.concat(tables, ignore_index=True)
+
+
+def cross_modal_retrieval(of: Assembled) -> list[dict[str, Any]]:
+    """Cross-modal retrieval among test samples with both modalities; empty where there are fewer than two."""
+    fold = of.fold
+    paired = [s for s in fold.split.test if fold.has_slide(s) and fold.has_expression(s)]
+    if len(paired) < 2:
+        return []
+    outputs = encode(of, paired)
+    groups = fold.study.obs.loc[paired, "group_id"].astype(str).to_numpy()
+    table = retrieval_table(
+        outputs.slide_shared, outputs.expression_shared, groups=groups, shuffles=20, seed=of.settings.seed
+    )
+    return [{str(k): v for k, v in record.items()} for record in table.to_dict("records")]

@@ -1,0 +1,325 @@
+"""The config of a run as dataclasses, read once: nothing below `toxfusion.training.assemble` looks a key up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from toxfusion.config.nodes import build
+from toxfusion.models.compilation import check_backend
+from toxfusion.models.heads import Pooling
+from toxfusion.models.network import Modality
+from toxfusion.objectives.terms.pretraining_terms import TermSettings
+from toxfusion.study.splits import Split
+from toxfusion.study.study import Study
+from toxfusion.tasks.outcomes import SurvivalSettings
+from toxfusion.training.folder import modality_in_use
+
+Config = dict[str, Any]
+
+
+class SettingsError(ValueError):
+    """A config that asks for what does not exist."""
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How a stage is run; see conf/trainer for the meaning of each key.
+
+    Raises:
+        CompileError: ``compile`` names no backend.
+    """
+
+    accelerator: str
+    devices: int
+    num_nodes: int
+    strategy: str
+    precision: str
+    gradient_clip_val: float
+    accumulate_grad_batches: int
+    checkpoint_every: int
+    validate_every: int
+    patience: int | None
+    progress: bool
+    compile: str | None
+
+    def __post_init__(self) -> None:
+        check_backend(self.compile)
+
+    @property
+    def processes(self) -> int:
+        """Ranks of all nodes."""
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the study lies and how it becomes batches; see conf/data.
+
+    Attributes:
+        expression: keywords of ``ExpressionTransform.fit``.
+    """
+
+    root: Path
+    grid: str
+    tile_reference: str
+    expression: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Tile features that are in the study already, by the name of their store."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PublishedFeatures:
+    """Tile features by a published encoder; see conf/tile_features/imagenet.yaml."""
+
+    encoder: str
+    weights: str | None
+    encode_batch: int
+
+
+@dataclass(frozen=True)
+class TrainedFeatures:
+    """Tile features by an encoder of the fold; see conf/tile_features/contrastive.yaml.
+
+    Attributes:
+        kind: "contrastive", or "random" for one that is left as it begins.
+    """
+
+    kind: str
+    backbone: str
+    pretrained: bool
+    steps: int
+    batch_size: int
+    projection_dim: int
+    temperature: float
+    lr: float
+    weight_decay: float
+    warmup: float
+    seed: int
+    encode_batch: int
+
+
+TileFeatures = StoredFeatures | PublishedFeatures | TrainedFeatures | None
+
+
+def read_tile_features(node: Mapping[str, Any]) -> TileFeatures:
+    """From the group tile_features of a config; None with tile_features=none.
+
+    Raises:
+        SettingsError: an unknown kind.
+    """
+    kinds: dict[str, type[Any] | None] = {
+        "published": PublishedFeatures,
+        "contrastive": TrainedFeatures,
+        "random": TrainedFeatures,
+        "store": StoredFeatures,
+        "none": None,
+    }
+    if node["kind"] not in kinds:
+        raise SettingsError(f"tile_features.kind: {node['kind']!r} is none of {', '.join(kinds)}")
+    kind = kinds[node["kind"]]
+    return None if kind is None else _fields_of(kind, node)
+
+
+@dataclass(frozen=True)
+class GeneSetSettings:
+    """The gene sets that an expression encoder reads, and how many genes of the model one must have."""
+
+    gmt: Path
+    min_genes: int
+    max_genes: int
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The parts of the network, and their widths.
+
+    Attributes:
+        bag, expression, fusion: what makes each part, called with what the data decide (``in_dim``, ``n_genes``).
+        gene_sets: of an expression encoder that reads sets.
+    """
+
+    bag: partial[Any]
+    expression: partial[Any]
+    fusion: partial[Any]
+    gene_sets: GeneSetSettings | None
+    modality: Modality
+    modality_dropout: float
+    width: int
+    shared_dim: int
+    private_dim: int
+
+    @classmethod
+    def read(cls, config: Config) -> NetworkSettings:
+        """From the groups bag, expression, fusion, modality and size of a config."""
+        size, sets = config["size"], config["expression"].get("gene_sets")
+        if sets is not None:
+            sets = GeneSetSettings(Path(sets["gmt"]), sets["min_genes"], sets["max_genes"])
+        return cls(
+            **{name: build(config[name]) for name in ("bag", "expression", "fusion")},
+            gene_sets=sets,
+            modality=config["modality"]["name"],
+            modality_dropout=config["modality"]["dropout"],
+            width=size["width"],
+            shared_dim=size["shared_dim"],
+            private_dim=size["private_dim"],
+        )
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How many samples, compounds and tiles a batch holds; see conf/size."""
+
+    tiles_per_bag: int
+    compounds_per_batch: int
+    treated_per_compound: int
+    controls_per_compound: int
+    eval_batch: int
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Self-supervised pretraining; see conf/pretrain.
+
+    Attributes:
+        steps: optimiser steps; 0 for no pretraining.
+        batch_size: samples of a batch of one rank.
+        terms: what is learned.
+    """
+
+    steps: int
+    batch_size: int
+    terms: TermSettings
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Supervised fine-tuning.
+
+    Attributes:
+        steps: optimiser steps, those on top that pretrain=none gives among them.
+        weights: task -> weight in the loss.
+        compound_pooling, group_pooling: how logits of samples become one of the compound, and of the dose group.
+    """
+
+    steps: int
+    weights: Mapping[str, float]
+    compound_pooling: Pooling
+    group_pooling: Pooling
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Learning rates and weight decay; see conf/optimizer."""
+
+    pretrain_lr: float
+    finetune_lr: float
+    network_lr_share: float
+    weight_decay: float
+    warmup: float
+
+
+@dataclass(frozen=True)
+class NullSettings:
+    """What is permuted before training: labels of units, or which slide goes with which profile."""
+
+    permute_labels: bool
+    shuffle_pairs: bool
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What is predicted; see conf/task.
+
+    Attributes:
+        survival: how survival is predicted.
+        which: the other keywords of ``resolve_tasks``.
+    """
+
+    survival: SurvivalSettings
+    which: Mapping[str, Any]
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Columns of obs that carry labels of these tasks, beside those that every study has."""
+        columns = [] if self.which["subtype"] is None else [self.which["subtype"]]
+        return columns + ([] if self.survival.method is None else [self.survival.time, self.survival.event])
+
+    @property
+    def chemistry(self) -> bool:
+        """Whether serum chemistry is predicted."""
+        return self.which["biochemistry"] is not None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that decides one run.
+
+    Attributes:
+        name, seed, method, resume: see conf/train.yaml.
+        modality: "both", "wsi", "omics" or "none": what the method reads.
+        split: deals the samples of a study to parts.
+        network: its parts; not used by another method than "network".
+    """
+
+    name: str
+    seed: int
+    method: str
+    modality: str
+    resume: bool
+    nulls: NullSettings
+    data: DataSettings
+    split: Callable[[Study], Split]
+    tile_features: TileFeatures
+    tasks: TaskSettings
+    network: NetworkSettings
+    batches: BatchSettings
+    pretrain: PretrainSettings
+    finetune: FinetuneSettings
+    optimizer: OptimizerSettings
+    trainer: TrainerSettings
+
+    @classmethod
+    def read(cls, config: Config) -> RunSettings:
+        """From a resolved config of ``toxfusion.train``."""
+        data, task, pretrain = config["data"], dict(config["task"]), config["pretrain"]
+        learned = {key: task.pop(key) for key in ("weights", "compound_pooling", "group_pooling")}
+        survival = SurvivalSettings(**task.pop("survival"))
+        return cls(
+            name=config["name"],
+            seed=int(config["seed"]),
+            method=config["method"],
+            modality=modality_in_use(config),
+            resume=config["resume"],
+            nulls=_fields_of(NullSettings, config),
+            data=DataSettings(Path(data["root"]), data["grid"], data["tile_reference"], data["expression"]),
+            split=build(config["split"]),
+            tile_features=read_tile_features(config["tile_features"]),
+            tasks=TaskSettings(survival, task),
+            network=NetworkSettings.read(config),
+            batches=_fields_of(BatchSettings, config["size"]),
+            pretrain=PretrainSettings(
+                pretrain["steps"], pretrain["batch_size"], _fields_of(TermSettings, pretrain)
+            ),
+            finetune=FinetuneSettings(
+                config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"], **learned
+            ),
+            optimizer=_fields_of(OptimizerSettings, config["optimizer"]),
+            trainer=TrainerSettings(**config["trainer"]),
+        )
+
+
+Settings = TypeVar("Settings")
+
+
+def _fields_of(kind: type[Settings], node: Mapping[str, Any]) -> Settings:
+    """A dataclass from those keys of a node that it has."""
+    return kind(**{field.name: node[field.name] for field in fields(kind)})  # type: ignore[arg-type]
