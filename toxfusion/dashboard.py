@@ -23,7 +23,9 @@ def main(config: dict[str, Any]) -> None:
     from toxfusion.training.workspace import build_workspace, save_workspace, write_workspace
 
     output = Path(config["paths"]["output"]) / "workspace.json"
-    workspace = build_workspace(config["entity"], config["project"], config["name"])
+    workspace = build_workspace(
+        config["entity"], config["project"], config["name"], terms=list(config["pretrain"]["terms"])
+    )
     write_workspace(workspace, output)
     print(f"{sum(len(section.panels) for section in workspace.sections)} panels written to {output}")
     if config["save"]:

@@ -25,6 +25,8 @@ from toxfusion.training.outputs import encode_samples
 from toxfusion.training.stage import read_checkpoint
 
 STAGE = "explain"
+STYLE_BRANCH = "terms.style_branch."
+"""Where the weights of the style branch lie in a checkpoint of pretraining."""
 LEAST_SAMPLES = 10
 """Fewer samples make no map."""
 MAP_NEIGHBOURS = 15
@@ -321,7 +323,7 @@ def style_branch(run: LoadedRun) -> StyleBranch | None:
         n_prototypes=int(pretrain["prototypes"]),
     )
     state = read_checkpoint(run.folder.stage("pretrain") / "best.ckpt")["state_dict"]
-    own = {k.partition(".style_branch.")[2]: v for k, v in state.items() if ".style_branch." in k}
+    own = {k.removeprefix(STYLE_BRANCH): v for k, v in state.items() if k.startswith(STYLE_BRANCH)}
     branch.load_state_dict(own)
     return branch.eval()
 

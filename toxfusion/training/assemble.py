@@ -16,7 +16,8 @@ from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
 from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, torch_seed
 from toxfusion.models.compilation import compile_dense_parts
 from toxfusion.models.network import Network
-from toxfusion.objectives.terms.pretraining_terms import PretrainingTerms, TermSettings
+from toxfusion.objectives.terms.term import NetworkShape
+from toxfusion.objectives.terms.term_set import TermSet, TermSettings
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.nulls import permute_labels, shuffle_pairs
@@ -136,17 +137,17 @@ def build_network(
 
 def build_terms(
     terms: TermSettings, settings: NetworkSettings, network: Network, *, n_genes: int, tile_dim: int
-) -> PretrainingTerms:
+) -> TermSet:
     """The terms of pretraining that apply to a network, for so many genes and such tile features."""
-    return PretrainingTerms(
+    shape = NetworkShape.of(
         network,
-        terms,
         width=settings.width,
         shared_dim=settings.shared_dim,
         private_dim=settings.private_dim,
         n_genes=n_genes,
         tile_dim=tile_dim,
     )
+    return TermSet(network, terms, shape)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Self-supervised pretraining on paired slides and expression: a weighted sum of named terms, each logged.
 
-What is hidden from the network is decided here; the terms live in `pretraining_terms`.
+What is hidden from the network is decided here; the terms live in `toxfusion.objectives.terms`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from toxfusion.distributed.ranks import rank
 from toxfusion.models.network import Network, Representation
 from toxfusion.objectives.masked import draw_hidden_tiles, shuffled_places
 from toxfusion.objectives.monitors import alignment, smooth_rank, uniformity, variance_of
-from toxfusion.objectives.terms.pretraining_terms import HiddenTiles, PretrainingTerms, View
+from toxfusion.objectives.terms.term_set import TermSet
+from toxfusion.objectives.terms.view import HiddenTiles, View
 from toxfusion.training.optimization import Optimization, is_logged
 
 
@@ -40,7 +41,7 @@ class PretrainingModule(L.LightningModule):
     def __init__(
         self,
         network: Network,
-        terms: PretrainingTerms,
+        terms: TermSet,
         *,
         optimization: Optimization,
         seed: int,
@@ -55,20 +56,20 @@ class PretrainingModule(L.LightningModule):
         Args:
             generator: on the CPU; of gene masks, sub-bags, hidden tiles and tokens, and of the style draw.
         """
-        settings, weights = self.terms.settings, self.terms.weights
+        settings, needs = self.terms.settings, self.terms.needs
         shown, other_half, hidden_tiles, hidden_genes = batch.tiles, None, None, None
-        if "sub_bag" in weights:
+        if "other_half" in needs:
             shown, other_half = split_bags(shown, generator)
         if self.network.expression is not None and settings.gene_mask > 0:
             draws = torch.rand(batch.expression.shape, generator=generator).to(batch.expression.device)
             hidden_genes = (draws < settings.gene_mask) & batch.has_expression[:, None]
-        if "tiles" in weights:
+        if "hidden_tiles" in needs:
             whole = shown
             hidden = draw_hidden_tiles(whole, settings.tile_mask, generator)
             shown, hidden_tiles = whole.select(~hidden), HiddenTiles(whole, hidden)
         visible = None if hidden_genes is None else ~hidden_genes
         out = self.network(replace(batch, tiles=shown), visible=visible)
-        view = View(batch, out, hidden_genes, hidden_tiles, other_half, generator)
+        view = View(batch, out, generator, hidden_genes, hidden_tiles, other_half, self.terms.style_branch)
         return self.terms(view, self.network), out
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -106,7 +107,7 @@ class PretrainingModule(L.LightningModule):
         self.log_dict(values, batch_size=len(batch))
 
     def _log(self, terms: dict[str, Tensor], part: str, size: int) -> Tensor:
-        total = torch.stack([self.terms.weights[k] * v for k, v in terms.items()]).sum()
+        total = self.terms.total(terms)
         values = {f"{part}/{k}": v.detach() for k, v in terms.items()} | {f"{part}/loss": total.detach()}
         if part == "valid" or is_logged(self.trainer):
             self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from toxfusion.config.nodes import build
+from toxfusion.config.nodes import build, located
 from toxfusion.models.compilation import check_backend
 from toxfusion.models.heads import Pooling
 from toxfusion.models.network import Modality
-from toxfusion.objectives.terms.pretraining_terms import TermSettings
+from toxfusion.objectives.terms.term_set import ListedTerm, TermSettings, ViewSettings
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
 from toxfusion.tasks.outcomes import SurvivalSettings
@@ -200,6 +200,15 @@ class PretrainSettings:
     terms: TermSettings
 
 
+def read_terms(node: Config) -> TermSettings:
+    """From the group pretrain of a config; raises ConfigError for a ``_target_`` that does not exist."""
+    listed = {
+        name: ListedTerm(located(term["_target_"], f"pretrain.terms.{name}"), partial(build, term))
+        for name, term in node["terms"].items()
+    }
+    return TermSettings(listed, node["weights"], _fields_of(ViewSettings, node))
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """Supervised fine-tuning.
@@ -306,9 +315,7 @@ class RunSettings:
             tasks=TaskSettings(survival, task),
             network=NetworkSettings.read(config),
             batches=_fields_of(BatchSettings, config["size"]),
-            pretrain=PretrainSettings(
-                pretrain["steps"], pretrain["batch_size"], _fields_of(TermSettings, pretrain)
-            ),
+            pretrain=PretrainSettings(pretrain["steps"], pretrain["batch_size"], read_terms(pretrain)),
             finetune=FinetuneSettings(
                 config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"], **learned
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import wandb_workspaces.workspaces as ws
 
 from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES
 from toxfusion.evaluation.scoring import HEADLINES, headline_metric
-from toxfusion.objectives.terms.pretraining_terms import NEEDS
 from toxfusion.study.files import replace_file
 from toxfusion.training.wandb import FIGURES, GATES, METRICS, PREDICTIONS, STEP
 
@@ -25,13 +25,16 @@ class WorkspaceError(RuntimeError):
     """W&B does not take the workspace."""
 
 
-def build_workspace(entity: str, project: str, name: str) -> ws.Workspace:
+def build_workspace(entity: str, project: str, name: str, *, terms: Sequence[str]) -> ws.Workspace:
     """Metrics and calibration by group, losses, collapse monitors and gates over steps, figures and tables.
 
     Runs are grouped as ``tracking.group_of`` names them: a bar or line is the mean over the folds and seeds of a
     group, with their range.
+
+    Args:
+        terms: of pretraining, as they are named in pretrain.terms.
     """
-    pretraining = [_line(t, f"pretrain-train/{t}", f"pretrain-valid/{t}") for t in ("loss", *NEEDS)]
+    pretraining = [_line(t, f"pretrain-train/{t}", f"pretrain-valid/{t}") for t in ("loss", *terms)]
     finetuning = [_line(t, f"finetune-train/{t}", f"finetune-valid/{t}") for t in ("loss", *HEADLINES)]
     sections: dict[str, list[Any]] = {
         "Test part": [_metric(headline) for headline in HEADLINES],
