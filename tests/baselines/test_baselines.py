@@ -12,8 +12,9 @@ import pytest
 
 from toxfusion.baselines import plain as baselines
 from toxfusion.baselines.plain import BaselineError, BaselineSettings, fit_baseline
-from toxfusion.data.datamodule import FoldData, LeakError, fit_tile_scaler
+from toxfusion.data.datamodule import FoldData, LeakError
 from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split
 from toxfusion.study.store_spec import StoreSpec

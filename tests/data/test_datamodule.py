@@ -16,13 +16,11 @@ from toxfusion.data.datamodule import (
     LeakError,
     PositionedDataModule,
     StudyDataModule,
-    TooFewSamples,
     even_chunks_of_rank,
-    fit_tile_scaler,
-    tile_references,
 )
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream, choose_tiles
+from toxfusion.data.tile_scaling import TooFewSamples, fit_tile_scaler, tile_references
 from toxfusion.objectives.masked import TilePlaces
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore

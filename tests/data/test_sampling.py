@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from toxfusion.data.sampling import CompoundStream, SampleStream, choose_tiles, torch_seed
+from toxfusion.data.sampling import (
+    CompoundStream,
+    SampleStream,
+    SamplingError,
+    choose_tiles,
+    group_weights,
+    torch_seed,
+)
 from toxfusion.study.draws import generator
 from toxfusion.study.study import Study
 
@@ -75,3 +83,29 @@ def test_tiles_of_a_bag_are_distinct_and_change_with_the_step() -> None:
     assert not np.array_equal(first, later)
     assert np.array_equal(choose_tiles(5, 20, 0, "x", 0, "a"), np.arange(5))
     assert np.array_equal(choose_tiles(5, None, 0, "x", 0, "a"), np.arange(5))
+
+
+def test_weighted_samples_come_as_often_as_they_weigh() -> None:
+    names = tuple(f"s{i}" for i in range(60))
+    weights = tuple([3.0] * 10 + [1.0] * 30 + [0.5] * 18 + [0.0] * 2)
+    stream = SampleStream(names, 23, seed=0, weights=weights)
+    assert stream.steps_per_epoch == 69 // 23
+    drawn = [s for step in range(3 * 40) for s in stream.batch(step)]
+    counts = pd.Series(drawn).value_counts().reindex(names).fillna(0).to_numpy()
+    assert (counts[:10] == 120).all()
+    assert (counts[10:40] == 40).all()
+    assert counts[40:58].sum() == 40 * 9
+    assert counts[40:58].min() > 8
+    assert (counts[58:] == 0).all()
+    twice = [len(batch) - len(set(batch)) for batch in (stream.batch(step) for step in range(120))]
+    assert np.mean(twice) < 1.5  # drawn at random, a batch would hold some four doubles
+
+
+def test_weights_of_groups() -> None:
+    obs = pd.DataFrame({"batch": ["luad", "lusc", "brca"]})
+    assert group_weights(obs, "batch", {}) is None
+    assert group_weights(obs, "batch", {"luad": 3, "lusc": 0.5}) == (3.0, 0.5, 1.0)
+    with pytest.raises(SamplingError, match="'gbm'"):
+        group_weights(obs, "batch", {"gbm": 2})
+    with pytest.raises(SamplingError, match="0 or more"):
+        group_weights(obs, "batch", {"luad": -1})

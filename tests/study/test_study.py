@@ -249,3 +249,16 @@ def test_features_of_a_slide_are_found_through_the_study(study_with_features: St
     slide = study_with_features.slides_of(study_with_features.sample_ids[0])[1]
     assert store.rows(slide).shape == (4, 8)
     assert store.spec.provenance["encoder"] == "random"
+
+
+def test_a_gene_that_a_batch_lacks_may_be_missing_in_all_its_profiles(
+    tmp_path: Path, study_tables: Tables
+) -> None:
+    in_b = (study_tables["obs"]["batch"] == "B").to_numpy()
+    study_tables["expression"][in_b, 3] = np.nan
+    study = write_study(tmp_path / "study", **study_tables)
+    assert study.has_expression.sum() == (~np.isnan(study_tables["expression"]).all(axis=1)).sum()
+    row = np.flatnonzero(in_b & study.has_expression)[0]
+    study_tables["expression"][row, 3] = 1.0
+    with pytest.raises(StudyError, match="lacks 1 of 50 genes"):
+        write_study(tmp_path / "other", **study_tables)

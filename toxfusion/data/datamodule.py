@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import Sampler, choose_tiles
+from toxfusion.data.tile_scaling import TileScaler, TooFewSamples, tile_references
 from toxfusion.distributed.ranks import rank, world_size
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
@@ -43,116 +43,6 @@ READ_THREADS = 4
 
 class LeakError(ValueError):
     """Something that was fitted has seen what it is now tested on."""
-
-
-class TooFewSamples(ValueError):
-    """There is nothing to fit on, to validate on, or to share out."""
-
-
-class TileScalerError(ValueError):
-    """A reference of tile features that does not exist."""
-
-
-@dataclass(frozen=True)
-class TileScaler:
-    """Standardises tile features by training tiles, against vehicle controls of the same experiment if asked.
-
-    Attributes:
-        mean, scale: float32 [D]; scale is the standard deviation over training tiles, at least 1e-4.
-        reference: "none", or "matched_controls": subtract the mean tile of the sample's matched vehicle controls first.
-        fallback: float32 [D], the mean tile of training controls, subtracted where a sample has no matched control.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    reference: str
-    fallback: np.ndarray
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "mean": torch.from_numpy(self.mean),
-            "scale": torch.from_numpy(self.scale),
-            "reference": self.reference,
-            "fallback": torch.from_numpy(self.fallback),
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> TileScaler:
-        return cls(
-            state["mean"].numpy(), state["scale"].numpy(), state["reference"], state["fallback"].numpy()
-        )
-
-
-def _bag_means(study: Study, store: BagStore, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Mean tile of each sample that has tiles, float64 [D]."""
-    means = {}
-    for sample in sample_ids:
-        rows = [np.asarray(store.rows(s), np.float32) for s in study.slides_of(sample) if s in store]
-        if rows and sum(map(len, rows)):
-            means[sample] = np.concatenate(rows).mean(0, dtype=np.float64)
-    return means
-
-
-def tile_references(study: Study, store: BagStore, fallback: np.ndarray) -> dict[str, np.ndarray]:
-    """What is subtracted from the tiles of each sample: the mean tile of its matched vehicle controls.
-
-    A control is compared with the other controls of its group, never with itself: otherwise its tiles would lie closer
-    to their reference than those of treated animals, and a model could tell controls by that.
-
-    Args:
-        fallback: float [D], for samples without (another) control that has tiles.
-
-    Returns:
-        sample_id -> float64 [D], for every sample of the study.
-    """
-    controls = study.obs.index[study.obs["is_control"].astype(bool)]
-    means = _bag_means(study, store, list(controls))
-    members: dict[str, list[str]] = {}
-    for sample in means:
-        members.setdefault(str(study.obs.at[sample, "control_group"]), []).append(sample)
-    references = {}
-    groups = study.obs["control_group"].astype(str)
-    for sample, group in zip(study.sample_ids, groups, strict=True):
-        others = [means[c] for c in members.get(group, []) if c != sample]
-        references[sample] = np.mean(others, axis=0) if others else fallback.astype(np.float64)
-    return references
-
-
-def fit_tile_scaler(study: Study, store: BagStore, sample_ids: Sequence[str], reference: str) -> TileScaler:
-    """Mean and deviation over all tiles of training samples.
-
-    Raises:
-        TooFewSamples: no training sample has a tile in the store.
-        TileScalerError: the reference is unknown.
-    """
-    if reference not in ("none", "matched_controls"):
-        raise TileScalerError(f"data.tile_reference: {reference!r} is neither 'none' nor 'matched_controls'")
-    fallback = np.zeros(store.spec.row_shape[0])
-    references: dict[str, np.ndarray] = {}
-    if reference == "matched_controls":
-        controls = [s for s in sample_ids if study.obs.at[s, "is_control"]]
-        means = list(_bag_means(study, store, controls).values())
-        fallback = np.mean(means, axis=0) if means else fallback
-        references = tile_references(study, store, fallback)
-    total = square = None
-    count = 0
-    for sample in sample_ids:
-        for slide in study.slides_of(sample):
-            if slide not in store:
-                continue
-            rows = np.asarray(store.rows(slide), np.float64) - references.get(sample, 0.0)
-            total = rows.sum(0) if total is None else total + rows.sum(0)
-            square = (rows**2).sum(0) if square is None else square + (rows**2).sum(0)
-            count += len(rows)
-    if total is None or square is None or count == 0:
-        raise TooFewSamples(
-            f"no training sample has tiles in the feature store {store.root}; run extract first"
-        )
-    mean = total / count
-    scale = np.maximum(np.sqrt(np.maximum(square / count - mean**2, 0.0)), 1e-4)
-    return TileScaler(
-        mean.astype(np.float32), scale.astype(np.float32), reference, fallback.astype(np.float32)
-    )
 
 
 class _Drawn(NamedTuple):
@@ -211,6 +101,10 @@ class FoldData:
         self._readers = ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1), "tiles")
         self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
         self._tile_reference: dict[str, np.ndarray] = {}
+        self._tile_scale: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if scaler is not None:
+            having = [s for s in self.sample_ids if self._slides[s]]
+            self._tile_scale = dict(zip(having, scaler.of_samples(study, having), strict=True))
         if store is not None and scaler is not None and scaler.reference == "matched_controls":
             self._tile_reference = tile_references(study, store, scaler.fallback)
         self._check_encoder()
@@ -259,11 +153,13 @@ class FoldData:
             raise ValueError(
                 f"fold {self.split.fold} reads no slides, so that there are no tiles of controls"
             )
-        mean, scale = self.scaler.mean.astype(np.float64), self.scaler.scale
+        scales = self.scaler.of_samples(self.study, sample_ids)
+        mean, scale = (np.stack(arrays) for arrays in zip(*scales, strict=True))
         if self.scaler.reference == "matched_controls":
-            return np.tile(-mean / scale, (len(sample_ids), 1)).astype(np.float32)
-        controls = tile_references(self.study, self.store, mean)
-        return ((np.stack([controls[s] for s in sample_ids]) - mean) / scale).astype(np.float32)
+            return (-mean / scale).astype(np.float32)
+        controls = tile_references(self.study, self.store, np.full(self.tile_dim, np.nan))
+        difference = np.stack([controls[s] for s in sample_ids]) - mean
+        return np.nan_to_num(difference / scale).astype(np.float32)
 
     def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
         """Samples with at least one modality that is in use; the others go to the audit."""
@@ -359,11 +255,11 @@ class FoldData:
         """Standardised features [n, D] and coordinates [n, 2] in um of drawn tiles, written in place."""
         assert self.store is not None
         assert self.scaler is not None
-        offset = self.scaler.mean
+        offset, scales = self._tile_scale[part.sample_id]
         if part.sample_id in self._tile_reference:
             offset = offset + self._tile_reference[part.sample_id].astype(np.float32)
         # Tensors of this thread: it is not in the inference mode that the caller may be in.
-        mean, scale, wanted = (torch.from_numpy(a) for a in (offset, self.scaler.scale, features))
+        mean, scale, wanted = (torch.from_numpy(a) for a in (offset, scales, features))
         stored = self.store.rows(part.slide_id)
         if len(part.rows) * READ_AHEAD_SHARE >= len(stored):
             self.store.read_ahead(part.slide_id)

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
 from toxfusion.data.batch_correction import ComBat
+from toxfusion.data.group_scaling import GroupScaler, Scaling, Within
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study
 
 Reference = Literal["none", "matched_controls"]
 REFERENCES = ("none", "matched_controls")
 ARRAYS = ("mean", "scale", "control_mean", "low", "high")
+_EVERYBODY = "all"
 SD_FLOOR = 0.1
 """Least standard deviation, in log2 units: a gene that hardly varies in training must not blow up later."""
+
+
+class _Fitted(NamedTuple):
+    """Standardisation of training values [n, G] before the last mean and deviation.
+
+    values: float64 [n, G], bounded, and in deviations or normal scores of groups where there are any. variance: float64
+    [G], by which genes are chosen. low, high, groups: as of `ExpressionTransform`.
+    """
+
+    values: np.ndarray
+    variance: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
+    groups: GroupScaler | None
 
 
 class ExpressionError(ValueError):
@@ -39,6 +55,10 @@ class ExpressionTransform:
         low, high: float32 [G], bounds of the value after referencing, quantiles of the training samples; None where
             values are not bounded before they are standardised.
         combat: batch correction of log2 expression, of controls too, before all else; None where there is none.
+        groups: standardisation within groups of samples, after referencing and before ``mean`` and ``scale``; None
+            where all samples are one group.
+
+    A gene that a sample's table lacks (NaN in a profile) is 0, the training mean, after standardisation.
     """
 
     gene_ids: list[str]
@@ -51,6 +71,7 @@ class ExpressionTransform:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     combat: ComBat | None = None
+    groups: GroupScaler | None = None
 
     @classmethod
     def fit(
@@ -63,6 +84,8 @@ class ExpressionTransform:
         clip: float,
         clip_quantile: float | None = None,
         combat: Mapping[str, Any] | None = None,
+        within: Mapping[str, Any] | None = None,
+        scaling: Scaling = "deviation",
         audit: Audit | None = None,
     ) -> ExpressionTransform:
         """Choose the ``n_genes`` genes of highest variance (all when None) and their mean and deviation.
@@ -74,12 +97,15 @@ class ExpressionTransform:
             sample_ids: training samples; those without a profile are passed over. Their controls are found by
                 control_group in the whole study; in a compound-disjoint split they are training samples too.
             combat: ``column`` of obs with the batches (None: no correction), ``covariates`` and ``unseen`` of `ComBat`.
+            within: ``column`` of obs within which values are bounded, centred and scaled (None: all samples together)
+                and ``unseen`` of `Within`. Genes are then chosen by their variance within groups.
+            scaling: ``deviation``, or ``normal_scores``: ranks within the group, or all samples, as normal deviates.
             audit: takes samples without a matched control, compared with the mean of the training controls, and
                 batches that cannot be corrected.
 
         Raises:
             ExpressionError: fewer than two profiles, a doubled gene, or no training control to refer to.
-            BatchError: batches cannot be corrected.
+            BatchError: batches cannot be corrected. GroupError: the column names no groups.
         """
         if reference not in REFERENCES:
             raise ExpressionError(f"expression reference {reference!r} is none of {REFERENCES}")
@@ -91,36 +117,37 @@ class ExpressionTransform:
             raise ExpressionError(
                 f"clip_quantile {clip_quantile} is not between 0 and 0.5; null leaves values as they are"
             )
+        if scaling not in get_args(Scaling):
+            raise ExpressionError(f"expression scaling {scaling!r} is none of {', '.join(get_args(Scaling))}")
         columns = _gene_columns(study, study.var.index.tolist())
         rows = np.sort(study.positions(sample_ids))
         rows = rows[study.has_expression[rows]]
         if len(rows) < 2:
             raise ExpressionError(f"{len(rows)} training samples have expression; at least two are needed")
+        # A gene that no training sample has can be learned nothing about.
+        columns = columns[~np.isnan(study.expression[np.ix_(rows, columns)]).all(axis=0)]
         batches = None
         if combat is not None and combat["column"] is not None:
             raw = study.expression[np.ix_(rows, columns)].astype(np.float64)
             batches = ComBat.fit(raw, study.obs.iloc[rows], **combat, audit=audit)
         control_mean = _training_control_mean(study, rows, columns, reference, batches)
         values = _referenced(study, rows, columns, control_mean, reference, batches, audit)
-        low = high = None
-        if clip_quantile is not None:
-            low, high = np.quantile(values, [clip_quantile, 1 - clip_quantile], axis=0).astype(np.float32)
-            values = np.clip(values, low, high)
-        variance = values.var(axis=0)
+        found = _fit_scaling(values, study.obs.iloc[rows], Within(**(within or {})), clip_quantile, scaling)
         n = len(columns) if n_genes is None else min(n_genes, len(columns))
-        chosen = np.sort(np.argsort(-variance, kind="stable")[:n])
-        genes = study.var.iloc[chosen]
+        chosen = np.sort(np.argsort(-found.variance, kind="stable")[:n])
+        genes = study.var.iloc[columns[chosen]]
         return cls(
             gene_ids=genes.index.tolist(),
             symbols=genes["symbol"].tolist(),
-            mean=values.mean(axis=0)[chosen].astype(np.float32),
-            scale=np.maximum(np.sqrt(variance[chosen]), SD_FLOOR).astype(np.float32),
+            mean=np.nanmean(found.values, axis=0)[chosen].astype(np.float32),
+            scale=np.maximum(np.nanstd(found.values, axis=0)[chosen], SD_FLOOR).astype(np.float32),
             control_mean=control_mean[chosen].astype(np.float32),
             reference=reference,
             clip=float(clip),
-            low=None if low is None else low[chosen],
-            high=None if high is None else high[chosen],
+            low=None if found.low is None else found.low[chosen],
+            high=None if found.high is None else found.high[chosen],
             combat=None if batches is None else batches.genes(chosen),
+            groups=None if found.groups is None else found.groups.features(chosen),
         )
 
     def transform(self, study: Study, sample_ids: Sequence[str], audit: Audit | None = None) -> np.ndarray:
@@ -140,9 +167,8 @@ class ExpressionTransform:
         """
         columns = _gene_columns(study, self.gene_ids)
         rows = study.positions(sample_ids)
-        return self._standardised(
-            _referenced(study, rows, columns, self.control_mean, self.reference, self.combat, audit)
-        )
+        values = _referenced(study, rows, columns, self.control_mean, self.reference, self.combat, audit)
+        return self._standardised(values, study.obs.iloc[rows], study.has_expression[rows])
 
     def control_profiles(self, study: Study, sample_ids: Sequence[str]) -> np.ndarray:
         """The mean profile of each sample's matched vehicle controls, standardised as the sample's own is.
@@ -160,24 +186,39 @@ class ExpressionTransform:
         """
         rows = study.positions(sample_ids)
         if self.reference == "matched_controls":
-            return self._standardised(np.zeros((len(rows), len(self.gene_ids))))
+            return self._standardised(np.zeros((len(rows), len(self.gene_ids))), study.obs.iloc[rows])
         columns = _gene_columns(study, self.gene_ids)
         groups = study.obs["control_group"].to_numpy()
         usable = study.obs["is_control"].to_numpy() & study.has_expression
-        values = np.tile(self.mean.astype(np.float64), (len(rows), 1))
+        values = np.full((len(rows), len(columns)), np.nan)
         for i, row in enumerate(rows):
             controls = np.flatnonzero(usable & (groups == groups[row]))
             controls = controls[controls != row] if groups[row] else controls[:0]
             if len(controls):
                 values[i] = _log2(study, controls, columns, self.combat).mean(axis=0)
-        return self._standardised(values)
+        return self._standardised(values, study.obs.iloc[rows])
 
-    def _standardised(self, values: np.ndarray) -> np.ndarray:
-        """float32 [n, G] of referenced values [n, G]."""
-        if self.low is not None and self.high is not None:
+    def _standardised(
+        self, values: np.ndarray, obs: pd.DataFrame, profiled: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float32 [n, G] of referenced values [n, G] of samples with these rows of obs.
+
+        Args:
+            profiled: bool [n]; a NaN of a sample with a profile becomes 0, the mean of the training samples, and of
+                one without stays NaN. None: all have one.
+        """
+        if self.groups is not None:
+            named = self.groups.within.groups(obs)
+            named = np.full(len(obs), _EVERYBODY, object) if named is None else named
+            values = self.groups.standardised(values, named)
+        elif self.low is not None and self.high is not None:
             values = np.clip(values, self.low, self.high)
-        standardised = (values - self.mean) / self.scale
-        return np.clip(standardised, -self.clip, self.clip).astype(np.float32)
+        standardised = np.clip((values - self.mean) / self.scale, -self.clip, self.clip).astype(np.float32)
+        absent = np.isnan(standardised)
+        if profiled is not None:
+            absent &= profiled[:, None]
+        standardised[absent] = 0.0
+        return standardised
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain types, for a checkpoint that loads with ``weights_only=True``."""
@@ -189,6 +230,7 @@ class ExpressionTransform:
             "reference": self.reference,
             "clip": self.clip,
             **({} if self.combat is None else {"combat": self.combat.state()}),
+            **({} if self.groups is None else {"groups": self.groups.state()}),
         }
 
     @classmethod
@@ -197,7 +239,34 @@ class ExpressionTransform:
         fitted: dict[str, Any] = {key: state[key].numpy() for key in ARRAYS if key in state}
         if "combat" in state:
             fitted["combat"] = ComBat.from_state(state["combat"])
+        if "groups" in state:
+            fitted["groups"] = GroupScaler.from_state(state["groups"])
         return cls(**{**state, **fitted})
+
+
+def _fit_scaling(
+    values: np.ndarray, obs: pd.DataFrame, within: Within, clip_quantile: float | None, scaling: Scaling
+) -> _Fitted:
+    """Bounds, and the standardisation within groups, of referenced training values float64 [n, G]."""
+    named = within.groups(obs)
+    if named is None and scaling == "deviation":
+        low = high = None
+        if clip_quantile is not None:
+            bounds = np.nanquantile(values, [clip_quantile, 1 - clip_quantile], axis=0)
+            low, high = bounds.astype(np.float32)
+            values = np.clip(values, low, high)
+        return _Fitted(values, np.nanvar(values, axis=0), low, high, None)
+    named = np.full(len(obs), _EVERYBODY, object) if named is None else named
+    groups = GroupScaler.fit(
+        values,
+        named,
+        within=within,
+        least_scale=SD_FLOOR,
+        clip_quantile=clip_quantile,
+        scaling=scaling,
+    )
+    variance = np.nanvar(groups.centred(values, named), axis=0)
+    return _Fitted(groups.standardised(values, named), variance, None, None, groups)
 
 
 def _gene_columns(study: Study, gene_ids: Sequence[str]) -> np.ndarray:

@@ -6,6 +6,7 @@ takes every R-th entry of the global batch, so that R ranks of B see what one pr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,11 +42,15 @@ class Sampler(Protocol):
 
 def _stream(n: int, start: int, count: int, seed: int, stage: str) -> list[int]:
     """Entries start .. start + count of an endless stream of permutations of n."""
+    return _of_epochs(lambda epoch: generator(seed, stage, "order", epoch).permutation(n), n, start, count)
+
+
+def _of_epochs(order: Callable[[int], np.ndarray], n: int, start: int, count: int) -> list[int]:
+    """Entries start .. start + count of the orders int64 [n] of epoch 0, 1 ... put end to end."""
     out: list[int] = []
     epoch, position = divmod(start, n)
     while len(out) < count:
-        order = generator(seed, stage, "order", epoch).permutation(n)
-        out.extend(order[position : position + count - len(out)].tolist())
+        out.extend(order(epoch)[position : position + count - len(out)].tolist())
         epoch, position = epoch + 1, 0
     return out
 
@@ -54,29 +59,92 @@ def _stream(n: int, start: int, count: int, seed: int, stage: str) -> list[int]:
 class SampleStream:
     """Batches of single samples, each once an epoch, in an order that changes every epoch.
 
+    A sample of weight w comes w times an epoch, spread evenly over it so that it hardly meets itself in a batch; of
+    samples whose weight is no whole number, as many come once more as the fractions add up to, others every epoch.
+
     Args:
         sample_ids: the samples to draw from.
         batch_size: of one rank.
         seed: of the run.
+        weights: of the samples, 0 or more; None = 1 each.
     """
 
     sample_ids: tuple[str, ...]
     batch_size: int
     seed: int
     stage: str = "pretrain"
+    weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.sample_ids:
             raise SamplingError(f"{self.stage}: no training sample to draw from")
+        if self.weights is not None and self._length == 0:
+            raise SamplingError(
+                f"{self.stage}: every training sample has the weight 0; weigh one of them more"
+            )
+
+    @property
+    def _length(self) -> int:
+        """Draws of an epoch."""
+        if self.weights is None:
+            return len(self.sample_ids)
+        weights = np.asarray(self.weights)
+        return int(np.floor(weights).sum() + round(float((weights % 1).sum())))
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self.sample_ids) // self.batch_size)
+        return max(1, self._length // self.batch_size)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[str]:
         size = self.batch_size * world_size
-        chosen = _stream(len(self.sample_ids), step * size, size, self.seed, self.stage)
+        if self.weights is None:
+            chosen = _stream(len(self.sample_ids), step * size, size, self.seed, self.stage)
+        else:
+            chosen = _of_epochs(self._weighted, self._length, step * size, size)
         return [self.sample_ids[i] for i in chosen[rank::world_size]]
+
+    def _weighted(self, epoch: int) -> np.ndarray:
+        """The order of one epoch, int64: copy c of a sample that comes w times lies in the c-th w-th of it."""
+        rng = generator(self.seed, self.stage, "order", epoch)
+        weights = np.asarray(self.weights, np.float64)
+        times, rest = np.floor(weights).astype(np.int64), weights % 1
+        extra = self._length - int(times.sum())
+        if extra:
+            times[rng.choice(len(weights), extra, replace=False, p=rest / rest.sum())] += 1
+        sample = np.repeat(np.arange(len(weights)), times)
+        copy = np.arange(len(sample)) - np.repeat(np.cumsum(times) - times, times)
+        place = (copy + rng.random(len(sample))) / times[sample]
+        return sample[np.argsort(place, kind="stable")]
+
+
+def group_weights(obs: pd.DataFrame, column: str, weights: Mapping[str, float]) -> tuple[float, ...] | None:
+    """The weight of each sample in the draw, by its group; 1 for a group that is not named.
+
+    Args:
+        obs: of the samples. column: of obs, with the groups. weights: group -> weight, 0 or more.
+
+    Returns:
+        One weight a sample; None where no group is named.
+
+    Raises:
+        SamplingError: the column is missing, a group is unknown, or a weight is negative.
+    """
+    if not weights:
+        return None
+    if column not in obs.columns:
+        raise SamplingError(
+            f"data.draw.column: {column!r} is no column of obs; there are {list(obs.columns)}"
+        )
+    groups = obs[column].astype(str)
+    unknown = sorted(set(map(str, weights)) - set(groups))
+    if unknown:
+        raise SamplingError(
+            f"data.draw.weights: no training sample has {column!r} {unknown[0]!r}; there are {sorted(set(groups))[:12]}"
+        )
+    low = {name: weight for name, weight in weights.items() if not weight >= 0}
+    if low:
+        raise SamplingError(f"data.draw.weights: {low}; a weight is 0 or more")
+    return tuple(groups.map({str(k): float(v) for k, v in weights.items()}).fillna(1.0))
 
 
 @dataclass(frozen=True)

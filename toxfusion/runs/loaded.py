@@ -6,9 +6,10 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from toxfusion.data.datamodule import FoldData, StudyDataModule, TileScaler
+from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream
+from toxfusion.data.tile_scaling import TileScaler
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split, read_manifest

@@ -356,18 +356,25 @@ def _check_expression(study: Study) -> None:
             f"sample {study.obs.index[row]!r}, gene {study.var.index[gene]!r} is infinite",
             "Use log2(value + 1), or drop the sample",
         )
-    absent = np.isnan(x).sum(axis=1)
-    partial = np.flatnonzero((absent > 0) & (absent < x.shape[1]))
+    # A gene that the table of a batch lacks is NaN in all of its profiles; other gaps are holes in single profiles.
+    missing = np.isnan(x)
+    profiled = ~missing.all(axis=1)
+    for batch in np.unique(study.obs["batch"].to_numpy(str)[missing.any(axis=1) & profiled]):
+        of_batch = np.flatnonzero(profiled & (study.obs["batch"] == batch).to_numpy())
+        missing[np.ix_(of_batch, np.flatnonzero(missing[of_batch].all(axis=0)))] = False
+    absent = missing.sum(axis=1)
+    partial = np.flatnonzero((absent > 0) & profiled)
     if len(partial):
         row = partial[0]
-        gene = int(np.flatnonzero(np.isnan(x[row]))[0])
+        gene = int(np.flatnonzero(missing[row])[0])
         raise fault(
             EXPRESSION_FILE,
             "X",
             float("nan"),
             f"sample {study.obs.index[row]!r} lacks {absent[row]} of {x.shape[1]} genes, "
             f"{study.var.index[gene]!r} first",
-            "Impute them, drop these genes, or make the whole row NaN (no profile)",
+            "Impute them, drop these genes, or make the whole row NaN (no profile); only a gene that every profile of "
+            "a batch lacks may be missing",
         )
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from toxfusion.data.datamodule import FoldData, StudyDataModule, fit_tile_scaler
+from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
-from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, torch_seed
+from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, group_weights, torch_seed
+from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.models.compilation import compile_dense_parts
 from toxfusion.models.network import Network
 from toxfusion.objectives.terms.term import NetworkShape
@@ -93,7 +94,8 @@ def make_fold(
             raise TrainingError(
                 f"modality={settings.modality} needs tile features; tile_features=none goes with modality=omics"
             )
-        scaler = fit_tile_scaler(study, store, split.train, settings.data.tile_reference)
+        data = settings.data
+        scaler = fit_tile_scaler(study, store, split.train, data.tile_reference, data.within)
     expression = None
     if settings.modality in ("both", "omics"):
         present = study.has_expression[study.positions(split.train)]
@@ -183,7 +185,10 @@ class Assembled:
     def pretraining_data(self) -> StudyDataModule:
         """Batches of single samples."""
         settings = self.settings
-        sampler = SampleStream(tuple(self.train), settings.pretrain.batch_size, settings.seed)
+        weights = group_weights(self.fold.study.obs.loc[self.train], **settings.data.draw)
+        sampler = SampleStream(
+            tuple(self.train), settings.pretrain.batch_size, settings.seed, weights=weights
+        )
         return self.data_module(sampler, "pretrain")
 
     def finetuning_data(self) -> StudyDataModule:

@@ -60,13 +60,17 @@ class DataSettings:
     """Where the study lies and how it becomes batches; see conf/data.
 
     Attributes:
+        within: keywords of ``Within``: the samples whose tile features are standardised together.
         expression: keywords of ``ExpressionTransform.fit``.
+        draw: ``column`` and ``weights`` of ``group_weights``: how often samples are drawn in pretraining.
     """
 
     root: Path
     grid: str
     tile_reference: str
+    within: Mapping[str, Any]
     expression: Mapping[str, Any]
+    draw: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -309,7 +313,7 @@ class RunSettings:
             modality=modality_in_use(config),
             resume=config["resume"],
             nulls=_fields_of(NullSettings, config),
-            data=DataSettings(Path(data["root"]), data["grid"], data["tile_reference"], data["expression"]),
+            data=_fields_of(DataSettings, {**data, "root": Path(data["root"])}),
             split=build(config["split"]),
             tile_features=read_tile_features(config["tile_features"]),
             tasks=TaskSettings(survival, task),
