@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import Delaunay, QhullError, cKDTree
 
 from toxfusion.synthetic.noise import FloatArray, smooth_field
+from toxfusion.synthetic.pixels import bilinear
 
 GRID_UM = 4.0
 RIM_UM = 520.0
@@ -70,11 +71,15 @@ class Lobules:
         """Bilinear values of a field at points [n, 2] in um; float32 [n]."""
         if len(points) == 0:
             return np.zeros(0, np.float32)
+        if len(points) == 1:  # a search asks for one place after the other
+            x, y = (points[0] - self.origin) / GRID_UM
+            return np.array([bilinear(field, float(x), float(y))], np.float32)
         grid = ((points - self.origin) / GRID_UM).astype(np.float32)
         columns = 8192
         padded = -(-len(grid) // columns) * columns if len(grid) > columns else len(grid)
         width = min(columns, padded)
-        grid = np.pad(grid, ((0, padded - len(grid)), (0, 0)), mode="edge")
+        if padded > len(grid):
+            grid = np.pad(grid, ((0, padded - len(grid)), (0, 0)), mode="edge")
         map_x, map_y = grid[:, 0].reshape(-1, width), grid[:, 1].reshape(-1, width)
         values = cv2.remap(field, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return values.reshape(-1)[: len(points)]

@@ -6,17 +6,20 @@ A block depends only on the slide's specification and the block's place, so slid
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from toxfusion.synthetic import pixels
 from toxfusion.synthetic.artefacts import Artefacts
 from toxfusion.synthetic.lesions import Stroma, build_stroma
 from toxfusion.synthetic.lobules import GRID_UM, Lobules, build_lobules
 from toxfusion.synthetic.noise import FloatArray, tileable_texture
 from toxfusion.synthetic.objects import Objects, build_objects
 from toxfusion.synthetic.parenchyma import Hepatocytes, build_hepatocytes
+from toxfusion.synthetic.pixels import PERIOD
 from toxfusion.synthetic.slide_spec import MASK_MPP, SlideSpec, Stain
 from toxfusion.synthetic.sprites import SpriteBank, build_sprites
 
@@ -24,7 +27,10 @@ BLOCK = 768
 MARGIN_UM = 22.0
 ERYTHROCYTE_OD = (0.10, 0.80, 0.59)
 GLASS_TINT = (1.0, 0.985, 0.995)
-PERIOD = 1024
+VARIANTS = 4
+"""Sets of textures and of sprites, made once a process; a slide takes that of its seed."""
+TEXTURE_UM = (0.45, 1.0, 1.25, 4.5)
+"""Grain of the textures fine, medium, lace and slow."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,15 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Textures:
-    """Textures of period `PERIOD`, padded so that any window is one slice.
+    """Textures of period `PERIOD`.
 
-    foam_* are distances in um to the nearest vacuole centre, None on slides without such vacuoles.
+    plain: float32 [PERIOD, PERIOD, 4], fine, medium, lace and slow. foam_*: distances in um to the nearest vacuole
+    centre.
     """
 
-    fine: FloatArray
-    medium: FloatArray
-    lace: FloatArray
-    slow: FloatArray
-    foam_coarse: FloatArray | None
-    foam_fine: FloatArray | None
+    plain: FloatArray
+    foam_coarse: FloatArray
+    foam_fine: FloatArray
 
 
 class SlidePainter:
@@ -87,12 +91,17 @@ class SlidePainter:
         self.lobules: Lobules = build_lobules(spec.seed, spec.width * spec.mpp, spec.height * spec.mpp)
         self.stroma: Stroma = build_stroma(spec, self.lobules)
         self.cells: Hepatocytes = build_hepatocytes(spec, self.lobules, self.stroma)
-        self.bank: SpriteBank = build_sprites(spec.seed, spec.mpp)
+        variant = spec.seed % VARIANTS
+        self.bank: SpriteBank = build_sprites(variant, spec.mpp)
         self.objects: Objects = build_objects(spec, self.lobules, self.stroma, self.cells, self.bank)
         self._margin = int(np.ceil(MARGIN_UM / spec.mpp))
-        self._textures = _build_textures(spec, self.cells, BLOCK + 2 * self._margin)
+        self._textures = _build_textures(variant, spec.mpp)
+        self._foamy = bool(self.cells.micro.any()), bool(self.cells.foam.any())
+        self._begin = np.random.default_rng([spec.seed, 84]).integers(PERIOD, size=2).tolist()
         self._artefacts = Artefacts(spec)
         self._colour = _stain_matrix(spec.stain)
+        columns = [getattr(self.cells, name) for name in pixels.CELL_COLUMNS]
+        self._cell_table = np.stack(columns, axis=1).astype(np.float32)
         self._cell_order = np.argsort(self.cells.centre[:, 1], kind="stable")
         self._cell_y = self.cells.centre[self._cell_order, 1]
         self._object_row = np.floor(self.objects.centre[:, 1] / (BLOCK * spec.mpp)).astype(np.int64)
@@ -107,9 +116,15 @@ class SlidePainter:
         window = self._window(row, column)
         left, top, shape, fields = window.left, window.top, window.shape, window.fields
         canvas = self._parenchyma(window.owner, left, top, shape)
-        self._connective(canvas, fields, left, top, shape)
+        pixels.paint_connective(
+            canvas,
+            *(fields[name] for name in ("tissue", "lumen", "depth", "pallor", "cellular")),
+            self._textures.plain,
+            *self._place(left, top),
+            self.spec.mpp,
+        )
         self._stamp(canvas, row, left, top)
-        canvas *= np.clip(fields["tissue"] + np.float32(0.5), 0, 1)[..., None]
+        pixels.trim(canvas, fields["tissue"])
         canvas = self._artefacts.on_tissue(canvas, left, top)
         rgb = self._artefacts.on_glass(self._develop(canvas), left, top)
         return np.ascontiguousarray(rgb[window.core]), self._mask(window)
@@ -138,184 +153,104 @@ class SlidePainter:
 
     def _patch(self, field: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
         """A coarse field at level-0 pixels of a window; bilinear at half resolution, then doubled."""
+        small = self._half_patch(field, left, top, shape)
+        return cv2.resize(small, None, fx=2, fy=2)[: shape[0], : shape[1]]
+
+    def _half_patch(self, field: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
+        """A coarse field at every second pixel of a window, [h / 2, w / 2] rounded up."""
         scale = self.spec.mpp / GRID_UM
         start = [(place + 1) * scale - self.lobules.origin / GRID_UM for place in (left, top)]
         matrix = np.array([[2 * scale, 0, start[0]], [0, 2 * scale, start[1]]])
         half = (-(-shape[1] // 2), -(-shape[0] // 2))
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        small = cv2.warpAffine(field, matrix, half, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return cv2.resize(small, (2 * half[0], 2 * half[1]))[: shape[0], : shape[1]]
+        return cv2.warpAffine(field, matrix, half, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
-    def _texture(self, texture: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
-        row, column = top % PERIOD, left % PERIOD
-        return texture[row : row + shape[0], column : column + shape[1]]
+    def _place(self, left: int, top: int) -> tuple[int, int]:
+        """Where a window begins in the textures: column and row."""
+        return left + self._begin[0], top + self._begin[1]
 
     def _territories(self, left: int, top: int, shape: tuple[int, int]) -> NDArray[np.int32]:
         """Index of the hepatocyte that owns each pixel (Voronoi, with wavy borders); -1 where there is none."""
         mpp = self.spec.mpp
         first, last = np.searchsorted(self._cell_y, [top * mpp, (top + shape[0]) * mpp])
         index = self._cell_order[first:last]
-        pixels = np.floor(self.cells.centre[index] / mpp).astype(np.int64) - [left, top]
-        inside = (pixels >= 0).all(1) & (pixels < [shape[1], shape[0]]).all(1)
-        index, pixels = index[inside], pixels[inside]
+        places = np.floor(self.cells.centre[index] / mpp).astype(np.int64) - [left, top]
+        inside = (places >= 0).all(1) & (places < [shape[1], shape[0]]).all(1)
+        index, places = index[inside], places[inside]
         if len(index) == 0:
             return np.full(shape, -1, np.int32)
         seeds = np.ones(shape, np.uint8)
-        seeds[pixels[:, 1], pixels[:, 0]] = 0
+        seeds[places[:, 1], places[:, 0]] = 0
         _, label = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
         cell_of_label = np.full(int(label.max()) + 1, -1, np.int32)
-        cell_of_label[label[pixels[:, 1], pixels[:, 0]]] = index
-        wave = self._texture(self._textures.slow, left, top, shape) * np.float32(0.8 / mpp)
-        column = np.arange(shape[1], dtype=np.float32)[None] + wave
-        row = np.arange(shape[0], dtype=np.float32)[:, None] + wave[:, ::-1]
-        bent = cv2.remap(
-            label.astype(np.float32), column, row, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
-        )
-        return cell_of_label[bent.astype(np.int32)]
+        cell_of_label[label[places[:, 1], places[:, 0]]] = index
+        place = self._place(left, top)
+        return pixels.bend_territories(label, cell_of_label, self._textures.plain, *place, 0.8 / mpp)
 
     def _parenchyma(
         self, owner: NDArray[np.int32], left: int, top: int, shape: tuple[int, int]
     ) -> FloatArray:
         """Cytoplasm, cell borders and sinusoids; float32 [h, w, 3] of haematoxylin, eosin, erythrocyte."""
-        cells, mpp = self.cells, self.spec.mpp
         canvas = np.zeros((*shape, 3), np.float32)
         if not (owner >= 0).any():
             return canvas
-        owner = np.maximum(owner, 0)
-        fine = self._texture(self._textures.fine, left, top, shape)
-        medium = self._texture(self._textures.medium, left, top, shape)
-        lace = self._texture(self._textures.lace, left, top, shape)
-        slow = self._texture(self._textures.slow, left, top, shape)
-        grain = np.take(cells.granule, owner)
-        eosin = np.take(cells.eosin, owner) * (0.205 + (0.042 + 0.03 * grain) * fine + 0.032 * medium)
-        blue = np.take(cells.basophil, owner) * (
-            0.034 + 0.095 * np.maximum(lace + 0.5 * medium + 0.3 * fine - 0.2, 0)
+        edges, within_cord = pixels.borders(owner, self.cells.cord)
+        cord_gap = cv2.distanceTransform(within_cord, cv2.DIST_L2, 3)
+        pixels.paint_parenchyma(
+            canvas,
+            owner,
+            cv2.blur(edges, (3, 3)),
+            cord_gap,
+            self._along_cords(np.minimum(cord_gap, max(shape)), left, top),
+            self._cell_table,
+            self._textures.plain,
+            self._textures.foam_coarse,
+            self._textures.foam_fine,
+            *self._foamy,
+            *self._place(left, top),
+            self.spec.mpp,
         )
-        clear = np.clip((lace - (2.1 - 2.4 * np.take(cells.glycogen, owner))) * 1.6, 0, 0.68)
-        for level, distance, radius, most in (
-            (cells.micro, self._textures.foam_coarse, 0.95, 0.9),
-            (cells.foam, self._textures.foam_fine, 0.6, 0.72),
-        ):
-            if distance is not None:
-                share = np.take(level, owner)
-                gap = self._texture(distance, left, top, shape)
-                open_disc = np.clip(
-                    (radius * (0.5 + 0.7 * share) * (1 + 0.22 * lace) - gap) / 0.35 + 0.5, 0, most
-                )
-                clear = np.maximum(clear, open_disc * (share > 0.2) * (0.6 + 0.4 * share))
-        kept = 1 - clear
-        eosin *= kept
-        blue *= kept
-        edge = _edges(owner)
-        line = cv2.blur(edge, (3, 3)).astype(np.float32) * np.float32(1 / 255)
-        eosin += 0.03 * line
-        cord_gap = cv2.distanceTransform(255 - _edges(np.take(cells.cord, owner)), cv2.DIST_L2, 3)
-        cord_gap = np.minimum(cord_gap, max(shape))  # a window inside one cord has no border to be far from
-        half = np.take(cells.open_sinusoid, owner) * np.clip(0.85 + 1.05 * slow + 0.5 * lace, -0.3, 3.4)
-        half *= self._along_cords(cord_gap, left, top)
-        gap = np.clip((half - cord_gap * np.float32(mpp)) / np.float32(0.9) + 0.5, 0, 1)
-        blood = np.take(cells.blood, owner)
-        stream = np.clip(
-            (np.roll(slow, 211, axis=1) + 0.6 * np.roll(lace, 97, axis=0) - 1.7 + 2.0 * blood) * 3, 0, 1
-        )
-        whole = blood >= 1.0
-        if whole.any():
-            gap = np.maximum(gap, whole * np.clip((np.roll(slow, 401, axis=0) - 0.9) * 3, 0, 1))
-        kept = 1 - gap * (0.86 + 0.08 * medium)
-        canvas[..., 0] = blue * kept
-        canvas[..., 1] = np.maximum(eosin, 0.02) * kept
-        canvas[..., 2] = 0.6 * gap * stream * (1 + 0.12 * fine + 0.15 * medium)
         return canvas
 
     def _along_cords(self, cord_gap: FloatArray, left: int, top: int) -> FloatArray:
         """1 where a border between cords runs along the lobule's radius, near 0 where it cuts across it."""
-        small = cv2.resize(cord_gap, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST)
+        small = np.ascontiguousarray(cord_gap[::2, ::2])
         across_x = cv2.Sobel(small, cv2.CV_32F, 1, 0, ksize=3)
         across_y = cv2.Sobel(small, cv2.CV_32F, 0, 1, ksize=3)
         shape = cord_gap.shape
-        axis_x = cv2.resize(self._patch(self.lobules.axis_x, left, top, shape), small.shape[::-1])
-        axis_y = cv2.resize(self._patch(self.lobules.axis_y, left, top, shape), small.shape[::-1])
+        axis_x, axis_y = (
+            self._half_patch(axis, left, top, shape) for axis in (self.lobules.axis_x, self.lobules.axis_y)
+        )
         squared = across_x * across_x + across_y * across_y
         cosine = across_x * axis_x + across_y * axis_y
         ratio = cv2.blur(cosine * cosine, (5, 5)) / (cv2.blur(squared, (5, 5)) + np.float32(1.0))
         return cv2.resize(np.clip(1.3 - 1.6 * ratio, 0.1, 1.0), shape[::-1])
 
-    def _connective(
-        self, canvas: FloatArray, fields: dict[str, FloatArray], left: int, top: int, shape: tuple[int, int]
-    ) -> None:
-        """Stroma, vein walls, lumens and capsule over the parenchyma, in place."""
-        concerned = (fields["depth"] > -6) | (fields["lumen"] > -6) | (fields["tissue"] < 6)
-        index = np.flatnonzero(concerned)
-        if len(index) == 0:
-            return
-        slow, medium, lace = (
-            self._texture(texture, left, top, shape)[concerned]
-            for texture in (self._textures.slow, self._textures.medium, self._textures.lace)
-        )
-        tissue, lumen, depth, pallor, cellular = (
-            fields[name].ravel()[index] for name in ("tissue", "lumen", "depth", "pallor", "cellular")
-        )
-        flat = canvas.reshape(-1, 3)
-        stain = flat[index]
-        cover = np.clip((depth + 1.6 * slow) / 1.2 + 0.5, 0, 1)
-        strand = 0.5 + 0.5 * np.cos(depth * 1.1 + 3.4 * slow + 1.4 * lace + 0.5 * medium)
-        solid = 1 - pallor
-        eosin = solid * (0.10 + 0.08 * strand + 0.025 * medium) + (1 - solid) * (0.012 + 0.035 * strand)
-        blue = solid * (0.035 + 0.04 * strand + 0.02 * medium)
-        eosin += cellular * (0.14 + 0.02 * medium - eosin)
-        blue += cellular * (0.11 * cellular + 0.04 * medium - blue)
-        for channel, value in ((0, blue), (1, eosin), (2, np.float32(0))):
-            stain[:, channel] += cover * (value - stain[:, channel])
-        wall = lumen + 0.7 * slow
-        rim = np.exp(-(((wall + 1.3) / 1.1) ** 2))
-        stain[:, 1] = np.maximum(stain[:, 1], 0.20 * rim)
-        stain[:, 0] = np.maximum(stain[:, 0], 0.05 * rim)
-        stain *= (1 - np.clip(wall / max(0.8, self.spec.mpp) + 0.5, 0, 1))[:, None]
-        skin = np.exp(-(((tissue - 1.6) / 1.3) ** 2))
-        stain[:, 1] = np.maximum(stain[:, 1], 0.24 * skin)
-        flat[index] = stain
-
     def _stamp(self, canvas: FloatArray, row: int, left: int, top: int) -> None:
         """Stamp the objects that touch a window, in drawing order."""
-        spec, objects = self.spec, self.objects
+        spec, objects, bank = self.spec, self.objects, self.bank
         near = np.flatnonzero(np.abs(self._object_row - row) <= 1)
-        pixels = np.floor(objects.centre[near] / spec.mpp).astype(np.int64) - [left, top]
+        places = np.floor(objects.centre[near] / spec.mpp).astype(np.int64) - [left, top]
         reach = int(32 / spec.mpp)
         height, width = canvas.shape[:2]
-        inside = (pixels > -reach).all(1) & (pixels < [width + reach, height + reach]).all(1)
-        keep_bank, add_bank = self.bank.keep, self.bank.add
-        columns = zip(
-            pixels[inside].tolist(),
-            objects.sprite[near][inside].tolist(),
-            objects.mirror[near][inside].tolist(),
-            strict=True,
+        inside = (places > -reach).all(1) & (places < [width + reach, height + reach]).all(1)
+        near = near[inside]
+        pixels.stamp(
+            canvas,
+            places[inside],
+            objects.sprite[near],
+            objects.mirror[near],
+            bank.side,
+            bank.start,
+            bank.keep,
+            bank.add,
         )
-        for (x, y), sprite, mirror in columns:
-            keep, add = keep_bank[sprite], add_bank[sprite]
-            if mirror & 1:
-                keep, add = keep[::-1], add[::-1]
-            if mirror & 2:
-                keep, add = keep[:, ::-1], add[:, ::-1]
-            half = keep.shape[0] // 2
-            x0, y0 = x - half, y - half
-            a, b = max(0, -y0), min(2 * half, height - y0)
-            c, d = max(0, -x0), min(2 * half, width - x0)
-            if a >= b or c >= d:
-                continue
-            window = canvas[y0 + a : y0 + b, x0 + c : x0 + d]
-            window *= keep[a:b, c:d]
-            window += add[a:b, c:d]
 
     def _develop(self, canvas: FloatArray) -> NDArray[np.uint8]:
         """Beer-Lambert law, the optics' blur, and the scanner's white point."""
-        stain = self.spec.stain
-        density = cv2.transform(np.maximum(canvas, 0), self._colour)
-        light: FloatArray = cv2.exp(density)
-        light *= np.float32(stain.white) * np.array(GLASS_TINT, np.float32)
-        sigma = stain.blur_um / self.spec.mpp
-        if sigma > 0.2:
-            light = cv2.GaussianBlur(light, (0, 0), sigma)
-        return np.clip(light + 0.5, 0, 255).astype(np.uint8)
+        light = cv2.convertScaleAbs(cv2.exp(cv2.transform(canvas, self._colour)))
+        sigma = self.spec.stain.blur_um / self.spec.mpp
+        return cv2.GaussianBlur(light, (0, 0), sigma) if sigma > 0.2 else light
 
     def _mask(self, window: _Window) -> MaskBlock:
         """Lesion bits and tissue at the mask pixels whose centres lie in the block."""
@@ -347,38 +282,24 @@ def mask_length(length: int, mpp: float) -> int:
     return len(mask_pixels(0, length, mpp)[0])
 
 
-def _edges(label: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """255 where the right or lower neighbour has another label."""
-    edge = np.zeros(label.shape, np.uint8)
-    edge[:, :-1] = label[:, 1:] != label[:, :-1]
-    edge[:-1] |= (label[1:] != label[:-1]).view(np.uint8)
-    edge *= 255
-    return edge
-
-
-def _stain_matrix(stain: Stain) -> FloatArray:
-    """Matrix from stain amounts (haematoxylin, eosin, erythrocyte) to the natural logarithm of light."""
+def _stain_matrix(stain: Stain) -> NDArray[np.float32]:
+    """[3, 4]: from stain amounts (haematoxylin, eosin, erythrocyte, and 1) to the natural logarithm of grey values."""
     vectors = [np.array(v, np.float64) for v in (stain.hematoxylin, stain.eosin, ERYTHROCYTE_OD)]
     strengths = (stain.h_strength, stain.e_strength, stain.e_strength)
-    rows = [v / np.linalg.norm(v) * s for v, s in zip(vectors, strengths, strict=True)]
-    return (-np.log(10) * stain.thickness * stain.gamma * np.stack(rows, axis=1)).astype(np.float32)
+    columns = [v / np.linalg.norm(v) * s for v, s in zip(vectors, strengths, strict=True)]
+    absorbed = -np.log(10) * stain.thickness * stain.gamma * np.stack(columns, axis=1)
+    glass = np.log(stain.white * np.array(GLASS_TINT))
+    return np.column_stack([absorbed, glass]).astype(np.float32)
 
 
-def _build_textures(spec: SlideSpec, cells: Hepatocytes, window: int) -> _Textures:
-    rng = np.random.default_rng([spec.seed, 83])
-    um = 1 / spec.mpp
-
-    def padded(texture: FloatArray) -> FloatArray:
-        return np.pad(texture, ((0, window), (0, window)), mode="wrap")
-
-    return _Textures(
-        fine=padded(tileable_texture(rng, PERIOD, 0.45 * um)),
-        medium=padded(tileable_texture(rng, PERIOD, 1.0 * um)),
-        lace=padded(tileable_texture(rng, PERIOD, 1.25 * um)),
-        slow=padded(tileable_texture(rng, PERIOD, 4.5 * um)),
-        foam_coarse=padded(_foam(rng, 2.7, spec.mpp)) if cells.micro.any() else None,
-        foam_fine=padded(_foam(rng, 1.8, spec.mpp)) if cells.foam.any() else None,
-    )
+@cache
+def _build_textures(number: int, mpp: float) -> _Textures:
+    """One of the `VARIANTS` sets of textures that slides share, each slide from a place of its own on."""
+    rng = np.random.default_rng([number, 83])
+    plain = np.empty((PERIOD, PERIOD, len(TEXTURE_UM)), np.float32)
+    for place, grain_um in enumerate(TEXTURE_UM):
+        plain[..., place] = tileable_texture(rng, PERIOD, grain_um / mpp)
+    return _Textures(plain, foam_coarse=_foam(rng, 2.7, mpp), foam_fine=_foam(rng, 1.8, mpp))
 
 
 def _foam(rng: np.random.Generator, pitch_um: float, mpp: float) -> FloatArray:

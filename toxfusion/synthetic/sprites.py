@@ -1,4 +1,4 @@
-"""Small pictures of nuclei, blood cells, vacuoles, ducts and bodies, drawn once per slide and stamped by `painting`.
+"""Small pictures of nuclei, blood cells, vacuoles, ducts and bodies, which `painting` stamps.
 
 A sprite replaces what lies under it: result = below * keep + add, in units of stain (haematoxylin, eosin, erythrocyte).
 """
@@ -6,6 +6,7 @@ A sprite replaces what lies under it: result = below * keep + add, in units of s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -22,16 +23,19 @@ ARTERY_UM = (11.0, 14.0, 18.0, 22.0)
 
 @dataclass(frozen=True)
 class SpriteBank:
-    """Sprites of one slide.
+    """Sprites of a slide.
 
     Args:
-        keep: per sprite, float32 [p, p, 1], share of what lies below that stays.
-        add: per sprite, float32 [p, p, 3], stain added.
+        keep: float32 [pixels], share of what lies below that stays; the pixels of all sprites, row by row.
+        add: float32 [pixels, 3], stain added.
+        side, start: int64 per sprite, its side in pixels and where its pixels begin.
         first, count: index of the first sprite of a kind and how many there are.
     """
 
-    keep: list[FloatArray]
-    add: list[FloatArray]
+    keep: FloatArray
+    add: FloatArray
+    side: NDArray[np.int64]
+    start: NDArray[np.int64]
     first: dict[str, int]
     count: dict[str, int]
 
@@ -305,17 +309,23 @@ def _arteries(rng: np.random.Generator, mpp: float, diameter: float, n: int) -> 
     return _stack(c, c.cover(outer, 0.6), h, (0.27 + 0.03 * c.grain(0.8)) * wall)
 
 
+@cache
 def build_sprites(seed: int, mpp: float) -> SpriteBank:
-    """All sprites of a slide; shapes differ between seeds."""
+    """All sprites of a slide; shapes differ between seeds. Kept: a process paints many slides."""
     rng = np.random.default_rng([seed, 61])
-    bank = SpriteBank([], [], {}, {})
+    keeps: list[FloatArray] = []
+    adds: list[FloatArray] = []
+    sides: list[int] = []
+    first: dict[str, int] = {}
+    count: dict[str, int] = {}
 
     def add(kind: str, *layers: Layer) -> None:
-        bank.first[kind] = len(bank.keep)
+        first[kind] = len(sides)
         for keep, stain in layers:
-            bank.keep.extend(np.ascontiguousarray(keep, np.float32))
-            bank.add.extend(stain)
-        bank.count[kind] = len(bank.keep) - bank.first[kind]
+            keeps.append(keep.ravel())
+            adds.append(stain.reshape(-1, 3))
+            sides.extend([keep.shape[1]] * len(keep))
+        count[kind] = len(sides) - first[kind]
 
     add("hepatocyte", *(_hepatocyte_nuclei(rng, mpp, d, 8) for d in NUCLEUS_UM))
     add("sinusoidal", _turned(rng, mpp, 6.9, 3.6, 0.9, 3, 0.1))
@@ -333,4 +343,7 @@ def build_sprites(seed: int, mpp: float) -> SpriteBank:
     add("vacuole", *(_vacuoles(rng, mpp, d, 3) for d in VACUOLE_UM))
     add("duct", *(_ducts(rng, mpp, d, 4) for d in DUCT_UM))
     add("artery", *(_arteries(rng, mpp, d, 3) for d in ARTERY_UM))
-    return bank
+    side = np.array(sides, np.int64)
+    start = np.concatenate([[0], np.cumsum(side**2)[:-1]])
+    keep, stain = np.concatenate(keeps).astype(np.float32), np.concatenate(adds).astype(np.float32)
+    return SpriteBank(keep, stain, side, start, first, count)
