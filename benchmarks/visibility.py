@@ -1,11 +1,17 @@
-"""What a linear probe finds of the planted lesions in the slides of a virtual study: is it the encoder, or the slides?
+"""Ceilings of a virtual study's slides: what linear probes find of the lesions that were planted in them.
 
-    python benchmarks/visibility.py --study studies/tuning                      # colour and texture, no learning
-    python benchmarks/visibility.py --study studies/tuning --features NAME      # a feature store of the study
+    python benchmarks/visibility.py --study studies/control --features imagenet-default
+    python benchmarks/visibility.py --study studies/control               # colour and texture of tiles, no learning
 
-Pools the tiles of each animal (mean), subtracts the other vehicle controls of its experiment, and fits ridge regression
-on the planted severities of the digitised piece, over compound-disjoint folds. Prints, for every lesion that reaches
-severity 1 in 15 animals, the AUROC for it. Reads ``truth/``: a check of the study and never a result of a method.
+Three questions, each over compound-disjoint folds, on features relative to the vehicle controls of the experiment:
+
+tiles: with labels of the masks. A tile counts as positive with a tenth of its area in the lesion (a hundredth, where a
+    lesion is single cells or foci), as negative with none. AUROC and average precision beside the prevalence.
+slides: with the planted severity of the animal. Mean of tiles, minus the other controls; AUROC for a severity above 1,
+    of the same test animals, by the number of compounds that the probe learns from.
+activities: of expression programmes, from slides; correlation on unseen compounds.
+
+Reads ``truth/``: a check of the study and never a result of a method.
 """
 
 from __future__ import annotations
@@ -16,19 +22,29 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from toxfusion.data.stain_augmentation import STAIN_DENSITY
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.study import Study
+from toxfusion.synthetic.slide_spec import MASK_MPP, PHENOTYPES
 
 SCALES_PX = (0.7, 1.4, 2.8, 5.6)
 LEVELS = (1, 5, 25, 50, 75, 95, 99)
 FEWEST = 15
+SINGLE_CELLS = ("single_cell_necrosis", "mitosis")
+POINT_LIKE = frozenset((*SINGLE_CELLS, "infiltration", "microgranuloma"))
+COHORTS = (20, 40, 80, 160)
+FOLDS = 5
+TILE_PENALTY = 1000.0
+
+Values = NDArray[np.float64]
 
 
 def colour_and_texture(tile: np.ndarray) -> np.ndarray:
@@ -48,6 +64,139 @@ def colour_and_texture(tile: np.ndarray) -> np.ndarray:
     return np.array(found, np.float32)
 
 
+def tile_shares(study: Study, store: BagStore, slide_id: str) -> Values:
+    """[tiles, phenotypes]: share of each tile's area that the mask marks."""
+    mask = cv2.imread(str(study.root / "truth" / "masks" / f"{slide_id}.png"), cv2.IMREAD_UNCHANGED)
+    step = MASK_MPP / store.mpp0(slide_id)
+    side = round(store.tile_size(slide_id) / step)
+    shares = []
+    for x, y in np.round(store.coordinates(slide_id) / step).astype(int):
+        bits = mask[y : y + side, x : x + side]
+        shares.append([((bits >> k) & 1).mean() for k in range(len(PHENOTYPES))])
+    return np.array(shares)
+
+
+def out_of_fold(probe: Pipeline, values: Values, target: Values, groups: NDArray) -> Values:
+    """Predictions for groups that the probe has not seen."""
+    found = np.zeros(target.shape)
+    for seen, unseen in GroupKFold(FOLDS).split(values, groups=groups):
+        found[unseen] = (
+            probe.fit(values[seen], target[seen]).predict(values[unseen]).reshape(-1, *target.shape[1:])
+        )
+    return found
+
+
+class Probes:
+    """The tiles of a study, their features and what was planted in them.
+
+    Args:
+        features: name of a feature store; None = colour and texture of the tiles of the tile store.
+    """
+
+    def __init__(self, study: Study, features: str | None, tiles: str) -> None:
+        self.study = study
+        store = study.features(features) if features else study.tiles(tiles)
+        obs = study.obs
+        self.slides = [
+            (s, x) for s in study.sample_ids for x in study.slides_of(s) if x in store and store.n_rows(x)
+        ]
+        rows = [
+            store.rows(x).astype(np.float64)
+            if features
+            else np.stack([colour_and_texture(tile) for tile in store.rows(x)]).astype(np.float64)
+            for _, x in self.slides
+        ]
+        self.shares = np.concatenate([tile_shares(study, store, x) for _, x in self.slides])
+        self.sample = np.repeat([s for s, _ in self.slides], [len(r) for r in rows])
+        self.means = pd.DataFrame([r.mean(0) for r in rows], index=[s for s, _ in self.slides])
+        self.means = self.means.groupby(level=0, sort=False).mean()
+        self.is_control = obs.loc[self.means.index, "is_control"].to_numpy(bool)
+        self.experiment = obs.loc[self.means.index, "control_group"].astype(str).to_numpy()
+        reference = self.means[self.is_control].groupby(self.experiment[self.is_control]).mean()
+        self.tiles = np.concatenate(rows)
+        at = obs.loc[self.sample, "control_group"].astype(str).to_numpy()
+        known = np.isin(at, reference.index)
+        self.tiles, self.shares, self.sample = self.tiles[known], self.shares[known], self.sample[known]
+        self.tiles -= reference.loc[at[known]].to_numpy()
+        self.compound = obs.loc[self.sample, "compound"].astype(str).to_numpy()
+
+    def of_tiles(self) -> pd.DataFrame:
+        """One row a lesion that enough tiles of enough compounds show."""
+        rows = []
+        probe = make_pipeline(StandardScaler(), Ridge(TILE_PENALTY))
+        for k, phenotype in enumerate(PHENOTYPES):
+            positive = self.shares[:, k] >= (0.01 if phenotype in POINT_LIKE else 0.1)
+            used = positive | (self.shares[:, k] == 0)
+            if positive.sum() < FEWEST or len(np.unique(self.compound[positive])) < FOLDS:
+                continue
+            label = positive[used].astype(float)
+            score = out_of_fold(probe, self.tiles[used], label, self.compound[used])
+            rows.append(
+                {
+                    "lesion": phenotype,
+                    "tiles": int(positive.sum()),
+                    "prevalence": label.mean(),
+                    "AUROC": roc_auc_score(label, score),
+                    "AP": average_precision_score(label, score),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def relative(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Of each animal: mean features minus those of the other controls of its experiment, and what was planted."""
+        differences = {}
+        for place, sample in enumerate(self.means.index):
+            others = self.is_control & (self.experiment == self.experiment[place])
+            others[place] = False
+            if others.any():
+                differences[sample] = self.means.iloc[place] - self.means[others].mean()
+        values = pd.DataFrame(differences).T
+        truth = pd.read_parquet(self.study.root / "truth" / "animals.parquet").set_index("sample_id")
+        return values, truth.loc[values.index]
+
+    def of_slides(self, components: int) -> pd.DataFrame:
+        """AUROC of each lesion (rows) by the number of compounds in training (columns)."""
+        values, truth = self.relative()
+        severity = truth[[f"slide:{p}" for p in PHENOTYPES]].to_numpy()
+        compounds = self.study.obs.loc[values.index, "compound"].astype(str).to_numpy()
+        table: dict[str, dict[int, float]] = {}
+        names = np.random.default_rng(0).permutation(np.unique(compounds))
+        sizes = [n for n in COHORTS if n < 0.8 * len(names)] + [int(0.8 * len(names))]
+        for size in sizes:
+            score = np.zeros(severity.shape)
+            for part in np.array_split(names, FOLDS):
+                unseen = np.isin(compounds, part)
+                seen = np.isin(compounds, [n for n in names if n not in part][:size])
+                depth = min(components, seen.sum() - 1)
+                probe = make_pipeline(
+                    StandardScaler(), PCA(depth, whiten=True, random_state=0), Ridge(alpha=depth)
+                )
+                score[unseen] = probe.fit(values[seen], severity[seen]).predict(values[unseen])
+            for k, phenotype in enumerate(PHENOTYPES):
+                there = severity[:, k] > 1
+                if there.sum() >= FEWEST and phenotype not in SINGLE_CELLS:
+                    table.setdefault(phenotype, {})[size] = roc_auc_score(there, score[:, k])
+        return pd.DataFrame(table).T
+
+    def of_activities(self, components: int) -> pd.Series:
+        """Correlation of predicted and planted activity of each programme, on unseen compounds."""
+        values, truth = self.relative()
+        activity = truth[[c for c in truth if c.startswith("activity:")]]
+        compounds = self.study.obs.loc[values.index, "compound"].astype(str).to_numpy()
+        probe = make_pipeline(
+            StandardScaler(), PCA(components, whiten=True, random_state=0), Ridge(alpha=components)
+        )
+        found = out_of_fold(probe, values.to_numpy(), activity.to_numpy(), compounds)
+        pairs = {name.partition(":")[2]: (activity[name], found[:, k]) for k, name in enumerate(activity)}
+        return pd.Series(
+            {
+                name: np.corrcoef(true, score)[0, 1]
+                for name, (true, score) in pairs.items()
+                if np.ptp(true) > 0
+            }
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -58,43 +207,25 @@ def main() -> None:
     parser.add_argument("--components", type=int, default=30)
     given = parser.parse_args()
     study = Study.open(given.study)
-    store = study.features(given.features) if given.features else study.tiles(given.tiles)
-
-    def pooled(slide: str) -> np.ndarray:
-        rows = store.rows(slide)
-        return (rows if given.features else np.stack([colour_and_texture(tile) for tile in rows])).mean(
-            0, dtype=np.float64
-        )
-
-    slides = {s: [pooled(x) for x in study.slides_of(s) if x in store] for s in study.sample_ids}
-    means = pd.DataFrame({s: np.mean(rows, axis=0) for s, rows in slides.items() if rows}).T
-    controls = means.index[study.obs.loc[means.index, "is_control"]]
-    group = study.obs["control_group"].astype(str)
-    relative = {}
-    for sample in means.index:
-        others = [c for c in controls if group[c] == group[sample] and c != sample]
-        if others:
-            relative[sample] = means.loc[sample] - means.loc[others].mean()
-    values = pd.DataFrame(relative).T
-    truth = (
-        pd.read_parquet(given.study / "truth" / "animals.parquet").set_index("sample_id").loc[values.index]
+    made = study.provenance
+    print(f"{study.name}: setting {made['setting']}, generator {made['generator_version']}")
+    probes = Probes(study, given.features, given.tiles)
+    tiles = probes.of_tiles()
+    print(f"\ntiles, labels of the masks ({len(probes.tiles)} tiles of {len(probes.slides)} slides)")
+    print(tiles.to_string(index=False, float_format="%.2f"))
+    single = tiles["lesion"].isin(SINGLE_CELLS)
+    tissue, every = tiles.loc[~single, "AUROC"], tiles["AUROC"]
+    print(
+        f"mean of {len(tissue)} lesions of tissue {tissue.mean():.3f}, of all {len(every)} {every.mean():.3f}"
     )
-    severity = truth[[c for c in truth if c.startswith("slide:")]]
-    probe = make_pipeline(
-        StandardScaler(), PCA(given.components, whiten=True, random_state=0), Ridge(alpha=given.components)
-    )
-    compounds = study.obs.loc[values.index, "compound"].astype(str)
-    found = np.zeros(severity.shape)
-    for seen, unseen in GroupKFold(5).split(values, groups=compounds):
-        found[unseen] = probe.fit(values.iloc[seen], severity.iloc[seen]).predict(values.iloc[unseen])
-    rows = [
-        {"lesion": name.partition(":")[2], "animals": int(there.sum()), "AUROC": roc_auc_score(there, score)}
-        for (name, there), score in zip((severity > 1).items(), found.T, strict=True)
-        if there.sum() >= FEWEST
-    ]
-    table = pd.DataFrame(rows)
-    print(table.to_string(index=False, float_format="%.2f"))
-    print(f"mean of {len(table)} lesions: {table['AUROC'].mean():.3f}, {len(values)} animals")
+    slides = probes.of_slides(given.components)
+    print(f"\nslides, planted severity above 1, by compounds in training ({len(probes.means)} animals)")
+    print(slides.to_string(float_format="%.2f"))
+    print("mean " + ", ".join(f"{n} compounds {value:.3f}" for n, value in slides.mean().items()))
+    activities = probes.of_activities(given.components)
+    print("\nactivities of programmes from slides, correlation on unseen compounds")
+    print(activities.round(2).to_string())
+    print(f"mean {activities.mean():.3f}")
 
 
 if __name__ == "__main__":

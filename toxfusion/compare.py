@@ -198,12 +198,17 @@ def _read_cohort(root: Path, name: str, notes: list[str]) -> Cohort:
 
     from toxfusion.evaluation.comparison import Cohort
     from toxfusion.evaluation.scoring import read_oracles
+    from toxfusion.study.study import read_provenance, virtual_setting
 
     file = root / "expression.h5ad"
     if not file.is_file():
         notes.append(f"{name}: no study at {root} any more, so no oracle, and it is taken for a real study.")
         return Cohort(name, virtual=False)
-    virtual = bool(anndata.read_h5ad(file, backed="r").uns.get("toxfusion", {}).get("virtual", False))
+    about = anndata.read_h5ad(file, backed="r").uns.get("toxfusion", {})
+    virtual = bool(about.get("virtual", False))
+    if virtual:
+        setting = virtual_setting(read_provenance(about.get("provenance", {})))
+        notes.append(f"{name} is a virtual study, {setting}.")
     return Cohort(name, virtual, read_oracles(root / "truth") if virtual else None)
 
 

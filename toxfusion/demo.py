@@ -34,14 +34,14 @@ def main(config: dict[str, Any]) -> None:
             "size=demo",
             f"seed={config['seed']}",
             f"setting={config['setting']}",
+            f"n_compounds={config['n_compounds']}",
             f"jobs={jobs}",
         ],
     )
-    _run(
-        "extract",
-        extract.main,
-        [f"study={study}", "output=tiles", f"grid.max_tiles={config['tiles_per_slide']}", "previews=false"],
-    )
+    _run("extract", extract.main, [f"study={study}", "output=tiles", "previews=false"])
+    # Training would do this too, in the first cell while the others wait; here it has all cores.
+    features = ["output=features", "input=tiles", "encoder=imagenet", "name=imagenet-default"]
+    _run("extract", extract.main, [f"study={study}", *features])
     _run(
         "train",
         train.main,

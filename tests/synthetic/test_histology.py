@@ -162,6 +162,29 @@ def test_mask_lies_in_its_zone(zone: str, low: float, high: float) -> None:
     assert ((marked >= low) & (marked <= high)).mean() > 0.93
 
 
+@pytest.mark.parametrize(
+    "phenotype", ["hypertrophy", "eosinophilic_change", "glycogen_loss", "anisonucleosis"]
+)
+def test_contrast_makes_a_lesion_plainer_and_leaves_healthy_tissue_alone(phenotype: str) -> None:
+    """Pixels of the affected cells move further from those of the same slide without the lesion."""
+    lesion = Lesion(phenotype, 2.0, "diffuse")
+    healthy = render_region(spec(), 200, 200, 400, 400).astype(float)
+    np.testing.assert_array_equal(render_region(spec(contrast=3.0), 200, 200, 400, 400), healthy)
+    mild, plain = (
+        render_region(spec(lesion, contrast=contrast), 200, 200, 400, 400).astype(float)
+        for contrast in (1.0, 3.0)
+    )
+    assert np.abs(plain - healthy).mean() > np.abs(mild - healthy).mean() + 0.5
+
+
+def test_animals_without_a_lesion_differ_less_where_a_setting_says_so() -> None:
+    def spread(animals: float) -> float:
+        levels = [SlidePainter(spec(seed=s, animals=animals)).cells.glycogen.mean() for s in range(6)]
+        return float(np.std(levels))
+
+    assert spread(0.0) < 0.02 < 0.05 < spread(1.0)
+
+
 def test_zones_part_the_lobule() -> None:
     coordinate = np.linspace(0, 1, 101, dtype=np.float32)
     far = np.full_like(coordinate, 500)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from toxfusion.study.study import Study
-from toxfusion.synthetic import oracle
+from toxfusion.synthetic import histology, oracle
 from toxfusion.synthetic.cohort import GENERATOR_VERSION, PHENOTYPE_INDEX, CohortConfig, CohortError
 from toxfusion.synthetic.labels import TERMS
 from toxfusion.synthetic.slide_plan import ARTEFACT_RATES, LEAST_DRAWN, batch_stain
@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_study_opens_and_has_gaps_on_purpose(root: Path) -> None:
     study = Study.open(root)
     assert study.virtual
-    assert study.provenance["dili_setting"] == "realistic"
+    assert study.provenance["setting"] == "realistic"
     assert study.provenance["generator_version"] == GENERATOR_VERSION
     assert set(study.findings.columns) == set(TERMS)
     assert (study.has_slide | study.has_expression).all()
@@ -84,6 +84,23 @@ def test_rendered_slides_are_kept_and_missing_ones_come_back(root: Path) -> None
     assert lost.read_bytes() == pixels
 
 
+def test_a_slide_of_the_same_specification_is_rendered_once_for_all_studies(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = replace(TINY, slide_cache=tmp_path / "cache")
+    first, second = tmp_path / "first", tmp_path / "second"
+    synthesize_study(first, cached)
+    monkeypatch.setattr(histology, "render_slide", lambda *_: pytest.fail("rendered again"))
+    synthesize_study(second, cached)
+    assert provenance(cached) == provenance(TINY)
+    for slide in sorted((root / "slides").iterdir()):
+        assert (second / "slides" / slide.name).read_bytes() == slide.read_bytes()
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(root / "truth" / "slides.parquet"),
+        pd.read_parquet(second / "truth" / "slides.parquet"),
+    )
+
+
 def test_another_seed_is_refused_by_name(root: Path) -> None:
     other = replace(TINY, cohort=replace(TINY.cohort, seed=3))
     with pytest.raises(CohortError, match=r"cohort\.seed is 2 there and 3 here"):
@@ -100,7 +117,7 @@ def test_without_slides(tmp_path: Path) -> None:
     study = synthesize_study(tmp_path / "bare", replace(TINY, slides=False))
     assert study.slides.empty
     assert study.has_expression.any()
-    assert study_name(replace(TINY.cohort, setting="easy")) == "virtual-liver-easy-s2"
+    assert study_name(replace(TINY.cohort, setting="control")) == "virtual-liver-control-s2"
 
 
 def test_slides_show_the_latents_of_their_rat() -> None:

@@ -16,6 +16,7 @@ from toxfusion.evaluation.comparison import METRIC_NAMES
 from toxfusion.evaluation.strata import SMALL
 from toxfusion.explanation.folder import RANDOM, SEED
 from toxfusion.report.explained import Explained
+from toxfusion.study.study import virtual_setting
 
 AGREES, CHANGED = 0.5, 0.2
 """Rank correlation from which two scores are said to agree, and below which one is said to have changed."""
@@ -81,7 +82,10 @@ def _extent(found: Explained) -> Iterator[Statement]:
         "that matters."
     )
     if study["virtual"]:
-        yield Statement("The study is virtual: nothing here is evidence about a real compound.")
+        yield Statement(
+            f"The study is virtual, {virtual_setting(study['provenance'])}: nothing here is evidence about a real "
+            "compound."
+        )
     others = sorted({run.about["split"].get("study", study["name"]) for run in runs} - {study["name"]})
     if others:
         yield Statement(f"Metrics are of the test parts of {', '.join(others)}, where the runs were trained.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -256,11 +256,11 @@ def _read(root: Path) -> Study:
         else None,
         chemistry=_layer_table(adata.obsm, "chemistry", obs.index) if "chemistry" in adata.obsm else None,
         slides=slide_table(indexed(slides, "slide_id", SLIDES_FILE)),
-        provenance=_provenance(about.get("provenance", {})),
+        provenance=read_provenance(about.get("provenance", {})),
     )
 
 
-def _provenance(stored: object) -> dict[str, Any]:
+def read_provenance(stored: object) -> dict[str, Any]:
     """Provenance is stored as JSON text, which keeps lists and nulls; a plain dictionary is read as well."""
     if isinstance(stored, str):
         return dict(json.loads(stored))
@@ -317,3 +317,10 @@ def _write_files(study: Study, counts: np.ndarray | None, audit: Audit) -> None:
         adata.write_h5ad(expression, compression="gzip")
         study.slides.reset_index().to_parquet(slides, index=False)
         Audit.write_new(ledger, audit)
+
+
+def virtual_setting(provenance: Mapping[str, Any]) -> str:
+    """How hard a virtual study is, in words, from its provenance: no number of it should stand without them."""
+    setting, version = provenance.get("setting", "unknown"), provenance.get("generator_version", "unknown")
+    kind = {"control": " (a positive control, made to be seen)", "realistic": " (as hard as real studies)"}
+    return f"setting={setting}{kind.get(setting, '')}, generator {version}"

@@ -14,9 +14,10 @@ import numpy as np
 
 from toxfusion.synthetic.axes import AXES, INDEX, Course, affinity, at_time
 from toxfusion.synthetic.randomness import stream
+from toxfusion.synthetic.settings import REALISTIC, SETTINGS, Setting
 from toxfusion.synthetic.slide_spec import MAX_SEVERITY, PHENOTYPES
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever a latent, an expression value, a label or a slide of a seed changes; results of versions differ."""
 
 RATS_PER_GROUP = 5
@@ -25,15 +26,11 @@ N_AXES, N_PHENOTYPES = len(AXES), len(PHENOTYPES)
 PHENOTYPE_INDEX: dict[str, int] = {name: k for k, name in enumerate(PHENOTYPES)}
 
 INERT_SHARE = 0.12
-EXTRA_AXES = (0.20, 0.33, 0.30, 0.17)
-SEVERITY_MEDIAN, SEVERITY_LOG_SD = 1.75, 0.45
-LOG_ED50_MEAN, LOG_ED50_SD = 0.50, 1.7
+SEVERITY_LOG_SD = 0.45
 HILL_RANGE = (1.0, 2.5)
-ACCUMULATION = 0.25
-SPEED_LOG_SD = 1.0
+ACCUMULATION, SPEED_LOG_SD = 0.25, 1.0
 EXPRESSION_POTENCY = 0.4
 DECOUPLING_SD = 0.45
-SILENT_SHARE = {"A5": 0.30, "A7": 0.30}
 UNAFFECTED = -1.0
 GROUP_SD, ANIMAL_SD = 0.20, 0.25
 DIFFUSE_PIECE_SD, FOCAL_PIECE_SD = 0.35, 0.54
@@ -49,7 +46,7 @@ BACKGROUND_MEAN: dict[str, float] = {
     "bile_duct_proliferation": 0.32, "fibrosis": 0.28, "edema": 0.27, "phospholipidosis": 0.22,
     "infiltration": 0.09,
 }  # fmt: skip
-"""Mean of the physiological variation that control and treated slides share, in units of severity."""
+"""Mean physiological variation that control and treated slides share, in units of severity; in realistic studies."""
 
 SPONTANEOUS: dict[str, float] = {"necrosis": 0.050, "microgranuloma": 0.048, "infiltration": 0.024}
 """Share of all rats, at any dose, with a focus of no relation to treatment; readers report about 40 % of them."""
@@ -64,7 +61,7 @@ class CohortConfig:
         n_compounds: each with an experiment and vehicle controls of its own.
         times_h: sacrifices in hours.
         animals_per_group: rats of a group with slides and arrays, at most five.
-        setting: "realistic" (DILI mostly unexplained by the rat) or "easy".
+        setting: a name of `settings.SETTINGS`: "realistic", or "control", the positive control.
         two_slides, no_slide, no_expression: shares of samples with a second slide, without slide, without array.
         leave_out: names of axes (A1 to A14); compounds that load on one of them are passed over, the next of the
             seed taking their place.
@@ -81,8 +78,6 @@ class CohortConfig:
     leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        from toxfusion.synthetic.liability import SETTINGS
-
         if self.setting not in SETTINGS:
             raise CohortError(f"setting: unknown value {self.setting!r}; use one of {', '.join(SETTINGS)}")
         if self.n_compounds < 1:
@@ -194,9 +189,9 @@ class Latents:
 # ---------------------------------------------------------------------------------------- compounds
 
 
-def draw_compounds(seed: int, indices: Sequence[int]) -> Compounds:
-    """Compounds number ``indices`` of a seed; each depends on the seed and its own number only."""
-    drawn = [_draw_compound(seed, int(i)) for i in indices]
+def draw_compounds(seed: int, indices: Sequence[int], setting: str = REALISTIC.name) -> Compounds:
+    """Compounds number ``indices`` of a seed; each depends on the seed, the setting and its own number only."""
+    drawn = [_draw_compound(seed, int(i), SETTINGS[setting]) for i in indices]
     return Compounds(**{f.name: np.array([d[f.name] for d in drawn]) for f in fields(Compounds)})
 
 
@@ -206,27 +201,28 @@ def compound_numbers(config: CohortConfig, first: int = 0) -> list[int]:
     fitting = (
         number
         for number in itertools.count(first)
-        if not left_out or not draw_compounds(config.seed, [number]).loaded[0, left_out].any()
+        if not left_out or not draw_compounds(config.seed, [number], config.setting).loaded[0, left_out].any()
     )
     return list(itertools.islice(fitting, config.n_compounds))
 
 
-def _draw_compound(seed: int, index: int) -> dict[str, np.ndarray | float | int | bool]:
+def _draw_compound(seed: int, index: int, setting: Setting) -> dict[str, np.ndarray | float | int | bool]:
     rng = stream(seed, "compound", index)
     # A golden-ratio sequence spreads mechanisms evenly over any number of compounds.
     turn = (stream(seed, "mechanisms").random() + index * 0.6180339887498949) % 1.0
     visible = turn >= INERT_SHARE
     main, loaded = -1, _draw_silent_axes(rng)
     if visible:
-        main, loaded = _draw_axes(rng, (turn - INERT_SHARE) / (1 - INERT_SHARE))
-    slide_max = SEVERITY_MEDIAN * np.exp(rng.normal(0, SEVERITY_LOG_SD, N_AXES))
+        main, loaded = _draw_axes(rng, (turn - INERT_SHARE) / (1 - INERT_SHARE), setting)
+    slide_max = setting.severity_median * np.exp(rng.normal(0, SEVERITY_LOG_SD, N_AXES))
     expression_max = np.clip(0.85 * np.exp(rng.normal(0, DECOUPLING_SD, N_AXES)), 0.15, 1.8)
     silent = rng.random(N_AXES)
-    for name, share in SILENT_SHARE.items():
+    for name, share in setting.silent.items():
         if silent[INDEX[name]] < share:
-            expression_max[INDEX[name]] *= 0.1
+            expression_max[INDEX[name]] *= setting.silent_size
     potency = rng.normal(0, 1)
-    log_ed50 = LOG_ED50_MEAN + LOG_ED50_SD * (0.7 * potency + 0.71 * rng.normal(0, 1, N_AXES))
+    mean, sd = setting.log_ed50
+    log_ed50 = mean + sd * (0.7 * potency + 0.71 * rng.normal(0, 1, N_AXES))
     if not visible:
         slide_max = np.zeros(N_AXES)
         expression_max *= 0.5
@@ -255,9 +251,9 @@ def _choose(rng: np.random.Generator, weights: Sequence[float]) -> int:
     return int(np.searchsorted(np.cumsum(weights) / np.sum(weights), rng.random(), side="right"))
 
 
-def _draw_axes(rng: np.random.Generator, position: float) -> tuple[int, np.ndarray]:
+def _draw_axes(rng: np.random.Generator, position: float, setting: Setting) -> tuple[int, np.ndarray]:
     """The main axis and bool [A] of all: a main axis by its place in the order of shares, and up to three partners."""
-    share = np.array([axis.share for axis in AXES])
+    share = np.array([setting.share.get(axis.name, axis.share) for axis in AXES])
     main_share = (
         share * np.array([axis.slide > 0 for axis in AXES]) * [1 if a.slide >= 1 else 0.4 for a in AXES]
     )
@@ -266,7 +262,7 @@ def _draw_axes(rng: np.random.Generator, position: float) -> tuple[int, np.ndarr
     )
     loaded = np.zeros(N_AXES, bool)
     loaded[main] = True
-    for _ in range(_choose(rng, EXTRA_AXES)):
+    for _ in range(_choose(rng, setting.extra_axes)):
         weights = share * np.array([affinity(main, a) for a in range(N_AXES)]) * ~loaded
         loaded[_choose(rng, weights.tolist())] = True
     return main, loaded
@@ -307,9 +303,11 @@ def batch_numbers(seed: int, indices: Sequence[int], times_h: Sequence[float]) -
 # ------------------------------------------------------------------------------------------- animals
 
 
-def draw_latents(seed: int, compounds: Compounds, times_h: Sequence[float]) -> Latents:
+def draw_latents(
+    seed: int, compounds: Compounds, times_h: Sequence[float], setting: str = REALISTIC.name
+) -> Latents:
     """Latents of five rats in every group of every compound; a rat depends on seed, compound, time and place only."""
-    noise = _draw_noise(seed, compounds, times_h)
+    noise = _draw_noise(seed, compounds, times_h, SETTINGS[setting])
     fractions = np.stack(
         [np.zeros(len(compounds)), compounds.step**-2, compounds.step**-1, np.ones(len(compounds))], 1
     )
@@ -351,7 +349,9 @@ def _hill(dose: np.ndarray, ed50: np.ndarray, slope: np.ndarray) -> np.ndarray:
         return 1.0 / (1.0 + (dose / ed50) ** -slope)
 
 
-def _draw_noise(seed: int, compounds: Compounds, times_h: Sequence[float]) -> dict[str, np.ndarray]:
+def _draw_noise(
+    seed: int, compounds: Compounds, times_h: Sequence[float], setting: Setting
+) -> dict[str, np.ndarray]:
     shape = (len(compounds), len(times_h), len(LEVELS))
     out = {"group": np.empty((*shape, 2 * N_AXES))}
     sizes = {
@@ -379,7 +379,7 @@ def _draw_noise(seed: int, compounds: Compounds, times_h: Sequence[float]) -> di
     out |= _parted(normal, sizes) | _parted(uniform, uniforms)
     out["animal_phenotype"] = out["axis"][..., _AXIS_OF_PHENOTYPE]
     means = np.array([BACKGROUND_MEAN.get(p, 0.0) for p in PHENOTYPES])
-    out["background"] = np.clip(-np.log1p(-out["background"]) * means, 0, 1.2)
+    out["background"] = np.clip(-np.log1p(-out["background"]) * means * setting.background, 0, 1.2)
     out["spontaneous"], out["spontaneous_slide"] = _spontaneous(out["spontaneous"], out["spontaneous_slide"])
     return out
 

@@ -124,7 +124,12 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
     width_um, height_um = spec.width * spec.mpp, spec.height * spec.mpp
     area_mm2 = float((lobules.tissue > 0).sum()) * (GRID_UM / 1000) ** 2
     wanted = max(
-        1, int(np.ceil(by_severity(lesion.severity, FOCI_PER_MM2) * area_mm2 * rng.uniform(0.7, 1.2)))
+        1,
+        int(
+            np.ceil(
+                by_severity(lesion.severity, FOCI_PER_MM2) * spec.contrast * area_mm2 * rng.uniform(0.7, 1.2)
+            )
+        ),
     )
     pool = int(40 * 18 * max(area_mm2, 0.05)) + 400
     points = rng.uniform([0, 0], [width_um, height_um], (pool, 2))
@@ -148,7 +153,7 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
     points, sizes = points[ok][:wanted], sizes[ok][:wanted]
     base = 13.0 if lesion.phenotype == "microgranuloma" else 29.0
     growth = 1 + 0.16 * lesion.severity
-    return Foci(points, np.clip(base * sizes * growth, 12, 80))
+    return Foci(points, np.clip(base * sizes * growth * spec.contrast**0.5, 12, 110))
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,11 @@ def build_stroma(spec: SlideSpec, lobules: Lobules) -> Stroma:
             continue
         added: FloatArray | None = None
         if lesion.phenotype == "edema":
-            added = by_severity(lesion.severity, EDEMA_WIDTH_UM) * 0.75 - lobules.portal + 2.0 * ragged
+            added = (
+                by_severity(lesion.severity, EDEMA_WIDTH_UM) * 0.75 * spec.contrast**0.5
+                - lobules.portal
+                + 2.0 * ragged
+            )
             pallor = np.where(added > 0, np.float32(min(0.95, 0.62 + 0.1 * lesion.severity)), pallor)
         elif lesion.phenotype == "bile_duct_proliferation":
             added = 7.0 * lesion.severity - lobules.portal + 1.5 * ragged
@@ -223,7 +232,7 @@ def _fibrosis_depth(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> FloatA
     central = lesion.zone == "centrilobular"
     around = lobules.central if central else lobules.portal
     hubs: Vessels = lobules.central_veins if central else lobules.tracts
-    width = by_severity(lesion.severity, FIBROSIS_WIDTH_UM)
+    width = by_severity(lesion.severity, FIBROSIS_WIDTH_UM) * spec.contrast**0.5
     depth = width * 0.75 - around
     if central:
         depth = np.minimum(depth, 12 + lobules.central)  # the lumen itself stays open

@@ -95,7 +95,7 @@ def dili_oracles(compounds: Compounds, setting: str, population: Compounds) -> d
 
 
 def _dili_rows(cohort: Cohort) -> Iterator[pd.DataFrame]:
-    population = draw_compounds(POPULATION_SEED, range(DILI_POPULATION))
+    population = draw_compounds(POPULATION_SEED, range(DILI_POPULATION), cohort.config.setting)
     scores = dili_oracles(cohort.compounds, cohort.config.setting, population)
     for view, score in scores.items():
         yield _rows("dili", "compound", cohort.compounds.names, view, cohort.dili, score)
@@ -146,8 +146,8 @@ def visible(latents: Latents) -> dict[str, np.ndarray]:
 
 def _animal_rows(cohort: Cohort) -> Iterator[pd.DataFrame]:
     config = cohort.config
-    compounds = draw_compounds(POPULATION_SEED, range(POPULATION_COMPOUNDS))
-    latents = draw_latents(POPULATION_SEED, compounds, config.times_h)
+    compounds = draw_compounds(POPULATION_SEED, range(POPULATION_COMPOUNDS), config.setting)
+    latents = draw_latents(POPULATION_SEED, compounds, config.times_h, config.setting)
     of_population = reading_probabilities(compounds, latents, np.random.default_rng(POPULATION_SEED))
     own = reading_probabilities(cohort.compounds, cohort.latents, np.random.default_rng(config.seed + 1))
     seen_population, seen_own = visible(latents), visible(cohort.latents)
@@ -193,8 +193,9 @@ def population_aurocs(setting: str, n_compounds: int, seed: int) -> pd.DataFrame
 
     from toxfusion.synthetic.liability import dili
 
-    compounds = draw_compounds(seed, range(n_compounds))
-    scores = dili_oracles(compounds, setting, draw_compounds(POPULATION_SEED, range(DILI_POPULATION)))
+    compounds = draw_compounds(seed, range(n_compounds), setting)
+    population = draw_compounds(POPULATION_SEED, range(DILI_POPULATION), setting)
+    scores = dili_oracles(compounds, setting, population)
     label = dili(compounds, setting)
     return pd.DataFrame({"view": list(scores), "auroc": [roc_auc_score(label, s) for s in scores.values()]})
 

@@ -19,6 +19,8 @@ AREA_UM2 = (358.0, 294.0)
 """Section area of a hepatocyte territory at the central vein and at the portal tract (sinusoid share included)."""
 CANDIDATES_PER_MM2 = 14_000
 REACH_UM = 40.0
+FED, BLOOD = (1.6, 3.0), (1.3, 4.0)
+"""Beta distributions over animals: share of the fed state's glycogen, and of blood in the sinusoids."""
 CORD_PER_MM2 = 430
 CORD_STRETCH = 8.0
 CORD_REACH_UM = 110.0
@@ -106,13 +108,14 @@ def build_hepatocytes(spec: SlideSpec, lobules: Lobules, stroma: Stroma) -> Hepa
     }
     area = AREA_UM2[0] + (AREA_UM2[1] - AREA_UM2[0]) * zone
     for phenotype, hit in affected.items():
-        area = area * np.where(hit, _area_factor(phenotype, spec.severity(phenotype)), 1.0)
+        factor = _area_factor(phenotype, spec.severity(phenotype)) ** spec.contrast
+        area = area * np.where(hit, factor, 1.0)
     chosen = _random_packing(points, np.sqrt(PACKING * area))
     cells = _normal_cells(spec, points[chosen], zone[chosen])
     cells.size[:] = np.sqrt(area[chosen] / np.mean(AREA_UM2))
     cells.cord[:] = _cords(rng, spec, lobules, cells.centre)
     for phenotype, hit in affected.items():
-        _apply(cells, hit[chosen], phenotype, spec.severity(phenotype), rng)
+        _apply(cells, hit[chosen], phenotype, spec.severity(phenotype), spec.contrast, rng)
     _single_cells(spec, lobules, cells)
     return cells
 
@@ -185,8 +188,8 @@ def _normal_cells(spec: SlideSpec, centre: Points, zone: FloatArray) -> Hepatocy
     """Hepatocytes of a healthy rat: portal cells a little bluer, central ones pinker; fed state differs by animal."""
     rng = np.random.default_rng([spec.seed, 47])
     n = len(centre)
-    fed = rng.beta(1.6, 3.0)
-    blood = rng.beta(1.3, 4.0)
+    fed = FED[0] / sum(FED) + spec.animals * (rng.beta(*FED) - FED[0] / sum(FED))
+    blood = BLOOD[0] / sum(BLOOD) + spec.animals * (rng.beta(*BLOOD) - BLOOD[0] / sum(BLOOD))
     one = np.ones(n, np.float32)
     return Hepatocytes(
         centre=centre,
@@ -213,54 +216,65 @@ def _normal_cells(spec: SlideSpec, centre: Points, zone: FloatArray) -> Hepatocy
 
 
 def _apply(
-    cells: Hepatocytes, hit: NDArray[np.bool_], phenotype: str, severity: float, rng: np.random.Generator
+    cells: Hepatocytes,
+    hit: NDArray[np.bool_],
+    phenotype: str,
+    severity: float,
+    contrast: float,
+    rng: np.random.Generator,
 ) -> None:
-    """Change the affected cells in place."""
+    """Change the affected cells in place: by factors to the power of the contrast, up to levels times the contrast."""
     n = int(hit.sum())
     cells.bits[hit] |= np.uint16(bit_of(phenotype))
+
+    def scale(values: FloatArray, factors: tuple[float, ...] | float) -> None:
+        factor = by_severity(severity, factors) if isinstance(factors, tuple) else factors
+        values[hit] *= factor**contrast
+
+    def level(levels: tuple[float, ...], most: float = 1.0) -> float:
+        return min(by_severity(severity, levels) * contrast, most)
+
     if phenotype == "hypertrophy":
-        cells.eosin[hit] *= by_severity(severity, (1.0, 0.95, 0.91, 0.87, 0.84, 0.82))
-        cells.basophil[hit] *= by_severity(severity, (1.0, 0.7, 0.5, 0.35, 0.25, 0.2))
-        cells.glycogen[hit] *= 0.5
-        cells.open_sinusoid[hit] *= by_severity(severity, (1.0, 0.8, 0.7, 0.6, 0.5, 0.45))
-        cells.nucleus[hit] *= 1.06
+        scale(cells.eosin, (1.0, 0.95, 0.91, 0.87, 0.84, 0.82))
+        scale(cells.basophil, (1.0, 0.7, 0.5, 0.35, 0.25, 0.2))
+        scale(cells.glycogen, 0.5)
+        scale(cells.open_sinusoid, (1.0, 0.8, 0.7, 0.6, 0.5, 0.45))
+        scale(cells.nucleus, 1.06)
     elif phenotype == "eosinophilic_change":
-        cells.eosin[hit] *= by_severity(severity, (1.0, 1.14, 1.2, 1.27, 1.34, 1.36))
-        cells.granule[hit] = np.maximum(
-            cells.granule[hit], by_severity(severity, (0.1, 0.55, 0.7, 0.85, 1, 1))
-        )
-        cells.basophil[hit] *= 0.6
-        cells.glycogen[hit] *= 0.15
+        scale(cells.eosin, (1.0, 1.14, 1.2, 1.27, 1.34, 1.36))
+        cells.granule[hit] = np.maximum(cells.granule[hit], level((0.1, 0.55, 0.7, 0.85, 1, 1), 1.5))
+        scale(cells.basophil, 0.6)
+        scale(cells.glycogen, 0.15)
     elif phenotype == "vacuolization":
         foamy = rng.random(n) < 0.25
-        cells.micro[hit] = np.where(foamy, by_severity(severity, (0, 0.45, 0.6, 0.75, 0.85, 0.9)), 0.1)
-        cells.macro[hit] = by_severity(severity, (0, 0.65, 0.75, 0.85, 1.0, 1.1))
+        cells.micro[hit] = np.where(foamy, level((0, 0.45, 0.6, 0.75, 0.85, 0.9)), 0.1)
+        cells.macro[hit] = level((0, 0.65, 0.75, 0.85, 1.0, 1.1), 3.0)
         cells.macro_um[hit] = by_severity(severity, (4, 5.6, 6.2, 7.2, 11.0, 12.0))
-        cells.basophil[hit] *= 0.85
+        scale(cells.basophil, 0.85)
     elif phenotype == "necrosis":
         cells.necrotic[hit] = True
-        cells.eosin[hit] *= 1.3 * np.exp(rng.normal(0, 0.1, n))
-        cells.basophil[hit] *= 0.15
-        cells.glycogen[hit] *= 0.2
-        cells.open_sinusoid[hit] *= 2.0
+        scale(cells.eosin, 1.3)
+        cells.eosin[hit] *= np.exp(rng.normal(0, 0.1, n))
+        scale(cells.basophil, 0.15)
+        scale(cells.glycogen, 0.2)
+        scale(cells.open_sinusoid, 2.0)
         cells.blood[hit] = np.maximum(cells.blood[hit], 0.55)
     elif phenotype == "anisonucleosis":
-        cells.nucleus[hit] *= by_severity(severity, (1.0, 1.1, 1.2, 1.35, 1.5, 1.55))
-        cells.nucleus_spread[hit] = by_severity(severity, (0.05, 0.14, 0.2, 0.26, 0.3, 0.32))
+        scale(cells.nucleus, (1.0, 1.1, 1.2, 1.35, 1.5, 1.55))
+        cells.nucleus_spread[hit] = level((0.05, 0.14, 0.2, 0.26, 0.3, 0.32), 0.45)
     elif phenotype == "phospholipidosis":
-        cells.foam[hit] = by_severity(severity, (0, 0.5, 0.65, 0.8, 0.95, 1.0))
-        cells.basophil[hit] *= 1.2
-        cells.glycogen[hit] *= 0.4
+        cells.foam[hit] = level((0, 0.5, 0.65, 0.8, 0.95, 1.0), 1.2)
+        scale(cells.basophil, 1.2)
+        scale(cells.glycogen, 0.4)
     elif phenotype == "glycogen_gain":
-        level = by_severity(severity, (0, 0.62, 0.74, 0.86, 0.95, 1.0))
-        cells.glycogen[hit] = np.maximum(cells.glycogen[hit], level)
+        cells.glycogen[hit] = np.maximum(cells.glycogen[hit], level((0, 0.62, 0.74, 0.86, 0.95, 1.0), 1.1))
     elif phenotype == "glycogen_loss":
         cells.glycogen[hit] = 0.0
-        cells.eosin[hit] *= by_severity(severity, (1.0, 1.03, 1.06, 1.1, 1.14, 1.15))
-        cells.basophil[hit] *= 1.15
+        scale(cells.eosin, (1.0, 1.03, 1.06, 1.1, 1.14, 1.15))
+        scale(cells.basophil, 1.15)
     elif phenotype == "hemorrhage":
         cells.blood[hit] = 1.0
-        cells.open_sinusoid[hit] *= by_severity(severity, (1.0, 1.4, 1.7, 2.1, 2.5, 2.6))
+        scale(cells.open_sinusoid, (1.0, 1.4, 1.7, 2.1, 2.5, 2.6))
 
 
 def _single_cells(spec: SlideSpec, lobules: Lobules, cells: Hepatocytes) -> None:
@@ -278,7 +292,8 @@ def _single_cells(spec: SlideSpec, lobules: Lobules, cells: Hepatocytes) -> None
         severity = spec.severity(phenotype)
         zone = next((item.zone for item in spec.lesions if item.phenotype == phenotype), "diffuse")
         target = np.flatnonzero(inside & ~cells.necrotic & in_target_zone(zone, cells.zone, portal))
-        expected = by_severity(severity, curve) * len(target) * area_mm2
+        more = spec.contrast**3 if severity > 0 else 1.0
+        expected = by_severity(severity, curve) * more * len(target) * area_mm2
         number = max(1, round(expected)) if severity > 0 else int(expected + rng.random())
         picked = target[np.argsort(rng.random(len(target)))][:number]
         flag[picked] = True

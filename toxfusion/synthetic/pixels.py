@@ -69,9 +69,7 @@ def bend_territories(
 
 
 @compiled
-def borders(
-    owner: NDArray[np.int32], cord: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def borders(owner: NDArray[np.int32], cord: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """255 where the right or lower neighbour is of another cell; 0 where it is of another cord, else 255."""
     height, width = owner.shape
     cells = np.zeros((height, width), np.uint8)

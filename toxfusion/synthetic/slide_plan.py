@@ -9,6 +9,7 @@ import numpy as np
 from toxfusion.synthetic.axes import AXES
 from toxfusion.synthetic.cohort import Compounds, Latents
 from toxfusion.synthetic.randomness import stream
+from toxfusion.synthetic.settings import REALISTIC, Setting
 from toxfusion.synthetic.slide_spec import MAX_SEVERITY, PHENOTYPES, Lesion, SlideSpec, Stain
 
 LEAST_DRAWN = 0.10
@@ -33,12 +34,12 @@ BACKGROUND_ZONE: dict[str, str] = {
 POINT_LIKE = frozenset(("single_cell_necrosis", "mitosis", "infiltration", "microgranuloma"))
 
 
-def batch_stain(seed: int, batch: int) -> Stain:
-    """Stain and scanner that the slides of a batch share: log-SD 0.15 of haematoxylin and 0.10 of eosin."""
+def batch_stain(seed: int, batch: int, spread: float = 1.0) -> Stain:
+    """Stain and scanner that the slides of a batch share: log-SD 0.15 of haematoxylin and 0.10 of eosin, x spread."""
     rng = stream(seed, "stain", batch)
-    hematoxylin = np.array(Stain.hematoxylin) + rng.normal(0, 0.02, 3)
-    eosin = np.array(Stain.eosin) + rng.normal(0, 0.015, 3)
-    h, e, thickness = np.exp(rng.normal(0, (0.15, 0.10, 0.05)))
+    hematoxylin = np.array(Stain.hematoxylin) + spread * rng.normal(0, 0.02, 3)
+    eosin = np.array(Stain.eosin) + spread * rng.normal(0, 0.015, 3)
+    h, e, thickness = np.exp(spread * rng.normal(0, (0.15, 0.10, 0.05)))
     scanner = SCANNERS[int(rng.integers(len(SCANNERS)))]
     return Stain(
         hematoxylin=_rgb(hematoxylin),
@@ -117,6 +118,7 @@ def plan_slide(
     time_h: float,
     size_px: int,
     mpp: float,
+    setting: Setting = REALISTIC,
 ) -> SlideSpec:
     """The specification of one slide; size, stain and artefacts know nothing of dose or lesions.
 
@@ -126,11 +128,13 @@ def plan_slide(
     """
     c, _, level, k = (int(v) for v in rat)
     rng = stream(seed, "slide", int(compounds.index[c]), round(time_h * 60), level, k, number)
-    stain = batch_stain(seed, batch)
+    stain = batch_stain(seed, batch, setting.stain)
     sides = (rng.uniform(*SIZE_RANGE, 2) * size_px / SIZE_STEP).round().astype(int) * SIZE_STEP
-    thickness = stain.thickness * float(np.exp(rng.normal(0, 0.06)))
+    thickness = stain.thickness * float(np.exp(setting.stain * rng.normal(0, 0.06)))
     slide_seed = int(rng.integers(2**31))
-    artefacts = tuple(name for name, rate in ARTEFACT_RATES.items() if rng.random() < rate)
+    artefacts = tuple(
+        name for name, rate in ARTEFACT_RATES.items() if rng.random() < setting.artefacts * rate
+    )
     jitter = rng.standard_normal(len(PHENOTYPES))
     return SlideSpec(
         slide_id=slide_id,
@@ -141,4 +145,6 @@ def plan_slide(
         lesions=slide_lesions(compounds, latents, rat, jitter),
         stain=Stain(**{**stain.__dict__, "thickness": round(thickness, 4)}),
         artefacts=artefacts,
+        contrast=setting.contrast,
+        animals=setting.animals,
     )

@@ -116,6 +116,8 @@ class SlideSpec:
         lesions: at most one per phenotype.
         stain: colour and optics.
         artefacts: names out of `ARTEFACTS`.
+        contrast: exponent on how much lesions change a cell, factor on how many cells and foci are changed.
+        animals: factor on what differs between animals without a lesion: glycogen of the fed state, blood.
 
     Raises:
         SlideSpecError: bad size or mpp, a phenotype given twice, an unknown artefact.
@@ -129,12 +131,19 @@ class SlideSpec:
     lesions: tuple[Lesion, ...] = ()
     stain: Stain = Stain()
     artefacts: tuple[str, ...] = ()
+    contrast: float = 1.0
+    animals: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.width, self.height) < 64:
             raise SlideSpecError(f"SlideSpec.width, height: {self.width} x {self.height} px is under 64 px")
         if not 0.1 <= self.mpp <= 2.0:
             raise SlideSpecError(f"SlideSpec.mpp: {self.mpp!r} um per px is outside 0.1 to 2.0")
+        if self.contrast <= 0 or self.animals < 0:
+            raise SlideSpecError(
+                f"SlideSpec.contrast, animals: {self.contrast!r}, {self.animals!r}; give a contrast above 0 and no "
+                "negative factor"
+            )
         names = [lesion.phenotype for lesion in self.lesions]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:

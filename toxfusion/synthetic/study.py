@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +34,8 @@ from toxfusion.synthetic.genes import gene_catalogue
 from toxfusion.synthetic.labels import ANALYTES, TERMS, Reading, group_injury, measure_chemistry, read_study
 from toxfusion.synthetic.liability import dili
 from toxfusion.synthetic.randomness import stream
+from toxfusion.synthetic.rendering import render_slides
+from toxfusion.synthetic.settings import SETTINGS
 from toxfusion.synthetic.slide_plan import plan_slide
 from toxfusion.synthetic.slide_spec import PHENOTYPES, SlideSpec
 
@@ -54,6 +52,7 @@ class StudyConfig:
         slides: render slides; without them the study has expression and labels only.
         slide_px: largest side of a slide in level-0 px; mpp: um per px.
         jobs: processes that render.
+        slide_cache: folder where rendered slides are kept by specification, for other studies that hold the same.
     """
 
     cohort: CohortConfig = field(default_factory=CohortConfig)
@@ -61,6 +60,7 @@ class StudyConfig:
     slide_px: int = 1536
     mpp: float = 0.5
     jobs: int = 2
+    slide_cache: Path | None = None
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -81,7 +81,8 @@ def study_config(settings: dict[str, Any]) -> StudyConfig:
         "leave_out": tuple(map(str, settings["leave_out"])),
     }
     own = {name: settings[name] for name in ("slides", "slide_px", "mpp", "jobs")}
-    return StudyConfig(cohort=CohortConfig(**cohort), **own)
+    cache = None if settings["slide_cache"] is None else Path(settings["slide_cache"])
+    return StudyConfig(cohort=CohortConfig(**cohort), slide_cache=cache, **own)
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ class Cohort:
 def draw_cohort(config: CohortConfig, first_compound: int = 0) -> Cohort:
     """Draw a cohort: compounds ``first_compound`` and following of the seed; a pure function of its arguments."""
     indices = compound_numbers(config, first_compound)
-    compounds = draw_compounds(config.seed, indices)
-    latents = draw_latents(config.seed, compounds, config.times_h)
+    compounds = draw_compounds(config.seed, indices, config.setting)
+    latents = draw_latents(config.seed, compounds, config.times_h, config.setting)
     reading = read_study(config.seed, compounds, latents, config.times_h)
     rats, died = _sampled(latents.died, config.animals_per_group)
     return Cohort(
@@ -177,7 +178,7 @@ def synthesize_study(root: Path | str, config: StudyConfig, progress: bool = Fal
     write_truth(root / "truth", cohort)
     specs = slide_specs(cohort, config, n_slides) if config.slides else {}
     if specs:
-        render_slides(root, specs, config.jobs, progress)
+        render_slides(root, specs, config.jobs, config.slide_cache, progress)
     write_oracles(root / "truth", cohort)
     expression = measure_expression(
         config.cohort.seed,
@@ -215,21 +216,20 @@ def synthesize_study(root: Path | str, config: StudyConfig, progress: bool = Fal
 
 
 def study_name(config: CohortConfig) -> str:
-    """virtual-liver-s<seed>, with -easy where DILI was made easier than it is."""
-    easy = "" if config.setting == "realistic" else f"-{config.setting}"
-    return f"virtual-liver{easy}-s{config.seed}"
+    """virtual-liver-<setting>-s<seed>: whoever shows a number of a study shows how hard it is."""
+    return f"virtual-liver-{config.setting}-s{config.seed}"
 
 
 def provenance(config: StudyConfig) -> dict[str, Any]:
-    """Generator, version and settings of a study; rendering jobs make no difference and are left out."""
-    settings = asdict(replace(config, jobs=1))
-    del settings["jobs"]
+    """Generator, version and settings of a study; jobs and cache of rendering make no difference and are left out."""
+    settings = asdict(replace(config, slide_cache=None))
+    del settings["jobs"], settings["slide_cache"]
     if not config.cohort.leave_out:  # studies from before there was this setting are of the same settings
         del settings["cohort"]["leave_out"]
     return {
         "generator": "toxfusion.synthetic",
         "generator_version": GENERATOR_VERSION,
-        "dili_setting": config.cohort.setting,
+        "setting": config.cohort.setting,
         "settings": json.loads(json.dumps(settings)),
     }
 
@@ -325,6 +325,7 @@ def slide_specs(
                 time_h=config.cohort.times_h[int(rat[1])],
                 size_px=config.slide_px,
                 mpp=config.mpp,
+                setting=SETTINGS[config.cohort.setting],
             )
             specs[slide_id] = (sample_id, spec)
     return specs
@@ -407,88 +408,3 @@ def animal_truth(cohort: Cohort) -> pd.DataFrame:
     columns |= {f"activity:{a}": activity[:, k] for k, a in enumerate(AXIS_NAMES)}
     columns |= {f"rna_piece:{a}": rna[:, k] for k, a in enumerate(AXIS_NAMES)}
     return pd.DataFrame(columns)
-
-
-# ------------------------------------------------------------------------------------------- slides
-
-
-def render_slides(root: Path, specs: dict[str, tuple[str, SlideSpec]], jobs: int, progress: bool) -> None:
-    """Render what is not there yet, in ``jobs`` processes, and write truth/slides.parquet and truth/lesions.parquet.
-
-    A slide is there when its file, its mask and a truth row of the same specification are. The truth row is written
-    last, each file by a rename, so that an interrupted call is taken up where it ended.
-    """
-    from tqdm import tqdm
-
-    for folder in ("slides", "truth/masks", "truth/slides"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    missing = [spec for _, spec in specs.values() if not _is_rendered(root, spec)]
-    bar = tqdm(total=len(specs), initial=len(specs) - len(missing), unit="slide", disable=not progress)
-    if jobs == 1 or len(missing) < 2:
-        for spec in missing:
-            render_one(root, spec)
-            bar.update()
-    else:
-        _render_in_processes(root, missing, jobs, bar.update)
-    bar.close()
-    _write_slide_truth(root, specs)
-
-
-def _render_in_processes(
-    root: Path, specs: Sequence[SlideSpec], jobs: int, done: Callable[[], object]
-) -> None:
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(render_one, root, spec) for spec in specs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done()
-        except BrokenProcessPool as error:
-            raise CohortError(
-                f"{root / 'slides'}: a rendering process was killed (out of memory?). Run the same command "
-                "again, with fewer jobs if need be: finished slides are kept"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def render_one(root: Path, spec: SlideSpec) -> None:
-    """Render one slide with its mask, then its truth row."""
-    from toxfusion.synthetic.histology import render_slide
-
-    truth = render_slide(spec, root / "slides" / f"{spec.slide_id}.tif", _mask_path(root, spec))
-    row = {"digest": _digest(spec), **asdict(truth)}
-    replace_file(_row_path(root, spec), json.dumps(row).encode())
-
-
-def _mask_path(root: Path, spec: SlideSpec) -> Path:
-    return root / "truth" / "masks" / f"{spec.slide_id}.png"
-
-
-def _row_path(root: Path, spec: SlideSpec) -> Path:
-    return root / "truth" / "slides" / f"{spec.slide_id}.json"
-
-
-def _digest(spec: SlideSpec) -> str:
-    return hashlib.sha256(f"{GENERATOR_VERSION} {spec!r}".encode()).hexdigest()[:16]
-
-
-def _is_rendered(root: Path, spec: SlideSpec) -> bool:
-    row = _row_path(root, spec)
-    files = (row, root / "slides" / f"{spec.slide_id}.tif", _mask_path(root, spec))
-    return all(file.is_file() for file in files) and json.loads(row.read_text())["digest"] == _digest(spec)
-
-
-def _write_slide_truth(root: Path, specs: dict[str, tuple[str, SlideSpec]]) -> None:
-    slides, lesions = [], []
-    for slide_id, (sample_id, spec) in specs.items():
-        row = json.loads(_row_path(root, spec).read_text())
-        area = row.pop("area_fraction")
-        slides.append(
-            {"slide_id": slide_id, "sample_id": sample_id, "artefacts": " ".join(spec.artefacts), **row}
-        )
-        for lesion in spec.lesions:
-            lesions.append({"slide_id": slide_id, **asdict(lesion), "area_fraction": area[lesion.phenotype]})
-    write_parquet(pd.DataFrame(slides), root / "truth" / "slides.parquet")
-    columns = ["slide_id", "phenotype", "severity", "zone", "area_fraction"]
-    write_parquet(pd.DataFrame(lesions, columns=columns), root / "truth" / "lesions.parquet")
