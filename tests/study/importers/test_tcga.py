@@ -77,7 +77,7 @@ def test_a_cohort_by_hand(tmp_path: Path, source: dict[str, Any]) -> None:
     obs = study.obs
     assert obs.index.tolist() == [case(i) for i in range(12)]
     assert (obs[["animal_id", "compound", "group_id"]].to_numpy() == obs.index.to_numpy()[:, None]).all()
-    assert obs.loc[case(1), ["batch", "subtype", "age", "survival_time", "event"]].tolist() == [
+    assert obs.loc[case(1), ["study", "subtype", "age", "survival_time", "event"]].tolist() == [
         "AB",
         "HCC",
         51,
@@ -110,8 +110,8 @@ def test_gene_sets_and_folds_are_what_training_reads(tmp_path: Path, source: dic
     assert split.test == [case(3), case(4), case(5)]
     assert len(split.train) + len(split.valid) == 9
     assert split.manifest["valid_drawn"] is True
-    by_site = GroupKFold(column="batch", n_folds=2)(study)
-    assert study.obs.loc[by_site.test, "batch"].nunique() == 1
+    by_site = GroupKFold(n_folds=2)(study)
+    assert study.obs.loc[by_site.test, "study"].nunique() == 1
 
 
 def test_folds_with_a_test_part_keep_their_own(tmp_path: Path, source: dict[str, Any]) -> None:
@@ -237,6 +237,92 @@ def test_refusals_of_survival(
         import_tcga(tmp_path / "study", **source)
 
 
+def second_cohort(folder: Path) -> str:
+    """Cases 20 to 25, of the sites of the first cohort; one gene is missing, one is new."""
+    ids = [case(i) for i in range(20, 26)]
+    table = pd.DataFrame({"case_id": ids, "slide_id": [f"{i}-01Z-00-DX1.svs" for i in ids], "age": "old"})
+    table = table.assign(survival_months_dss=5.0, censorship_dss=1.0, oncotree_code="LUAD")
+    for i, gene in enumerate(("ALB", "TP53", "FMO2", "EGFR", "KRAS", "MYC")):
+        table[f"{gene}_rnaseq"] = np.arange(6.0) + i
+    table.to_csv(folder / "tcga_luad_all_clean.csv", index=False)
+    return str(folder / "tcga_luad_all_clean.csv")
+
+
+@pytest.mark.parametrize("form", ["list", "mapping"])
+def test_two_cohorts_are_one_study(tmp_path: Path, source: dict[str, Any], form: str) -> None:
+    """Sites are studies that both cohorts share, cohorts are batches; a label may be known in one of them alone."""
+    second = second_cohort(tmp_path)
+    labels = pd.DataFrame(
+        {"patient": [case(i) for i in range(20, 24)] + ["TCGA-ZZ-9999"], "stage": [1, 2, 3, 1, 2]}
+    )
+    labels["fibrosis"] = ["None", "Mild", "[Unknown]", "None", "Mild"]
+    labels["age"] = 7
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    names = ("cases", "luad")
+    settings: dict[str, Any] = {
+        "cases": [source["cases"], second],
+        "rna": {"cases": source["rna"]},
+        "folds": {"cases": source["folds"]},
+    }
+    if form == "mapping":
+        settings["cases"] = dict(zip(names, settings["cases"], strict=True))
+    study = import_tcga(
+        tmp_path / "study", **settings, labels=[str(tmp_path / "labels.csv")], slides="listed"
+    )
+    obs = study.obs
+    assert obs["batch"].value_counts().to_dict() == {"cases": 12, "luad": 6}
+    assert obs.groupby("study")["batch"].nunique().tolist() == [2, 2]
+    assert obs["organ"].unique().tolist() == ["cases", "lung"]
+    assert study.var.index.tolist() == ["TP53", "ALB", "FMO2", "EGFR", "KRAS"]
+    assert study.expression[12].tolist() == [1.0, 0.0, 2.0, 3.0, 4.0]
+    assert obs["fibrosis"].tolist() == [""] * 12 + ["None", "Mild", "", "None", "", ""]
+    assert obs["stage"].dropna().tolist() == [1.0, 2.0, 3.0, 1.0]
+    assert study.provenance["labels"] == {"stage": {"luad": 4}, "fibrosis": {"luad": 3}}
+    assert study.provenance["cohorts"] == {"cases": 12, "luad": 6}
+    assert len(study.slides_of(case(0))) == 2
+    told = reasons(study)
+    assert "genes cases: 1 of 6 genes are not in every cohort" in told
+    assert "column age: of labels.csv: the study has a column of that name" in told
+    assert "label row TCGA-ZZ-9999: not in the study" in told
+    for fold in range(2):
+        split = GroupKFold(n_folds=2, fold=fold)(study)
+        assert not set(obs.loc[split.test, "study"]) & set(obs.loc[[*split.train, *split.valid], "study"])
+        assert set(obs.loc[split.test, "batch"]) == set(names)
+
+
+def test_genes_that_a_cohort_lacks_are_missing_there(tmp_path: Path, source: dict[str, Any]) -> None:
+    settings = {"cases": [source["cases"], second_cohort(tmp_path)], "rna": {"cases": source["rna"]}}
+    study = import_tcga(tmp_path / "study", **settings, genes="all")
+    assert study.var.index.tolist() == ["TP53", "ALB", "Marchf1", "FMO2", "EGFR", "KRAS", "MYC"]
+    assert np.isnan(study.expression[:12, 6]).all()
+    assert np.isnan(study.expression[12:, 2]).all()
+    assert study.has_expression.all()
+    assert "genes luad: 1 of 7 genes are not in its table: missing there" in reasons(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cases": ["a/tcga_luad.csv", "b/tcga_luad_all_clean.csv"]}, "two tables are of a cohort 'luad'"),
+        ({"rna": ["one.csv"]}, r"source\.rna: 1 paths for 2 cohorts"),
+        ({"folds": {"lusc": "x"}}, "'lusc' is no cohort of source.cases"),
+        ({"genes": "some"}, "source.genes=some: is none of common, all"),
+        ({"cases": "twice"}, f"case '{case(0)}' is in the cohorts 'a' and 'b'"),
+    ],
+)
+def test_refusals_of_several_cohorts(
+    tmp_path: Path, source: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    settings: dict[str, Any] = {
+        "cases": [source["cases"], second_cohort(tmp_path)],
+        "rna": {"cases": source["rna"]},
+    }
+    if change.get("cases") == "twice":
+        change = {"cases": dict.fromkeys("ab", source["cases"]), "rna": dict.fromkeys("ab", source["rna"])}
+    with pytest.raises(ImportTableError, match=message):
+        import_tcga(tmp_path / "study", **settings | change)
+
+
 def test_pretraining_on_expression_alone_with_published_folds(tmp_path: Path, source: dict[str, Any]) -> None:
     study = import_tcga(tmp_path / "study", **source)
     train(
@@ -288,6 +374,6 @@ def test_the_real_liver_cohort(tmp_path: Path) -> None:
     assert study.expression.shape == (333, 1550)
     assert study.obs["event"].sum() == 115
     assert study.obs["subtype"].value_counts().to_dict() == {"HCC": 323, "HCCIHCH": 7, "FLC": 3}
-    assert study.obs["batch"].nunique() == 33
+    assert study.obs["study"].nunique() == 33
     tested = [GroupKFold(column="animal_id", fold=k)(study).test for k in range(5)]
     assert sorted(s for t in tested for s in t) == sorted(study.sample_ids)

@@ -1,68 +1,63 @@
-"""TCGA cohorts as a study: one table of slides or cases, expression, pathway signatures and published folds.
+"""TCGA cohorts as one study: their tables, pathway signatures, published folds, and further labels of cases.
 
-Read are the tables of SurvPath and PORPOISE (one row a slide, ``_rnaseq`` columns or a table of its own) and the
-fold files of SurvPath (train, val) and of CLAM and MIRROR (train, val, test). A sample is a case, the first twelve
-characters of a barcode.
+Read are the fold files of SurvPath (train, val) and of CLAM and MIRROR (train, val, test). The tables of a cohort are
+read by toxfusion.study.importers.tcga_cohort, further labels by toxfusion.study.importers.tcga_labels.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
-from toxfusion.study.importers.counts import LARGEST_LOG2
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.symbols import recover_symbols
-from toxfusion.study.importers.tables import STAGE, ImportTableError, empty_slides
-from toxfusion.study.names import drop_strangers, strangers
-from toxfusion.study.rules import CONTRACT_COLUMNS, SLIDE_COLUMNS
-from toxfusion.study.study import Study, write_study
-from toxfusion.study.tables import (
-    numbers,
-    read_table,
-    read_values,
-    refuse_repeated,
-    require_columns,
-    typed,
+from toxfusion.study.importers.tables import STAGE, ImportTableError
+from toxfusion.study.importers.tcga_cohort import (
+    LISTED,
+    Cohort,
+    CohortTables,
+    Duplicates,
+    Kind,
+    TableForm,
+    case_of,
+    read_cohort,
 )
+from toxfusion.study.importers.tcga_labels import read_labels
+from toxfusion.study.rules import CONTRACT_COLUMNS
+from toxfusion.study.study import Study, write_study
+from toxfusion.study.tables import read_table, typed
 
-Duplicates = Literal["error", "first", "mean"]
-Kind = Literal["log2", "zscore"]
+Genes = Literal["common", "all"]
+ByCohort = str | Sequence[str] | Mapping[str, str]
+"""A path for one cohort; of several a list, or a mapping from the name of the cohort."""
 #: tables within the study folder
 FOLDS_FILE = "splits/published.csv"
 GENE_SETS_FOLDER = "gene_sets"
-#: a longer time is one in days
-LONGEST_MONTHS = 600.0
 
-_BARCODE = re.compile(r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?:-(\d{2}))?")
-_CASE_LENGTH = 12
-_SITE = slice(5, 7)
-_NORMAL = range(10, 20)
-_RNASEQ = re.compile(r"^(.+)_rnaseq(\.\d+)?$")
-_OTHER_OMICS = re.compile(r"^.+_(mut|cnv)(\.\d+)?$")
-_REPEATED = re.compile(r"^(.+)\.\d+$")
 _FOLD_FILE = re.compile(r"^splits?_(\d+)\.csv$")
-#: columns not kept: row numbers, former parts, and other endpoints, whose flag has the other sign
-_NOT_KEPT = re.compile(r"^(Unnamed: \d+|train|survival_.*|censorship.*)$")
 _PARTS = {"train": "train", "val": "valid", "test": "test"}
 
 
 def import_tcga(
     root: Path | str,
     *,
-    cases: str,
-    rna: str | None = None,
+    cases: ByCohort,
+    rna: ByCohort | None = None,
     kind: Kind = "log2",
+    genes: Genes = "common",
     signatures: str | None = None,
-    folds: str | None = None,
-    slides: str | None = None,
+    labels: Sequence[str] | str | None = None,
+    folds: ByCohort | None = None,
+    slides: ByCohort | None = None,
     case_column: str = "case_id",
     slide_column: str = "slide_id",
     time_column: str | None = "survival_months_dss",
@@ -73,53 +68,50 @@ def import_tcga(
     gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
     name: str = "tcga",
 ) -> Study:
-    """Write a study of a cohort: a case is a sample, and also its own animal, compound and group.
+    """Write a study of one cohort or several: a case is a sample, and also its own animal, compound and group.
 
-    Batch is the tissue source site of the barcode; dose and time are NaN, nobody is a control. obs columns
-    ``survival_time`` (months, float) and ``event`` (1.0 = it happened, 0.0 = censored) are NaN together where there is
-    no label; ``subtype`` is text, empty where unknown. Other columns of the table are kept.
+    ``study`` is the tissue source site of the barcode (a site that sent cases to two cohorts is one), ``batch`` the
+    cohort, ``organ`` what it is of (luad and lusc: lung; a cohort of no other organ is its own); dose and time are
+    NaN, nobody is a control. obs columns ``survival_time`` (months, float) and ``event``
+    (1.0 = it happened, 0.0 = censored) are NaN together where there is no label; ``subtype`` is text, empty where
+    unknown. Other columns of the tables are kept.
 
     Args:
-        cases: table with one row a slide or a case (CSV, .gz, .zip).
-        rna: cases x genes, the first column naming the case; None takes the ``_rnaseq`` columns of ``cases``.
-        kind: of the expression; ``zscore`` is not checked against the range of log2 values. Kept as it is either way.
+        cases, rna, folds, slides: as of `CohortTables`; of several cohorts a list in one order, or a mapping from their
+            names, which for a list come from the file names (tcga_luad_all_clean.csv.zip: luad). ``slides`` may be one
+            folder for all. Folds of several cohorts go by their number.
+        kind, case_column, slide_column, time_column, censorship_column, subtype_column, ignore_columns, duplicates,
+            gene_ids: as of `TableForm`.
+        genes: those ``common`` to all cohorts, or ``all``, NaN in the profiles of a cohort that lacks one.
         signatures: one column a gene set, its name the first row and the symbols below; written as
             ``gene_sets/<file name>.gmt`` into the study.
-        folds: folder of splits_<k>.csv with train, val and optionally test; written as ``splits/published.csv``.
-            Without a column test the published val is the test part, and the table names no validation part.
-        slides: folder, searched below, of the images; None lists no slide.
-        time_column, censorship_column: months, and 1 = censored, 0 = it happened; both None for no survival.
-        ignore_columns: columns of ``cases`` that are no property of the case, and may differ among its rows.
-        duplicates: what becomes of several different profiles of one case: ``error`` refuses them, ``first`` takes
-            that of the first row, ``mean`` the mean of the different ones; each case is audited.
-        gene_ids: what the columns of the expression become.
+        labels: tables of further labels, one row a case; each of their columns becomes one of obs; see `read_labels`.
+        folds: with train, val and optionally test; written as ``splits/published.csv``. Without a column test the
+            published val is the test part, and the table names no validation part.
+        name: of the study, and of the cohort where there is one.
 
     Raises:
         ImportTableError: a table lacks a column or holds a value that it must not, rows of one case contradict each
-            other, a fold names a case that no table knows, or a folder holds nothing that is looked for.
+            other, a case is in two cohorts, a fold names a case that no table knows, cohorts have no gene in common,
+            or a folder holds nothing that is looked for.
         StudyError: the tables break the contract.
     """
-    if duplicates not in get_args(Duplicates):
-        raise ImportTableError(
-            f"source.duplicates={duplicates}: is none of {', '.join(get_args(Duplicates))}"
-        )
+    if genes not in get_args(Genes):
+        raise ImportTableError(f"source.genes={genes}: is none of {', '.join(get_args(Genes))}")
     audit = Audit()
-    rows = _without_columns(_case_rows(cases, case_column, slide_column, audit), ignore_columns, cases)
-    images = _slides(rows, slides, cases, slide_column, audit)
-    about_case = [c for c in rows.columns if c not in (case_column, slide_column) and not _is_omics(c)]
-    clinical = _one_row_a_case(rows[about_case], cases, audit)
-    expression, named = _expression(rows, clinical.index, cases, rna, kind, duplicates, gene_ids, audit)
-    known = clinical.index
-    clinical = _usable(clinical, expression.index, images["sample_id"], audit)
-    obs = _obs(clinical, name)
-    obs = obs.join(_survival(clinical, cases, time_column, censorship_column, audit))
-    if subtype_column in clinical.columns:
-        obs["subtype"] = clinical[subtype_column].fillna("").astype(str)
-    else:
-        audit.change(STAGE, "column", subtype_column, f"not in {Path(cases).name}: no subtype")
-    obs = obs.join(_kept(clinical, subtype_column, audit))
-    parts = _published(folds, known, obs.index, audit)
+    form = TableForm(
+        kind, case_column, slide_column, time_column, censorship_column, subtype_column, ignore_columns,
+        duplicates, gene_ids,
+    )  # fmt: skip
+    tables = _cohorts(name, cases, rna, folds, slides)
+    cohorts = {of.name: read_cohort(of, form, audit) for of in tables}
+    _refuse_shared(cohorts)
+    obs = _obs(cohorts)
+    expression = _joined(cohorts, genes, audit)
+    obs, known = read_labels([labels] if isinstance(labels, str) else labels or (), obs, case_column, audit)
+    parts = [_published(of.folds, cohorts[of.name].known, cohorts[of.name].obs.index, audit) for of in tables]
     sets = _signatures(signatures, expression.columns, audit)
+    several = len(tables) > 1
     study = write_study(
         root,
         obs=obs,
@@ -128,12 +120,17 @@ def import_tcga(
         ),
         expression=expression.reindex(obs.index).to_numpy(np.float32),
         findings=pd.DataFrame(index=obs.index),
-        slides=images[images["sample_id"].isin(obs.index)],
+        slides=pd.concat([cohort.slides for cohort in cohorts.values()]),
         provenance={
             "source": "tcga",
             "kind": kind,
-            "tables": [Path(p).name for p in (cases, rna, signatures, folds) if p],
-            "gene_ids": named,
+            "tables": [Path(p).name for of in tables for p in (of.cases, of.rna, of.folds) if p]
+            + [Path(p).name for p in ([signatures] if signatures else [])],
+            "cohorts": {of.name: len(cohorts[of.name].obs) for of in tables},
+            "labels": known,
+            "gene_ids": {n: c.genes for n, c in cohorts.items()}
+            if several
+            else cohorts[tables[0].name].genes,
             "survival": {"time": time_column, "unit": "months", "censorship": censorship_column},
         },
         name=name,
@@ -141,286 +138,120 @@ def import_tcga(
         virtual=False,
         audit=audit,
     )
-    if parts is not None:
-        replace_file(study.root / FOLDS_FILE, parts.to_csv(index=False).encode())
+    published = [part for part in parts if part is not None]
+    if published:
+        replace_file(study.root / FOLDS_FILE, pd.concat(published).to_csv(index=False).encode())
     if signatures is not None:
-        lines = ["\t".join((title, Path(signatures).name, *genes)) for title, genes in sets.items()]
+        lines = ["\t".join((title, Path(signatures).name, *members)) for title, members in sets.items()]
         replace_file(_gmt_path(study.root, signatures), ("\n".join(lines) + "\n").encode())
     return study
 
 
-# -------------------------------------------------------------------------------- cases
+# -------------------------------------------------------------------------------- cohorts
 
 
-def case_of(barcode: object, path: Path | str, column: str) -> str:
-    """The case of a TCGA barcode, its first twelve characters.
-
-    Raises:
-        ImportTableError: the value is no TCGA barcode.
-    """
-    text = str(barcode).strip()
-    if not _BARCODE.match(text):
-        raise ImportTableError(
-            f"{path}, column {column!r}, value {text!r}: is no TCGA barcode (TCGA-XX-XXXX ...); name the column that "
-            "holds them"
-        )
-    return text[:_CASE_LENGTH]
-
-
-def _without_normal(
-    table: pd.DataFrame, barcodes: pd.Series | pd.Index, kind: str, path: str, audit: Audit
-) -> pd.DataFrame:
-    """Rows whose barcode is of no normal tissue (sample type 10 to 19)."""
-    types = [match[1] if (match := _BARCODE.match(str(b))) else None for b in barcodes]
-    normal = np.array([t is not None and int(t) in _NORMAL for t in types], dtype=bool)
-    for barcode in np.asarray(barcodes)[normal]:
-        audit.drop(STAGE, kind, str(barcode), f"of {Path(path).name}: normal tissue of a case")
-    return table[~normal]
-
-
-def _case_rows(path: str, case_column: str, slide_column: str, audit: Audit) -> pd.DataFrame:
-    """The table, indexed by case, several rows where it has several slides; equal slide rows collapsed."""
-    rows = read_table(path, required=(case_column,), repeated=True)
-    refuse_repeated([c for c in rows.columns if not _is_omics(c)], path)
-    rows = rows[[c for c in rows.columns if c]]
-    if slide_column in rows.columns:
-        rows = _without_normal(rows, rows[slide_column], "slide", path, audit)
-        twice = rows.duplicated([case_column, slide_column])
-        for slide in rows.loc[twice, slide_column]:
-            audit.change(STAGE, "slide", str(slide), f"listed more than once in {Path(path).name}: joined")
-    ids = [case_of(b, path, case_column) for b in rows[case_column]]
-    return rows.set_axis(pd.Index(ids, dtype=object, name="sample_id"), axis=0)
-
-
-def _without_columns(rows: pd.DataFrame, ignored: Sequence[str] | None, path: str) -> pd.DataFrame:
-    """The table without the columns of source.ignore_columns.
-
-    Raises:
-        ImportTableError: it lacks one of them.
-    """
-    unknown = [c for c in ignored or () if c not in rows.columns]
-    if unknown:
-        raise ImportTableError(
-            f"{path}: source.ignore_columns names {strangers(unknown, rows.columns).all_told()}, which it lacks"
-        )
-    return rows.drop(columns=list(ignored or ()))
-
-
-def _one_row_a_case(rows: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame:
-    """One row for each case, in the order of the table.
-
-    Raises:
-        ImportTableError: two rows of a case differ; file, column, case and both values are named.
-    """
-    first = rows[~rows.index.duplicated()]
-    expected = first.loc[rows.index]
-    is_value, was_value = rows.to_numpy(object), expected.to_numpy(object)
-    differs = (is_value != was_value) & ~(rows.isna() & expected.isna()).to_numpy()
-    for row, column in np.argwhere(differs):
-        if _same_number(is_value[row, column], was_value[row, column]):
-            continue
-        raise ImportTableError(
-            f"{path}, column {rows.columns[column]!r}, case {rows.index[row]!r}: the values "
-            f"{was_value[row, column]} and {is_value[row, column]} contradict each other; correct one, or name the "
-            "column in source.ignore_columns if it is no property of the case"
-        )
-    counts = rows.index.value_counts(sort=False)
-    for case, n in counts[counts > 1].items():
-        audit.change(STAGE, "case", str(case), f"{n} rows in {Path(path).name} that agree: joined")
-    return first
-
-
-def _same_number(value: object, other: object) -> bool:
-    """Whether two texts are one number (1 and 1.0)."""
-    both = pd.to_numeric(pd.Series([value, other], dtype=object), errors="coerce")
-    return bool(both.notna().all() and both.iloc[0] == both.iloc[1])
-
-
-def _one_profile_a_case(
-    profiles: pd.DataFrame, path: str, duplicates: Duplicates, audit: Audit
-) -> pd.DataFrame:
-    """One profile for each case, in the order of the table.
-
-    Args:
-        profiles: float [n_rows, n_genes], indexed by case, several rows a case allowed.
-
-    Raises:
-        ImportTableError: a case has several that differ, and ``duplicates`` is ``error``.
-    """
-    profiles = profiles.dropna(how="all")
-    new = ~(profiles.index.duplicated() & profiles.set_axis(range(profiles.shape[1]), axis=1).duplicated())
-    distinct = profiles[new]
-    several = distinct.index[distinct.index.duplicated()].unique()
-    if not len(several):
-        return distinct
-    if duplicates == "error":
-        case = several[0]
-        values = distinct.loc[case].to_numpy(np.float64)
-        column = int(np.argmax(values[0] != values[1]))
-        raise ImportTableError(
-            f"{path}, column {distinct.columns[column]!r}, case {case!r}: has {len(values)} profiles, with the values "
-            f"{values[0, column]:g} and {values[1, column]:g}; {len(several)} cases have several: take one by "
-            "source.duplicates=first, their mean by source.duplicates=mean, or correct the table"
-        )
-    for case in several:
-        n = int((distinct.index == case).sum())
-        audit.change(
-            STAGE, "profile", str(case), f"{n} profiles in {Path(path).name}: the {duplicates} is taken"
-        )
-    if duplicates == "first":
-        return distinct[~distinct.index.duplicated()]
-    names = distinct.columns
-    means = distinct.set_axis(range(len(names)), axis=1).groupby(level=0, sort=False).mean()
-    return means.set_axis(names, axis=1)
-
-
-def _usable(clinical: pd.DataFrame, profiled: pd.Index, imaged: pd.Series, audit: Audit) -> pd.DataFrame:
-    """Cases with a profile or a slide; the others are dropped."""
-    has_profile, has_slide = clinical.index.isin(profiled), clinical.index.isin(imaged)
-    for case in clinical.index[~has_profile & has_slide]:
-        audit.change(STAGE, "sample", case, "no expression profile: kept without one")
-    for case in clinical.index[~has_profile & ~has_slide]:
-        audit.drop(STAGE, "sample", case, "neither an expression profile nor a slide")
-    return clinical[has_profile | has_slide]
-
-
-def _obs(clinical: pd.DataFrame, name: str) -> pd.DataFrame:
-    cases = clinical.index
-    return pd.DataFrame(
-        {
-            "animal_id": cases,
-            "compound": cases,
-            "dose": np.nan,
-            "dose_level": "",
-            "time_h": np.nan,
-            "study": name,
-            "batch": [case[_SITE] for case in cases],
-            "is_control": False,
-            "control_group": "",
-            "group_id": cases,
-            "dili": np.nan,
-            "injury": np.nan,
-        },
-        index=cases,
-    )
-
-
-def _kept(clinical: pd.DataFrame, subtype_column: str, audit: Audit) -> pd.DataFrame:
-    """Other columns of the table; those that the study has, or that hold another endpoint, are left out."""
-    kept = []
-    for column in map(str, clinical.columns):
-        if column == subtype_column:
-            continue
-        if _NOT_KEPT.match(column) or column in CONTRACT_COLUMNS:
-            audit.drop(
-                STAGE, "column", column, "survival, its flag, a former part, or a column that the study has"
-            )
-        else:
-            kept.append(column)
-    return clinical[kept].apply(typed)
-
-
-def _survival(
-    clinical: pd.DataFrame, path: str, time_column: str | None, censorship_column: str | None, audit: Audit
-) -> pd.DataFrame:
-    """survival_time in months and event, NaN together; nothing when both columns are None."""
-    if time_column is None and censorship_column is None:
-        return pd.DataFrame(index=clinical.index)
-    if time_column is None or censorship_column is None:
-        raise ImportTableError(
-            f"source.time_column {time_column!r} and source.censorship_column {censorship_column!r}: "
-            "give both or neither"
-        )
-    for column in (time_column, censorship_column):
-        if column not in clinical.columns:
-            candidates = [c for c in map(str, clinical.columns) if re.match("survival|censor", c)]
+def _cohorts(
+    name: str, cases: ByCohort, rna: ByCohort | None, folds: ByCohort | None, slides: ByCohort | None
+) -> list[CohortTables]:
+    """The tables of each cohort, in the order of ``source.cases``."""
+    if isinstance(cases, str):
+        cases = {name: cases}
+    elif not isinstance(cases, Mapping):
+        names = [cohort_name(path) for path in cases]
+        twice = [n for n, count in Counter(names).items() if count > 1]
+        if twice:
             raise ImportTableError(
-                f"{path}: column {column!r} is missing; there are {candidates}: name two of them by "
-                "source.time_column and source.censorship_column, or set both to null"
+                f"source.cases: two tables are of a cohort {twice[0]!r} by their names; name them: "
+                "'source.cases={luad: a.csv, lusc: b.csv}'"
             )
-    time, censored = numbers(clinical[time_column], path), numbers(clinical[censorship_column], path)
-    odd = censored.notna() & ~censored.isin([0.0, 1.0])
-    if odd.any():
+        cases = dict(zip(names, cases, strict=True))
+    if not cases:
+        raise ImportTableError("source.cases: names no table")
+    names = list(cases)
+    if isinstance(slides, str) and (slides == LISTED or len(names) > 1):
+        slides = dict.fromkeys(names, slides)
+    beside = {
+        key: _by_cohort(key, value, names)
+        for key, value in (("rna", rna), ("folds", folds), ("slides", slides))
+    }
+    return [
+        CohortTables(of, path, **{key: paths.get(of) for key, paths in beside.items()})
+        for of, path in cases.items()
+    ]
+
+
+def cohort_name(path: str) -> str:
+    """The name of a cohort from its table: tcga_luad_all_clean.csv.zip is luad."""
+    return Path(path).name.split(".")[0].removeprefix("tcga_").removesuffix("_all_clean")
+
+
+def _by_cohort(key: str, value: ByCohort | None, names: list[str]) -> dict[str, str]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        unknown = [n for n in value if n not in names]
+        if unknown:
+            raise ImportTableError(
+                f"source.{key}: {unknown[0]!r} is no cohort of source.cases; there are {names}"
+            )
+        return dict(value)
+    values = [value] if isinstance(value, str) else list(value)
+    if len(values) != len(names):
         raise ImportTableError(
-            f"{path}, column {censorship_column!r}, value {censored[odd].iloc[0]:g}: of case {odd.index[odd][0]!r} is "
-            "no flag; write 1 where the time is censored and 0 where the event happened"
+            f"source.{key}: {len(values)} paths for {len(names)} cohorts; give one each, or a mapping from their names"
         )
-    if (time > LONGEST_MONTHS).any():
-        raise ImportTableError(
-            f"{path}, column {time_column!r}, value {time.max():g}: of case {time.idxmax()!r} is no time in months; "
-            "divide days by 30.44"
-        )
-    unusable = ~(time > 0) | censored.isna()
-    for case in time.index[unusable]:
-        why = "its flag is missing" if time[case] > 0 else "its time is missing or not positive"
-        audit.drop(STAGE, "survival label", str(case), f"{why}; the case is kept without a label")
-    # The one place where the published flag, 1 = censored, becomes the study's, 1 = it happened.
-    return pd.DataFrame({"survival_time": time, "event": 1.0 - censored}).mask(unusable)
+    return dict(zip(names, values, strict=True))
 
 
-# -------------------------------------------------------------------------------- expression and gene sets
+def _refuse_shared(cohorts: Mapping[str, Cohort]) -> None:
+    """Raise ImportTableError where a case is in two cohorts."""
+    owner: dict[str, str] = {}
+    for name, cohort in cohorts.items():
+        for case in cohort.obs.index:
+            if case in owner:
+                raise ImportTableError(
+                    f"case {case!r} is in the cohorts {owner[case]!r} and {name!r}; keep it in one of their tables"
+                )
+            owner[case] = name
 
 
-def _is_omics(column: str) -> bool:
-    return bool(_RNASEQ.match(column) or _OTHER_OMICS.match(column))
+def _obs(cohorts: Mapping[str, Cohort]) -> pd.DataFrame:
+    """obs of all cohorts; what one of them has no column for is missing in its cases."""
+    obs = pd.concat([cohort.obs for cohort in cohorts.values()])
+    if "subtype" in obs.columns:
+        obs["subtype"] = obs["subtype"].fillna("")
+    kept = [column for column in obs.columns if column not in CONTRACT_COLUMNS]
+    return obs.assign(**{column: typed(obs[column]) for column in kept})
 
 
-def _expression(
-    rows: pd.DataFrame,
-    cases: pd.Index,
-    path: str,
-    rna: str | None,
-    kind: Kind,
-    duplicates: Duplicates,
-    gene_ids: GeneIds,
-    audit: Audit,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Cases of the table with a profile x genes; genes named and collapsed as in the other importers, and how."""
-    for omics in ("mut", "cnv"):
-        n = sum(m[1] == omics for c in rows.columns if (m := _OTHER_OMICS.match(c)))
-        if n:
-            audit.drop(STAGE, "columns", f"_{omics}", f"{n} columns of {Path(path).name}: not expression")
-    own = [bool(_RNASEQ.match(c)) for c in rows.columns]
-    if rna is None:
-        values, source = _own_profiles(rows.loc[:, own], path), path
+def _joined(cohorts: Mapping[str, Cohort], genes: Genes, audit: Audit) -> pd.DataFrame:
+    """The profiles of all cohorts, genes in the order of the first that has each."""
+    tables = {name: cohort.expression for name, cohort in cohorts.items() if len(cohort.expression)}
+    if not tables:
+        return next(iter(cohorts.values())).expression
+    columns = [table.columns for table in tables.values()]
+    if genes == "all":
+        chosen = pd.Index(dict.fromkeys(gene for own in columns for gene in own), dtype=object)
+        for name, table in tables.items():
+            if n := len(chosen.difference(table.columns)):
+                audit.change(
+                    STAGE, "genes", name, f"{n} of {len(chosen)} genes are not in its table: missing there"
+                )
     else:
-        if any(own):
-            audit.drop(STAGE, "columns", "_rnaseq", f"{sum(own)} columns: {Path(rna).name} is read instead")
-        values, source = _profiles(rna, cases, audit), rna
-    values = _one_profile_a_case(values, source, duplicates, audit)
-    if kind == "log2" and values.size and np.nanmax(values.to_numpy(np.float64)) > LARGEST_LOG2:
-        gene = values.max().idxmax()
+        chosen = reduce(lambda left, right: left[left.isin(right)], columns)
+        for name, table in tables.items():
+            if n := len(table.columns) - len(chosen):
+                audit.drop(STAGE, "genes", name, f"{n} of {len(table.columns)} genes are not in every cohort")
+    if not len(chosen):
+        first, second = list(tables)[:2]
         raise ImportTableError(
-            f"{source}, column {gene!r}, value {values[gene].max():g}: of case {values[gene].idxmax()!r} is no log2 "
-            "value; set source.kind=zscore for z-scores, or take the logarithm"
+            f"source.genes=common: the cohorts have no gene in common ({first}: {columns[0][0]!r} ..., {second}: "
+            f"{columns[1][0]!r} ...); bring their genes to one kind of id, or give source.genes=all"
         )
-    names = set(values.columns)
-    plain = [m[1] if (m := _REPEATED.match(c)) and m[1] in names else c for c in values.columns]
-    return gene_ids.named(values.set_axis(plain, axis=1), audit, path=source, counts=False)
+    return pd.concat([table.reindex(columns=chosen) for table in tables.values()])
 
 
-def _own_profiles(table: pd.DataFrame, path: str) -> pd.DataFrame:
-    """Columns ``<gene>_rnaseq`` as numbers, called by their gene; one that is there twice keeps both."""
-    values = [numbers(table.iloc[:, i], path).to_numpy(np.float64) for i in range(table.shape[1])]
-    matched = [_RNASEQ.match(c) for c in table.columns]
-    genes = [f"{m[1]}{m[2] or ''}" for m in matched if m]
-    filled = np.column_stack(values) if values else np.empty((len(table), 0))
-    return pd.DataFrame(filled, index=table.index, columns=pd.Index(genes, dtype=object))
-
-
-def _profiles(path: str, cases: pd.Index, audit: Audit) -> pd.DataFrame:
-    """A table of its own, one row or more a case that the clinical table has."""
-    table = read_values(path)
-    first = str(table.index.name or "first")
-    if not _BARCODE.match(str(table.index[0])) and _BARCODE.match(str(table.columns[0])):
-        table = table.T
-    table = _without_normal(table, table.index, "profile", path, audit)
-    ids = pd.Index([case_of(b, path, first) for b in table.index], dtype=object, name="sample_id")
-    known = drop_strangers(
-        ids.tolist(), cases.tolist(), path=path, column=first, kind="profile", of="the clinical table",
-        audit=audit, stage=STAGE,
-    )  # fmt: skip
-    return table.set_axis(ids, axis=0)[known].rename(columns=str)
+# -------------------------------------------------------------------------------- gene sets
 
 
 def _signatures(path: str | None, genes: pd.Index, audit: Audit) -> dict[str, list[str]]:
@@ -458,7 +289,7 @@ def _gmt_path(root: Path, signatures: str) -> Path:
     return root / GENE_SETS_FOLDER / f"{Path(signatures).name.split('.')[0]}.gmt"
 
 
-# -------------------------------------------------------------------------------- folds and slides
+# -------------------------------------------------------------------------------- folds
 
 
 def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audit) -> pd.DataFrame | None:
@@ -506,49 +337,3 @@ def _parts_of(path: Path) -> dict[str, str]:
                     "in one part"
                 )
     return parts
-
-
-def _slides(
-    rows: pd.DataFrame, folder: str | None, path: str, slide_column: str, audit: Audit
-) -> pd.DataFrame:
-    """Slides of the table whose image lies below the folder, indexed by the file name without its extension."""
-    listed = (
-        pd.Series(dtype=object)
-        if slide_column not in rows.columns
-        else rows[slide_column].dropna().astype(str)
-    )
-    if folder is None:
-        if len(listed):
-            reason = f"{listed.nunique()} slides of {Path(path).name}: source.slides names no folder"
-            audit.drop(STAGE, "slides", slide_column, reason)
-        return empty_slides()
-    if not Path(folder).is_dir():
-        raise ImportTableError(f"{folder}: no such folder; source.slides names the folder of the images")
-    require_columns(rows, (slide_column,), path)
-    images = _by_name(p for p in Path(folder).resolve().rglob("*") if p.is_file())
-    found = {}
-    for case, slide in zip(listed.index, listed, strict=True):
-        image = images.get(slide) or images.get(f"{slide}.svs")
-        if image is None:
-            audit.drop(STAGE, "slide", slide, "no such file in the folder of slides")
-        else:
-            found[image.stem] = (case, str(image))
-    if not found:
-        raise ImportTableError(
-            f"{folder}: holds none of the {len(listed)} slides of {path} ({listed.iloc[0]!r} ...); check the folder"
-        )
-    table = pd.DataFrame.from_dict(found, orient="index", columns=["sample_id", "path"])
-    return table.rename_axis("slide_id").reindex(columns=list(SLIDE_COLUMNS))
-
-
-def _by_name(files: Iterable[Path]) -> dict[str, Path]:
-    """File name -> file.
-
-    Raises:
-        ImportTableError: two files bear one name.
-    """
-    images: dict[str, Path] = {}
-    for file in sorted(files):
-        if images.setdefault(file.name, file) != file and file.name.startswith("TCGA-"):
-            raise ImportTableError(f"{file}: a file of this name is also {images[file.name]}; keep one")
-    return images
