@@ -25,6 +25,7 @@ from tests.training.small_training import (
 from toxfusion.config.entry import compose
 from toxfusion.data.batch import Batch
 from toxfusion.objectives.masked import draw_hidden_tiles
+from toxfusion.objectives.terms.sub_bag import split_bags
 from toxfusion.objectives.terms.term import PretrainingError
 from toxfusion.training.assemble import build_network, build_terms
 from toxfusion.training.pretraining import PretrainingModule
@@ -176,6 +177,34 @@ def test_a_fixed_temperature_stays_and_duplicates_count_in_tangle_alone(batch: B
     for preset, same in (("tangle", True), ("clip", False), ("siglip", False)):
         trained = module(f"pretrain={preset}").eval()
         assert torch.equal(losses(trained, batch)["align"], losses(trained, apart)["align"]) is same
+
+
+def test_sub_bags_leave_the_other_terms_the_whole_bag(batch: Batch) -> None:
+    """In evaluation mode nothing but masks is drawn, and masks of genes are drawn first."""
+    alone, beside = (
+        module("pretrain=full", "pretrain.weights.expression_latents=0", f"pretrain.weights.sub_bag={w}")
+        for w in (0, 0.1)
+    )
+    seen: list[list[int]] = []
+    beside.network.bag.register_forward_pre_hook(lambda _, tiles: seen.append(tiles[0].lengths.tolist()))
+    without, with_halves = losses(alone.eval(), batch), losses(beside.eval(), batch)
+    assert set(with_halves) - set(without) == {"sub_bag"}
+    for term, loss in without.items():
+        assert torch.equal(loss, with_halves[term]), term
+    whole = batch.tiles.lengths.tolist()
+    first, second = ([length - length // 2 for length in whole], [length // 2 for length in whole])
+    assert seen == [whole, first + second]
+
+
+def test_halves_of_a_bag_are_its_tiles_each_once(batch: Batch) -> None:
+    halves = split_bags(batch.tiles, torch.Generator().manual_seed(0))
+    both = halves[0].followed_by(halves[1])
+    assert both.n_bags == 16
+    for bag, tiles in enumerate(batch.tiles.split(batch.tiles.features)):
+        parts = both.split(both.features)
+        again = torch.cat([parts[bag], parts[bag + 8]])
+        assert torch.equal(again.sort(0).values, tiles.sort(0).values)
+        assert len(parts[bag]) - len(parts[bag + 8]) in (0, 1)
 
 
 def test_prototypes_are_as_many_as_the_size_says() -> None:

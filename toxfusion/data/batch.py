@@ -55,6 +55,14 @@ class RaggedTiles:
         offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
         return RaggedTiles(self.features[keep], self.coordinates[keep], offsets)
 
+    def followed_by(self, more: RaggedTiles) -> RaggedTiles:
+        """These bags, then those of ``more``."""
+        return RaggedTiles(
+            torch.cat([self.features, more.features]),
+            torch.cat([self.coordinates, more.coordinates]),
+            torch.cat([self.offsets, self.offsets[-1] + more.offsets[1:]]),
+        )
+
     def take(self, bags: Tensor) -> RaggedTiles:
         """The bags int64 [n] in the order asked; one may be taken several times."""
         lengths = self.lengths[bags]

@@ -12,21 +12,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.data.batch import Batch
 from toxfusion.data.sampling import torch_generator, torch_seed
 from toxfusion.distributed.ranks import rank
 from toxfusion.models.network import Network, Representation
-from toxfusion.objectives.masked import draw_hidden_tiles, shuffled_places
+from toxfusion.objectives.masked import draw_hidden_tiles
 from toxfusion.objectives.monitors import alignment, smooth_rank, uniformity, variance_of
 from toxfusion.objectives.terms.term_set import TermSet
 from toxfusion.objectives.terms.view import HiddenTiles, View
 from toxfusion.training.optimization import Optimization, is_logged
-
-
-def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
-    """Two random halves of each bag; the first has the odd tile, so that it is empty only where the bag is."""
-    first = shuffled_places(tiles, generator) % 2 == 0
-    return tiles.select(first), tiles.select(~first)
 
 
 class PretrainingModule(L.LightningModule):
@@ -57,19 +51,16 @@ class PretrainingModule(L.LightningModule):
             generator: on the CPU; of gene masks, sub-bags, hidden tiles and tokens, and of the style draw.
         """
         settings, needs = self.terms.settings, self.terms.needs
-        shown, other_half, hidden_tiles, hidden_genes = batch.tiles, None, None, None
-        if "other_half" in needs:
-            shown, other_half = split_bags(shown, generator)
+        shown, hidden_tiles, hidden_genes = batch.tiles, None, None
         if self.network.expression is not None and settings.gene_mask > 0:
             draws = torch.rand(batch.expression.shape, generator=generator).to(batch.expression.device)
             hidden_genes = (draws < settings.gene_mask) & batch.has_expression[:, None]
         if "hidden_tiles" in needs:
-            whole = shown
-            hidden = draw_hidden_tiles(whole, settings.tile_mask, generator)
-            shown, hidden_tiles = whole.select(~hidden), HiddenTiles(whole, hidden)
+            hidden = draw_hidden_tiles(batch.tiles, settings.tile_mask, generator)
+            shown, hidden_tiles = batch.tiles.select(~hidden), HiddenTiles(batch.tiles, hidden)
         visible = None if hidden_genes is None else ~hidden_genes
         out = self.network(replace(batch, tiles=shown), visible=visible)
-        view = View(batch, out, generator, hidden_genes, hidden_tiles, other_half, self.terms.style_branch)
+        view = View(batch, out, generator, hidden_genes, hidden_tiles, self.terms.style_branch)
         return self.terms(view, self.network), out
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from toxfusion.data.batch import RaggedTiles
 from toxfusion.models.network import Network
 from toxfusion.objectives.contrastive import ContrastiveTerm, Duplicates, InfoNCE
+from toxfusion.objectives.masked import shuffled_places
 from toxfusion.objectives.terms.align import said_beside
 from toxfusion.objectives.terms.term import NetworkShape, Term
 from toxfusion.objectives.terms.view import View, needed
@@ -13,6 +16,8 @@ from toxfusion.objectives.terms.view import View, needed
 
 class SubBagContrast(Term):
     """InfoNCE between the shared parts of two random halves of a bag.
+
+    The halves are encoded here: the other terms see the bag whole.
 
     Args:
         negatives, temperature, learn_temperature: as of `Alignment`.
@@ -22,7 +27,6 @@ class SubBagContrast(Term):
     """
 
     branches = ("bag",)
-    needs = frozenset({"other_half"})
 
     def __init__(
         self,
@@ -38,9 +42,16 @@ class SubBagContrast(Term):
     def forward(self, view: View, network: Network) -> Tensor:
         bag = needed(network.bag, "the branch bag")
         project = needed(network.slide_projections, "the branch bag")
-        first = needed(view.out.slide_shared, "the branch bag")
-        other = view.other_half
-        second = project(bag(other).vector)[0]
-        term: ContrastiveTerm = self.contrast(first, second, view.kin, other.lengths > 0)
+        first, second = split_bags(view.batch.tiles, view.generator)
+        vectors = bag(first.followed_by(second)).vector
+        shared = project.shared(vectors)
+        has_both = second.lengths > 0
+        term: ContrastiveTerm = self.contrast(*shared.chunk(2), view.kin, has_both)
         self.beside = said_beside(term)
         return term.loss
+
+
+def split_bags(tiles: RaggedTiles, generator: torch.Generator) -> tuple[RaggedTiles, RaggedTiles]:
+    """Two random halves of each bag; the first has the odd tile, so that it is empty only where the bag is."""
+    first = shuffled_places(tiles, generator) % 2 == 0
+    return tiles.select(first), tiles.select(~first)

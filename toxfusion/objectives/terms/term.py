@@ -17,7 +17,7 @@ from toxfusion.models.network import Network
 from toxfusion.objectives.terms.view import View
 
 Branch = Literal["bag", "expression"]
-Need = Literal["hidden_genes", "hidden_tiles", "other_half", "style", "prototypes"]
+Need = Literal["hidden_genes", "hidden_tiles", "style", "prototypes"]
 PAIR: tuple[Branch, ...] = ("bag", "expression")
 
 

@@ -49,7 +49,6 @@ class View:
         generator: of masks of tokens and of the style draw, on the CPU.
         genes: bool [B, G], True = hidden; None without expression or mask.
         tiles: those that the bag encoder did not see; None where no term restores tiles.
-        half: the second half of each bag; None where no term compares halves.
         style_branch: of the terms in use; None where none reads styles.
     """
 
@@ -58,7 +57,6 @@ class View:
     generator: torch.Generator
     genes: Tensor | None = None
     tiles: HiddenTiles | None = None
-    half: RaggedTiles | None = None
     style_branch: StyleBranch | None = None
 
     @property
@@ -95,11 +93,6 @@ class View:
     def hidden_tiles(self) -> HiddenTiles:
         """The tiles of the bags, and which of them were hidden from the bag encoder."""
         return needed(self.tiles, "hidden_tiles")
-
-    @property
-    def other_half(self) -> RaggedTiles:
-        """The second half of each bag."""
-        return needed(self.half, "other_half")
 
     @cached_property
     def style(self) -> StylePair:
