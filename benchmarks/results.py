@@ -40,7 +40,7 @@ ABLATIONS = (
     "supervised_concat",
 )
 RANDOM_TILES = "ablation_random_tiles"
-NULLS = ("null_permuted_labels", "null_shuffled_pairs", "null_random_network")
+NULLS = ("null_permuted_labels", "null_shuffled_pairs", "null_shuffled_throughout", "null_random_network")
 #: Their fits do not depend on the seed, or hardly: one seed.
 BASELINES = (
     "meanpool_logistic",

@@ -21,7 +21,11 @@ WRITTEN = ("comparison.csv", "comparison.md", "comparison.tex", "comparison.html
 #: What a modality lets a method see, as the oracles are named; without any, doses and times only.
 VIEW_OF = {"both": "both", "wsi": "slide", "omics": "expression", "none": "both"}
 #: Keys of a config that destroy something on purpose, and what.
-_NULLS = {"permute_labels": "permuted labels", "shuffle_pairs": "shuffled pairs"}
+_NULLS = {
+    ("permute_labels", True): "permuted labels",
+    ("shuffle_pairs", "pretraining"): "pairs shuffled in pretraining",
+    ("shuffle_pairs", "throughout"): "pairs shuffled throughout",
+}
 
 
 @entry_point("compare")
@@ -134,7 +138,7 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
 
 def _permutations_apart(runs: list[Run]) -> list[Run]:
     """Runs on permuted labels named by their seed where there are several: each is scored on labels of its own."""
-    permuted = [run for run in runs if _NULLS["permute_labels"] in run.null]
+    permuted = [run for run in runs if _NULLS["permute_labels", True] in run.null]
     seeds: dict[str, set[int]] = {}
     for run in permuted:
         seeds.setdefault(run.experiment, set()).add(run.seed)
@@ -182,7 +186,7 @@ def _is_transductive(folder: RunFolder) -> bool:
 
 def _null(config: dict[str, Any]) -> str:
     """What was destroyed in the run on purpose; "" for a method."""
-    return "; ".join(name for key, name in _NULLS.items() if config.get(key, False))
+    return "; ".join(name for (key, value), name in _NULLS.items() if config.get(key) == value)
 
 
 def _cohort_name(root: Path, roots: dict[Path, str]) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,21 @@ from toxfusion.runs.loaded import load_own_study, load_run
 from toxfusion.runs.new_study import score_study
 from toxfusion.runs.probes import network_of
 from toxfusion.study.audit import Audit
-from toxfusion.study.nulls import permute_labels, shuffle_pairs
+from toxfusion.study.nulls import deal_slides, permute_labels
 from toxfusion.study.splits import CompoundKFold, write_manifest
 from toxfusion.study.study import Study
 from toxfusion.training import finetuning, network, pretraining, tile_features
-from toxfusion.training.assemble import TrainingError, build_network
+from toxfusion.training.assemble import (
+    TrainingError,
+    assemble,
+    build_network,
+    make_fold,
+    make_tasks,
+    open_study,
+)
 from toxfusion.training.folder import RunError, RunFolder, config_digest
 from toxfusion.training.run import run
-from toxfusion.training.settings import RunSettings
+from toxfusion.training.settings import NullSettings, RunSettings, SettingsError
 from toxfusion.training.stage import CheckpointError, read_checkpoint
 
 SMALL = [
@@ -573,11 +581,61 @@ def test_permutations_differ_from_seed_to_seed_and_fold_to_fold(tiny_study: Stud
     assert np.array_equal(first, permute_labels(tiny_study, splits[0], 1).findings.to_numpy())
 
 
-def test_shuffled_pairs_leave_test_pairs_alone(tiny_study: Study) -> None:
-    split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.2, seed=0)(tiny_study)
-    null = shuffle_pairs(tiny_study, split, seed=1)
-    for sample in split.test:
-        assert null.slides_of(sample) == tiny_study.slides_of(sample)
-    moved = [s for s in split.train if null.slides_of(s) != tiny_study.slides_of(s)]
-    assert len(moved) > len(split.train) / 2
-    assert sorted(null.slides.index) == sorted(tiny_study.slides.index)
+def test_slides_are_dealt_anew_within_a_part_and_never_to_test_samples() -> None:
+    train, valid = [f"t{i}" for i in range(40)], ["v0", "v1", "v2"]
+    dealt = deal_slides([train, valid], 1, 0)
+    assert sorted(dealt) == sorted(dealt.values()) == sorted([*train, *valid])
+    assert {dealt[s] for s in train} == set(train)
+    assert sum(dealt[s] != s for s in train) > 30
+    assert deal_slides([train, valid], 1, 0) == dealt
+    assert deal_slides([train, valid], 2, 0) != dealt != deal_slides([train, valid], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("null", "changed"), [("null_shuffled_pairs", "pretrain"), ("null_shuffled_throughout", "both")]
+)
+def test_pairs_are_shuffled_when_the_null_says(
+    featured: Study, tmp_path: Path, null: str, changed: str
+) -> None:
+    """A dealt bag is its owner's, with the owner's controls as reference; labels and animals stay."""
+    settings = RunSettings.read(
+        small(featured, tmp_path, f"experiment={null}", "data.tile_reference=matched_controls")
+    )
+    study, split = open_study(settings)
+    tasks = make_tasks(settings, study, split, Audit())
+    of = assemble(
+        settings, make_fold(settings, study, split, tasks, study.features("test"), Audit()), None, Audit()
+    )
+    true = make_fold(
+        replace(settings, nulls=NullSettings(False, None)),
+        study,
+        split,
+        tasks,
+        study.features("test"),
+        Audit(),
+    )
+    owners = deal_slides(
+        [[s for s in p if true.has_slide(s)] for p in (split.train, split.valid)], 0, split.fold
+    )
+    moved = [s for s in split.train if owners.get(s, s) != s]
+    samples = [*moved[:6], split.test[0]]
+    own = true.batch(samples, stage="evaluate")
+    dealt = true.batch([owners.get(s, s) for s in samples], stage="evaluate")
+    assert not torch.equal(own.tiles.features, dealt.tiles.features)
+    for stage, data in (("pretrain", of.pretraining_data()), ("finetune", of.finetuning_data())):
+        batch = data.fold.batch(samples, stage="evaluate")
+        shuffled = changed in (stage, "both")
+        assert torch.equal(batch.tiles.features, (dealt if shuffled else own).tiles.features)
+        assert torch.equal(
+            batch.tiles.split(batch.tiles.features)[-1], own.tiles.split(own.tiles.features)[-1]
+        )
+        for name in ("expression", "group", "animal", "is_control"):
+            assert torch.equal(getattr(batch, name), getattr(own, name))
+    assert (of.fold.bag_slides(moved[0]) == true.bag_slides(moved[0])) is (changed == "pretrain")
+
+
+def test_pairs_shuffled_at_no_time_there_is_are_refused(featured: Study, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"shuffle_pairs=True is none of pretraining, throughout; give null"
+    ):
+        RunSettings.read(small(featured, tmp_path, "shuffle_pairs=true"))

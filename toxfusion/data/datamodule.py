@@ -6,8 +6,9 @@ loaders that know their position. Nothing here is fitted on validation or test s
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -100,6 +101,7 @@ class FoldData:
         self._expression = self._read_expression(audit)
         self._readers = ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1), "tiles")
         self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
+        self._bag_owner: Mapping[str, str] = {}
         self._tile_reference: dict[str, np.ndarray] = {}
         self._tile_scale: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         if scaler is not None:
@@ -125,8 +127,25 @@ class FoldData:
     def row(self, sample_id: str) -> int:
         return self._row[sample_id]
 
+    def with_slides_dealt(self, bag_owner: Mapping[str, str]) -> FoldData:
+        """This fold with the bags of other samples in place of some samples' own.
+
+        A bag stays as its animal has it: it is referred to the vehicle controls of that animal, and standardised as its
+        own. Nothing is fitted or read anew, and this fold stays as it is.
+
+        Args:
+            bag_owner: sample -> the sample whose bag it gets; others keep theirs. See `deal_slides`.
+        """
+        view = copy.copy(self)
+        view._bag_owner = dict(bag_owner)
+        return view
+
+    def _owner(self, sample_id: str) -> str:
+        """Whose bag the sample has."""
+        return self._bag_owner.get(sample_id, sample_id)
+
     def has_slide(self, sample_id: str) -> bool:
-        return bool(self._slides[sample_id])
+        return bool(self._slides[self._owner(sample_id)])
 
     def has_expression(self, sample_id: str) -> bool:
         return self._expression is not None and not bool(
@@ -135,7 +154,7 @@ class FoldData:
 
     def bag_slides(self, sample_id: str) -> list[str]:
         """Slides whose tiles make the sample's bag, all of each, in the order of its rows."""
-        return list(self._slides[sample_id])
+        return list(self._slides[self._owner(sample_id)])
 
     def control_tiles(self, sample_ids: Sequence[str]) -> np.ndarray:
         """The mean tile of each sample's matched vehicle controls, standardised as the sample's own tiles are.
@@ -153,12 +172,13 @@ class FoldData:
             raise ValueError(
                 f"fold {self.split.fold} reads no slides, so that there are no tiles of controls"
             )
-        scales = self.scaler.of_samples(self.study, sample_ids)
+        owners = [self._owner(s) for s in sample_ids]
+        scales = self.scaler.of_samples(self.study, owners)
         mean, scale = (np.stack(arrays) for arrays in zip(*scales, strict=True))
         if self.scaler.reference == "matched_controls":
             return (-mean / scale).astype(np.float32)
         controls = tile_references(self.study, self.store, np.full(self.tile_dim, np.nan))
-        difference = np.stack([controls[s] for s in sample_ids]) - mean
+        difference = np.stack([controls[s] for s in owners]) - mean
         return np.nan_to_num(difference / scale).astype(np.float32)
 
     def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
@@ -221,7 +241,7 @@ class FoldData:
 
     def _tiles(self, sample_ids: Sequence[str], stage: str, step: int, at_most: int | None) -> RaggedTiles:
         """Draws, then fills one block of memory bag by bag, each value moved once; bags side by side."""
-        drawn = [self._draw(sample, stage, step, at_most) for sample in sample_ids]
+        drawn = [self._draw(self._owner(sample), stage, step, at_most) for sample in sample_ids]
         parts = [part for parts in drawn for part in parts]
         ends = np.cumsum([len(part.rows) for part in parts], dtype=np.int64).tolist()
         total = ends[-1] if ends else 0

@@ -15,7 +15,7 @@ from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split, read_manifest
 from toxfusion.study.study import Study
 from toxfusion.tasks.tasks import Tasks
-from toxfusion.training.assemble import build_network, with_nulls
+from toxfusion.training.assemble import build_network, with_nulls, with_pairs_dealt
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.folder import RunError, RunFolder
 from toxfusion.training.optimization import Optimization
@@ -96,6 +96,10 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         audit=audit,
         seed=settings.seed,
     )
+    if (
+        settings.nulls.shuffle_pairs == "throughout"
+    ):  # a new study has no training samples, and keeps its pairs
+        fold = with_pairs_dealt(fold, settings.seed)
     module = FinetuningModule(
         build_network(
             settings.network,

@@ -1,8 +1,8 @@
-"""Studies in which an association has been broken on purpose: permuted labels and shuffled pairs."""
+"""Associations broken on purpose: studies with permuted labels, slides dealt anew to profiles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,14 +46,24 @@ def permute_labels(
     return replace(study, obs=obs, findings=findings, chemistry=measured)
 
 
-def shuffle_pairs(study: Study, split: Split, seed: int) -> Study:
-    """The study with slides dealt anew among the training and validation samples that have any; test pairs stay."""
-    moving = [s for s in [*split.train, *split.valid] if study.slides_of(s)]
-    dealt = generator(seed, "null", "pairs").permutation(moving)
-    new_owner = dict(zip(moving, map(str, dealt), strict=True))
-    slides = study.slides.copy()
-    slides["sample_id"] = [new_owner.get(str(s), str(s)) for s in slides["sample_id"]]
-    return replace(study, slides=slides)
+def deal_slides(parts: Iterable[Sequence[str]], *key: int | str) -> dict[str, str]:
+    """Whose slides each sample gets when pairs of slides and profiles are dealt anew.
+
+    A sample gets the bag of another as that one has it: whoever reads the tiles refers them to the vehicle controls of
+    the animal they are of. Animals, labels and references stay what they are.
+
+    Args:
+        parts: samples that have slides; each part of a split by itself, so that training sees no slide of another.
+        key: what the draw depends on, such as the seed and the fold.
+
+    Returns:
+        sample -> the sample whose slides it gets, a permutation of each part.
+    """
+    dealt: dict[str, str] = {}
+    for k, samples in enumerate(parts):
+        order = generator("null", "pairs", k, *key).permutation(len(samples))
+        dealt |= {sample: samples[i] for sample, i in zip(samples, order, strict=True)}
+    return dealt
 
 
 def _order_within(block: pd.Series, rng: np.random.Generator) -> np.ndarray:

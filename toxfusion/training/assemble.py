@@ -21,7 +21,7 @@ from toxfusion.objectives.terms.term import NetworkShape
 from toxfusion.objectives.terms.term_set import TermSet, TermSettings
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
-from toxfusion.study.nulls import permute_labels, shuffle_pairs
+from toxfusion.study.nulls import deal_slides, permute_labels
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
 from toxfusion.tasks.tasks import Tasks, resolve_tasks
@@ -50,13 +50,19 @@ def open_study(settings: RunSettings) -> tuple[Study, Split]:
 
 
 def with_nulls(settings: RunSettings, study: Study, split: Split) -> Study:
-    """The study with what the run permutes or shuffles; the labels of every task of the run are permuted."""
+    """The study with the labels of every task of the run permuted, where the run asks for it."""
     nulls, tasks = settings.nulls, settings.tasks
     if nulls.permute_labels:
         study = permute_labels(
             study, split, settings.seed, columns=tasks.label_columns, chemistry=tasks.chemistry
         )
-    return shuffle_pairs(study, split, settings.seed) if nulls.shuffle_pairs else study
+    return study
+
+
+def with_pairs_dealt(fold: FoldData, seed: int) -> FoldData:
+    """The fold with slides dealt anew to profiles, within its training and within its validation part."""
+    parts = [[s for s in part if fold.has_slide(s)] for part in (fold.split.train, fold.split.valid)]
+    return fold.with_slides_dealt(deal_slides(parts, seed, fold.split.fold))
 
 
 def make_tasks(settings: RunSettings, study: Study, split: Split, audit: Audit) -> Tasks:
@@ -101,7 +107,7 @@ def make_fold(
         present = study.has_expression[study.positions(split.train)]
         profiled = [s for s, there in zip(split.train, present, strict=True) if there]
         expression = ExpressionTransform.fit(study, profiled, **settings.data.expression, audit=audit)
-    return FoldData(
+    fold = FoldData(
         study,
         split,
         tasks,
@@ -111,6 +117,7 @@ def make_fold(
         seed=settings.seed,
         audit=audit,
     )
+    return with_pairs_dealt(fold, settings.seed) if settings.nulls.shuffle_pairs == "throughout" else fold
 
 
 def build_network(
@@ -168,11 +175,11 @@ class Assembled:
     valid: list[str]
     gene_sets: GeneSets | None
 
-    def data_module(self, sampler: Sampler, stage: str) -> StudyDataModule:
-        """Loaders of one stage."""
+    def data_module(self, sampler: Sampler, stage: str, fold: FoldData | None = None) -> StudyDataModule:
+        """Loaders of one stage, on the fold where no view of it is given."""
         batches, trainer = self.settings.batches, self.settings.trainer
         return StudyDataModule(
-            self.fold,
+            fold or self.fold,
             stage=stage,
             sampler=sampler,
             tiles_per_bag=batches.tiles_per_bag,
@@ -183,13 +190,15 @@ class Assembled:
         )
 
     def pretraining_data(self) -> StudyDataModule:
-        """Batches of single samples."""
-        settings = self.settings
-        weights = group_weights(self.fold.study.obs.loc[self.train], **settings.data.draw)
+        """Batches of single samples, of slides dealt anew where the run shuffles pairs for pretraining."""
+        settings, fold = self.settings, self.fold
+        if settings.nulls.shuffle_pairs == "pretraining":
+            fold = with_pairs_dealt(fold, settings.seed)
+        weights = group_weights(fold.study.obs.loc[self.train], **settings.data.draw)
         sampler = SampleStream(
             tuple(self.train), settings.pretrain.batch_size, settings.seed, weights=weights
         )
-        return self.data_module(sampler, "pretrain")
+        return self.data_module(sampler, "pretrain", fold)
 
     def finetuning_data(self) -> StudyDataModule:
         """Batches of whole compounds."""

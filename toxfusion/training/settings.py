@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from toxfusion.config.nodes import build, located
 from toxfusion.models.compilation import check_backend
@@ -19,6 +19,7 @@ from toxfusion.tasks.outcomes import SurvivalSettings
 from toxfusion.training.folder import modality_in_use
 
 Config = dict[str, Any]
+Shuffled = Literal["pretraining", "throughout"]
 
 
 class SettingsError(ValueError):
@@ -242,10 +243,25 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class NullSettings:
-    """What is permuted before training: labels of units, or which slide goes with which profile."""
+    """What is broken on purpose; see conf/train.yaml.
+
+    Attributes:
+        permute_labels: those of units, before training.
+        shuffle_pairs: when slides are dealt anew to profiles; None for never.
+
+    Raises:
+        SettingsError: pairs are shuffled at no time that there is.
+    """
 
     permute_labels: bool
-    shuffle_pairs: bool
+    shuffle_pairs: Shuffled | None
+
+    def __post_init__(self) -> None:
+        if self.shuffle_pairs is not None and self.shuffle_pairs not in get_args(Shuffled):
+            raise SettingsError(
+                f"shuffle_pairs={self.shuffle_pairs!r} is none of {', '.join(get_args(Shuffled))}; give null to leave "
+                "pairs as they are"
+            )
 
 
 @dataclass(frozen=True)
