@@ -144,7 +144,8 @@ def feature_rates(path: Path, grid: TileGrid, name: str, batch_size: int = 32) -
 
     from toxfusion.data.encoding import BagEncoder, encode
     from toxfusion.models.published import ENCODERS, load_encoder
-    from toxfusion.slides.pipeline import Ledger, SlideTask, default_jobs, extract_slides
+    from toxfusion.slides.ledger import Ledger
+    from toxfusion.slides.pipeline import SlideTask, default_jobs, extract_slides
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     random = ENCODERS[name].packaged is None
@@ -186,7 +187,8 @@ def feature_rates(path: Path, grid: TileGrid, name: str, batch_size: int = 32) -
 def extract_all(path: Path) -> None:
     """Every tile of a slide into a feature store, with an encoder that costs nothing; prints the peak memory in MB."""
     from toxfusion.data.encoding import BagEncoder
-    from toxfusion.slides.pipeline import Ledger, SlideTask, default_jobs, extract_slides
+    from toxfusion.slides.ledger import Ledger
+    from toxfusion.slides.pipeline import SlideTask, default_jobs, extract_slides
 
     grid = TileGrid(0.5, 224)
     store = BagStore.create(path.with_suffix(""), StoreSpec("features", "float16", (3,), grid.provenance()))

@@ -64,7 +64,12 @@ def cohort_of(source: Path, signatures: Path | None) -> Cohort:
     if source.is_file():
         name = source.name.split("_")[1] if source.name.count("_") > 1 else source.name.split(".")[0]
         columns = ("source.time_column=survival_months", "source.censorship_column=censorship")
-        return Cohort(name, (f"source.cases={source}", "source.kind=zscore", *columns), signatures, False)
+        return Cohort(
+            name,
+            (f"source.cases={source}", "source.kind=zscore", *columns),
+            signatures,
+            False,
+        )
     clinical, own = sorted(source.glob("tcga_*.csv")), sorted(source.glob("*signatures.csv"))
     needed = (clinical, own, list(source.glob("rna_clean.csv*")), list(source.glob("splits/splits_*.csv")))
     if any(not found for found in needed):
@@ -81,9 +86,13 @@ def cohort_of(source: Path, signatures: Path | None) -> Cohort:
 
 
 def command(*arguments: str) -> None:
-    """One command line of toxfusion; prints it, and stops with it when it fails."""
+    """One command line of toxfusion; prints it, and ends in one sentence when it fails."""
     print("$ python -m", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", *arguments], check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+    ended = subprocess.run([sys.executable, "-m", *arguments], env={"OMP_NUM_THREADS": "1", **os.environ})
+    if ended.returncode:
+        raise SystemExit(
+            f"error: {arguments[0]} ended with status {ended.returncode}; what it said stands above"
+        )
 
 
 def run_cohort(cohort: Cohort, given: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "baselines": {"study", "tasks", "data", "evaluation"},
     "slides": {"study", "data", "models"},
     "synthetic": {"study", "evaluation"},
-    "checkup": {"models", "study", "evaluation", "slides"},
+    "checkup": {"config", "models", "study", "evaluation", "slides"},
     "training": {
         "config", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation", "baselines",
     },

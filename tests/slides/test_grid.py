@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toxfusion.slides.faults import SlideUnsuitable
 from toxfusion.slides.grid import (
     GridError,
     Region,
@@ -19,7 +20,7 @@ from toxfusion.slides.grid import (
     spread_evenly,
     tile_corners,
 )
-from toxfusion.slides.readers import SlideUnsuitable, open_slide
+from toxfusion.slides.readers import open_slide
 
 
 def test_corners_worked_out_by_hand() -> None:

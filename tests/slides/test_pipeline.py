@@ -25,18 +25,15 @@ from torch import nn
 from toxfusion import extract
 from toxfusion.data.encoding import BagEncoder
 from toxfusion.slides.grid import Region, TileGrid
+from toxfusion.slides.ledger import Ledger, SlideRecord, summary, write_audit
 from toxfusion.slides.pipeline import (
     ExtractionError,
-    Ledger,
-    SlideRecord,
     SlideTask,
     TileSink,
     extract_slides,
     in_order,
     shard_of,
-    summary,
     tasks_of_files,
-    write_audit,
 )
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from toxfusion.slides import readers
-from toxfusion.slides.readers import Slide, SlideUnreadable, SlideUnsuitable, TiffSource, open_slide
+from toxfusion.slides.colour import rgb
+from toxfusion.slides.faults import SlideUnreadable, SlideUnsuitable
+from toxfusion.slides.readers import Slide, TiffSource, open_slide
 
 WriteSlide = Callable[..., Path]
 Section = Callable[..., np.ndarray]
@@ -137,7 +139,7 @@ def test_the_finest_level_has_openslides_pixels_wherever_it_is_read(
 ) -> None:
     path = write_slide(f"{jpeg}.tif", jpeg=jpeg)
     with openslide.OpenSlide(path) as slide:
-        expected = readers._rgb(slide.read_region((x, y), 0, (width, height)))
+        expected = rgb(slide.read_region((x, y), 0, (width, height)))
     source = readers.OpenSlideSource(path)
     assert source._finest is not None
     np.testing.assert_array_equal(source.read_level(0, x, y, width, height), expected)

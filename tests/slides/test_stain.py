@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from toxfusion.slides.faults import SlideUnsuitable
 from toxfusion.slides.grid import TileGrid
-from toxfusion.slides.pipeline import Ledger, SlideTask, TileSink, extract_slides, stain_target
-from toxfusion.slides.readers import SlideUnsuitable
+from toxfusion.slides.ledger import Ledger
+from toxfusion.slides.pipeline import SlideTask, TileSink, extract_slides, stain_target
 from toxfusion.slides.stain import METHODS, TARGET_FILE, StainError, StainNormaliser, read_target
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.store_spec import StoreMismatch, StoreSpec

@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 from torch import distributed
 
+from toxfusion.config import environment
 from toxfusion.models.published import ENCODERS
-from toxfusion.slides.readers import SlideError, open_slide
+from toxfusion.slides.faults import SlideError
+from toxfusion.slides.readers import open_slide
 
 #: Bytes written to learn how fast a folder is.
 PROBE_BYTES = 64 * 2**20
@@ -32,6 +34,7 @@ LIBRARIES = (
 def versions() -> Iterator[str]:
     """A line for Python and each library; nothing is imported for it."""
     yield f"{'python':<18}{platform.python_version()}"
+    yield from (f"{'environment':<18}{remark}" for remark in environment.remarks)
     for name in ("toxfusion", *LIBRARIES):
         try:
             yield f"{name:<18}{version(name)}"

@@ -17,7 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from toxfusion.config.environment import prepare_environment, restart_with_utf8
+from toxfusion.config.faults import system_fault
 from toxfusion.config.nodes import Config, ConfigError, check_targets, is_message
+from toxfusion.config.values import check_whole_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -53,6 +56,9 @@ def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None
         @functools.wraps(function)
         def main(arguments: Sequence[str] | None = None) -> None:
             given = list(sys.argv[1:] if arguments is None else arguments)
+            if arguments is None:
+                restart_with_utf8()
+            prepare_environment()
             try:
                 if "--help" in given or "-h" in given:
                     from toxfusion.config.help import help_text
@@ -61,7 +67,7 @@ def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None
                 else:
                     _run(config_name, function, given)
             except Exception as error:
-                message = _unresolved(error) or error
+                message = _unresolved(error) or (error if is_message(error) else system_fault(error)) or error
                 if not is_message(message) or os.environ.get(FULL_ERROR) == "1":
                     raise
                 _refuse(message)
@@ -138,6 +144,7 @@ class Job:
         folder = Path(hydra.runtime.output_dir)
         try:
             config = resolve(composed)
+            check_whole_numbers(config)
             check_targets(config)
             if searches and not self.sweep:
                 raise SweepError("a search runs many cells: give -m with hparams_search")
@@ -148,9 +155,8 @@ class Job:
                 )
         except Exception as error:
             if self.sweep:
-                message = (
-                    _one_line(error) if is_message(error) else f"{type(error).__name__}: {_one_line(error)}"
-                )
+                told = error if is_message(error) else system_fault(error)
+                message = _one_line(told) if told else f"{type(error).__name__}: {_one_line(error)}"
                 record_failure(folder, self.sweep, list(hydra.overrides.task), error, message)
             raise
         forget_failure(folder)

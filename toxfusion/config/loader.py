@@ -49,9 +49,12 @@ class CheckedLoader(ConfigLoaderImpl):
         register_resolvers()  # here, since a launcher may have sent this loader to another process
         try:
             parsed = OverridesParser.create().parse_overrides(overrides)
+            self._refuse_null_group(parsed)
             return load([self._without_plus(override) for override in parsed])
         except OverrideParseException as error:
-            raise ConfigError(f"cannot read '{error.override}': {_line(error)}") from error
+            raise ConfigError(
+                f"cannot read '{error.override}': {_line(error)}{_quoting(error.override)}"
+            ) from error
         except MissingConfigException as error:
             raise ConfigError(self._missing(error)) from error
         except HydraException as error:
@@ -87,6 +90,14 @@ class CheckedLoader(ConfigLoaderImpl):
         if override.key_or_group.startswith("hydra.") or self._is_group(override):
             return line
         return line.lstrip("+") if override.is_add() or override.is_force_add() else line
+
+    def _refuse_null_group(self, parsed: Sequence[Override]) -> None:
+        """A group that every configuration needs cannot be null or taken away."""
+        for override in parsed:
+            group = override.key_or_group
+            needed = self._is_group(override) and group.partition("/")[0] not in (*OVERLAYS, "hydra")
+            if needed and (override.is_delete() or override.value() is None):
+                raise ConfigError(f"{override.input_line}: choose one of {', '.join(self._options(group))}")
 
     def _options(self, group: str) -> list[str]:
         return list(self.repository.get_group_options(group, ObjectType.CONFIG))
@@ -152,6 +163,15 @@ def nearest(name: str, known: Sequence[str]) -> str:
     near_tails = difflib.get_close_matches(last, sorted(set(tails.values())), n=2, cutoff=0.75)
     close += [key for key in ours if tails[key] in near_tails and key not in close]
     return f", did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def _quoting(override: str | None) -> str:
+    """How to write a value that the grammar of overrides would take apart; '' where that is not the reason."""
+    key, _, value = (override or "").partition("=")
+    if not value or not re.search(r"[^\w./~+-]|[^\x00-\x7f]", value):
+        return ""
+    quoted = value.strip("'\"").replace('"', '\\"')
+    return f"; quote the value, and the whole for the shell: '{key}=\"{quoted}\"'"
 
 
 def _is_overlay(default: ResultDefault) -> bool:

@@ -9,15 +9,14 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from toxfusion.config.faults import ConfigError as ConfigError
+from toxfusion.config.values import check_arguments
+
 Config = dict[str, Any]
 
 PACKAGE = __name__.partition(".")[0]
 NODE_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
-
-
-class ConfigError(ValueError):
-    """The command line or a configuration file asks for something that does not exist."""
 
 
 def is_message(error: BaseException) -> bool:
@@ -37,6 +36,7 @@ def check_targets(config: Any, path: str = "") -> None:
             continue
         for key in node.keys() - NODE_KEYS - known:
             raise ConfigError(f"unknown key '{_join(where, key)}': {node['_target_']} {_near(key, known)}")
+        check_arguments(where, node, located(str(node["_target_"]), where))
 
 
 def _keywords(target: Callable[..., Any]) -> set[str] | None:

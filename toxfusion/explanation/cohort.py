@@ -19,7 +19,8 @@ from toxfusion.models.network import Network
 from toxfusion.objectives.style import StyleBranch
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.runs.probes import network_of
-from toxfusion.slides.readers import SlideError, open_slide
+from toxfusion.slides.faults import SlideError
+from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit
 from toxfusion.training.outputs import encode_samples
 from toxfusion.training.stage import read_checkpoint

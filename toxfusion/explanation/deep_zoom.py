@@ -13,7 +13,8 @@ import pandas as pd
 from PIL import Image
 
 from toxfusion.explanation.figures import OPACITY, ScoreColours, score_colours, smooth_map, whole_slide
-from toxfusion.slides.readers import Pixels, Slide
+from toxfusion.slides.colour import Pixels
+from toxfusion.slides.readers import Slide
 
 TILE_PX = 256
 JPEG_QUALITY = 82

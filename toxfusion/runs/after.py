@@ -14,6 +14,7 @@ from toxfusion.evaluation.figures import HEATMAP
 from toxfusion.runs.loaded import load_own_study, load_run
 from toxfusion.study.audit import Audit
 from toxfusion.training.folder import RunError, RunFolder
+from toxfusion.training.lock import only_run
 
 
 def report(config: dict[str, Any]) -> None:
@@ -25,10 +26,11 @@ def report(config: dict[str, Any]) -> None:
     folder = RunFolder(Path(config["paths"]["output"]))
     if not is_rank_zero() or folder.finished() is None:
         return
-    if not folder.figures.is_dir():
-        draw(config, folder)
-    if config["logger"]["kind"] == "wandb":
-        _track(config, folder)
+    with only_run(folder.root):
+        if not folder.figures.is_dir():
+            draw(config, folder)
+        if config["logger"]["kind"] == "wandb":
+            _track(config, folder)
 
 
 def draw(config: dict[str, Any], folder: RunFolder) -> None:
@@ -51,7 +53,7 @@ def draw(config: dict[str, Any], folder: RunFolder) -> None:
 def _draw_heatmaps(n: int, folder: RunFolder, target: Path, audit: Audit) -> None:
     try:
         from toxfusion.runs.heatmap import draw_slide, worst_slides
-        from toxfusion.slides.readers import SlideError
+        from toxfusion.slides.faults import SlideError
     except ImportError as error:  # a machine that trains on features need not read slides
         audit.drop("figures", "heatmap", f"{n} slides", f"no slide can be read here: {error}")
         return

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from toxfusion.data.encoding import BagEncoder, encode_tile_store
 from toxfusion.models.published import LoadedEncoder, load_encoder
 from toxfusion.slides.grid import TileGrid
+from toxfusion.slides.ledger import Ledger, summary, write_audit
 from toxfusion.slides.pipeline import (
-    Ledger,
     SlideTask,
     TileSink,
     default_jobs,
@@ -23,10 +23,8 @@ from toxfusion.slides.pipeline import (
     file_name,
     shard_of,
     stain_target,
-    summary,
     tasks_of_files,
     tasks_of_study,
-    write_audit,
     write_contact_sheet,
 )
 from toxfusion.slides.stain import TARGET_FILE, StainNormaliser, read_target

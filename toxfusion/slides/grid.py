@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toxfusion.slides.readers import Slide, SlideUnsuitable
+from toxfusion.slides.faults import SlideUnsuitable
+from toxfusion.slides.readers import Slide
 
 COARSER_ALLOWED = 1.1
 

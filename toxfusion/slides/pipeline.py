@@ -6,29 +6,32 @@ tissue.py), batches of the encoder (toxfusion.data.encoding).
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from toxfusion.slides.colour import Pixels
+from toxfusion.slides.faults import SlideError, SlideUnreadable, SlideUnsuitable
 from toxfusion.slides.grid import Corners, Region, TileGrid, check_resolution, clip_region, spread_evenly
 from toxfusion.slides.grid import tile_corners as corners_of
-from toxfusion.slides.readers import Pixels, Slide, SlideError, SlideUnreadable, SlideUnsuitable, open_slide
+from toxfusion.slides.ledger import Ledger, SlideRecord, State
+from toxfusion.slides.light import check_light
+from toxfusion.slides.readers import Slide, open_slide
+from toxfusion.slides.resolution import IN_SLIDES_TABLE, ON_THE_COMMAND_LINE
 from toxfusion.slides.stain import SAMPLE_TILES, Normalise, StainError, StainNormaliser, mosaic
 from toxfusion.slides.tissue import TissueMask, contact_sheet, find_tissue, preview, write_picture
-from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore, BagWriter
-from toxfusion.study.files import replace_file
 from toxfusion.study.store_spec import BagRejected
 from toxfusion.study.study import Study
 
@@ -37,12 +40,9 @@ class ExtractionError(ValueError):
     """What was asked for cannot be extracted; nothing was done."""
 
 
-State = Literal["done", "skipped", "failed"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TABLE = "extraction.csv"
-STAGE = "extract"
 BLOCK_TILES = 32
 SHEET_SLIDES = 60
 #: Slides that are folders, and names that a folder has only by mistake.
@@ -61,41 +61,14 @@ class SlideTask:
         path: the image file; several slides may lie in one.
         mpp_override: micrometres per level-0 pixel, None = by the file.
         region: the part of the image that is this slide, None = all of it.
+        said_by: where mpp_override was given, for messages.
     """
 
     slide_id: str
     path: Path
     mpp_override: float | None = None
     region: Region | None = None
-
-
-@dataclass
-class SlideRecord:
-    """How a slide ended, one row of extraction.csv.
-
-    Attributes:
-        state: done, skipped (the slide is sound, but not to be used) or failed (it is damaged or missing).
-        reason: why it was skipped or failed; for a slide that is done, what is worth knowing.
-        mpp0: um per level-0 pixel. width, height: level 0, pixels.
-        n_grid: tiles of the grid. n_tissue: those with enough tissue. n_tiles: those stored.
-        tissue_share, pen_share: of the region, 0 to 1.
-        sharpness: median over tiles of the variance of the Laplacian of grey values; low = blurred or empty.
-    """
-
-    slide_id: str
-    path: str
-    state: State
-    reason: str = ""
-    backend: str = ""
-    mpp0: float | None = None
-    width: int | None = None
-    height: int | None = None
-    n_grid: int | None = None
-    n_tissue: int | None = None
-    n_tiles: int | None = None
-    tissue_share: float | None = None
-    pen_share: float | None = None
-    sharpness: float | None = None
+    said_by: str = IN_SLIDES_TABLE
 
 
 @dataclass
@@ -151,62 +124,6 @@ class TileSink:
         """Nothing waits."""
 
 
-class Ledger:
-    """How each slide ended. A row is written as its slide ends; the last row of a slide counts."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.records: dict[str, SlideRecord] = {}
-        if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    if row.get("state") in ("done", "skipped", "failed") and None not in row.values():
-                        record = _record_of(row)
-                        self.records[record.slide_id] = record
-
-    def put(self, record: SlideRecord) -> None:
-        """Keep a row, in memory and at the end of the file."""
-        self.records[record.slide_id] = record
-        new = not self._path.exists()
-        with open(self._path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(_row_of(record))
-
-    def write(self) -> None:
-        """Replace the file by one row a slide, sorted by slide_id."""
-        lines = [_COLUMNS] + [list(_row_of(self.records[key]).values()) for key in sorted(self.records)]
-        text = "".join(_csv_line(line) for line in lines)
-        replace_file(self._path, text.encode())
-
-
-_COLUMNS = [column.name for column in fields(SlideRecord)]
-_WHOLE = ("width", "height", "n_grid", "n_tissue", "n_tiles")
-_REAL = ("mpp0", "tissue_share", "pen_share", "sharpness")
-
-
-def _csv_line(values: Sequence[object]) -> str:
-    from io import StringIO
-
-    line = StringIO()
-    csv.writer(line).writerow(values)
-    return line.getvalue()
-
-
-def _row_of(record: SlideRecord) -> dict[str, Any]:
-    row = asdict(record)
-    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-
-
-def _record_of(row: dict[str, str]) -> SlideRecord:
-    values: dict[str, Any] = {key: row[key] for key in _COLUMNS}
-    for key in (*_WHOLE, *_REAL):
-        number = int if key in _WHOLE else float
-        values[key] = number(values[key]) if values[key] else None
-    return SlideRecord(**values)
-
-
 def tasks_of_study(study: Study) -> list[SlideTask]:
     """A task for each row of slides.parquet, in its order."""
     columns = (study.slides[name] for name in ("path", "mpp_override", "x", "y", "width", "height"))
@@ -255,7 +172,8 @@ def tasks_of_files(places: Sequence[Path], mpp_override: float | None = None) ->
     doubled = [name for name, n in Counter(names).items() if n > 1]
     if doubled:
         raise ExtractionError(f"two files are called {doubled[0]}: extract their folders one by one")
-    return [SlideTask(name, path, mpp_override) for name, path in zip(names, paths, strict=True)]
+    of = ON_THE_COMMAND_LINE
+    return [SlideTask(name, path, mpp_override, said_by=of) for name, path in zip(names, paths, strict=True)]
 
 
 def shard_of(tasks: Sequence[SlideTask], shard: str | None) -> list[SlideTask]:
@@ -281,19 +199,27 @@ def _by_image(tasks: Sequence[SlideTask]) -> Iterator[list[SlideTask]]:
 
 
 def plan_image(
-    tasks: Sequence[SlideTask], grid: TileGrid, stain: StainNormaliser | None = None
+    tasks: Sequence[SlideTask],
+    grid: TileGrid,
+    stain: StainNormaliser | None = None,
+    previews: Path | None = None,
 ) -> list[TilePlan | SlideRecord]:
-    """Open an image, find its tissue, lay the grid, estimate its stain; for each slide a plan, or how it ended."""
+    """Open an image, find its tissue, lay the grid, estimate its stain; for each slide a plan, or how it ended.
+
+    A slide that has no tile, or does not look like transmitted light, leaves its preview in ``previews``, so that a
+    person sees why.
+    """
     slide = None
     try:
-        slide = open_slide(tasks[0].path, mpp_override=tasks[0].mpp_override)
+        slide = open_slide(tasks[0].path, mpp_override=tasks[0].mpp_override, said_by=tasks[0].said_by)
         check_resolution(slide, grid)
         mask = find_tissue(slide)
+        show = partial(_show, slide=slide, mask=mask, previews=previews)
+        planned = [_plan_slide(task, slide, mask, grid, show) for task in tasks]
     except SlideError as error:
         if slide is not None:
             slide.source.close()
         return [_ended(task, error) for task in tasks]
-    planned = [_plan_slide(task, slide, mask, grid) for task in tasks]
     if stain is not None:
         planned = _with_stain(planned, grid, stain)
     if not any(isinstance(plan, TilePlan) for plan in planned):
@@ -352,10 +278,24 @@ def _ended(task: SlideTask, error: SlideError) -> SlideRecord:
     return SlideRecord(task.slide_id, str(task.path), state, str(error))
 
 
-def _plan_slide(task: SlideTask, slide: Slide, mask: TissueMask, grid: TileGrid) -> TilePlan | SlideRecord:
+def _show(task: SlideTask, region: Region, *, slide: Slide, mask: TissueMask, previews: Path | None) -> None:
+    """The preview of a slide without tiles."""
+    if previews is not None:
+        none = np.zeros((0, 2), dtype=np.int32)
+        write_picture(previews / f"{file_name(task.slide_id)}.png", preview(mask, region, none, 0.0))
+
+
+def _plan_slide(
+    task: SlideTask, slide: Slide, mask: TissueMask, grid: TileGrid, show: Callable[[SlideTask, Region], None]
+) -> TilePlan | SlideRecord:
     try:
         region = clip_region(slide, task.region)
     except SlideUnsuitable as error:
+        return _ended(task, error)
+    try:
+        check_light(mask.overview, slide.path.name)
+    except SlideUnsuitable as error:
+        show(task, region)
         return _ended(task, error)
     tile_size = grid.tile_size(slide.mpp)
     all_corners = corners_of(region, grid, slide.mpp)
@@ -377,6 +317,7 @@ def _plan_slide(task: SlideTask, slide: Slide, mask: TissueMask, grid: TileGrid)
     )
     if len(fit) == 0:
         record.state, record.reason = "skipped", _no_tiles(record, region, grid, slide.mpp)
+        show(task, region)
         return record
     kept = fit[spread_evenly(fit, grid.max_tiles)]
     return TilePlan(task.slide_id, slide, kept, tile_size, preview(mask, region, kept, tile_size), record)
@@ -450,7 +391,9 @@ def extract_slides(
     with ThreadPoolExecutor(jobs) as pool, store.writer() as writer, bar:
         sink = make_sink(writer, ended)
         groups = _by_image(missing)
-        for planned in in_order(pool, lambda group: plan_image(group, grid, stain), groups, depth=jobs + 1):
+        for planned in in_order(
+            pool, lambda group: plan_image(group, grid, stain, previews), groups, depth=jobs + 1
+        ):
             for plan in planned:
                 if isinstance(plan, SlideRecord):
                     settle(plan)
@@ -541,31 +484,6 @@ def write_contact_sheet(path: Path, previews: Path, slide_ids: Sequence[str]) ->
         if picture is not None:
             pictures.append((there[i], np.asarray(picture, dtype=np.uint8)))
     write_picture(path, contact_sheet(pictures))
-
-
-def write_audit(path: Path, records: Iterable[SlideRecord]) -> None:
-    """Put the slides that were skipped or failed into an audit, in place of what it said of them before."""
-    records = list(records)
-    ids = {record.slide_id for record in records}
-    earlier = Audit.read(path).records if path.exists() else []
-    audit = Audit(r for r in earlier if not (r.stage == STAGE and r.kind == "slide" and r.id in ids))
-    for record in records:
-        if record.state != "done":
-            audit.drop(STAGE, "slide", record.slide_id, f"{record.state}: {record.reason}")
-    Audit.write_new(path, audit)
-
-
-def summary(records: Iterable[SlideRecord]) -> str:
-    """How many slides ended how, and each that is not done with its reason."""
-    records = sorted(records, key=lambda record: record.slide_id)
-    states = Counter(record.state for record in records)
-    tiles = sum(record.n_tiles or 0 for record in records if record.state == "done")
-    lines = [
-        f"{len(records)} slides: {states['done']} done ({tiles} tiles), {states['skipped']} skipped, "
-        f"{states['failed']} failed"
-    ]
-    lines += [f"  {r.state:<8}{r.slide_id}: {r.reason}" for r in records if r.state != "done"]
-    return "\n".join(lines)
 
 
 def default_jobs() -> int:

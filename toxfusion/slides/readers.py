@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import stat
 import struct
 import threading
-import xml.etree.ElementTree as ElementTree
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,22 +21,19 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import openslide
 import tifffile
 from PIL import Image
 
+from toxfusion.slides.colour import WHITE, Pixels, is_plain_rgb, rgb, tiff_colour
+from toxfusion.slides.faults import SlideUnreadable, SlideUnsuitable
+from toxfusion.slides.resolution import IN_SLIDES_TABLE, as_pair, believed_mpp, ome_mpp, ratio, resolution_mpp
+
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
-Pixels = npt.NDArray[np.uint8]
-
-MPP_RANGE = (0.05, 4.0)
-MPP_ANISOTROPY = 0.05
 PLAIN_IMAGE_PIXELS = 600_000_000
 OVERVIEW_SOURCE_PX = 4096
-_WHITE = 255
-_UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "inch": 25_400.0}
 #: What decoders raise on a damaged file; anything else is a fault of ours and must be seen.
 _DECODER_ERRORS = (
     OSError,
@@ -55,18 +52,6 @@ _DECODER_ERRORS = (
 )
 
 Image.MAX_IMAGE_PIXELS = PLAIN_IMAGE_PIXELS
-
-
-class SlideError(Exception):
-    """A slide does not become tiles; the message says why."""
-
-
-class SlideUnreadable(SlideError):
-    """No back end can open the file, or a part of it cannot be decoded."""
-
-
-class SlideUnsuitable(SlideError):
-    """The file can be read, but is not to be used: no mpp, too coarse, no colour, no tissue."""
 
 
 class LevelSource(Protocol):
@@ -163,7 +148,7 @@ class Slide:
         scale = mpp / self.mpp
         width, height = (max(1, math.ceil(side / scale)) for side in self.dimensions)
         block = max(64, int(OVERVIEW_SOURCE_PX / (scale / self.downsamples[self.level_for(mpp)])))
-        picture = np.full((height, width, 3), _WHITE, np.uint8)
+        picture = np.full((height, width, 3), WHITE, np.uint8)
         for top in range(0, height, block):
             for left in range(0, width, block):
                 h, w = min(block, height - top), min(block, width - left)
@@ -183,12 +168,14 @@ class OpenSlideSource:
 
     def __init__(self, path: Path) -> None:
         self._slide = openslide.OpenSlide(path)
+        if self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":
+            self._refuse_special_colours(path)
         self.dimensions = self._slide.dimensions
         self.downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         properties = self._slide.properties
-        self.mpp = _pair(
+        self.mpp = as_pair(
             properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
-        ) or _resolution_mpp(
+        ) or resolution_mpp(
             properties.get("tiff.XResolution"),
             properties.get("tiff.YResolution"),
             properties.get("tiff.ResolutionUnit"),
@@ -198,12 +185,21 @@ class OpenSlideSource:
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         if level == 0 and self._finest is not None:
             return self._finest.read_level(0, x, y, width, height)
-        return _rgb(self._slide.read_region((x, y), level, (width, height)))
+        return rgb(self._slide.read_region((x, y), level, (width, height)))
 
     def close(self) -> None:
         self._slide.close()
         if self._finest is not None:
             self._finest.close()
+
+    def _refuse_special_colours(self, path: Path) -> None:
+        """Leave a TIFF with a fourth sample or other colours than RGB to tifffile, which knows what its tags say."""
+        with tifffile.TiffFile(path) as file:
+            if not is_plain_rgb(_page(file.series[0].levels[0])):
+                self._slide.close()
+                raise ValueError(
+                    "its samples are not plain RGB, and its tags say more of them than OpenSlide reads"
+                )
 
     def _same_by_tifffile(self, path: Path) -> TiffSource | None:
         """The slide opened by tifffile if its finest level has the same size and samples; else None."""
@@ -214,7 +210,7 @@ class OpenSlideSource:
             same = source.dimensions == self.dimensions and all(
                 np.array_equal(
                     source.read_level(0, x, y, self._SAMPLE_PX, self._SAMPLE_PX),
-                    _rgb(self._slide.read_region((x, y), 0, (self._SAMPLE_PX, self._SAMPLE_PX))),
+                    rgb(self._slide.read_region((x, y), 0, (self._SAMPLE_PX, self._SAMPLE_PX))),
                 )
                 for x, y in self._samples()
             )
@@ -247,19 +243,15 @@ class TiffSource:
         series = self._file.series[0]
         levels = sorted((_page(level) for level in series.levels), key=lambda page: -page.imagewidth)
         first = levels[0]
-        colour = first.samplesperpixel in (3, 4) and first.dtype == np.uint8 and first.imagedepth == 1
-        if not colour:
-            raise SlideUnsuitable(
-                f"the image is {first.dtype} with {first.samplesperpixel} samples a pixel, not 8-bit RGB"
-            )
+        self._colours = [tiff_colour(page) for page in levels]
         self._levels = levels
         self.dimensions = first.imagewidth, first.imagelength
         self.downsamples = tuple(first.imagewidth / page.imagewidth for page in levels)
-        self.mpp = _ome_mpp(self._file.ome_metadata) if self._file.is_ome else None
+        self.mpp = ome_mpp(self._file.ome_metadata) if self._file.is_ome else None
         if self.mpp is None and "XResolution" in first.tags and "ResolutionUnit" in first.tags:
-            x, y = (_ratio(first.tags[name].value) for name in ("XResolution", "YResolution"))
+            x, y = (ratio(first.tags[name].value) for name in ("XResolution", "YResolution"))
             unit = {2: "inch", 3: "cm"}.get(int(first.tags["ResolutionUnit"].value))
-            self.mpp = _resolution_mpp(x, y, unit)
+            self.mpp = resolution_mpp(x, y, unit)
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int], tuple[Pixels, tuple[int, ...]] | None] = OrderedDict()
         self._cached = 0
@@ -267,14 +259,15 @@ class TiffSource:
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         page, factor = self._levels[level], self.downsamples[level]
         left, top = round(x / factor), round(y / factor)
-        out = np.full((height, width, page.samplesperpixel), _WHITE, np.uint8)
+        colour = self._colours[level]
+        out = np.full((height, width, page.samplesperpixel), colour.white, np.uint8)
         x0, y0 = max(left, 0), max(top, 0)
         x1, y1 = min(left + width, page.imagewidth), min(top + height, page.imagelength)
         if x1 > x0 and y1 > y0:
             for index in _segments(page, x0, y0, x1, y1):
                 if (decoded := self._segment(level, index)) is not None:
                     _paste(out, *decoded, left, top)
-        return out[..., :3] if page.samplesperpixel == 3 else _on_white(out)
+        return colour.convert(out)
 
     def _segment(self, level: int, index: int) -> tuple[Pixels, tuple[int, ...]] | None:
         """Decoded pixels [h, w, samples] of a segment and its (sample, y, x); None for a sparse one."""
@@ -313,13 +306,13 @@ class ImageSource:
             if picture.mode not in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
                 raise SlideUnsuitable(f"the image is of mode {picture.mode}, not 8-bit RGB")
             self.dimensions = picture.size
-            self._pixels = _rgb(picture)
+            self._pixels = rgb(picture)
         self.mpp: tuple[float, float] | None = None
         self.downsamples: tuple[float, ...] = (1.0,)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         w, h = self.dimensions
-        out = np.full((height, width, 3), _WHITE, np.uint8)
+        out = np.full((height, width, 3), WHITE, np.uint8)
         x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + width, w), min(y + height, h)
         if x1 > x0 and y1 > y0:
             out[y0 - y : y1 - y, x0 - x : x1 - x] = self._pixels[y0:y1, x0:x1]
@@ -383,12 +376,15 @@ _BACKENDS: tuple[tuple[str, Callable[[Path], LevelSource]], ...] = (
 )
 
 
-def open_slide(path: Path | str, *, mpp_override: float | None = None) -> Slide:
+def open_slide(
+    path: Path | str, *, mpp_override: float | None = None, said_by: str = IN_SLIDES_TABLE
+) -> Slide:
     """Open a slide with the first back end that can.
 
     Args:
         path: the file.
         mpp_override: micrometres per level-0 pixel, which overrides the metadata.
+        said_by: where it was given, for messages.
 
     Raises:
         SlideUnreadable: no file, an empty one, or one that no back end opens; the reason of each is given.
@@ -397,7 +393,9 @@ def open_slide(path: Path | str, *, mpp_override: float | None = None) -> Slide:
     path = Path(path)
     source, backend, remarks = _open_source(path)
     try:
-        return Slide(path, source, backend, _believed_mpp(path, source.mpp, mpp_override), tuple(remarks))
+        return Slide(
+            path, source, backend, believed_mpp(path, source.mpp, mpp_override, said_by), tuple(remarks)
+        )
     except SlideUnsuitable:
         source.close()
         raise
@@ -407,9 +405,7 @@ def _open_source(path: Path) -> tuple[LevelSource, str, list[str]]:
     try:
         about = path.stat()
     except FileNotFoundError as error:
-        raise SlideUnreadable(
-            f"{path}: no such file; correct `path` in slides.parquet, or mount the disk"
-        ) from error
+        raise SlideUnreadable(f"{path}: no such file; {_why_missing(path)}") from error
     except OSError as error:  # no permission, a link to itself, a name too long
         raise SlideUnreadable(f"{path}: cannot be reached ({_told(error)})") from error
     if stat.S_ISDIR(about.st_mode):
@@ -434,108 +430,18 @@ def _open_source(path: Path) -> tuple[LevelSource, str, list[str]]:
     )
 
 
-def _believed_mpp(path: Path, found: tuple[float, float] | None, override: float | None) -> float:
-    if override is not None and not math.isnan(override):
-        mpp, origin = float(override), "mpp_override in slides.parquet"
-    elif found is None:
-        raise SlideUnsuitable(
-            f"{path.name}: the file does not say how many micrometres a pixel is; "
-            "set `mpp_override` in slides.parquet (or mpp_override=... on the command line)"
+def _why_missing(path: Path) -> str:
+    if os.sep == "/" and "\\" in str(path):
+        return (
+            "its separator \\ is that of Windows and means nothing here: write / in `path` of slides.parquet"
         )
-    else:
-        x, y = found
-        if abs(x - y) > MPP_ANISOTROPY * max(x, y):
-            raise SlideUnsuitable(f"{path.name}: its pixels are not square ({x:.4g} x {y:.4g} um)")
-        mpp, origin = (x + y) / 2, "the file's metadata"
-    if mpp > MPP_RANGE[1] and origin != "mpp_override in slides.parquet":
-        raise SlideUnsuitable(
-            f"{path.name}: {mpp:.4g} um/px by {origin} is coarser than {MPP_RANGE[1]:g} um/px, too coarse "
-            "for any target mpp; if the metadata are wrong, set `mpp_override` in slides.parquet"
-        )
-    if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
-        raise SlideUnsuitable(
-            f"{path.name}: {mpp:.4g} um/px by {origin} is outside {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}; "
-            "correct `mpp_override` in slides.parquet"
-        )
-    return mpp
+    return "correct `path` in slides.parquet, or mount the disk"
 
 
 def _told(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-def _on_white(pixels: Pixels) -> Pixels:
-    """RGBA [h, w, 4] on a white ground, as RGB [h, w, 3]."""
-    alpha = pixels[..., 3:]
-    if (alpha == 255).all():
-        return np.ascontiguousarray(pixels[..., :3])
-    weight = alpha.astype(np.uint16)
-    mixed = pixels[..., :3] * weight + _WHITE * (255 - weight)
-    return ((mixed + 127) // 255).astype(np.uint8)
-
-
-def _rgb(picture: Image.Image) -> Pixels:
-    """A picture of any colour mode as RGB on a white ground."""
-    opaque = picture.mode in ("RGB", "CMYK", "YCbCr") and "transparency" not in picture.info
-    if opaque or (picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255)):
-        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-    return _on_white(np.asarray(picture.convert("RGBA"), dtype=np.uint8))
-
-
-def _number(text: object) -> float | None:
-    """A positive finite number, None for anything else."""
-    try:
-        value = float(str(text).strip().replace(",", "."))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
-
-
-def _pair(x: object, y: object) -> tuple[float, float] | None:
-    """Two numbers; where only one is known, the pixels are taken to be square."""
-    found_x, found_y = _number(x), _number(y)
-    if found_x is None and found_y is None:
-        return None
-    return found_x or found_y or 0.0, found_y or found_x or 0.0
-
-
-def _ratio(value: Any) -> float | None:
-    numerator, denominator = value
-    return numerator / denominator if denominator else None
-
-
-def _resolution_mpp(x: object, y: object, unit: str | None) -> tuple[float, float] | None:
-    """Micrometres per pixel from pixels per inch or centimetre; None outside the range of microscopes.
-
-    Image programs write 72 or 300 dots per inch into every TIFF: such a value is no measurement.
-    """
-    per_unit = _pair(x, y)
-    unit = {"centimeter": "cm"}.get(unit or "", unit)
-    if per_unit is None or unit not in ("cm", "inch"):
-        return None
-    mpp = _UM_PER_UNIT[unit] / per_unit[0], _UM_PER_UNIT[unit] / per_unit[1]
-    return mpp if max(mpp) < 30 else None
-
-
-def _ome_mpp(metadata: str | None) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of the first image of an OME-XML block, in micrometres."""
-    if not metadata:
-        return None
-    try:
-        root = ElementTree.fromstring(metadata)
-    except ElementTree.ParseError:
-        return None
-    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None:
-        return None
-    sizes = []
-    for axis in "XY":
-        size = _number(pixels.get(f"PhysicalSize{axis}"))
-        factor = _UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        sizes.append(None if size is None or factor is None else size * factor)
-    return _pair(*sizes)
 
 
 def _page(level: Any) -> tifffile.TiffPage:

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from toxfusion.slides.readers import Pixels, SlideUnsuitable
+from toxfusion.slides.colour import Pixels
+from toxfusion.slides.faults import SlideUnsuitable
 from toxfusion.study.files import replace_file
 
 METHODS = ("macenko", "vahadane", "reinhard")

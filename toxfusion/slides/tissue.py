@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from toxfusion.slides.colour import Pixels
 from toxfusion.slides.grid import Corners, Region
-from toxfusion.slides.readers import Pixels, Slide
+from toxfusion.slides.readers import Slide
 
 Mask = npt.NDArray[np.bool_]
 MaskKind = Literal["tissue", "pen"]

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from toxfusion.study.analogues import read_analogues, read_parts, unknown_analogues
 from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
+from toxfusion.study.tables import TableError
 
 UNIT_COLUMNS = ("compound", "control_group")
 PARTS = ("train", "valid", "test")
@@ -38,7 +40,8 @@ class Split:
         fold: which fold of its scheme this is.
         manifest: plain JSON: the scheme and its settings, ``transductive``, ``together`` (columns whose
             values never straddle parts), ``valid_together`` (the same between train and valid only, where it
-            differs), ``analogues`` (compound -> parent), and units, sizes and classes of each part.
+            differs), ``analogues`` (compound -> parent), ``unknown_analogues`` (what of their table is no
+            compound of the study), and units, sizes and classes of each part.
     """
 
     train: list[str]
@@ -127,23 +130,11 @@ def split_units(
     return pd.Series([names[c] for c in component], index=obs.index, name="unit", dtype=object)
 
 
-def read_analogues(path: Path | str | None) -> dict[str, str]:
-    """Read a CSV table with the columns compound, parent.
-
-    Raises:
-        SplitError: a column is missing, or a compound has two parents.
-    """
-    if path is None:
-        return {}
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    absent = {"compound", "parent"} - set(table.columns)
-    if absent:
-        raise SplitError(f"{path}: column {sorted(absent)[0]!r} is missing; the table needs compound,parent")
-    parents = table.drop_duplicates(["compound", "parent"])
-    twice = parents["compound"][parents["compound"].duplicated()]
-    if len(twice):
-        raise SplitError(f"{path}, column 'compound', value {twice.iloc[0]!r}: has two parents; keep one")
-    return dict(zip(parents["compound"], parents["parent"], strict=True))
+def _analogues(path: str | None, study: Study) -> dict[str, str]:
+    try:
+        return read_analogues(path, study.obs["compound"])
+    except TableError as error:
+        raise SplitError(str(error)) from error
 
 
 # -------------------------------------------------------------------------------- schemes
@@ -172,7 +163,7 @@ class CompoundKFold:
     valid_fold: int = 0
 
     def __call__(self, study: Study) -> Split:
-        return _k_fold(study, self, UNIT_COLUMNS, read_analogues(self.analogues), transductive=False)
+        return _k_fold(study, self, UNIT_COLUMNS, _analogues(self.analogues, study), transductive=False)
 
 
 @dataclass(frozen=True)
@@ -212,7 +203,7 @@ class GroupKFold:
                 "within groups, the other deals whole ones; set one of them to null"
             )
         together = (self.column, *UNIT_COLUMNS) if self.keep_compounds else (self.column,)
-        analogues = read_analogues(self.analogues)
+        analogues = _analogues(self.analogues, study)
         split = _k_fold(study, self, together, analogues, transductive=not self.keep_compounds)
         return split if self.valid_column is None else self._valid_within(study, split, self.valid_column)
 
@@ -240,7 +231,7 @@ class Holdout:
 
     def __call__(self, study: Study) -> Split:
         _check_fraction("test_fraction", self.test_fraction)
-        analogues = read_analogues(self.analogues)
+        analogues = _analogues(self.analogues, study)
         units = _unit_table(study.obs, UNIT_COLUMNS, analogues)
         test = _draw(units, self.test_fraction, np.random.default_rng([self.seed, 2, self.fold]))
         if not test or len(test) == len(units):
@@ -367,7 +358,7 @@ class Predefined:
             )
         part = rows.reindex(study.obs.index).fillna("")
         together = ("group_id",) if self.transductive else UNIT_COLUMNS
-        analogues = read_analogues(self.analogues)
+        analogues = _analogues(self.analogues, study)
         named = bool((part == "valid").any())
         if named and self.valid_folds is not None:
             raise SplitError(
@@ -392,15 +383,10 @@ class Predefined:
     def _rows(self) -> pd.Series:
         """sample_id -> part, of this fold."""
         path = Path(self.path)
-        if not path.is_file():
-            raise SplitError(f"{path}: no such file; split.path names a table sample_id, fold, part")
         try:
-            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
-        except ValueError as error:  # of pandas and pyarrow, for a file of another kind or an empty one
-            raise SplitError(f"{path}: no table can be read from it ({error})") from error
-        for column in ("sample_id", "fold", "part"):
-            if column not in table.columns:
-                raise SplitError(f"{path}: column {column!r} is missing; it needs sample_id, fold, part")
+            table = read_parts(path)
+        except TableError as error:
+            raise SplitError(str(error)) from error
         wrong = table["part"][~table["part"].isin(PARTS)]
         if len(wrong):
             raise SplitError(f"{path}, column 'part', value {wrong.iloc[0]!r}: is none of {PARTS}")
@@ -595,7 +581,7 @@ def _extrapolate(
                 f"{type(scheme).__name__}: no sample of study {study.name!r} lies in the range {what}; it needs the "
                 f"times and dose levels that {scheme} names (a cohort of patients has none)"
             )
-    analogues = read_analogues(scheme.analogues)
+    analogues = _analogues(scheme.analogues, study)
     if scheme.unseen_compounds:
         base = _k_fold(study, scheme, UNIT_COLUMNS, analogues, transductive=False)
         part = study.obs.index.to_series().map(base.part_of())
@@ -635,6 +621,8 @@ def _split(
         "left_out": int((part == "").sum()),
         "parts": {p: _describe(study.obs.loc[ids[p]], units) for p in PARTS},
     }
+    if unknown := unknown_analogues(analogues, study.obs["compound"]):
+        manifest["unknown_analogues"] = unknown
     split = Split(ids["train"], ids["valid"], ids["test"], int(scheme.fold), manifest)
     split.check(study)
     return split

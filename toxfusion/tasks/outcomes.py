@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.names import strangers
 from toxfusion.study.rules import EXPRESSION_FILE, classes, events, survival_times
 
 if TYPE_CHECKING:
@@ -165,22 +166,39 @@ class Subtype:
     classes: tuple[str, ...]
 
     @classmethod
-    def fit(cls, study: Study, train: Sequence[str], column: str, audit: Audit) -> Subtype:
+    def fit(
+        cls,
+        study: Study,
+        train: Sequence[str],
+        column: str,
+        audit: Audit,
+        only: Sequence[str] | None = None,
+    ) -> Subtype:
         """Classes of the training samples; samples of a class that none of them has go to the audit.
 
+        Args:
+            only: the classes to tell apart; samples of any other have no label. None = all of the training samples.
+
         Raises:
-            TaskError: the column is missing, or the training samples are of fewer than two classes.
+            TaskError: the column is missing, a class of ``only`` is in no training sample, or the training samples are
+                of fewer than two classes.
             StudyError: a class that is not text.
         """
         _has_column(study, "task.subtype", column)
         every = classes(study.obs, column)
         found = tuple(sorted(set(every[list(train)]) - {""}))
+        if only is not None:
+            found = _chosen_classes(study, column, found, only)
+            for name, n in every[~every.isin(["", *found])].value_counts().items():
+                audit.drop(
+                    "labels", "subtype", str(name), f"{n} samples: not among task.classes, so no label"
+                )
         if len(found) < 2:
             raise TaskError(
                 f"task.subtype: the training samples have {list(found) or 'no class'} in column {column!r} of "
                 f"{study.root / EXPRESSION_FILE}; two classes are needed: take another column, split or task"
             )
-        for sample, name in every[~every.isin(["", *found])].items():
+        for sample, name in every[~every.isin(["", *found])].items() if only is None else ():
             audit.drop(
                 "labels", "subtype", str(sample), f"{column}={name!r} occurs in no training sample: no label"
             )
@@ -193,6 +211,19 @@ class Subtype:
         place = {name: float(i) for i, name in enumerate(self.classes)}
         named = classes(study.obs.loc[list(sample_ids)], self.column)
         return named.map(place).to_numpy(np.float32)
+
+
+def _chosen_classes(
+    study: Study, column: str, trained: Sequence[str], only: Sequence[str]
+) -> tuple[str, ...]:
+    chosen = tuple(sorted({str(name) for name in only}))
+    unknown = [name for name in chosen if name not in trained]
+    if unknown:
+        raise TaskError(
+            f"task.classes: {strangers(unknown, trained).all_told()} is in no training sample, in column {column!r} of "
+            f"{study.root / EXPRESSION_FILE}; there are {', '.join(trained)}"
+        )
+    return chosen
 
 
 @dataclass(frozen=True)

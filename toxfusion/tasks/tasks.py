@@ -120,6 +120,7 @@ def resolve_tasks(
     severity_loss: str = "coral",
     survival: SurvivalSettings | None = None,
     subtype: str | None = None,
+    classes: Sequence[str] | str | None = None,
     biochemistry: Sequence[str] | str | None = None,
     biochemistry_log: bool = True,
     min_animals: int = 10,
@@ -133,6 +134,7 @@ def resolve_tasks(
         lesions: terms; "auto" for every term seen in at least ``min_animals`` animals of at least ``min_compounds``
             compounds of the whole study (a choice of what to score, by prevalence alone); None for no lesions.
         subtype: a column of obs that holds classes.
+        classes: those of them to tell apart; None for all that training samples have.
         biochemistry, biochemistry_log: as ``analytes`` and ``log`` of `Biochemistry.fit`.
         train: training samples, on which survival, subtype and biochemistry are fitted.
         audit: takes the labels that are left out.
@@ -179,7 +181,9 @@ def resolve_tasks(
         survival=None
         if survival is None or survival.method is None
         else Survival.fit(study, train, survival, audit),
-        subtype=None if subtype is None else Subtype.fit(study, train, subtype, audit),
+        subtype=None
+        if subtype is None
+        else Subtype.fit(study, train, subtype, audit, [classes] if isinstance(classes, str) else classes),
         biochemistry=None
         if biochemistry is None
         else Biochemistry.fit(study, train, biochemistry, log=biochemistry_log, **enough, audit=audit),

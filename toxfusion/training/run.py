@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from toxfusion.training.assemble import (
     with_nulls,
 )
 from toxfusion.training.folder import RunFolder
+from toxfusion.training.lock import only_run
 from toxfusion.training.loggers import log_test_metrics, make_loggers
 from toxfusion.training.network import Stages, cross_modal_retrieval, finetune, held_out_predictions, pretrain
 from toxfusion.training.objective import validation_objective
@@ -60,6 +63,13 @@ def run(config: Config) -> float:
         check_devices(trainer.accelerator, int(os.environ.get("LOCAL_RANK", "0")) + 1)
         join_ranks(trainer.accelerator)
         check_ranks(trainer.devices, trainer.num_nodes)
+    with only_run(folder.root) if is_rank_zero() else nullcontext():
+        return _run_here(config, settings, folder, adopted)
+
+
+def _run_here(config: Config, settings: RunSettings, folder: RunFolder, adopted: bool) -> float:
+    """The run, in a folder that no other run is at work in."""
+    trainer = settings.trainer
     done = folder.finished()
     barrier()  # all ranks have looked before rank zero may start the run afresh
     if is_rank_zero():
@@ -90,8 +100,13 @@ def _run(settings: RunSettings, folder: RunFolder, open_loggers: Callable[[], li
             print(f"tile encoder: {path}")
         return math.nan
     audit = Audit()
+    _tell_unknown_analogues(split, audit)
     study = with_nulls(settings, study, split)
     tasks = make_tasks(settings, study, split, audit)
+    if settings.method != "network" and not tasks:
+        raise TrainingError(
+            f"method={settings.method}: a baseline learns labels, and task=none has none; give a task"
+        )
     loggers = open_loggers()
     gene_sets = study_gene_sets(settings, study)  # before any work that a wrong file would waste
     reads_slides = settings.modality in ("both", "wsi")
@@ -119,6 +134,14 @@ def _keep_split(settings: RunSettings, folder: RunFolder, split: Split) -> None:
             "folds or the study has changed); give resume=false to start it afresh"
         )
     write_manifest(split, folder.split)
+
+
+def _tell_unknown_analogues(split: Split, audit: Audit) -> None:
+    """What of the table of analogues joins nothing, on the screen and in the audit."""
+    for unknown in split.manifest.get("unknown_analogues", []):
+        audit.drop("split", "analogue", unknown, "a name of the table of analogues that joins nothing")
+        if is_rank_zero():
+            print(f"split.analogues: {unknown}", file=sys.stderr)
 
 
 def _train_network(

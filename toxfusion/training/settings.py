@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from toxfusion.config.nodes import build, located
+from toxfusion.config.values import check_arguments
 from toxfusion.models.compilation import check_backend
 from toxfusion.models.heads import Pooling
 from toxfusion.models.network import Modality
@@ -340,13 +341,19 @@ class RunSettings:
                 config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"], **learned
             ),
             optimizer=_fields_of(OptimizerSettings, config["optimizer"]),
-            trainer=TrainerSettings(**config["trainer"]),
+            trainer=_trainer(config["trainer"]),
         )
+
+
+def _trainer(node: Config) -> TrainerSettings:
+    check_arguments("trainer", node, TrainerSettings)
+    return TrainerSettings(**node)
 
 
 Settings = TypeVar("Settings")
 
 
 def _fields_of(kind: type[Settings], node: Mapping[str, Any]) -> Settings:
-    """A dataclass from those keys of a node that it has."""
+    """A dataclass from those keys of a node that it has; raises ConfigError for a value of another type."""
+    check_arguments("", {field.name: node[field.name] for field in fields(kind)}, kind)  # type: ignore[arg-type]
     return kind(**{field.name: node[field.name] for field in fields(kind)})  # type: ignore[arg-type]

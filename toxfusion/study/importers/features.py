@@ -29,6 +29,7 @@ from toxfusion.study.feature_files import (
     read_header,
     read_rows,
 )
+from toxfusion.study.names import NEAR, strangers
 from toxfusion.study.rules import AUDIT_FILE
 from toxfusion.study.store_spec import UNPLACED, BagRejected, StoreSpec
 from toxfusion.study.study import Study
@@ -109,7 +110,7 @@ def import_features(
     study = Study.open(root)
     audit = Audit()
     given = [files] if isinstance(files, str) else list(files)
-    headers = _headers([Path(place) for place in given], coordinates, audit)
+    headers = _headers([Path(place) for place in given], coordinates, _names_of_slides(study), audit)
     of_slides = _files_of_slides(study, headers, audit)
     if coordinates == UNPLACED:
         bags = _unplaced(study, of_slides, tile_px, audit)
@@ -127,8 +128,24 @@ def import_features(
     return study
 
 
-def _headers(places: Sequence[Path], coordinates: str | None, audit: Audit) -> list[FeatureFile]:
-    """What each file says of itself; those of no use are audited."""
+def _names_of_slides(study: Study) -> list[str]:
+    """What a file of features may be called: the slide_ids, and the images without their suffix."""
+    return [*map(str, study.slides.index), *(_image_name(path) for path in study.slides["path"])]
+
+
+def _image_name(path: object) -> str:
+    return Path(str(path)).stem.removesuffix(".ome")
+
+
+def _no_slide(names: Sequence[str], known: Sequence[str]) -> str:
+    near = next(filter(None, strangers(names, known).near.values()), "")
+    return f"no slide_id and no image of slides.parquet has its name{f'; {NEAR} {near!r}?' if near else ''}"
+
+
+def _headers(
+    places: Sequence[Path], coordinates: str | None, known: Sequence[str], audit: Audit
+) -> list[FeatureFile]:
+    """What each file says of itself; those of no use are audited, a name that is unknown before all else."""
     headers = []
     for path in feature_files(places):
         if path.suffix.lower() not in SUFFIXES:
@@ -143,7 +160,8 @@ def _headers(places: Sequence[Path], coordinates: str | None, audit: Audit) -> l
             place = next(filter(os.path.isfile, beside), None)
             headers.append(read_header(path, place, placed=coordinates != UNPLACED))
         except FeatureFileError as error:
-            audit.drop(STAGE, "file", path.name, str(error))
+            unknown = path.stem not in known and "coordinates" in str(error)
+            audit.drop(STAGE, "file", path.name, _no_slide([path.stem], known) if unknown else str(error))
     return headers
 
 
@@ -151,15 +169,13 @@ def _files_of_slides(study: Study, headers: Sequence[FeatureFile], audit: Audit)
     """The one file of each slide. Files of no slide, and slides of two files, are audited."""
     by_image: dict[str, list[str]] = defaultdict(list)
     for slide_id, path in study.slides["path"].items():
-        by_image[Path(str(path)).stem.removesuffix(".ome")].append(str(slide_id))
+        by_image[_image_name(path)].append(str(slide_id))
     files: dict[str, list[FeatureFile]] = defaultdict(list)
     for file in headers:
         named = [name for name in file.names if name in study.slides.index]
         slide_ids = named[:1] or next((by_image[name] for name in file.names if name in by_image), [])
         if not slide_ids:
-            audit.drop(
-                STAGE, "file", file.path.name, "no slide_id and no image of slides.parquet has its name"
-            )
+            audit.drop(STAGE, "file", file.path.name, _no_slide(file.names, _names_of_slides(study)))
         for slide_id in slide_ids:
             files[slide_id].append(file)
     for slide_id, several in files.items():

@@ -1,0 +1,104 @@
+"""Whether a value of the configuration is of the kind that its key takes: whole number, number, flag, null or not."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from toxfusion.config.faults import ConfigError
+
+#: key -> the least whole number that it takes, and whether null is one of its values
+WHOLE: dict[str, tuple[int, bool]] = {
+    "seed": (0, False),
+    "heatmaps": (0, False),
+    "reasons": (0, False),
+    "batch_size": (1, False),
+    "jobs": (1, True),
+    "split.seed": (0, False),
+    "split.fold": (0, False),
+    "split.n_folds": (2, False),
+    "trainer.devices": (1, False),
+    "trainer.num_nodes": (1, False),
+    "trainer.accumulate_grad_batches": (1, False),
+    "trainer.checkpoint_every": (1, False),
+    "trainer.validate_every": (1, False),
+    "trainer.patience": (1, True),
+}
+LARGEST_SEED = 2**32 - 1
+
+
+def check_whole_numbers(config: dict[str, Any]) -> None:
+    """Check the keys of `WHOLE` that the configuration has.
+
+    Raises:
+        ConfigError: a value is null, a fraction, negative or no number where a whole number belongs.
+    """
+    for key, (least, nullable) in WHOLE.items():
+        node: Any = config
+        *above, last = key.split(".")
+        for part in above:
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node or (node[last] is None and nullable):
+            continue
+        value = node[last]
+        most = LARGEST_SEED if last == "seed" else None
+        fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if not fits or (most is not None and value > most):
+            limits = f"of {least} or more" if most is None else f"from {least} to {most}"
+            raise ConfigError(
+                f"{key}={_shown(value)}: give a whole number {limits}{' or null' if nullable else ''}"
+            )
+
+
+def check_arguments(where: str, node: dict[str, Any], target: Callable[..., Any]) -> None:
+    """Check the values of a node against the annotations of what it names.
+
+    Raises:
+        ConfigError: null where the annotation has no None, or no whole number, number or flag where it wants one.
+    """
+    hints = annotations_of(target)
+    for key, value in node.items():
+        if key in hints and not isinstance(value, dict) and not fits(value, hints[key]):
+            name = f"{where}.{key}" if where else key
+            raise ConfigError(f"{name}={_shown(value)}: give {_wanted(hints[key])}")
+
+
+def annotations_of(target: Callable[..., Any]) -> dict[str, Any]:
+    """Parameter -> its type; empty where the types cannot be found out."""
+    plain = isinstance(target, type) and not hasattr(target, "__dataclass_fields__")
+    of: Any = target.__init__ if plain else target  # type: ignore[misc]
+    try:
+        return typing.get_type_hints(of)
+    except (NameError, TypeError, AttributeError):  # names that only type checkers import
+        return {}
+
+
+def fits(value: object, annotation: Any) -> bool:
+    """Whether a plain value can be what an annotation wants; types that are not plain take anything but null."""
+    origin = typing.get_origin(annotation)
+    if annotation is Any or origin is typing.Literal or isinstance(annotation, typing.TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, each) for each in typing.get_args(annotation))
+    if annotation is type(None) or annotation is object:
+        return value is None or annotation is object
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return value is not None
+
+
+def _wanted(annotation: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null", str: "text"}
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join(_wanted(each) for each in typing.get_args(annotation))
+    return names.get(annotation, "a value that is not null")
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,98 @@
+"""Micrometres per level-0 pixel: what a file says, what a user says, and whether it can be believed."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+from toxfusion.slides.faults import SlideUnsuitable
+
+MPP_RANGE = (0.05, 4.0)
+MPP_ANISOTROPY = 0.05
+IN_SLIDES_TABLE = "mpp_override in slides.parquet"
+ON_THE_COMMAND_LINE = "mpp_override of the command line"
+_UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "inch": 25_400.0}
+
+
+def believed_mpp(
+    path: Path, found: tuple[float, float] | None, override: float | None, said_by: str
+) -> float:
+    if override is not None and not math.isnan(override):
+        mpp, origin = float(override), said_by
+    elif found is None:
+        raise SlideUnsuitable(
+            f"{path.name}: the file does not say how many micrometres a pixel is; "
+            "set `mpp_override` in slides.parquet (or mpp_override=... on the command line)"
+        )
+    else:
+        x, y = found
+        if abs(x - y) > MPP_ANISOTROPY * max(x, y):
+            raise SlideUnsuitable(f"{path.name}: its pixels are not square ({x:.4g} x {y:.4g} um)")
+        mpp, origin = (x + y) / 2, "the file's metadata"
+    if mpp > MPP_RANGE[1] and origin == "the file's metadata":
+        raise SlideUnsuitable(
+            f"{path.name}: {mpp:.4g} um/px by {origin} is coarser than {MPP_RANGE[1]:g} um/px, too coarse "
+            "for any target mpp; if the metadata are wrong, set `mpp_override` in slides.parquet"
+        )
+    if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+        raise SlideUnsuitable(
+            f"{path.name}: {mpp:.4g} um/px by {origin} is outside {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}; "
+            f"correct {said_by if origin == said_by else '`mpp_override` in slides.parquet'}"
+        )
+    return mpp
+
+
+def _number(text: object) -> float | None:
+    """A positive finite number, None for anything else."""
+    try:
+        value = float(str(text).strip().replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def as_pair(x: object, y: object) -> tuple[float, float] | None:
+    """Two numbers; where only one is known, the pixels are taken to be square."""
+    found_x, found_y = _number(x), _number(y)
+    if found_x is None and found_y is None:
+        return None
+    return found_x or found_y or 0.0, found_y or found_x or 0.0
+
+
+def ratio(value: Any) -> float | None:
+    numerator, denominator = value
+    return numerator / denominator if denominator else None
+
+
+def resolution_mpp(x: object, y: object, unit: str | None) -> tuple[float, float] | None:
+    """Micrometres per pixel from pixels per inch or centimetre; None outside the range of microscopes.
+
+    Image programs write 72 or 300 dots per inch into every TIFF: such a value is no measurement.
+    """
+    per_unit = as_pair(x, y)
+    unit = {"centimeter": "cm"}.get(unit or "", unit)
+    if per_unit is None or unit not in ("cm", "inch"):
+        return None
+    mpp = _UM_PER_UNIT[unit] / per_unit[0], _UM_PER_UNIT[unit] / per_unit[1]
+    return mpp if max(mpp) < 30 else None
+
+
+def ome_mpp(metadata: str | None) -> tuple[float, float] | None:
+    """PhysicalSizeX and Y of the first image of an OME-XML block, in micrometres."""
+    if not metadata:
+        return None
+    try:
+        root = ElementTree.fromstring(metadata)
+    except ElementTree.ParseError:
+        return None
+    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+    if pixels is None:
+        return None
+    sizes = []
+    for axis in "XY":
+        size = _number(pixels.get(f"PhysicalSize{axis}"))
+        factor = _UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        sizes.append(None if size is None or factor is None else size * factor)
+    return as_pair(*sizes)
