@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.nulls import permute_labels
 from toxfusion.study.splits import CompoundKFold
 from toxfusion.study.study import Study, write_study
-from toxfusion.tasks.outcomes import TaskError
+from toxfusion.tasks.outcomes import Subtype, TaskError
 from toxfusion.tasks.tasks import Tasks
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.run import run
@@ -297,3 +298,22 @@ def test_a_study_refuses_outcomes_that_are_none(
     tables["obs"].iloc[3, tables["obs"].columns.get_loc(column)] = value
     with pytest.raises(ValueError, match=said):
         write_study(tmp_path / "study", **tables)
+
+
+def test_a_subtype_can_be_limited_to_classes(cohort: Study) -> None:
+    obs = cohort.obs.assign(code=np.resize(["IDC", "ILC", "OTHER", ""], len(cohort.obs)))
+    study = dataclasses.replace(cohort, obs=obs)
+    audit = Audit()
+    chosen = Subtype.fit(study, study.sample_ids, "code", audit, ["ILC", "IDC"])
+    assert chosen.classes == ("IDC", "ILC")
+    labels = chosen.labels(study, study.sample_ids)
+    np.testing.assert_array_equal(labels[:4], [0.0, 1.0, np.nan, np.nan])
+    others = int((obs["code"] == "OTHER").sum())
+    assert [(r.id, r.reason) for r in audit.records] == [
+        ("OTHER", f"{others} samples: not among task.classes, so no label")
+    ]
+    with pytest.raises(
+        TaskError, match=r"task\.classes: 'I-DC' \(did you mean 'IDC'\?\) is in no training sample"
+    ):
+        Subtype.fit(study, study.sample_ids, "code", Audit(), ["I-DC", "ILC"])
+    assert Subtype.fit(study, study.sample_ids, "code", Audit()).classes == ("IDC", "ILC", "OTHER")

@@ -130,9 +130,10 @@ class Job:
         try:
             return self._call(composed)
         except Exception as error:
-            if self.sweep or not is_message(error) or os.environ.get(FULL_ERROR) == "1":
+            told = error if is_message(error) else system_fault(error)
+            if self.sweep or told is None or os.environ.get(FULL_ERROR) == "1":
                 raise
-            _refuse(error)
+            _refuse(told)
 
     def _call(self, composed: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig

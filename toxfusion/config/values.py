@@ -68,7 +68,7 @@ def check_arguments(where: str, node: dict[str, Any], target: Callable[..., Any]
 def annotations_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Parameter -> its type; empty where the types cannot be found out."""
     plain = isinstance(target, type) and not hasattr(target, "__dataclass_fields__")
-    of: Any = target.__init__ if plain else target  # type: ignore[misc]
+    of: Any = target.__init__ if plain else target
     try:
         return typing.get_type_hints(of)
     except (NameError, TypeError, AttributeError):  # names that only type checkers import

@@ -1,0 +1,135 @@
+"""Values of the wrong kind, shells and disks as they are: one sentence each, before any work."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toxfusion.config import environment
+from toxfusion.config.entry import compose
+from toxfusion.config.faults import ConfigError, system_fault
+from toxfusion.config.nodes import check_targets
+from toxfusion.config.values import check_arguments, check_whole_numbers
+from toxfusion.study.splits import CompoundKFold
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
+        ("seed=null", "seed=null: give a whole number"),
+        ("seed=0.5", r"seed=0\.5: give a whole number"),
+        ("heatmaps=null", "heatmaps=null: give a whole number of 0 or more"),
+        ("heatmaps=-2", "heatmaps=-2: give a whole number of 0 or more"),
+        ("split.n_folds=null", r"split\.n_folds=null: give a whole number of 2 or more"),
+        ("split.n_folds=2.5", r"split\.n_folds=2\.5: give a whole number"),
+        ("split.valid_fraction=null", r"split\.valid_fraction=null: give a number"),
+        ("trainer.devices=0", r"trainer\.devices=0: give a whole number of 1 or more"),
+        ("logger=null", "logger=null: choose one of csv"),
+        ("split=null", "split=null: choose one of"),
+        ("~trainer", "~trainer: choose one of"),
+    ],
+)
+def test_what_is_no_whole_number_or_group_is_refused_before_any_work(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        checked(override)
+
+
+def checked(*overrides: str) -> None:
+    """Compose the configuration of a run and check its values, as the command line does."""
+    config = compose("train", ["data.root=x", *overrides])
+    check_whole_numbers(config)
+    check_targets(config)
+
+
+def test_the_defaults_and_the_nulls_that_mean_something_pass() -> None:
+    checked("trainer.patience=null", "split.valid_folds=null")
+    check_arguments("split", {"n_folds": 3, "valid_fraction": 0, "analogues": None}, CompoundKFold)
+    with pytest.raises(ConfigError, match=r"split\.fold=True: give a whole number"):
+        check_arguments("split", {"fold": True}, CompoundKFold)
+
+
+@pytest.mark.parametrize("value", ["a=b", "a(b", "caf\u00e9 (1)"])
+def test_a_value_that_the_grammar_takes_apart_is_shown_quoted(value: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose("train", [f"data.root={value}"])
+    quoted = str(refused.value).partition("for the shell: '")[2].rstrip("'")
+    assert quoted == f'data.root="{value}"'
+    assert compose("train", [quoted])["data"]["root"] == value
+
+
+def test_what_the_disk_refuses_is_one_sentence() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/out.h5ad")
+    assert str(system_fault(full)) == (
+        "/data/out.h5ad: cannot be written or read (No space left on device); free some of the disk, or give another "
+        "folder"
+    )
+    in_words = OSError(
+        "Can't write data (file write failed: errno = 28, error message = 'No space left on device')"
+    )
+    wrapped = RuntimeError("unable to save")
+    wrapped.__cause__ = in_words
+    assert "free some of the disk" in str(system_fault(wrapped))
+    assert system_fault(OSError("no such thing")) is None
+    assert system_fault(ValueError("a fault of ours")) is None
+
+
+def test_an_output_below_a_file_and_a_name_too_long_end_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "e.csv").write_text("gene,s1\nAlb,1\nMt1,2\n")
+    (tmp_path / "s.csv").write_text("sample_id,compound,dose\ns1,a,0\n")
+    given = [
+        f"source.expression={tmp_path}/e.csv",
+        f"source.samples={tmp_path}/s.csv",
+        f"paths.outputs={tmp_path}/o",
+    ]
+    for output in (tmp_path / "file" / "study", tmp_path / ("x" * 300)):
+        command = [sys.executable, "-m", "toxfusion.prepare", "source=matrix", *given, f"output={output}"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2
+        assert ended.stderr.count("\n") == 1
+        assert "give" in ended.stderr
+
+
+def test_a_user_id_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        if name := os.environ.get("USER"):
+            return name
+        raise KeyError("getpwuid(): uid not found: 4242")
+
+    for variable in environment.USER_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    monkeypatch.setattr(environment, "remarks", [])
+    environment.prepare_environment()
+    assert os.environ["USER"] == f"uid{os.getuid()}"
+    assert "has no name here" in environment.remarks[0]
+    environment.prepare_environment()
+    assert len(environment.remarks) == 1
+
+
+def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
+    folder = tmp_path / "Z\u00fcrich"
+    folder.mkdir()
+    (folder / "e.csv").write_text("gene,s1\nAlb,1\nMt1,2\n")
+    (folder / "s.csv").write_text("sample_id,compound,dose\ns1,\u03b1-drug,0\n", encoding="utf-8")
+    given = [
+        f'source.expression="{folder}/e.csv"',
+        f'source.samples="{folder}/s.csv"',
+        f'output="{folder}/study"',
+    ]
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "toxfusion.prepare", "source=matrix", *given, f"paths.outputs={tmp_path}/o"],
+        capture_output=True,
+        env={**os.environ, **plain},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert (folder / "study" / "expression.h5ad").is_file()
