@@ -160,7 +160,7 @@ def _headers(
             place = next(filter(os.path.isfile, beside), None)
             headers.append(read_header(path, place, placed=coordinates != UNPLACED))
         except FeatureFileError as error:
-            unknown = path.stem not in known and "coordinates" in str(error)
+            unknown = path.stem not in known and "has no coordinates" in str(error)
             audit.drop(STAGE, "file", path.name, _no_slide([path.stem], known) if unknown else str(error))
     return headers
 
