@@ -31,16 +31,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.explanations import markdown, write
 from benchmarks.histology import BAR_SAYS, UM_PER_PIXEL, Image, Photograph, PhotographError, read_photographs
-from toxfusion.evaluation.bootstrap import (
-    Interval,
-    Resampling,
-    Statistic,
-    auroc_statistic,
-    interval,
-    mean_of,
-    paired_difference,
-    resample,
-)
+from toxfusion.evaluation.bootstrap import Interval, Resampling, interval, paired_difference, resample
+from toxfusion.evaluation.statistics import Statistic, auroc_statistic, mean_of
 from toxfusion.models.tile import TileEncoder, TileEncoderError, load_tile_encoder
 from toxfusion.slides.grid import TileGrid
 from toxfusion.slides.tissue import MASK_MPP, TissueMask, tissue_mask

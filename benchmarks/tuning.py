@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from toxfusion.evaluation import predictions
-from toxfusion.evaluation.scoring import headline_metric, score_run
+from toxfusion.evaluation.scoring import headline_scores, score_run
 
 TASKS = ("lesions", "injury", "dili", "severity")
 
@@ -34,8 +34,7 @@ def run(given: argparse.Namespace, name: str, overrides: list[str]) -> dict[str,
         f for seed in given.seeds for f in sorted(outputs.glob(f"*/*/fold*_seed{seed}/predictions.parquet"))
     ]
     scores = score_run([predictions.read(file) for file in files], draws=2)
-    found = scores.assign(headline=scores["task"].map(headline_metric)).query("metric == headline")
-    values = found.set_index("task")["value"].loc[list(TASKS)]
+    values = headline_scores(scores).set_index("task")["value"].loc[list(TASKS)]
     return {"setting": name, **values.astype(float), "mean": float(values.mean())}
 
 

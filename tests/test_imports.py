@@ -30,7 +30,9 @@ MAY_IMPORT = {
         "config", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation", "baselines",
     },
     "runs": {"distributed", "study", "tasks", "data", "models", "evaluation", "baselines", "slides", "training"},
-    "explanation": {"study", "data", "models", "objectives", "evaluation", "slides", "synthetic", "training", "runs"},
+    "explanation": {
+        "study", "tasks", "data", "models", "objectives", "evaluation", "slides", "synthetic", "training", "runs",
+    },
     "report": {"study", "evaluation", "explanation", "training"},
 }  # fmt: skip
 #: Readers of slides and single-cell tools stay out of whatever a training process imports.

@@ -33,6 +33,7 @@ def main(config: dict[str, Any]) -> None:
     """Set finished runs beside a reference: intervals, paired differences, corrected p-values, shares of the
     oracle.
     """
+    from toxfusion.evaluation import comparison_pages as pages
     from toxfusion.evaluation import figures
     from toxfusion.evaluation.comparison import compare
     from toxfusion.study.files import replace_file
@@ -58,10 +59,10 @@ def main(config: dict[str, Any]) -> None:
         draw(found, output / name)
     pictures = [*drawn, *_few_shot(runs, output, found.notes)]
     replace_file(output / "comparison.csv", found.wide().to_csv().encode())
-    replace_file(output / "comparison.md", found.to_markdown().encode())
-    replace_file(output / "comparison.tex", found.to_latex().encode())
-    replace_file(output / "comparison.html", found.to_html(pictures).encode())
-    print(found.to_text())
+    replace_file(output / "comparison.md", pages.to_markdown(found).encode())
+    replace_file(output / "comparison.tex", pages.to_latex(found).encode())
+    replace_file(output / "comparison.html", pages.to_html(found, pictures).encode())
+    print(pages.to_text(found))
     print(f"\nwritten to {output}: comparison.csv, .md, .tex, .html, {', '.join(pictures)}")
 
 
@@ -201,7 +202,7 @@ def _read_cohort(root: Path, name: str, notes: list[str]) -> Cohort:
     import anndata
 
     from toxfusion.evaluation.comparison import Cohort
-    from toxfusion.evaluation.scoring import read_oracles
+    from toxfusion.evaluation.oracles import read_oracles
     from toxfusion.study.study import read_provenance, virtual_setting
 
     file = root / "expression.h5ad"

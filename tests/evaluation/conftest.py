@@ -69,19 +69,33 @@ def make_table() -> MakeTable:
             for task in ("lesion:necrosis", "lesion:hypertrophy"):
                 tables.append(
                     predictions.rows(
-                        units, task=task, level="sample", label=chosen["injury"], score=scores, **common
+                        units,
+                        task=task,
+                        family="binary",
+                        headline="lesions",
+                        level="sample",
+                        label=chosen["injury"],
+                        score=scores,
+                        **common,
                     )
                 )
             groups = predictions.describe_units(chosen, "group")
             tables.append(
                 predictions.rows(
-                    groups, task="injury", level="group", label=chosen["injury"], score=scores, **common
+                    groups,
+                    task="injury",
+                    family="binary",
+                    level="group",
+                    label=chosen["injury"],
+                    score=scores,
+                    **common,
                 )
             )
             tables.append(
                 predictions.rows(
                     units,
                     task="severity",
+                    family="ordinal",
                     level="sample",
                     label=3 * chosen["injury"],
                     score=3 * scores,
@@ -92,7 +106,13 @@ def make_table() -> MakeTable:
             label = pd.Series(dili, names)
             tables.append(
                 predictions.rows(
-                    compounds, task="dili", level="compound", label=label, score=dili_scores, **common
+                    compounds,
+                    task="dili",
+                    family="binary",
+                    level="compound",
+                    label=label,
+                    score=dili_scores,
+                    **common,
                 )
             )
         return pd.concat(tables, ignore_index=True)

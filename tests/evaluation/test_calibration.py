@@ -1,4 +1,4 @@
-"""Temperature, slope and intercept of simulated probabilities whose calibration is known."""
+"""Platt scaling, slope and intercept of simulated probabilities whose calibration is known."""
 
 from __future__ import annotations
 
@@ -17,18 +17,55 @@ def _simulated(factor: float, shift: float = 0.0, n: int = 20000) -> tuple[np.nd
     return label, special.expit(factor * z)
 
 
-def test_temperature_undoes_overconfidence() -> None:
-    label, score = _simulated(3.0)
-    assert calibration.fit_temperature(label, score).value == pytest.approx(3.0, rel=0.05)
-    scaled = calibration.scale(score, 3.0)
-    assert calibration.slope(label, scaled).value == pytest.approx(1.0, abs=0.05)
+def test_platt_scaling_undoes_overconfidence_and_a_shift() -> None:
+    label, score = _simulated(3.0, shift=-1.0)
+    platt = calibration.fit_platt(label, score)
+    assert (platt.slope, platt.intercept, platt.reason) == (
+        pytest.approx(1 / 3, rel=0.05), pytest.approx(-1.0, abs=0.1), "",
+    )  # fmt: skip
+    scaled = platt.of(score)
+    assert calibration.slope(label, scaled).value == pytest.approx(1.0, abs=1e-3)
+    assert calibration.intercept(label, scaled).value == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_array_equal(np.argsort(scaled, kind="stable"), np.argsort(score, kind="stable"))
 
 
-def test_temperature_needs_both_classes() -> None:
-    found = calibration.fit_temperature(np.ones(5), np.full(5, 0.4))
-    assert not found.defined
-    assert "validation" in found.reason
+@pytest.mark.parametrize("prevalence", [0.01, 0.02, 0.05])
+def test_weighted_positives_are_brought_back_to_their_prevalence(prevalence: float) -> None:
+    """Scores of a loss that weighs positives 20 times: means far above the prevalence, and on it once calibrated."""
+    rng = np.random.default_rng(1)
+    for n in (100, 400, 2000):
+        z = rng.normal(size=n)
+        label = np.zeros(n)
+        label[np.argsort(z + 2 * rng.normal(size=n))[n - max(1, round(prevalence * n)) :]] = 1
+        weight = np.where(label == 1, 20.0, 1.0)
+        fitted = LogisticRegression().fit(z[:, None], label, sample_weight=weight)
+        score = fitted.predict_proba(z[:, None])[:, 1]
+        assert score.mean() > label.mean() + 0.05
+        platt = calibration.fit_platt(label, score)
+        assert platt.of(score).mean() == pytest.approx(label.mean(), abs=0.02)
+        assert ("intercept only" in platt.reason) == (label.sum() < calibration.LEAST_OF_A_CLASS)
+
+
+def test_few_positives_move_the_intercept_alone_and_none_are_not_impossible() -> None:
+    rng = np.random.default_rng(2)
+    score = rng.random(60)
+    for n_positive in (0, 1, 9):
+        label = np.zeros(60)
+        label[:n_positive] = 1
+        platt = calibration.fit_platt(label, score)
+        assert platt.slope == 1.0
+        # The mean of a prevalence under Jeffreys' prior.
+        assert platt.of(score).mean() == pytest.approx((n_positive + 0.5) / 61)
+    nothing = calibration.fit_platt(np.full(3, np.nan), np.full(3, 0.4))
+    assert not nothing.defined
+    assert "validation" in nothing.reason
+
+
+def test_scores_that_rank_the_wrong_way_keep_their_order_and_the_prevalence() -> None:
+    label, score = _simulated(-1.0, n=500)
+    platt = calibration.fit_platt(label, score)
+    assert platt.slope == pytest.approx(0.05)
+    assert platt.of(score).mean() == pytest.approx(label.mean(), abs=1e-9)
 
 
 def test_slope_agrees_with_an_unpenalised_logistic_regression() -> None:

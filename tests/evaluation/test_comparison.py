@@ -17,10 +17,13 @@ import pytest
 import yaml
 from sklearn.metrics import confusion_matrix
 
+from toxfusion.evaluation import comparison_pages as pages
 from toxfusion.evaluation import figures, predictions
-from toxfusion.evaluation.comparison import Cohort, Comparison, ComparisonError, Run, compare
+from toxfusion.evaluation.comparison import Cohort, ComparisonError, Run, compare
+from toxfusion.evaluation.comparison_table import Comparison
 from toxfusion.evaluation.figures import FigureError
-from toxfusion.evaluation.scoring import out_of_fold
+from toxfusion.evaluation.figures.tested import _confusions
+from toxfusion.evaluation.out_of_fold import out_of_fold
 
 VIRTUAL = {"study": Cohort("study", virtual=True)}
 
@@ -93,7 +96,7 @@ def test_incomplete_folds_are_said_and_paired_on_what_is_common(make_table) -> N
     )
     assert _row(found, "short", "dili")["n_paired"] == 16
     assert _row(found, "short", "dili")["difference"] == 0
-    for text in (found.to_text(), found.to_markdown(), found.to_html()):
+    for text in (pages.to_text(found), pages.to_markdown(found), pages.to_html(found)):
         assert "INCOMPLETE" in text
 
 
@@ -118,7 +121,7 @@ def test_seen_compounds_are_flagged_and_are_no_leak(make_table) -> None:
     found = compare(runs, {"study": Cohort("study", virtual=False)}, reference="full", draws=20)
     assert _row(found, "full", "dili")["flags"] == "transductive"
     assert not any("LEAK" in n for n in found.notes)
-    for text in (found.to_text(), found.to_markdown(), found.to_html(), found.to_latex()):
+    for text in (pages.to_text(found), pages.to_markdown(found), pages.to_html(found), pages.to_latex(found)):
         assert "full: TRANSDUCTIVE, the split puts test compounds into training too" in text
         assert "transductive" in text
 
@@ -160,7 +163,7 @@ def test_a_method_of_one_modality_is_held_against_the_oracle_of_that_one(make_ta
 def test_latex_is_escaped_and_every_row_has_the_columns_of_its_head(make_table) -> None:
     name = r"a_b & 50% {of} $x^2$ ~ \n #1 <[*]>"
     runs = [*_runs(make_table, "full"), *_runs(make_table, name)]
-    text = compare(runs, VIRTUAL, reference="full", draws=20).to_latex()
+    text = pages.to_latex(compare(runs, VIRTUAL, reference="full", draws=20))
     written = (
         r"{a\_b \& 50\% \{of\} \$x\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}n \#1 "
         r"\textless{}[*]\textgreater{}}"
@@ -183,7 +186,9 @@ def test_latex_is_escaped_and_every_row_has_the_columns_of_its_head(make_table) 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 def test_latex_compiles(make_table, tmp_path: Path) -> None:
     runs = [*_runs(make_table, "full"), *_runs(make_table, "a_b & 50% <[*]>")]
-    (tmp_path / "comparison.tex").write_text(compare(runs, VIRTUAL, reference="full", draws=20).to_latex())
+    (tmp_path / "comparison.tex").write_text(
+        pages.to_latex(compare(runs, VIRTUAL, reference="full", draws=20))
+    )
     (tmp_path / "paper.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{comparison.tex}\end{document}"
     )
@@ -194,7 +199,7 @@ def test_latex_compiles(make_table, tmp_path: Path) -> None:
 def test_nulls_stand_beside_models_of_a_real_study_or_are_missed(make_table) -> None:
     real = {"study": Cohort("study", virtual=False)}
     alone = compare(_runs(make_table, "full"), real, reference="full", draws=20)
-    assert "NO NULL beside these rows of a real study (study)" in alone.to_text()
+    assert "NO NULL beside these rows of a real study (study)" in pages.to_text(alone)
     runs = [*_runs(make_table, "full"), *_runs(make_table, "metadata_logistic", strength=0.0)]
     beside = compare(runs, real, reference="full", draws=20)
     assert beside.summary()["experiment"].tolist() == ["full", "metadata_logistic"]
@@ -426,11 +431,11 @@ def test_tiles_lie_where_their_coordinates_say() -> None:
 def test_confusion_counts_the_units_that_were_called(make_table, tmp_path: Path) -> None:
     tested = out_of_fold([make_table(fold=f, n_folds=2) for f in range(2)])
     rows = tested[(tested["task"] == "injury") & tested["label"].notna()]
-    counts, lacking = figures._confusions(tested)["injury"]
+    counts, lacking = _confusions(tested)["injury"]
     assert lacking == 0
     np.testing.assert_array_equal(counts, confusion_matrix(rows["label"], rows["called"]))
     tested.loc[rows.index[rows["label"] == 1][:3], "called"] = np.nan
-    fewer, lacking = figures._confusions(tested)["injury"]
+    fewer, lacking = _confusions(tested)["injury"]
     assert lacking == 3
     np.testing.assert_array_equal(fewer.sum(1), counts.sum(1) - [0, 3])
     with pytest.raises(FigureError, match="nothing to count"):

@@ -40,7 +40,8 @@ def test_absent_or_broken_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("task", "toxicity", "task"),
+        ("task", "", "task"),
+        ("family", "toxicity", "family"),
         ("level", "animal", "level"),
         ("part", "train", "part"),
         ("score", np.inf, "finite"),

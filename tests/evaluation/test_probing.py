@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,10 @@ def test_one_class_is_undefined_with_its_reason(part: str) -> None:
 
 
 def test_lesions_are_averaged_and_counted() -> None:
-    three = [two_clouds(12, d, task=f"lesion:{d}", seed=int(d)) for d in (1.0, 3.0, 5.0)]
+    three = [
+        replace(two_clouds(12, d, task=f"lesion:{d}", seed=int(d)), headline="lesions")
+        for d in (1.0, 3.0, 5.0)
+    ]
     three[0].label[three[0].rows("test")] = 0
     found = pd.DataFrame(probing.few_shot_records(three, "e", seed=0)).set_index(["task", "k"])
     mean = (found.loc[("lesion:3.0", 5), "value"] + found.loc[("lesion:5.0", 5), "value"]) / 2
@@ -153,7 +157,16 @@ def test_lesions_are_averaged_and_counted() -> None:
 
 
 def test_curves_of_experiments_are_means_over_runs_where_defined(tmp_path: Path) -> None:
-    row = {"probe": "few_shot", "embedding": "pretrained", "task": "dili", "low": 0.4, "high": 0.8}
+    row = {
+        "probe": "few_shot",
+        "embedding": "pretrained",
+        "task": "dili",
+        "headline": "dili",
+        "metric": "auroc",
+        "chance": 0.5,
+        "low": 0.4,
+        "high": 0.8,
+    }
     first = pd.DataFrame([{**row, "k": 1, "value": 0.5}, {**row, "k": 5, "value": 0.6}])
     second = pd.DataFrame([{**row, "k": 1, "value": 0.7}, {**row, "k": 5, "value": np.nan}])
     other = pd.DataFrame([{**row, "embedding": "finetuned", "k": 1, "value": 0.9}])

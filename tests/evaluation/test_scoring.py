@@ -8,9 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from toxfusion.evaluation import metrics, scoring
+from toxfusion.evaluation.oracles import read_oracles
+from toxfusion.evaluation.out_of_fold import (
+    Pairing,
+    headline_rows,
+    headline_statistic,
+    join_cohorts,
+    out_of_fold,
+    resampling_of,
+)
 from toxfusion.evaluation.predictions import PredictionsError
+from toxfusion.evaluation.records import as_dict
 
 
 def _value(scores: pd.DataFrame, task: str, metric: str, column: str = "value") -> float:
@@ -29,7 +40,11 @@ def test_pooled_scores_of_every_task(make_table) -> None:
     joined = pd.concat(tables).query("part == 'test'")
     dili, necrosis = joined.query("task == 'dili'"), joined.query("task == 'lesion:necrosis'")
     assert _value(scores, "dili", "auroc") == pytest.approx(metrics.auroc(dili["label"], dili["score"]).value)
-    lesion = metrics.auroc(necrosis["label"], necrosis["score"]).value
+    pooled = metrics.auroc(necrosis["label"], necrosis["score"]).value
+    assert _value(scores, "lesion:necrosis", "auroc_pooled") == pytest.approx(pooled)
+    pairs = [part["label"].sum() * (1 - part["label"]).sum() for _, part in necrosis.groupby("fold")]
+    inside = [metrics.auroc(part["label"], part["score"]).value for _, part in necrosis.groupby("fold")]
+    lesion = np.average(inside, weights=pairs)
     assert _value(scores, "lesion:necrosis", "auroc") == pytest.approx(lesion)
     assert _value(scores, "lesions", "auroc") == pytest.approx(lesion)
     assert _value(scores, "dili", "auroc", "n") == _value(scores, "dili", "auroc", "n_compounds") == 24
@@ -46,7 +61,7 @@ def test_thresholds_come_from_the_validation_part_of_the_fold(make_table) -> Non
     table = make_table(fold=0, n_folds=3)
     valid = table.query("task == 'injury' and part == 'valid'")
     expected = metrics.choose_threshold(valid["label"], valid["score"]).value
-    tested = scoring.out_of_fold([table]).query("task == 'injury'")
+    tested = out_of_fold([table]).query("task == 'injury'")
     assert (tested["threshold"] == expected).all()
     np.testing.assert_array_equal(tested["called"], tested["score"] >= expected)
 
@@ -55,7 +70,7 @@ def test_grades_are_called_by_cutoffs_of_the_validation_part_or_not_at_all(make_
     table = make_table(fold=0, n_folds=3)
     valid = table.query("task == 'severity' and part == 'valid'")
     cutoffs = metrics.choose_cutoffs(valid["label"], valid["score"])
-    tested = scoring.out_of_fold([table]).query("task == 'severity'")
+    tested = out_of_fold([table]).query("task == 'severity'")
     np.testing.assert_array_equal(tested["called"], metrics.as_grade(tested["score"], cutoffs))
     # Confidence is not agreement: scores half as far from zero are called as before.
     timid = table.assign(score=table["score"].where(table["task"] != "severity", table["score"] / 2))
@@ -125,10 +140,55 @@ def test_a_method_that_only_knows_its_training_prevalence_is_at_chance_within_fo
         elsewhere = tested.loc[tested["fold"] != table["fold"].iloc[0], "label"].mean()
         table["score"] = np.where(table["task"] == "injury", elsewhere, table["score"])
     scores = scoring.score_run(tables, draws=50)
-    assert _value(scores, "injury", "auroc") < 0.48
-    assert _value(scores, "injury", "auroc_within_folds") == pytest.approx(0.5)
+    assert _value(scores, "injury", "auroc_pooled") < 0.48
+    assert _value(scores, "injury", "auroc") == pytest.approx(0.5)
     alone = scoring.score_run(tables[0], draws=50)
-    assert "auroc_within_folds" not in set(alone["metric"])
+    assert "auroc_pooled" not in set(alone["metric"])
+
+
+def test_knowing_the_training_prevalence_is_worth_nothing_over_many_studies() -> None:
+    """Forty animals a fold, labels by chance: 0.5 within folds; about 0.43 pooled, in the same repeats."""
+    rng, within, pooled = np.random.default_rng(5), [], []
+    fold = np.repeat(np.arange(5), 40)
+    for _ in range(200):
+        label = (rng.random(200) < 0.2).astype(float)
+        known = np.array([label[fold != k].mean() for k in range(5)])[fold]
+        rows = pd.DataFrame({
+            "task": "lesion:a", "family": "binary", "headline": "lesions", "level": "sample", "label": label,
+            "score": known, "fold": fold, "unit_id": np.arange(200).astype(str), "compound": np.arange(200).astype(str),
+        })  # fmt: skip
+        pairing = Pairing.of(rows)
+        assert (pairing.pairs, pairing.reason) == ("folds", "")
+        resampling = resampling_of(rows, draws=2)
+        ones = np.ones((1, 200))
+        within.append(headline_statistic(rows, resampling, pairing)(ones)[0])
+        pooled.append(headline_statistic(rows, resampling, pairing.other)(ones)[0])
+    assert within == [0.5] * 200
+    assert np.mean(pooled) == pytest.approx(0.43, abs=0.02)
+
+
+def test_folds_too_small_to_rank_in_are_pooled_and_say_so(make_table) -> None:
+    scores = scoring.score_run(_folds(make_table), draws=50)  # eight compounds a fold
+    assert "8 units a fold, under 10" in _value(scores, "dili", "auroc", "reason")
+    assert np.isfinite(_value(scores, "dili", "auroc_within_folds"))
+    assert _value(scores, "injury", "auroc", "reason") == ""
+    assert np.isfinite(_value(scores, "injury", "auroc_pooled"))
+
+
+def test_values_are_ranked_within_folds_too() -> None:
+    """A score that is its fold's training mean correlates negatively over folds, and not at all within them."""
+    rng, fold = np.random.default_rng(0), np.repeat(np.arange(4), 30)
+    label = rng.normal(size=120) + fold
+    score = np.array([label[fold != k].mean() for k in range(4)])[fold] + 1e-3 * rng.normal(size=120)
+    rows = pd.DataFrame({"task": "biochemistry:ALT", "family": "value", "headline": "biochemistry", "level": "sample",
+                         "label": label, "score": score, "fold": fold, "unit_id": np.arange(120).astype(str),
+                         "compound": np.arange(120).astype(str)})  # fmt: skip
+    resampling, ones = resampling_of(rows, draws=2), np.ones((1, 120))
+    pairing = Pairing.of(rows)
+    inside = headline_statistic(rows, resampling, pairing)(ones)[0]
+    by_hand = np.mean([spearmanr(label[fold == k], score[fold == k]).statistic for k in range(4)])
+    assert inside == pytest.approx(by_hand)
+    assert headline_statistic(rows, resampling, pairing.other)(ones)[0] < -0.5 < inside - 0.3
 
 
 def test_oracle_share(make_table, tmp_path: Path) -> None:
@@ -149,8 +209,8 @@ def test_broken_oracles_are_refused(make_table, tmp_path: Path) -> None:
     table = make_table()[["task", "level", "unit_id", "label", "score"]]
     table.to_parquet(tmp_path / "oracles.parquet")
     with pytest.raises(PredictionsError, match="view"):
-        scoring.read_oracles(tmp_path)
-    assert scoring.read_oracles(tmp_path / "elsewhere") is None
+        read_oracles(tmp_path)
+    assert read_oracles(tmp_path / "elsewhere") is None
 
 
 def test_oracle_of_other_labels_is_refused(make_table, tmp_path: Path) -> None:
@@ -164,17 +224,17 @@ def test_oracle_of_other_labels_is_refused(make_table, tmp_path: Path) -> None:
 
 def test_studies_are_compared_within_themselves(make_table) -> None:
     """A shift of all scores of one study moves no joint AUROC, and draws keep each study's classes."""
-    first = scoring.out_of_fold([make_table()])
-    second = scoring.out_of_fold([make_table(noise=5)])
+    first = out_of_fold([make_table()])
+    second = out_of_fold([make_table(noise=5)])
     shifted = second.assign(score=second["score"] / 2)
     values = []
     for other in (second, shifted):
-        rows = scoring.headline_rows(scoring.join_cohorts({"a": first, "b": other}), "dili")
-        resampling = scoring.resampling_of(rows, draws=20)
+        rows = headline_rows(join_cohorts({"a": first, "b": other}), "dili")
+        resampling = resampling_of(rows, draws=20)
         assert len(resampling.clusters) == 48
         of_a = np.array([c.startswith("a/") for c in resampling.clusters])
         assert (resampling.weights[:, of_a].sum(axis=1) == 24).all()
-        values.append(scoring.headline_statistic(rows, resampling)(np.ones((1, 48)))[0])
+        values.append(headline_statistic(rows, resampling, Pairing.of(rows))(np.ones((1, 48)))[0])
     single = [metrics.auroc(t.query("task == 'dili'")["label"], t.query("task == 'dili'")["score"]).value
               for t in (first, second)]  # fmt: skip
     assert values == pytest.approx([np.mean(single)] * 2)
@@ -209,6 +269,6 @@ def test_a_run_that_was_not_tested_is_refused(make_table) -> None:
 
 
 def test_metrics_json_holds_plain_types(make_table) -> None:
-    nested = scoring.as_dict(scoring.score_run(make_table(), draws=20))
+    nested = as_dict(scoring.score_run(make_table(), draws=20))
     assert json.loads(json.dumps(nested, allow_nan=False))["dili"]["mcc"]["value"] is None
     assert nested["dili"]["auroc"]["n"] == 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toxfusion.evaluation import bootstrap
+from toxfusion.evaluation import statistics
 from toxfusion.evaluation.survival import (
     Censoring,
     concordance_statistic,
@@ -132,18 +132,20 @@ def test_spearman_and_r2_of_draws_equal_scipy_and_sklearn() -> None:
     label, codes = rng.integers(0, 8, 40).astype(float), rng.integers(0, 6, 40)
     score = np.round(label + rng.normal(0, 3, 40))
     weights = rng.multinomial(6, np.full(6, 1 / 6), size=5).astype(float)
-    ranked = bootstrap.spearman_statistic(label, score, codes, 6)(weights)
-    explained = bootstrap.r2_statistic(label, score, codes, 6)(weights)
+    ranked = statistics.spearman_statistic(label, score, codes, 6)(weights)
+    explained = statistics.r2_statistic(label, score, codes, 6)(weights)
     for k, draw in enumerate(weights):
         rows = np.repeat(np.arange(40), draw[codes].astype(int))
         assert ranked[k] == pytest.approx(spearmanr(label[rows], score[rows]).statistic)
         assert explained[k] == pytest.approx(r2_score(label[rows], score[rows]))
-    assert np.isnan(bootstrap.r2_statistic(np.ones(3), np.zeros(3), np.zeros(3), 1)(np.ones((1, 1))))
-    assert np.isnan(bootstrap.spearman_statistic(np.ones(3), array(1, 2, 3), np.zeros(3), 1)(np.ones((1, 1))))
+    assert np.isnan(statistics.r2_statistic(np.ones(3), np.zeros(3), np.zeros(3), 1)(np.ones((1, 1))))
+    assert np.isnan(
+        statistics.spearman_statistic(np.ones(3), array(1, 2, 3), np.zeros(3), 1)(np.ones((1, 1)))
+    )
 
 
 def test_metrics_of_classes_by_hand() -> None:
     """Classes 0, 0, 1, 2; called 0, 1, 1, 1: recalls 1/2, 1, 0; F1 2/3, 1/2, 0."""
     label, called, codes = array(0, 0, 1, 2, NAN), array(0, 1, 1, 1, 0), np.zeros(5)
-    found = [float(s(np.ones((1, 1)))[0]) for s in bootstrap.class_statistics(label, called, codes, 1)]
+    found = [float(s(np.ones((1, 1)))[0]) for s in statistics.class_statistics(label, called, codes, 1)]
     assert found == pytest.approx([2 / 4, 1 / 2, (2 / 3 + 1 / 2) / 3])

@@ -1,4 +1,4 @@
-"""Scores of a new study: distances from what the run kept, temperature, abstention, and what is refused."""
+"""Scores of a new study: distances from what the run kept, calibration, abstention, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.feature_store import featured_study, write_features
 from tests.runs.test_probes import trained
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.applicability import ApplicabilityError
-from toxfusion.evaluation.calibration import scale
+from toxfusion.evaluation.calibration import Platt
 from toxfusion.runs.new_study import score_study
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study, write_study
@@ -122,17 +122,17 @@ def test_runs_that_kept_no_training_samples_take_them_from_their_study(
     pd.testing.assert_frame_equal(score_study([moved.root], new, Audit()).compounds, kept)
 
 
-def test_temperature_is_of_validation_and_too_few_units_are_said(
+def test_calibration_is_of_validation_and_too_few_units_are_said(
     run: RunFolder, new: Study, tmp_path: Path
 ) -> None:
     few, many = (score_study([with_valid(run, tmp_path / str(n), n).root], new, Audit()) for n in (19, 40))
     assert not dili(few.units)["calibrated"].any()
     assert "dili: not calibrated, 19 labelled validation units are under 20" in few.notes
-    # Eight of ten right at 0.9 and 0.1: the temperature makes 0.8 of 0.9.
-    temperature = np.log(9) / np.log(4)
+    # Eight of ten right at 0.9 and 0.1: calibration makes 0.8 of 0.9, and 0.2 of 0.1.
+    platt = Platt(slope=np.log(4) / np.log(9), intercept=0.0)
     assert dili(many.units)["calibrated"].all()
     np.testing.assert_allclose(
-        dili(many.units)["risk"], scale(dili(few.units)["risk"].to_numpy(), temperature), atol=1e-3
+        dili(many.units)["risk"], platt.of(dili(few.units)["risk"].to_numpy()), atol=1e-3
     )
 
 

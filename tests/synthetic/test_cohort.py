@@ -12,7 +12,6 @@ from toxfusion.synthetic.audit import intraclass_correlation
 from toxfusion.synthetic.axes import AXES, AXIS_NAMES, COURSE_TIMES_H, INDEX, at_time, genes
 from toxfusion.synthetic.cohort import (
     GENERATOR_VERSION,
-    LEVELS,
     PHENOTYPE_INDEX,
     CohortConfig,
     CohortError,
@@ -240,12 +239,6 @@ def test_interactions_need_both_modalities() -> None:
 def test_bad_settings_are_named(change: dict[str, object], named: str) -> None:
     with pytest.raises(CohortError, match=named):
         CohortConfig(**change)  # type: ignore[arg-type]
-
-
-def test_levels_are_those_of_the_contract() -> None:
-    from toxfusion.study.rules import DOSE_LEVELS
-
-    assert LEVELS == DOSE_LEVELS
 
 
 def test_a_mechanism_left_out_passes_over_the_compounds_that_load_on_it(cohort: Cohort) -> None:

@@ -29,11 +29,11 @@ from sklearn.preprocessing import StandardScaler
 from toxfusion.baselines.survival import SURVIVAL_LEARNERS, fit_survival
 from toxfusion.data.datamodule import FoldData
 from toxfusion.evaluation import predictions
-from toxfusion.evaluation.predictions import MAX_GRADE, is_biochemistry
 from toxfusion.evaluation.survival import even_grid, survival_columns
-from toxfusion.study.rules import DOSE_LEVELS
 from toxfusion.study.study import Study
+from toxfusion.study.vocabulary import BIOCHEMISTRY_PREFIX, DOSE_LEVELS, MAX_GRADE
 from toxfusion.tasks.outcomes import Survival
+from toxfusion.tasks.tasks import measured_as
 
 log = logging.getLogger(__name__)
 
@@ -347,6 +347,7 @@ class _Scored:
                     predictions.rows(
                         predictions.describe_units(self.obs.iloc[rows], "sample").loc[self.obs.index[rows]],
                         task="survival",
+                        **measured_as("survival"),
                         level="sample",
                         label=time[rows],
                         score=fitted.risk[rows],
@@ -424,6 +425,7 @@ class _Scored:
         return predictions.rows(
             predictions.describe_units(self.obs.iloc[rows], level),
             task=task,
+            **measured_as(task),
             level=level,
             label=grouped["label"].first(),
             score=grouped["score"].mean(),
@@ -471,10 +473,10 @@ def _fit_and_score(
     """
     if task == "subtype":
         return _of_classes(learner, features, label, train, valid, seed)
-    measured = task == "severity" or is_biochemistry(task)
+    measured = task == "severity" or task.startswith(BIOCHEMISTRY_PREFIX)
     known = label[train]
     if len(known) == 0 or known.min() == known.max():
-        constant = float(known.mean()) if len(known) else 0.0 if is_biochemistry(task) else 0.5
+        constant = float(known.mean()) if len(known) else 0.0 if task.startswith(BIOCHEMISTRY_PREFIX) else 0.5
         log.warning(
             "%s: %d training labels, all alike; every unit is scored %.2f", task, len(known), constant
         )

@@ -21,7 +21,7 @@ NEIGHBOURS = 5
 DECISION = 0.5
 """A calibrated probability from here on is called positive."""
 LEAST_UNITS = 20
-"""Validation units below which a temperature or an error would be noise."""
+"""Validation units below which a calibration or an error would be noise."""
 
 
 class ApplicabilityError(ValueError):

@@ -1,24 +1,28 @@
 """Cluster bootstrap over compounds, vectorised over draws: intervals, paired differences, Holm's correction.
 
-A statistic is a function from cluster weights, float [draws, clusters], to values [draws]; the weights of
-ones give its point value, a row of a resampling gives one draw. Two methods are compared on the same rows.
+What is drawn are weights of clusters; ``statistics`` has the functions of such weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from toxfusion.evaluation.metrics import N_GRADES, labelled
+from toxfusion.evaluation.statistics import Statistic, mean_statistic
 
-Statistic = Callable[[np.ndarray], np.ndarray]
 IntervalMethod = Literal["percentile", "bca"]
 DRAWS = 2000
-_CELLS_AT_ONCE = 4_000_000
+_BLOCK = 1000
+"""Draws that share one state of the generator, so that any number of draws begins with the same ones."""
+DRAWS_A_TEST = 400
+"""Draws for each of m tests: the least p is then 2 / (400 m), a tenth of what Holm's first step asks for at 0.05."""
+FEW = 20
+"""Draws on the rarer side of zero below which more are made: p then has an error of about a fifth of itself."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,14 @@ class Resampling:
     Attributes:
         clusters: names, sorted, [C].
         weights: float64 [draws, C], how often each cluster is in each draw.
+        strata: int [C], clusters are drawn within theirs.
+        seed: of the draws.
     """
 
     clusters: tuple[str, ...]
     weights: np.ndarray
+    strata: np.ndarray
+    seed: int
 
     @property
     def varies(self) -> bool:
@@ -42,6 +50,29 @@ class Resampling:
         """int [n], the column of each unit's cluster; raises KeyError for a cluster that is not resampled."""
         column = {name: i for i, name in enumerate(self.clusters)}
         return np.array([column[str(name)] for name in of_units], dtype=np.int64)
+
+    def beyond(self, draws: int) -> Iterator[np.ndarray]:
+        """The draws that follow upon ``weights``, up to ``draws`` in all: float64 [some, C] at a time."""
+        for start in range(len(self.weights), draws, _BLOCK):
+            stop = min(start + _BLOCK, draws)
+            yield _draw(self.strata, start, stop, self.seed)
+
+
+def _draw(strata: np.ndarray, start: int, stop: int, seed: int) -> np.ndarray:
+    """Draws ``start`` to ``stop`` of clusters within strata, float64 [stop - start, C]."""
+    blocks = []
+    for block in range(start // _BLOCK, -(-stop // _BLOCK)):
+        weights = np.empty((_BLOCK, len(strata)))
+        for stratum in np.unique(strata):
+            members = np.flatnonzero(strata == stratum)
+            rng = np.random.default_rng([seed, block, int(stratum)])
+            picked = rng.integers(0, len(members), size=(_BLOCK, len(members)))
+            picked += np.arange(_BLOCK)[:, None] * len(members)
+            counts = np.bincount(picked.ravel(), minlength=_BLOCK * len(members))
+            weights[:, members] = counts.reshape(_BLOCK, len(members))
+        first = block * _BLOCK
+        blocks.append(weights[max(start - first, 0) : stop - first])
+    return np.concatenate(blocks) if blocks else np.empty((0, len(strata)))
 
 
 @dataclass(frozen=True)
@@ -57,9 +88,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A paired difference with a two-sided bootstrap p-value for "no difference"."""
+    """A paired difference with a two-sided bootstrap p-value for "no difference".
+
+    Attributes:
+        p: NaN where the difference is undefined.
+        p_draws: draws behind p: more than ``draws`` where those could not tell it from 0.
+        at_floor: no draw lies on the other side of zero: p is an upper bound, 2 / (p_draws + 1).
+    """
 
     p: float
+    p_draws: int = 0
+    at_floor: bool = False
 
 
 def resample(
@@ -90,267 +129,17 @@ def resample(
     if (of_unit != of_cluster[inverse]).any():
         name = units[of_unit != of_cluster[inverse]][0]
         raise ValueError(f"compound {name!r} lies in two strata; strata are for labels of compounds only.")
-    rng = np.random.default_rng(seed)
-    weights = np.zeros((draws, len(names)))
-    for stratum in np.unique(of_cluster):
-        members = np.flatnonzero(of_cluster == stratum)
-        weights[:, members] = rng.multinomial(
-            len(members), np.full(len(members), 1 / len(members)), size=draws
-        )
-    return Resampling(tuple(names.tolist()), weights)
+    codes = np.unique(of_cluster, return_inverse=True)[1]
+    return _resampling(tuple(names.tolist()), tuple(codes.tolist()), draws, seed)
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator, NaN where the denominator is not above 0."""
-    safe = np.where(denominator > 0, denominator, 1.0)
-    return np.where(denominator > 0, numerator / safe, np.nan)
-
-
-def auroc_statistic(
-    label: np.ndarray,
-    score: np.ndarray,
-    codes: np.ndarray,
-    n_clusters: int,
-    stratum: np.ndarray | None = None,
-) -> Statistic:
-    """AUROC with mid-rank ties as a ratio of two quadratic forms in the cluster weights.
-
-    With M[c, d] the number of pairs (a positive of cluster c, a negative of cluster d) in the right order,
-    ties one half, and P[c, d] the number of all such pairs, AUROC(w) = w M w' / w P w'. This is exact for
-    every draw and costs C^2 a draw whatever the number of units.
-
-    Args:
-        label, score: [n]; rows without a label are left out.
-        codes: int [n], cluster of each unit, < ``n_clusters``.
-        stratum: [n], for example dose level x time: only pairs within a stratum count, which is the mean of
-            the within-stratum AUROCs weighted by their numbers of pairs.
-    """
-    y, s, cluster = labelled(label, score, codes)
-    cluster = cluster.astype(np.int64)
-    keep = ~np.isnan(np.asarray(label, dtype=np.float64))
-    strata = np.zeros(len(y), dtype=np.int64)
-    if stratum is not None:
-        strata = np.unique(np.asarray(stratum)[keep], return_inverse=True)[1]
-    ordered = np.zeros((n_clusters, n_clusters))
-    pairs = np.zeros((n_clusters, n_clusters))
-    for k in np.unique(strata):
-        _count_pairs(y[strata == k], s[strata == k], cluster[strata == k], ordered, pairs)
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        right = np.einsum("dc,dc->d", weights @ ordered, weights)
-        return ratio(right, np.einsum("dc,dc->d", weights @ pairs, weights))
-
-    return statistic
-
-
-def _count_pairs(
-    y: np.ndarray, s: np.ndarray, cluster: np.ndarray, ordered: np.ndarray, pairs: np.ndarray
-) -> None:
-    """Add the pairs of one stratum to ``ordered`` and ``pairs`` (float [C, C])."""
-    n_clusters = len(pairs)
-    scores, of_positive = s[y == 1], cluster[y == 1]
-    positives = np.bincount(of_positive, minlength=n_clusters)
-    for c in np.unique(cluster[y == 0]):
-        negative = np.sort(s[(y == 0) & (cluster == c)])
-        below = np.searchsorted(negative, scores, side="left") + np.searchsorted(
-            negative, scores, side="right"
-        )
-        ordered[:, c] += np.bincount(of_positive, weights=below / 2, minlength=n_clusters)
-        pairs[:, c] += positives * len(negative)
-
-
-def auprc_statistic(label: np.ndarray, score: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
-    """Average precision, sum over distinct scores of (recall step) x precision, with weighted units."""
-    y, s, cluster = labelled(label, score, codes)
-    order = np.argsort(-s, kind="stable")
-    y, s, cluster = y[order], s[order], cluster[order].astype(np.int64)
-    last_of_tie = np.flatnonzero(np.append(np.diff(s) != 0, True)) if len(s) else np.zeros(0, dtype=int)
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        step = max(1, _CELLS_AT_ONCE // max(len(y), 1))
-        return np.concatenate([_draws(weights[i : i + step]) for i in range(0, len(weights), step)])
-
-    def _draws(weights: np.ndarray) -> np.ndarray:
-        unit = weights[:, cluster]
-        called = np.cumsum(unit, axis=1)[:, last_of_tie]
-        hits = np.cumsum(unit * y, axis=1)[:, last_of_tie]
-        if hits.shape[1] == 0:
-            return np.full(len(weights), np.nan)
-        precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-        area = (np.diff(hits, axis=1, prepend=0.0) * precision).sum(axis=1)
-        defined = (hits[:, -1] > 0) & (hits[:, -1] < called[:, -1])
-        return np.where(defined, ratio(area, hits[:, -1]), np.nan)
-
-    return statistic
-
-
-def _per_cluster(values: np.ndarray, cluster: np.ndarray, n_clusters: int) -> np.ndarray:
-    return np.bincount(cluster.astype(np.int64), weights=values.astype(np.float64), minlength=n_clusters)
-
-
-def mean_statistic(values: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
-    """Mean over units of ``values`` [n]; NaN values are left out. Brier score and absolute error are such
-    means.
-    """
-    v, cluster = labelled(values, codes)
-    total, count = _per_cluster(v, cluster, n_clusters), _per_cluster(np.ones_like(v), cluster, n_clusters)
-    return lambda weights: ratio(weights @ total, weights @ count)
-
-
-def confusion_statistics(
-    label: np.ndarray, called: np.ndarray, codes: np.ndarray, n_clusters: int
-) -> tuple[Statistic, Statistic]:
-    """Balanced accuracy and Matthews correlation of calls (1 or 0) made with a threshold from validation."""
-    y, c, cluster = labelled(label, called, codes)
-    cells = np.stack(
-        [_per_cluster((y == a) & (c == b), cluster, n_clusters) for a, b in ((1, 1), (1, 0), (0, 1), (0, 0))],
-        axis=1,
-    )
-
-    def balanced(weights: np.ndarray) -> np.ndarray:
-        tp, fn, fp, tn = (weights @ cells).T
-        return (ratio(tp, tp + fn) + ratio(tn, tn + fp)) / 2
-
-    def matthews(weights: np.ndarray) -> np.ndarray:
-        tp, fn, fp, tn = (weights @ cells).T
-        one_class = (tp + fn == 0) | (tn + fp == 0)
-        scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        value = np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(scale), where=scale > 0)
-        return np.where(one_class, np.nan, value)
-
-    return balanced, matthews
-
-
-def kappa_statistic(grade: np.ndarray, called: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
-    """Quadratic kappa over grades 0..4: 1 - sum w O / sum w E, w = (i - j)^2 (Cohen 1968).
-
-    Undefined where a graded unit is not called (NaN): without it, other units would be compared.
-    """
-    if np.isnan(called[~np.isnan(grade)]).any():
-        return lambda weights: np.full(len(weights), np.nan)
-    y, c, cluster = labelled(grade, called, codes)
-    i, j = np.meshgrid(np.arange(N_GRADES), np.arange(N_GRADES), indexing="ij")
-    penalty = ((i - j) ** 2).astype(np.float64)
-    cells = np.stack(
-        [
-            _per_cluster((y == a) & (c == b), cluster, n_clusters)
-            for a, b in zip(i.ravel(), j.ravel(), strict=True)
-        ],
-        axis=1,
-    )
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        observed = (weights @ cells).reshape(-1, N_GRADES, N_GRADES)
-        total = observed.sum(axis=(1, 2))
-        by_chance = np.einsum("di,dj,ij->d", observed.sum(axis=2), observed.sum(axis=1), penalty)
-        disagreement = np.einsum("dij,ij->d", observed, penalty) * total
-        return 1 - ratio(disagreement, by_chance)
-
-    return statistic
-
-
-def class_statistics(
-    label: np.ndarray, called: np.ndarray, codes: np.ndarray, n_clusters: int
-) -> tuple[Statistic, Statistic, Statistic]:
-    """Accuracy, balanced accuracy and macro-F1 of exclusive classes.
-
-    Balanced accuracy is the mean recall of the classes that occur; macro-F1 the mean of 2 TP / (2 TP + FP + FN) of
-    those that occur or are called, both in the draw at hand.
-
-    Args:
-        label, called: [n], class as a number; a NaN label is left out.
-    """
-    y, c, cluster = labelled(label, called, codes)
-    names = np.unique([*y, *c])
-    hits, true, claimed = (
-        np.stack([_per_cluster(which(k), cluster, n_clusters) for k in names], axis=1)
-        if len(names)
-        else np.zeros((n_clusters, 0))
-        for which in (lambda k: (y == k) & (c == k), lambda k: y == k, lambda k: c == k)
-    )
-
-    def accuracy(weights: np.ndarray) -> np.ndarray:
-        return ratio((weights @ hits).sum(axis=1), (weights @ true).sum(axis=1))
-
-    def mean_over_classes(found: np.ndarray, of: np.ndarray) -> np.ndarray:
-        return ratio(np.nan_to_num(ratio(found, of)).sum(axis=1), (of > 0).sum(axis=1).astype(np.float64))
-
-    def balanced(weights: np.ndarray) -> np.ndarray:
-        return mean_over_classes(weights @ hits, weights @ true)
-
-    def macro_f1(weights: np.ndarray) -> np.ndarray:
-        return mean_over_classes(2 * (weights @ hits), weights @ true + weights @ claimed)
-
-    return accuracy, balanced, macro_f1
-
-
-def spearman_statistic(label: np.ndarray, score: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
-    """Spearman's rank correlation: Pearson's of the weighted mid-ranks of each draw, O(n) a draw (Spearman 1904).
-
-    NaN where labels or scores do not vary.
-    """
-    y, s, cluster = labelled(label, score, codes)
-    cluster = cluster.astype(np.int64)
-
-    def ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        kinds, inverse = np.unique(values, return_inverse=True)
-        order = np.argsort(inverse, kind="stable")
-        starts = np.searchsorted(inverse[order], np.arange(len(kinds)))
-
-        def ranks(unit: np.ndarray) -> np.ndarray:
-            size = np.add.reduceat(unit[:, order], starts, axis=1)
-            return (np.cumsum(size, axis=1) - size / 2)[:, inverse]
-
-        return ranks
-
-    rank_y, rank_s = ranker(y), ranker(s)
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        step = max(1, _CELLS_AT_ONCE // max(len(y), 1))
-        return np.concatenate([_draws(weights[i : i + step]) for i in range(0, len(weights), step)])
-
-    def _draws(weights: np.ndarray) -> np.ndarray:
-        if len(y) == 0:
-            return np.full(len(weights), np.nan)
-        unit = weights[:, cluster]
-        total = unit.sum(axis=1, keepdims=True)
-        # The mid-ranks of a draw have the mean total / 2, whatever the ties.
-        a, b = rank_y(unit) - total / 2, rank_s(unit) - total / 2
-        together, aa, bb = ((unit * x).sum(axis=1) for x in (a * b, a * a, b * b))
-        return ratio(together, np.sqrt(aa * bb))
-
-    return statistic
-
-
-def r2_statistic(label: np.ndarray, score: np.ndarray, codes: np.ndarray, n_clusters: int) -> Statistic:
-    """1 - sum (y - s)^2 / sum (y - mean y)^2, with the mean of the draw; NaN where labels do not vary."""
-    y, s, cluster = labelled(label, score, codes)
-    # About the mean of all units, so that the difference of squares below loses no digits.
-    y, s = (y - y.mean(), s - y.mean()) if len(y) else (y, s)
-    columns = [_per_cluster(v, cluster, n_clusters) for v in (np.ones_like(y), y, y**2, (y - s) ** 2)]
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        n, total, square, residual = (weights @ column for column in columns)
-        spread = square - ratio(total**2, n)
-        return 1 - ratio(residual, np.where(spread > 1e-12 * square, spread, 0.0))
-
-    return statistic
-
-
-def mean_of(statistics: Sequence[Statistic]) -> Statistic:
-    """Macro average: in each draw the mean of those that are defined in it; NaN where none is."""
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        values = np.stack([s(weights) for s in statistics])
-        defined = ~np.isnan(values)
-        return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
-
-    return statistic
-
-
-def oracle_share_statistic(method: Statistic, oracle: Statistic) -> Statistic:
-    """(AUROC - 0.5) / (oracle AUROC - 0.5); NaN in draws whose oracle is not above chance."""
-    return lambda weights: ratio(method(weights) - 0.5, oracle(weights) - 0.5)
+@lru_cache(maxsize=8)
+def _resampling(names: tuple[str, ...], strata: tuple[int, ...], draws: int, seed: int) -> Resampling:
+    """Drawn once for all methods that are compared on the same clusters; the weights are read-only."""
+    codes = np.array(strata, dtype=np.int64)
+    weights = _draw(codes, 0, draws, seed)
+    weights.flags.writeable = codes.flags.writeable = False
+    return Resampling(names, weights, codes, seed)
 
 
 def interval(
@@ -369,13 +158,19 @@ def interval(
     n_clusters = len(resampling.clusters)
     value = float(statistic(np.ones((1, n_clusters)))[0])
     drawn = statistic(resampling.weights)
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    defined = drawn[~np.isnan(drawn)]
+    if method == "bca" and not np.isnan(value) and len(defined) and resampling.varies:
+        tails = _bca_tails(statistic, value, defined, tails, n_clusters)
+    return _summary(value, drawn, resampling, tails)
+
+
+def _summary(value: float, drawn: np.ndarray, resampling: Resampling, tails: np.ndarray) -> Interval:
+    """Quantiles of the defined draws; NaN where there is none, or every draw is the whole sample."""
     defined = drawn[~np.isnan(drawn)]
     n_undefined = len(drawn) - len(defined)
     if np.isnan(value) or len(defined) == 0 or not resampling.varies:
         return Interval(value, float("nan"), float("nan"), len(drawn), n_undefined)
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    if method == "bca":
-        tails = _bca_tails(statistic, value, defined, tails, n_clusters)
     low, high = np.quantile(defined, tails)
     return Interval(value, float(low), float(high), len(drawn), n_undefined)
 
@@ -424,26 +219,56 @@ def _bca_tails(
     return stats.norm.cdf(bias + z / (1 - acceleration * z))
 
 
+def draws_for(n_tests: int, draws: int = DRAWS) -> int:
+    """Draws with which Holm's correction over ``n_tests`` can fall below 0.05: at least ``draws``."""
+    return max(draws, DRAWS_A_TEST * n_tests)
+
+
 def paired_difference(
-    first: Statistic, second: Statistic, resampling: Resampling, *, confidence: float = 0.95
+    first: Statistic,
+    second: Statistic,
+    resampling: Resampling,
+    *,
+    confidence: float = 0.95,
+    p_draws: int | None = None,
 ) -> Difference:
     """first - second on the same draws, percentile interval and two-sided p.
 
     p = 2 min(P(d <= 0), P(d >= 0)) over the draws, with one draw added to each count so that it is never 0
-    (Davison & Hinkley 1997), at most 1. It is NaN where the difference is undefined or the draws cannot differ.
+    (Davison & Hinkley 1997), at most 1. It is NaN where the difference is undefined or the draws cannot differ. Where
+    fewer than ``FEW`` draws lie on one side, draws go on until there are as many, or ``p_draws`` in all (sequential
+    Monte Carlo p-values, Besag & Clifford 1991): only what is near the floor costs more.
+
+    Args:
+        p_draws: the most draws behind p (see `draws_for`); None for those of the resampling.
     """
+    n_clusters = len(resampling.clusters)
 
     def difference(weights: np.ndarray) -> np.ndarray:
         return first(weights) - second(weights)
 
-    found = interval(difference, resampling, confidence=confidence)
-    drawn = difference(resampling.weights)
-    drawn = drawn[~np.isnan(drawn)]
-    p = float("nan")
-    if len(drawn) and not np.isnan(found.low):
-        fewer = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        p = min(1.0, 2 * (int(fewer) + 1) / (len(drawn) + 1))
-    return Difference(found.value, found.low, found.high, found.draws, found.undefined_draws, p)
+    value, drawn = float(difference(np.ones((1, n_clusters)))[0]), difference(resampling.weights)
+    found = _summary(value, drawn, resampling, np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
+    if np.isnan(found.low):
+        return Difference(
+            found.value, found.low, found.high, found.draws, found.undefined_draws, float("nan")
+        )
+    below, above, n = (int(x) for x in _sides(drawn))
+    for weights in resampling.beyond(p_draws or 0):
+        if min(below, above) >= FEW:
+            break
+        below, above, n = (
+            a + int(b) for a, b in zip((below, above, n), _sides(difference(weights)), strict=True)
+        )
+    p = min(1.0, 2 * (min(below, above) + 1) / (n + 1))
+    return Difference(
+        found.value, found.low, found.high, found.draws, found.undefined_draws, p, n, min(below, above) == 0
+    )
+
+
+def _sides(drawn: np.ndarray) -> tuple[int, int, int]:
+    """Draws at or below zero, at or above it, and those that are defined."""
+    return int((drawn <= 0).sum()), int((drawn >= 0).sum()), int((~np.isnan(drawn)).sum())
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -1,6 +1,4 @@
-"""Calibration of probabilities: temperature from the validation part, slope, intercept and reliability
-curve.
-"""
+"""Calibration of probabilities: Platt scaling from the validation part, slope, intercept and reliability curve."""
 
 from __future__ import annotations
 
@@ -19,7 +17,9 @@ from toxfusion.evaluation.metrics import (
 )
 
 _SMALLEST = 1e-6
-_LOG_TEMPERATURE = (-3.0, 3.0)
+_SLOPES = (0.05, 20.0)
+LEAST_OF_A_CLASS = 10
+"""Validation units of the rarer class below which a slope would be noise: the intercept alone is fitted."""
 _STEEPEST_SLOPE = 50.0
 
 
@@ -37,31 +37,60 @@ def logit(score: np.ndarray) -> np.ndarray:
     return special.logit(np.clip(np.asarray(score, dtype=np.float64), _SMALLEST, 1 - _SMALLEST))
 
 
-def fit_temperature(label: np.ndarray, score: np.ndarray) -> Measure:
-    """The temperature T that minimises the log loss of sigmoid(logit / T) (Guo et al. 2017).
+@dataclass(frozen=True)
+class Platt:
+    """Calibrated probability of a score: sigmoid(intercept + slope logit(score)) (Platt 1999).
+
+    The slope is above 0, so that the order of the scores stays.
+
+    Attributes:
+        slope, intercept: NaN where there is no labelled unit.
+        reason: why they are NaN, or why the slope was not fitted; "" where both were.
+    """
+
+    slope: float
+    intercept: float
+    reason: str = ""
+
+    @property
+    def defined(self) -> bool:
+        return not np.isnan(self.intercept)
+
+    def of(self, score: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, float64 [n]."""
+        return special.expit(self.intercept + self.slope * logit(score))
+
+
+def fit_platt(label: np.ndarray, score: np.ndarray) -> Platt:
+    """Slope and intercept of least log loss on the validation part.
+
+    With an intercept the mean of the calibrated probabilities is the prevalence, whatever weights positives had in
+    training. Where either class has fewer than ``LEAST_OF_A_CLASS`` units, the slope stays 1 and the intercept alone is
+    fitted: a correction of the prior, to the prevalence (k + 1/2) / (n + 1) of Jeffreys' prior, since k may be 0.
 
     Args:
-        label, score: [n], of the validation part only.
-
-    Returns:
-        T between e^-3 and e^3; undefined when the labels are of one class.
+        label, score: [n], 0, 1 or NaN (left out), and probabilities, of the validation part only.
     """
     y, s = labelled(label, score)
-    if reason := one_class_reason(y):
-        return undefined(f"no temperature from validation: {reason}")
-    z = logit(s)
-    signed = np.where(y == 1, -z, z)
+    if len(y) == 0:
+        return Platt(float("nan"), float("nan"), "no calibration from validation: no labelled unit")
+    z, n_positive = logit(s), int(y.sum())
+    rarer = min(n_positive, len(y) - n_positive)
+    if rarer < LEAST_OF_A_CLASS:
+        shift = _shift(z, (n_positive + 0.5) / (len(y) + 1))
+        return Platt(1.0, shift, f"intercept only: {rarer} validation units of the rarer class")
+    start = np.array([_shift(z, n_positive / len(y)), 1.0])
+    bounds = [(None, None), _SLOPES]
+    found = optimize.minimize(_loss, start, args=(y, z), jac=_gradient, method="L-BFGS-B", bounds=bounds)
+    # Of the slope found, the intercept to the last digit: the mean then is the prevalence.
+    fitted = float(found.x[1])
+    return Platt(fitted, _shift(fitted * z, n_positive / len(y)))
 
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0.0, signed / np.exp(log_temperature)).mean())
 
-    found = optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURE, method="bounded")
-    return Measure(float(np.exp(found.x)))
-
-
-def scale(score: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    """sigmoid(logit(score) / T), [n]; the order of the scores stays."""
-    return special.expit(logit(score) / temperature)
+def _shift(z: np.ndarray, prevalence: float) -> float:
+    """The intercept at which the mean of sigmoid(intercept + z) is ``prevalence``, in 0 to 1, both excluded."""
+    far = float(np.abs(z).max()) + abs(float(special.logit(prevalence))) + 1.0
+    return float(optimize.brentq(lambda a: float(special.expit(a + z).mean()) - prevalence, -far, far))
 
 
 def slope(label: np.ndarray, score: np.ndarray) -> Measure:

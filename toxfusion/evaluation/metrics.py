@@ -11,8 +11,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
+from toxfusion.study.vocabulary import N_GRADES
+
 ECE_BINS = 15
-N_GRADES = 5
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from toxfusion.evaluation.families import FAMILIES, FamilyName
 from toxfusion.study.files import write_parquet
+from toxfusion.study.vocabulary import MAX_GRADE
 
 LEVELS = ("compound", "group", "sample")
 PARTS = ("valid", "test")
-MAX_GRADE = 4
 AVERAGED_SEEDS = -1
-LESION_PREFIX = "lesion:"
-SUBTYPE_PREFIX = "subtype:"
-BIOCHEMISTRY_PREFIX = "biochemistry:"
 
 DTYPES: dict[str, str] = {
     "task": "str",
+    "family": "str",
+    "headline": "str",
     "level": "str",
     "unit_id": "str",
     "compound": "str",
@@ -55,31 +55,14 @@ class PredictionsError(ValueError):
     """
 
 
-def is_lesion(task: str) -> bool:
-    return task.startswith(LESION_PREFIX) and len(task) > len(LESION_PREFIX)
-
-
-def is_subtype(task: str) -> bool:
-    """True for one class of the exclusive subtypes against the rest."""
-    return task.startswith(SUBTYPE_PREFIX) and len(task) > len(SUBTYPE_PREFIX)
-
-
-def is_biochemistry(task: str) -> bool:
-    return task.startswith(BIOCHEMISTRY_PREFIX) and len(task) > len(BIOCHEMISTRY_PREFIX)
-
-
-def is_binary(task: str) -> bool:
-    """True for tasks whose score is a probability and whose label is 0 or 1."""
-    return task in ("dili", "injury") or is_lesion(task) or is_subtype(task)
-
-
 def validate(table: pd.DataFrame, source: str = "predictions table") -> pd.DataFrame:
     """Check a predictions table and give it its dtypes and order of columns.
 
     Args:
-        table: one row per scored unit with the columns of ``COLUMNS``. ``label`` is 0 or 1 (severity: grade
-            0 to 4; survival: time; biochemistry: standardised value), NaN = no label; ``score`` is a
-            probability (severity: expected grade; survival: risk; biochemistry: standardised value).
+        table: one row per scored unit with the columns of ``COLUMNS``. ``family`` says what is measured
+            (``families.FAMILIES``), and ``headline`` the group that the task is averaged into, or its own name.
+            ``label`` is 0 or 1 (ordinal: grade 0 to 4; survival: time; value: any number), NaN = no label;
+            ``score`` is a probability (ordinal: expected grade; survival: risk; value: any number).
             ``compound`` is never empty; ``dose_level``, ``study`` and ``batch`` are "" and ``time_h`` is NaN
             where the unit spans several values. Optional columns: ``imputed``, true where a modality that the
             method needs was absent; of survival ``event`` (1, 0, NaN), ``uno_weight``
@@ -91,14 +74,15 @@ def validate(table: pd.DataFrame, source: str = "predictions table") -> pd.DataF
         0..n-1.
 
     Raises:
-        PredictionsError: a column missing or unknown, an unknown task, level or part, a score that is not
-            finite or out of range, a label out of range, a unit scored twice in one fold and seed, a task at
-            two levels.
+        PredictionsError: a column missing or unknown, an unknown family, level or part, a score that is not
+            finite or out of range, a label out of range, a unit scored twice in one fold and seed, a task of
+            two levels, families or headlines.
     """
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
+        advice = "; this run is of an earlier version: run it again" if "family" in missing else ""
         raise PredictionsError(
-            f"{source}: columns {missing} are missing; a predictions table has {list(COLUMNS)}."
+            f"{source}: columns {missing} are missing{advice}. A predictions table has {list(COLUMNS)}."
         )
     unknown = [c for c in table.columns if c not in DTYPES and c not in OPTIONAL_DTYPES]
     if unknown:
@@ -138,16 +122,13 @@ def _refuse(bad: pd.Series, table: pd.DataFrame, column: str, advice: str, sourc
 
 
 def _check_values(table: pd.DataFrame, source: str) -> None:
-    binary = table["task"].map(is_binary).astype(bool)
-    graded, survival = table["task"] == "severity", table["task"] == "survival"
+    of_family = {name: table["family"] == name for name in FAMILIES}
+    binary = of_family["binary"] | of_family["classes"]
+    graded, survival = of_family["ordinal"], of_family["survival"]
     label, score = table["label"], table["score"]
-    _refuse(
-        ~(binary | graded | survival | table["task"].map(is_biochemistry).astype(bool)),
-        table,
-        "task",
-        "use dili, injury, severity, survival, lesion:<term>, subtype:<class> or biochemistry:<analyte>",
-        source,
-    )
+    _refuse(~table["family"].isin(list(FAMILIES)), table, "family", f"use one of {tuple(FAMILIES)}", source)
+    for column in ("task", "headline"):
+        _refuse(table[column] == "", table, column, "every row has the name of its task and headline", source)
     _refuse(~table["level"].isin(LEVELS), table, "level", f"use one of {LEVELS}", source)
     _refuse(
         ~table["part"].isin(PARTS), table, "part", f"use one of {PARTS}; training rows are not kept", source
@@ -160,7 +141,7 @@ def _check_values(table: pd.DataFrame, source: str) -> None:
     _refuse(survival & (label <= 0), table, "label", "a time to event or censoring is above 0", source)
     if survival.any() and "event" not in table:
         raise PredictionsError(
-            f"{source}: column 'event' is missing for task 'survival'; write 1 where the event happened, else 0."
+            f"{source}: column 'event' is missing for tasks of survival; write 1 where the event happened, else 0."
         )
     if "event" in table:
         event = table["event"]
@@ -184,11 +165,18 @@ def _check_units(table: pd.DataFrame, source: str) -> None:
             f"seed {first['seed']} (parts {rows['part'].tolist()}): valid and test overlap, or a sampler's "
             f"padding stayed."
         )
-    levels = table.groupby("task")["level"].nunique()
-    if (levels > 1).any():
-        task = levels[levels > 1].index[0]
+    for column in ("level", "family", "headline"):
+        kinds = table.groupby("task")[column].nunique()
+        if (kinds > 1).any():
+            task = kinds[kinds > 1].index[0]
+            raise PredictionsError(
+                f"{source}: task {task!r} has rows of several values of {column!r}; keep one for each task."
+            )
+    kinds = table.groupby("headline")["family"].nunique()
+    if (kinds > 1).any():
         raise PredictionsError(
-            f"{source}: task {task!r} has rows at several levels; keep one level for each task."
+            f"{source}: headline {kinds[kinds > 1].index[0]!r} averages tasks of several families; they have no "
+            "metric in common. Give each family a headline of its own."
         )
 
 
@@ -222,6 +210,8 @@ def rows(
     units: pd.DataFrame,
     *,
     task: str,
+    family: FamilyName,
+    headline: str | None = None,
     level: str,
     label: pd.Series | np.ndarray,
     score: pd.Series | np.ndarray,
@@ -235,6 +225,8 @@ def rows(
     Args:
         units: [n] rows of ``describe_units``; a Series among the other arguments is aligned by unit_id, an
             array is taken in the order of ``units``.
+        family: what is measured, one of ``families.FAMILIES``.
+        headline: group that the task is averaged into; None for a task that stands alone.
         label, score: [n]; see ``validate``.
         optional: column of ``OPTIONAL_DTYPES`` -> [n].
 
@@ -248,7 +240,9 @@ def rows(
         return np.asarray(values)
 
     table = units.loc[:, list(_UNIT_COLUMNS)].reset_index(names="unit_id")
-    table = table.assign(task=task, level=level, part=part, fold=fold, seed=seed)
+    table = table.assign(
+        task=task, family=family, headline=headline or task, level=level, part=part, fold=fold, seed=seed
+    )
     table = table.assign(label=aligned(label).astype(float), score=aligned(score).astype(float))
     for column, values in (optional or {}).items():
         table[column] = aligned(values)

@@ -16,9 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from toxfusion.evaluation import bootstrap
 from toxfusion.evaluation.metrics import auroc, one_class_reason
-from toxfusion.evaluation.predictions import is_lesion
-from toxfusion.evaluation.scoring import LESIONS, headline_statistic, resampling_of
+from toxfusion.evaluation.out_of_fold import Pairing, headline_statistic, resampling_of
 from toxfusion.study.draws import generator
+from toxfusion.study.vocabulary import in_order, members_of
 
 SHOTS = (1, 5, 10, 25)
 SHOT_DRAWS = 50
@@ -26,8 +26,8 @@ PENALTIES = (0.01, 0.1, 1.0)
 NEIGHBOURS = (1, 5, 10, 20)
 UNDECIDED_PENALTY, UNDECIDED_NEIGHBOURS = 0.1, 5
 """Taken where the validation part lacks a class, and so cannot choose."""
-COLUMNS = ("probe", "embedding", "task", "k", "hidden", "share", "metric", "value", "low", "high", "chance", "n",
-           "draws", "undefined", "reason")  # fmt: skip
+COLUMNS = ("probe", "embedding", "task", "headline", "k", "hidden", "share", "metric", "value", "low", "high", "chance",
+           "n", "draws", "undefined", "reason")  # fmt: skip
 
 Record = dict[str, Any]
 
@@ -37,12 +37,13 @@ class Units:
     """Labelled units of one task in one embedding; n may be 0.
 
     Attributes:
-        task: ``dili``, ``injury`` or ``lesion:<term>``.
+        task: a two-class task.
         level: ``compound``, ``group`` or ``sample``.
         values: float64 [n, d].
         label: float64 [n], 0 or 1.
         unit_id, compound: str [n].
         part: str [n], ``train``, ``valid`` or ``test``.
+        headline: group that the task is averaged into; "" for a task that stands alone.
     """
 
     task: str
@@ -52,6 +53,7 @@ class Units:
     unit_id: np.ndarray
     compound: np.ndarray
     part: np.ndarray
+    headline: str = ""
 
     def rows(self, part: str) -> np.ndarray:
         """int64, the positions of one part."""
@@ -72,7 +74,15 @@ class Units:
 def record(probe: str, embedding: str, task: str, **content: Any) -> Record:
     """One row of the probes table; what is not given is NaN, 0 or ""."""
     blank: Record = {c: float("nan") for c in COLUMNS}
-    blank |= {"hidden": "", "metric": "auroc", "n": 0, "draws": 0, "undefined": 0, "reason": ""}
+    blank |= {
+        "headline": task,
+        "hidden": "",
+        "metric": "auroc",
+        "n": 0,
+        "draws": 0,
+        "undefined": 0,
+        "reason": "",
+    }
     return blank | {"probe": probe, "embedding": embedding, "task": task} | content
 
 
@@ -157,20 +167,27 @@ def _mean_auroc(label: np.ndarray, scores: Sequence[np.ndarray]) -> float:
 
 
 def few_shot_records(tasks: Sequence[Units], embedding: str, *, seed: int) -> list[Record]:
-    """Mean over draws with the 2.5th and 97.5th percentile, for each task and for the mean over lesions."""
+    """Mean over draws with the 2.5th and 97.5th percentile, for each task and for each averaged headline."""
     found = {units.task: few_shot(units, seed=seed) for units in tasks}
     records = []
     for units in tasks:
         for k, few in found[units.task].items():
-            records.append(_over_draws(embedding, units.task, k, few, len(units.rows("test"))))
-    lesions = [units for units in tasks if is_lesion(units.task)]
-    for k in SHOTS if lesions else ():
-        defined = [found[u.task][k].values for u in lesions if len(found[u.task][k].values)]
-        note = f"mean of {len(defined)} of {len(lesions)} lesions"
-        macro = FewShot(np.mean(defined, axis=0) if defined else np.empty(0), note)
-        n = len({i for u in lesions for i in u.unit_id[u.rows("test")]})
-        records.append(_over_draws(embedding, LESIONS, k, macro, n))
+            of_k = _over_draws(embedding, units.task, k, few, len(units.rows("test")))
+            records.append(of_k | {"headline": units.headline or units.task})
+    for headline, members in _averaged(tasks).items():
+        for k in SHOTS:
+            defined = [found[u.task][k].values for u in members if len(found[u.task][k].values)]
+            note = f"mean of {len(defined)} of {len(members)} {members_of(headline)}"
+            macro = FewShot(np.mean(defined, axis=0) if defined else np.empty(0), note)
+            n = len({i for u in members for i in u.unit_id[u.rows("test")]})
+            records.append(_over_draws(embedding, headline, k, macro, n))
     return records
+
+
+def _averaged(tasks: Sequence[Units]) -> dict[str, list[Units]]:
+    """The tasks of each headline that is an average."""
+    names = in_order(units.headline for units in tasks if units.headline not in ("", units.task))
+    return {name: [units for units in tasks if units.headline == name] for name in names}
 
 
 def _over_draws(embedding: str, task: str, k: int, few: FewShot, n: int) -> Record:
@@ -233,44 +250,45 @@ CLASSIFIERS: dict[str, Callable[[Units], Scored]] = {
 def classifier_records(
     probe: str, tasks: Sequence[Units], embedding: str, *, draws: int, seed: int
 ) -> list[Record]:
-    """AUROC of ``knn`` or ``prototype`` with an interval over test compounds, for each task and over lesions.
+    """AUROC of ``knn`` or ``prototype`` with an interval over test compounds, for each task and averaged headline.
 
     Args:
         draws, seed: of the bootstrap over compounds.
     """
-    records, lesions = [], []
+    records: list[Record] = []
+    tables: dict[str, pd.DataFrame] = {}
     for units in tasks:
+        place = {"headline": units.headline or units.task}
         if reason := units.untestable():
-            records.append(record(probe, embedding, units.task, chance=0.5, reason=reason))
+            records.append(record(probe, embedding, units.task, chance=0.5, reason=reason, **place))
             continue
         found, test = CLASSIFIERS[probe](units), units.rows("test")
         table = pd.DataFrame(
             {
                 "task": units.task,
+                "family": "binary",
                 "level": units.level,
+                "fold": 0,
                 "unit_id": units.unit_id[test],
                 "compound": units.compound[test],
                 "label": units.label[test],
                 "score": found.score,
             }
         )
-        if is_lesion(units.task):
-            lesions.append(table)
+        tables[units.task] = table
         content = _interval(table, draws, seed) | {"k": found.k, "reason": found.reason}
-        records.append(record(probe, embedding, units.task, **content))
-    n_lesions = sum(is_lesion(units.task) for units in tasks)
-    if n_lesions:
-        reason = f"mean of {len(lesions)} of {n_lesions} lesions"
-        content = (
-            _interval(pd.concat(lesions, ignore_index=True), draws, seed) if lesions else {"chance": 0.5}
-        )
-        records.append(record(probe, embedding, LESIONS, **content, reason=reason))
+        records.append(record(probe, embedding, units.task, **content, **place))
+    for headline, members in _averaged(tasks).items():
+        scored = [tables[units.task] for units in members if units.task in tables]
+        reason = f"mean of {len(scored)} of {len(members)} {members_of(headline)}"
+        content = _interval(pd.concat(scored, ignore_index=True), draws, seed) if scored else {"chance": 0.5}
+        records.append(record(probe, embedding, headline, **content, reason=reason))
     return records
 
 
 def _interval(table: pd.DataFrame, draws: int, seed: int) -> Record:
     resampling = resampling_of(table, draws=draws, seed=seed)
-    found = bootstrap.interval(headline_statistic(table, resampling), resampling)
+    found = bootstrap.interval(headline_statistic(table, resampling, Pairing("folds")), resampling)
     return {"value": found.value, "low": found.low, "high": found.high, "chance": 0.5,
             "n": table["unit_id"].nunique(), "draws": found.draws, "undefined": found.undefined_draws}  # fmt: skip
 
@@ -290,13 +308,17 @@ def mean_over_runs(tables: Mapping[str, Sequence[pd.DataFrame]], embedding: str)
         tables: experiment -> probes tables of its folds and seeds.
 
     Returns:
-        Columns probe, experiment, task, k, value, low, high (means over runs: the spread over draws,
-        not over runs), reason ("" throughout).
+        Columns probe, experiment, task, headline, metric, chance, k, value, low, high (means over runs: the spread
+        over draws, not over runs), reason ("" throughout).
     """
     found = []
     for experiment, of_runs in tables.items():
         rows = pd.concat(of_runs, ignore_index=True)
         rows = rows[(rows["probe"] == "few_shot") & (rows["embedding"] == embedding) & rows["value"].notna()]
-        means = rows.groupby(["task", "k"], sort=False)[["value", "low", "high"]].mean().reset_index()
+        means = (
+            rows.groupby(["task", "headline", "metric", "chance", "k"], sort=False)[["value", "low", "high"]]
+            .mean()
+            .reset_index()
+        )
         found.append(means.assign(probe="few_shot", experiment=experiment, reason=""))
     return pd.concat(found, ignore_index=True)

@@ -14,19 +14,18 @@ import pandas as pd
 
 from toxfusion.evaluation import bootstrap, metrics
 from toxfusion.evaluation.bootstrap import DRAWS, IntervalMethod
-from toxfusion.evaluation.predictions import is_binary, is_lesion
-from toxfusion.evaluation.scoring import (
-    AVERAGED,
-    LESIONS,
-    headline_metric,
+from toxfusion.evaluation.families import family_of
+from toxfusion.evaluation.out_of_fold import (
+    Pairing,
     headline_rows,
     headline_statistic,
-    interval_record,
+    headlines_of,
+    is_averaged,
+    labels_differ,
     out_of_fold,
-    point_record,
     resampling_of,
-    share_record,
 )
+from toxfusion.evaluation.records import interval_record, point_record, share_record
 
 BY = ("dose_level", "time_h", "batch")
 CONTROLS = "is_control"
@@ -53,24 +52,28 @@ def score_strata(
     Returns:
         Columns ``COLUMNS``: by (``dose_level``, ``time_h``, ``batch``, or ``is_control``; a column of one value is left
         out), stratum (its value), metric, value, low, high (95 %), n (units), n_positive (of two classes; summed over
-        lesions), n_compounds, small (see ``SMALL``), draws, undefined_draws, reason. Metrics are that of
-        ``scoring.headline_metric``, of a two-class task also ``sensitivity`` and ``specificity``, and of controls
-        ``false_positive_rate`` and, by the threshold of 90 % specificity, ``false_positive_rate_90``. The task
-        ``lesions`` is the macro average, and of controls the animals with any lesion called among those that have none.
+        lesions), n_compounds, small (see ``SMALL``), draws, undefined_draws, reason. The metric is
+        the headline metric of the family, of a two-class task also ``sensitivity`` and ``specificity``, and of controls
+        ``false_positive_rate`` and, by the threshold of 90 % specificity, ``false_positive_rate_90``. An averaged
+        headline (lesions) is the macro average, and of controls the animals with any task called among those that have
+        none.
 
     Raises:
         PredictionsError: as ``scoring.out_of_fold``.
     """
     tested = out_of_fold([predictions] if isinstance(predictions, pd.DataFrame) else list(predictions))
-    tasks = [*sorted(tested["task"].unique()), *(h for h in AVERAGED if len(headline_rows(tested, h)))]
+    averaged = [h for h in headlines_of(tested) if is_averaged(tested[tested["headline"] == h])]
+    tasks = [*sorted(tested["task"].unique()), *averaged]
     records: list[dict[str, Any]] = []
     for task in tasks:
         rows = headline_rows(tested, task)
+        if rows.empty:
+            continue
         for by in (by for by in BY if rows[by].nunique(dropna=False) > 1):
             records += _by_stratum(task, rows, by, draws, seed, method)
     for task, calls in _control_calls(tested).items():
         for metric, column in _FALSE_POSITIVES.items():
-            if task != "severity" or column == "called":
+            if column == "called" or not calls["family"].eq("ordinal").any():
                 records.append(_false_positives(task, calls, metric, column, draws, seed, method))
     return pd.DataFrame(records, columns=list(COLUMNS))
 
@@ -80,25 +83,26 @@ def _by_stratum(
 ) -> list[dict[str, Any]]:
     """Units that span several values of ``by`` are in no stratum; how many is said."""
     spanning = rows[by].isna() | (rows[by] == "")
-    metric = headline_metric(task)
+    family, pairing = family_of(rows), Pairing.of(rows)
+    metric, averaged = family.metric, is_averaged(rows) and task == rows["headline"].iloc[0]
     found = []
     if n := int(spanning.sum()):
         lacking = metrics.undefined(f"{n} of {len(rows)} units span several, and are in no stratum")
         found.append(point_record(_base(task, by, "", rows[spanning]), metric, lacking))
     for value, inside in rows[~spanning].groupby(by, sort=True):
         base = _base(task, by, f"{value:g}" if isinstance(value, float) else str(value), inside)
-        differing = inside.groupby("task")["label"].nunique() > 1
-        ranked = inside[inside["task"].map(differing).astype(bool)]
+        ranked = labels_differ(inside)
         resampling = resampling_of(inside, draws=draws, seed=seed)
         if ranked.empty:
-            reason = metrics.one_class_reason(inside["label"].to_numpy()) if is_binary(task) else ""
+            reason = metrics.one_class_reason(inside["label"].to_numpy()) if family.two_class else ""
             found.append(point_record(base, metric, metrics.undefined(reason or "labels do not differ")))
         else:
-            note = f"mean of {differing.sum()} of {len(differing)}" if task in AVERAGED else ""
+            n, n_all = ranked["task"].nunique(), inside["task"].nunique()
+            note = f"mean of {n} of {n_all}" if averaged else ""
             of_ranked = resampling_of(ranked, draws=draws, seed=seed)
-            statistic = headline_statistic(ranked, of_ranked)
+            statistic = headline_statistic(ranked, of_ranked, pairing)
             found.append(interval_record(base, metric, statistic, of_ranked, method, note))
-        if is_binary(task):
+        if family.two_class and not averaged:
             found += [
                 share_record(base, m, inside, resampling, method) for m in ("sensitivity", "specificity")
             ]
@@ -106,7 +110,7 @@ def _by_stratum(
 
 
 def _base(task: str, by: str, stratum: str, rows: pd.DataFrame) -> dict[str, Any]:
-    binary = bool(rows["task"].map(is_binary).all()) and len(rows) > 0
+    binary = len(rows) > 0 and family_of(rows).two_class
     n, n_compounds = rows["unit_id"].nunique(), rows["compound"].nunique()
     positive = rows["label"].sum() if binary else float("nan")
     few = n_compounds < SMALL or (binary and min(positive, len(rows) - positive) < SMALL)
@@ -115,19 +119,22 @@ def _base(task: str, by: str, stratum: str, rows: pd.DataFrame) -> dict[str, Any
 
 
 def _control_calls(tested: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """{task: vehicle controls without the finding}; ``lesions``: controls without any, called where one lesion is."""
-    calling = tested["task"].map(lambda task: is_binary(task) or task == "severity").astype(bool)
-    free = tested[calling & tested["is_control"] & (tested["label"] == 0)]
-    found = {str(task): rows for task, rows in free.groupby("task", sort=True)}
-    lesions = tested[tested["is_control"] & tested["task"].map(is_lesion).astype(bool)]
-    if not lesions.empty:
-        without = lesions.groupby("unit_id")["label"].max() == 0
-        lesions = lesions[lesions["unit_id"].map(without).astype(bool)]
-        # A lesion without a threshold calls nothing, and an animal that others call is called all the same.
+    """{task: vehicle controls without the finding}, of tasks that call one.
+
+    Of two-class tasks that are averaged, also {headline: controls without any finding, called where one task is}.
+    """
+    calling = tested["family"].isin(("binary", "classes", "ordinal"))
+    controls = tested[calling & tested["is_control"]]
+    found = {str(task): rows for task, rows in controls[controls["label"] == 0].groupby("task", sort=True)}
+    several = controls[(controls["family"] == "binary") & (controls["task"] != controls["headline"])]
+    for headline, rows in several.groupby("headline", sort=True):
+        without = rows.groupby("unit_id")["label"].max() == 0
+        free = rows[rows["unit_id"].map(without).astype(bool)]
+        # A task without a threshold calls nothing, and an animal that others call is called all the same.
         calls = list(_FALSE_POSITIVES.values())
-        first = lesions.drop_duplicates("unit_id").set_index("unit_id", drop=False)
-        first[calls] = lesions.groupby("unit_id")[calls].max()
-        found[LESIONS] = first
+        first = free.drop_duplicates("unit_id").set_index("unit_id", drop=False)
+        first[calls] = free.groupby("unit_id")[calls].max()
+        found[str(headline)] = first
     return found
 
 

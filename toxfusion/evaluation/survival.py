@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toxfusion.evaluation.bootstrap import Statistic, ratio
 from toxfusion.evaluation.metrics import Measure, undefined
+from toxfusion.evaluation.statistics import PairShare, no_pairs
 
 if TYPE_CHECKING:
     from toxfusion.tasks.outcomes import Survival
@@ -71,13 +71,12 @@ def concordance_statistic(
     codes: np.ndarray,
     n_clusters: int,
     stratum: np.ndarray | None = None,
-) -> Statistic:
-    """Weighted concordance as a ratio of two quadratic forms in the cluster weights.
+) -> PairShare:
+    """Weighted concordance.
 
     A pair (i, j) counts where i has an event and j outlives it: time_j > time_i, or time_j = time_i and j is
-    censored. It is right where risk_i > risk_j, and half right where they are equal. With M[c, d] the sum of
-    ``weight`` of i over right pairs of clusters c and d, and P[c, d] that over all, C(w) = w M w' / w P w': exact
-    for every draw, at a cost that does not grow with the number of units.
+    censored. It is right where risk_i > risk_j, and half right where they are equal. Pairs are weighted by ``weight``
+    of i.
 
     Args:
         time, event, risk, weight: float [n], without NaN.
@@ -87,25 +86,22 @@ def concordance_statistic(
     strata = np.zeros(len(time), np.int64)
     if stratum is not None:
         strata = np.unique(stratum, return_inverse=True)[1]
-    right, pairs = np.zeros((n_clusters, n_clusters)), np.zeros((n_clusters, n_clusters))
-    for k in np.unique(strata):
-        among = np.flatnonzero(strata == k)
+    found = no_pairs(n_clusters)
+    # Sorted by cluster, sums over the units of one are sums over a slice.
+    order = np.lexsort((codes, strata))
+    for among in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
+        starts = np.flatnonzero(np.diff(codes[among], prepend=-1))
+        present = codes[among][starts]
         first = among[(event[among] == 1) & (weight[among] > 0)]
-        member = np.zeros((len(among), n_clusters))
-        member[np.arange(len(among)), codes[among]] = 1.0
         for start in range(0, len(first), _ROWS_AT_ONCE):
             i = first[start : start + _ROWS_AT_ONCE]
             outlives = time[among] > time[i, None]
             outlives |= (time[among] == time[i, None]) & (event[among] == 0)
-            order = (risk[i, None] > risk[among]) + 0.5 * (risk[i, None] == risk[among])
-            np.add.at(right, codes[i], weight[i, None] * ((outlives * order) @ member))
-            np.add.at(pairs, codes[i], weight[i, None] * (outlives @ member))
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        hits = np.einsum("dc,dc->d", weights @ right, weights)
-        return ratio(hits, np.einsum("dc,dc->d", weights @ pairs, weights))
-
-    return statistic
+            ahead = (risk[i, None] > risk[among]) + 0.5 * (risk[i, None] == risk[among])
+            for matrix, counted in ((found.right, outlives * ahead), (found.pairs, outlives.astype(float))):
+                by_cluster = np.add.reduceat(counted, starts, axis=1) * weight[i, None]
+                np.add.at(matrix, (codes[i][:, None], present), by_cluster)
+    return found
 
 
 def harrell_c(time: np.ndarray, event: np.ndarray, risk: np.ndarray) -> Measure:

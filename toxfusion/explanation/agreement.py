@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 from toxfusion.evaluation.bootstrap import mean_over_clusters
-from toxfusion.evaluation.scoring import HEADLINES, chance_of, headline_metric
+from toxfusion.evaluation.families import FAMILIES
 from toxfusion.explanation import genes, regions
 from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.folder import file_name
 from toxfusion.explanation.targets import task_names
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.study.splits import read_manifest
+from toxfusion.study.vocabulary import in_order
 from toxfusion.training.folder import RunError, RunFolder
 
 LEAST_TILES = 5
@@ -170,14 +172,15 @@ def nulls_of(run: RunFolder, nulls: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def headline_scores(
-    scores: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    scores: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> list[dict[str, object]]:
     """The headline metrics of a run's metrics.json ("scores"): task, metric, value, low, high, n, chance."""
     rows: list[dict[str, object]] = []
-    for task in HEADLINES:
-        metric = headline_metric(task)
-        entry = scores.get(task, {}).get(metric)
-        if entry is not None:
+    for task in in_order(scores):
+        for metric, entry in scores[task].items():
+            family = FAMILIES.get(str(entry.get("family")))
+            if family is None or entry.get("headline") != task or metric != family.metric:
+                continue
             kept = {k: entry.get(k) for k in ("value", "low", "high", "n", "n_compounds", "reason")}
-            rows.append({"task": task, "metric": metric, **kept, "chance": chance_of(metric)})
+            rows.append({"task": task, "metric": metric, **kept, "chance": family.chance})
     return rows

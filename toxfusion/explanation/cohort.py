@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 
 from toxfusion.evaluation.figures import umap_points
-from toxfusion.evaluation.predictions import BIOCHEMISTRY_PREFIX, is_binary, is_subtype
 from toxfusion.explanation import cohort_figures
 from toxfusion.explanation.regions import spread_out, tile_places
 from toxfusion.explanation.targets import target_values
@@ -22,6 +21,7 @@ from toxfusion.runs.probes import network_of
 from toxfusion.slides.faults import SlideError
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit
+from toxfusion.tasks.tasks import measured_as
 from toxfusion.training.outputs import encode_samples
 from toxfusion.training.stage import read_checkpoint
 
@@ -71,9 +71,10 @@ def look(run: LoadedRun, tasks: Sequence[str]) -> Look:
         values = target_values(run, torch.from_numpy(vectors).to(device))
     risk = {}
     for task in tasks:
-        if task == "severity" or task.startswith(BIOCHEMISTRY_PREFIX):
+        family = measured_as(task)["family"]
+        if family in ("ordinal", "value"):
             risk[task] = values[task].double().cpu().numpy()
-        elif is_binary(task) and not is_subtype(task):
+        elif family == "binary":
             risk[task] = values[task].double().sigmoid().cpu().numpy()
     study = run.fold.study
     finding, grade = leading_findings(study.findings.loc[samples])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from toxfusion.evaluation.figures import (
+from toxfusion.evaluation.figures.canvas import (
     CYCLE,
     DOSE_COLOURS,
     GREY,

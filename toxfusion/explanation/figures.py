@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from toxfusion.evaluation.figures import (
+from toxfusion.evaluation.figures.canvas import (
     BLUE,
     DOSE_COLOURS,
     GREY,
@@ -22,9 +22,8 @@ from toxfusion.evaluation.figures import (
     FigureError,
     new_figure,
     save_figure,
-    scale_bar,
-    tile_map,
 )
+from toxfusion.evaluation.figures.slides import scale_bar, tile_map
 from toxfusion.slides.readers import Slide
 
 SMOOTHING = 0.35

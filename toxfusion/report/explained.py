@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 
 from toxfusion.explanation.folder import VIEWER, file_name, file_stem
+from toxfusion.study.vocabulary import DOSE_ORDER
 from toxfusion.training.folder import RunError
 
 LEADING = 15
 """Genes shown at the head of a ranking."""
 _ENDS = re.compile(r"whole|tiles|deletion|[0-9.e+-]+um")
 """How names of pictures end: another task may begin as this one."""
-DOSE_ORDER = ("control", "low", "middle", "high", "")
 
 
 @dataclass
@@ -180,6 +180,6 @@ class Explained:
     def groups(self, compound: str) -> Iterator[tuple[tuple[str, float], pd.DataFrame]]:
         """Samples of a compound by dose level and time, controls first."""
         mine = self.samples[self.samples["compound"] == compound]
-        order = mine.assign(place=[DOSE_ORDER.index(d) for d in mine["dose_level"]])
+        order = mine.assign(place=mine["dose_level"].map(DOSE_ORDER))
         for (_, _, _), rows in order.groupby(["place", "dose", "time_h"], dropna=False):
             yield (str(rows["dose_level"].iloc[0]), float(rows["time_h"].iloc[0])), rows

@@ -23,12 +23,13 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from toxfusion.evaluation.comparison import METRIC_NAMES
+from toxfusion.evaluation.families import METRIC_NAMES
 from toxfusion.explanation.folder import FINDING, INDEX, REPORT, VIEWER, file_name, file_stem, file_stems
-from toxfusion.report.explained import DOSE_ORDER, Explained, ExplainedRun, read_table
+from toxfusion.report.explained import Explained, ExplainedRun, read_table
 from toxfusion.report.statements import areas, over_runs, statements, task_name
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
+from toxfusion.study.vocabulary import DOSE_ORDER
 
 OPENSEADRAGON = "6.1.1"
 """Version of the viewer in static/."""
@@ -274,8 +275,9 @@ class Pages:
             n=("n", "sum"), mean=("mean", "mean"), low=("low", "min"), high=("high", "max")
         )
         rows = mean[mean.index.get_level_values("by") != "compound"].reset_index()
-        levels = {level: place for place, level in enumerate(DOSE_ORDER)}
-        rows = rows.iloc[np.argsort([levels.get(v, len(levels)) for v in rows["value"]], kind="stable")]
+        rows = rows.iloc[
+            np.argsort([DOSE_ORDER.get(v, len(DOSE_ORDER)) for v in rows["value"]], kind="stable")
+        ]
         names = {"dose_level": "dose level", "time_h": "time, h"}
         return {
             "rows": _rows(rows.assign(by=rows["by"].replace(names))),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.evaluation.bootstrap import Interval, mean_over_clusters
-from toxfusion.evaluation.comparison import METRIC_NAMES
+from toxfusion.evaluation.families import METRIC_NAMES
 from toxfusion.evaluation.strata import SMALL
 from toxfusion.explanation.folder import RANDOM, SEED
 from toxfusion.report.explained import Explained

@@ -13,7 +13,8 @@ import pandas as pd
 from toxfusion.distributed.ranks import device_of
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.probing import COLUMNS
-from toxfusion.evaluation.scoring import as_dict, plain_records, score_run
+from toxfusion.evaluation.records import as_dict, plain_records
+from toxfusion.evaluation.scoring import score_run
 from toxfusion.evaluation.strata import score_strata
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.runs.probes import EMBEDDINGS, ProbeError, check_probes, probe_run

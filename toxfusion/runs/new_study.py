@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from toxfusion.evaluation.applicability import (
     choose_band,
     conformal_p,
 )
-from toxfusion.evaluation.calibration import fit_temperature, scale
+from toxfusion.evaluation.calibration import fit_platt
 from toxfusion.runs.loaded import load_own_study, load_run
 from toxfusion.study.audit import Audit
 from toxfusion.study.rules import StudyError
@@ -261,37 +261,34 @@ def _percentiles(found: Sequence[_RunScores]) -> pd.DataFrame:
 def _calibrated(
     tables: Sequence[pd.DataFrame], valid: pd.DataFrame, notes: list[str]
 ) -> tuple[list[pd.DataFrame], pd.DataFrame]:
-    """Scores of binary tasks divided, as logits, by a temperature; with it the validation rows, and column calibrated.
+    """Scores of two-class tasks made probabilities by Platt scaling, the validation rows with them; column calibrated.
 
-    One temperature a task from the validation parts of all runs together: a fold alone has too few compounds. Below
-    `LEAST_UNITS` labelled units there is none. Probabilities of subtypes stay as they are: scaled one by one they
-    would no longer add up to 1.
+    One slope and intercept a task from the validation parts of all runs together: a fold alone has too few compounds.
+    Below `LEAST_UNITS` labelled units there is none. Probabilities of exclusive classes stay as they are: scaled one by
+    one they would no longer add up to 1.
     """
     tables = [table.assign(calibrated=False) for table in tables]
     valid = valid.copy()
-    for task in _called(tables[0]["task"].unique()):
+    for task in _called(tables[0]):
         mine = valid["task"] == task
         if mine.sum() < LEAST_UNITS:
             notes.append(
                 f"{task}: not calibrated, {mine.sum()} labelled validation units are under {LEAST_UNITS}"
             )
             continue
-        temperature = fit_temperature(
-            valid.loc[mine, "label"].to_numpy(), valid.loc[mine, "score"].to_numpy()
-        )
-        if not temperature.defined:
-            notes.append(f"{task}: not calibrated, {temperature.reason}")
-            continue
+        platt = fit_platt(valid.loc[mine, "label"].to_numpy(), valid.loc[mine, "score"].to_numpy())
+        if platt.reason:
+            notes.append(f"{task}: calibrated to the prevalence of validation, {platt.reason}")
         for table in [*tables, valid]:
             rows = table["task"] == task
-            table.loc[rows, "score"] = scale(table.loc[rows, "score"].to_numpy(), temperature.value)
+            table.loc[rows, "score"] = platt.of(table.loc[rows, "score"].to_numpy())
             table.loc[rows, "calibrated"] = True
     return tables, valid
 
 
-def _called(tasks: Iterable[str]) -> list[str]:
+def _called(table: pd.DataFrame) -> list[str]:
     """Tasks whose score is the probability of one of two classes."""
-    return [task for task in tasks if predictions.is_binary(task) and not predictions.is_subtype(task)]
+    return [str(task) for task in table.loc[table["family"] == "binary", "task"].unique()]
 
 
 def _bands(
@@ -300,7 +297,7 @@ def _bands(
     if error is None:
         return {}
     bands = {}
-    for task in _called(joined["task"].unique()):
+    for task in _called(joined):
         mine = valid[valid["task"] == task]
         bands[task] = choose_band(mine["label"].to_numpy(), mine["score"].to_numpy(), error)
         kept, n, wrong = bands[task].kept, bands[task].n, bands[task].error

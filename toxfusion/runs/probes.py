@@ -16,12 +16,14 @@ from toxfusion.data.datamodule import FoldData
 from toxfusion.data.sampling import torch_seed
 from toxfusion.distributed.ranks import device_of
 from toxfusion.evaluation import probing
+from toxfusion.evaluation.families import FAMILIES
 from toxfusion.evaluation.probing import Record, Units, record
 from toxfusion.evaluation.retrieval import retrieval_table
-from toxfusion.evaluation.scoring import HEADLINES, chance_of, headline_metric, score_run
+from toxfusion.evaluation.scoring import headline_scores, score_run
 from toxfusion.models.network import Network
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.study.draws import generator
+from toxfusion.study.vocabulary import LESIONS
 from toxfusion.training.assemble import build_network
 from toxfusion.training.outputs import SampleOutputs, encode_samples, predictions_table
 from toxfusion.training.stage import CheckpointError, read_checkpoint
@@ -186,7 +188,7 @@ def task_units(
     for i, task in enumerate(fold.tasks.lesion_tasks):
         keep = ~np.isnan(labels["lesions"][:, i])
         of_unit = (labels["lesions"][keep, i], names[keep], compound[keep])
-        found.append(Units(task, "sample", values[keep].astype(np.float64), *of_unit, part[keep]))
+        found.append(Units(task, "sample", values[keep].astype(np.float64), *of_unit, part[keep], LESIONS))
     return found
 
 
@@ -246,15 +248,14 @@ def _missing_modality(run: LoadedRun, draws: int, seed: int) -> list[Record]:
                 draws=draws,
                 seed=seed,
             )
-            for row in scored.to_dict("records"):
-                if row["task"] in HEADLINES and row["metric"] == headline_metric(row["task"]):
-                    records.append(_hidden_record(hidden, share, {str(k): v for k, v in row.items()}))
+            for row in headline_scores(scored).to_dict("records"):
+                records.append(_hidden_record(hidden, share, {str(k): v for k, v in row.items()}))
     return records
 
 
 def _hidden_record(hidden: str, share: float, row: dict[str, Any]) -> Record:
     kept = {c: row[c] for c in ("metric", "value", "low", "high", "n", "draws", "reason")}
-    chance = chance_of(row["metric"])
+    chance = FAMILIES[row["family"]].chance
     return record("missing_modality", "finetuned", row["task"], hidden=hidden, share=share, chance=chance,
                   undefined=row["undefined_draws"], **kept)  # fmt: skip
 

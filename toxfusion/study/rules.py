@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from toxfusion.study.vocabulary import DOSE_LEVELS, GRADES
+
 if TYPE_CHECKING:
     from toxfusion.study.audit import Audit
     from toxfusion.study.study import Study
 
-DOSE_LEVELS = ("control", "low", "middle", "high")
-GRADES = (0, 1, 2, 3, 4)
 EXPRESSION_FILE = "expression.h5ad"
 SLIDES_FILE = "slides.parquet"
 AUDIT_FILE = "audit.json"

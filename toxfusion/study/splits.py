@@ -22,6 +22,7 @@ from toxfusion.study.analogues import read_analogues, read_parts, unknown_analog
 from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
 from toxfusion.study.tables import TableError
+from toxfusion.study.vocabulary import DOSE_LEVELS, TREATED_LEVELS
 
 UNIT_COLUMNS = ("compound", "control_group")
 PARTS = ("train", "valid", "test")
@@ -286,10 +287,9 @@ class DoseExtrapolation:
     analogues: str | None = None
 
     def __call__(self, study: Study) -> Split:
-        treated = ("low", "middle", "high")
-        if self.test_level not in treated:
-            raise SplitError(f"test_level {self.test_level!r} is none of {treated}")
-        lower = ("control", *treated[: treated.index(self.test_level)])
+        if self.test_level not in TREATED_LEVELS:
+            raise SplitError(f"test_level {self.test_level!r} is none of {TREATED_LEVELS}")
+        lower = DOSE_LEVELS[: DOSE_LEVELS.index(self.test_level)]
         level = study.obs["dose_level"]
         return _extrapolate(study, self, level.isin(lower), level == self.test_level)
 

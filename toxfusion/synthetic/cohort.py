@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from toxfusion.study.vocabulary import DOSE_LEVELS
 from toxfusion.synthetic.axes import AXES, INDEX, Course, affinity, at_time
 from toxfusion.synthetic.randomness import stream
 from toxfusion.synthetic.settings import REALISTIC, SETTINGS, Setting
@@ -21,7 +22,6 @@ GENERATOR_VERSION = 3
 """Raised whenever a latent, an expression value, a label or a slide of a seed changes; results of versions differ."""
 
 RATS_PER_GROUP = 5
-LEVELS: tuple[str, ...] = ("control", "low", "middle", "high")
 N_AXES, N_PHENOTYPES = len(AXES), len(PHENOTYPES)
 PHENOTYPE_INDEX: dict[str, int] = {name: k for k, name in enumerate(PHENOTYPES)}
 
@@ -352,7 +352,7 @@ def _hill(dose: np.ndarray, ed50: np.ndarray, slope: np.ndarray) -> np.ndarray:
 def _draw_noise(
     seed: int, compounds: Compounds, times_h: Sequence[float], setting: Setting
 ) -> dict[str, np.ndarray]:
-    shape = (len(compounds), len(times_h), len(LEVELS))
+    shape = (len(compounds), len(times_h), len(DOSE_LEVELS))
     out = {"group": np.empty((*shape, 2 * N_AXES))}
     sizes = {
         "axis": N_AXES,
@@ -415,7 +415,7 @@ def _group_severity(
     compounds: Compounds, response: np.ndarray, noise: np.ndarray, times_h: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Group severity and spread, each [C, T, L, P]: the strongest of the axes that show a phenotype."""
-    shape = (len(compounds), len(times_h), len(LEVELS), N_PHENOTYPES)
+    shape = (len(compounds), len(times_h), len(DOSE_LEVELS), N_PHENOTYPES)
     severity, spread = np.full(shape, UNAFFECTED), np.full(shape, 0.2)
     for a, axis in enumerate(AXES):
         for effect in axis.effects:

@@ -15,10 +15,10 @@ import pandas as pd
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file, write_parquet
 from toxfusion.study.study import Study, write_study
+from toxfusion.study.vocabulary import DOSE_LEVELS
 from toxfusion.synthetic.axes import AXES, AXIS_NAMES
 from toxfusion.synthetic.cohort import (
     GENERATOR_VERSION,
-    LEVELS,
     RATS_PER_GROUP,
     CohortConfig,
     CohortError,
@@ -112,7 +112,7 @@ class Cohort:
     def group_id(self, rat: Sequence[int]) -> str:
         """Name of the compound-time-level group of a rat."""
         c, t, level = (int(v) for v in rat[:3])
-        return f"{self.control_group(c, t)}-{LEVELS[level]}"
+        return f"{self.control_group(c, t)}-{DOSE_LEVELS[level]}"
 
     def control_group(self, c: int, t: int) -> str:
         return f"{self.compounds.names[c]}-{self.config.times_h[t]:g}h"
@@ -271,7 +271,7 @@ def observations(cohort: Cohort) -> pd.DataFrame:
             "animal_id": cohort.sample_ids,
             "compound": np.array(compounds.names, object)[c],
             "dose": dose.round(3),
-            "dose_level": np.array(LEVELS, object)[level],
+            "dose_level": np.array(DOSE_LEVELS, object)[level],
             "time_h": np.array(config.times_h, float)[t],
             "study": [f"S{int(i) // COMPOUNDS_PER_STUDY + 1}" for i in compounds.index[c]],
             "batch": [f"B{int(b) + 1:03d}" for b in cohort.batches[c, t]],

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.vocabulary import (
+    BIOCHEMISTRY,
+    BIOCHEMISTRY_PREFIX,
+    LESION_PREFIX,
+    LESIONS,
+    SUBTYPE,
+    SUBTYPE_PREFIX,
+)
 from toxfusion.tasks.outcomes import Biochemistry, Subtype, Survival, SurvivalSettings, TaskError
 
 if TYPE_CHECKING:
@@ -15,10 +23,26 @@ if TYPE_CHECKING:
 
     from toxfusion.study.study import Study
 
-LESION_PREFIX = "lesion:"
-SUBTYPE_PREFIX = "subtype:"
-BIOCHEMISTRY_PREFIX = "biochemistry:"
 OrdinalMethod = Literal["coral", "corn"]
+
+
+#: Headline -> family of measurement.
+FAMILIES: dict[str, Literal["binary", "ordinal", "survival", "classes", "value"]] = {
+    "dili": "binary",
+    "injury": "binary",
+    LESIONS: "binary",
+    "severity": "ordinal",
+    "survival": "survival",
+    SUBTYPE: "classes",
+    BIOCHEMISTRY: "value",
+}
+
+
+def measured_as(task: str) -> dict[str, Any]:
+    """Family and headline of a task of the predictions table."""
+    groups = {LESION_PREFIX: LESIONS, SUBTYPE_PREFIX: SUBTYPE, BIOCHEMISTRY_PREFIX: BIOCHEMISTRY}
+    headline = next((of for prefix, of in groups.items() if task.startswith(prefix)), task)
+    return {"family": FAMILIES[headline], "headline": headline}
 
 
 @dataclass(frozen=True)

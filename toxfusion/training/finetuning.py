@@ -35,10 +35,9 @@ from toxfusion.objectives.classification import (
 )
 from toxfusion.objectives.ordinal import Coral, Corn
 from toxfusion.objectives.survival import CoxEfron, DiscreteSurvival
+from toxfusion.study.vocabulary import N_GRADES
 from toxfusion.tasks.tasks import Tasks
 from toxfusion.training.optimization import Optimization, is_logged
-
-N_GRADES = 5
 
 
 class FinetuningModule(L.LightningModule):

@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import Callback
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from toxfusion.evaluation.predictions import is_binary, is_biochemistry
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.training.stage import LEAST_LOSS, Monitor
 
@@ -22,14 +21,15 @@ def validation_objective(table: pd.DataFrame) -> float:
     AUROC of binary tasks with both classes, Harrell's C of survival, and (1 + Spearman's rho) / 2 of serum chemistry.
     """
     values = []
-    for task, rows in table[(table["part"] == "valid") & table["label"].notna()].groupby("task"):
+    valid = table[(table["part"] == "valid") & table["label"].notna()]
+    for (_, family), rows in valid.groupby(["task", "family"]):
         label, score = rows["label"], rows["score"]
-        if is_binary(str(task)) and label.nunique() == 2:
+        if family in ("binary", "classes") and label.nunique() == 2:
             values.append(roc_auc_score(label, score))
-        elif task == "survival":
+        elif family == "survival":
             c = harrell_c(label.to_numpy(), rows["event"].to_numpy(), score.to_numpy())
             values += [c.value] if c.defined else []
-        elif is_biochemistry(str(task)) and min(label.nunique(), score.nunique()) > 1:
+        elif family == "value" and min(label.nunique(), score.nunique()) > 1:
             values.append((1 + spearmanr(label, score).statistic) / 2)
     return float(sum(values) / len(values)) if values else math.nan
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from toxfusion.distributed.ranks import world_size
 from toxfusion.evaluation.predictions import describe_units, rows
 from toxfusion.evaluation.survival import curve_on_grid, survival_columns
 from toxfusion.models.network import Network
+from toxfusion.tasks.tasks import measured_as
 from toxfusion.training.finetuning import FinetuningModule
 
 
@@ -90,7 +90,11 @@ def predictions_table(
     obs = fold.study.obs.loc[list(sample_ids)]
     labels = {k: v[[fold.row(s) for s in sample_ids]].numpy() for k, v in fold.labels.items()}
     scores = _scores(module, fold, outputs, sample_ids)
-    make_rows = partial(rows, part=part, fold=fold.split.fold, seed=seed)
+
+    def make_rows(units: pd.DataFrame, *, task: str, **columns: Any) -> pd.DataFrame:
+        where = {"part": part, "fold": fold.split.fold, "seed": seed}
+        return rows(units, task=task, **measured_as(task), **where, **columns)
+
     treated = obs[~obs["is_control"].astype(bool)]
     for task, level in (("dili", "compound"), ("injury", "group")):
         if task in scores and len(treated):

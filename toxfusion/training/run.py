@@ -22,7 +22,8 @@ from toxfusion.data.gene_sets import GeneSet
 from toxfusion.distributed.launch import adopt_ranks, check_ranks, launch
 from toxfusion.distributed.ranks import barrier, check_devices, is_rank_zero, join_ranks
 from toxfusion.evaluation.predictions import write as write_predictions
-from toxfusion.evaluation.scoring import as_dict, plain_records, score_run
+from toxfusion.evaluation.records import as_dict, plain_records
+from toxfusion.evaluation.scoring import score_run
 from toxfusion.evaluation.strata import score_strata
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file

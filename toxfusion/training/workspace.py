@@ -11,13 +11,15 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from toxfusion.evaluation.comparison import METRIC_NAMES, TITLES
-from toxfusion.evaluation.scoring import HEADLINES, headline_metric
+from toxfusion.evaluation.families import FAMILIES
+from toxfusion.evaluation.scoring import HEADLINES
 from toxfusion.study.files import replace_file
+from toxfusion.study.vocabulary import title_of
+from toxfusion.tasks.tasks import FAMILIES as HEADLINES
 from toxfusion.training.wandb import FIGURES, GATES, METRICS, PREDICTIONS, STEP
 
 GROUP = "Group"
-TWO_CLASS = tuple(h for h in HEADLINES if headline_metric(h) == "auroc")
+TWO_CLASS = tuple(h for h, family in HEADLINES.items() if FAMILIES[family].two_class)
 ENDS = ("", "_low", "_high")
 
 
@@ -39,7 +41,10 @@ def build_workspace(entity: str, project: str, name: str, *, terms: Sequence[str
     sections: dict[str, list[Any]] = {
         "Test part": [_metric(headline) for headline in HEADLINES],
         "Calibration": [
-            *(_bar(f"{TITLES[h]}: calibration", *(f"test/{h}/{m}" for m in _CALIBRATION)) for h in TWO_CLASS),
+            *(
+                _bar(f"{title_of(h)}: calibration", *(f"test/{h}/{m}" for m in _CALIBRATION))
+                for h in TWO_CLASS
+            ),
             wr.MediaBrowser(title="ROC, PR and calibration", media_keys=[f"{FIGURES}/curves"]),
         ],
         "Losses of pretraining": pretraining,
@@ -109,6 +114,6 @@ def _bar(title: str, *names: str) -> wr.BarPlot:
 
 
 def _metric(headline: str) -> wr.BarPlot:
-    metric = headline_metric(headline)
-    title = f"{TITLES[headline]}: {METRIC_NAMES[metric]}, low and high end of its 95 % interval"
-    return _bar(title, *(f"test/{headline}/{metric}{end}" for end in ENDS))
+    family = FAMILIES[HEADLINES[headline]]
+    title = f"{title_of(headline)}: {family.metric_name}, low and high end of its 95 % interval"
+    return _bar(title, *(f"test/{headline}/{family.metric}{end}" for end in ENDS))
