@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from toxfusion.evaluation import bootstrap
-from toxfusion.evaluation.selection import validation_score
+from toxfusion.evaluation.selection import SelectionScore, validation_score
 from toxfusion.evaluation.statistics import auroc_statistic
 from toxfusion.evaluation.survival import harrell_c
 
@@ -87,6 +87,7 @@ def test_a_gain_has_a_paired_error() -> None:
     gain, error = late.gain_over(early)
     assert gain == pytest.approx(late.value - early.value)
     assert 0 < error < early.error / 2
+    assert early.gain_over(SelectionScore.from_state(late.state())) == (-gain, error)
     with pytest.raises(ValueError, match="different validation units"):
         early.gain_over(validation_score(_rows("injury", "binary", label[:75], score[:75], compound[:75])))
 

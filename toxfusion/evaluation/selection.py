@@ -7,6 +7,7 @@ tasks are not averaged: their pairs are pooled, and a task weighs by the pairs i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,17 @@ class SelectionScore:
                 "the two scores are of different validation units; score the same part both times."
             )
         return self.value - other.value, _error(self.influence - other.influence)
+
+    def state(self) -> dict[str, Any]:
+        """Plain types, for a checkpoint."""
+        return {"value": self.value, "clusters": list(self.clusters), "influence": self.influence.tolist(),
+                "n_pairs": dict(self.n_pairs)}  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> SelectionScore:
+        """The score that `state` was taken of."""
+        influence = np.array(state["influence"], dtype=np.float64)
+        return cls(float(state["value"]), tuple(state["clusters"]), influence, dict(state["n_pairs"]))
 
 
 def _error(influence: np.ndarray) -> float:

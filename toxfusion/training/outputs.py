@@ -92,7 +92,7 @@ def predictions_table(
     scores = _scores(module, fold, outputs, sample_ids)
 
     def make_rows(units: pd.DataFrame, *, task: str, **columns: Any) -> pd.DataFrame:
-        where = {"part": part, "fold": fold.split.fold, "seed": seed}
+        where: dict[str, Any] = {"part": part, "fold": fold.split.fold, "seed": seed}
         return rows(units, task=task, **measured_as(task), **where, **columns)
 
     treated = obs[~obs["is_control"].astype(bool)]
