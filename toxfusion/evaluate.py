@@ -46,7 +46,7 @@ def main(config: dict[str, Any]) -> None:
 
 
 def _single_lesion(table: pd.DataFrame) -> pd.Series:
-    return table["task"].str.startswith("lesion:")
+    return table["task"] != table["headline"]
 
 
 def _aligned(table: pd.DataFrame, columns: list[str]) -> str:

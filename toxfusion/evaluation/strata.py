@@ -32,8 +32,8 @@ CONTROLS = "is_control"
 _FALSE_POSITIVES = {"false_positive_rate": "called", "false_positive_rate_90": "called_90"}
 SMALL = 10
 """A stratum of fewer compounds, or of fewer units of either class, is named small."""
-COLUMNS = ("task", "by", "stratum", "metric", "value", "low", "high", "n", "n_positive", "n_compounds", "small",
-           "draws", "undefined_draws", "reason")  # fmt: skip
+COLUMNS = ("task", "headline", "by", "stratum", "metric", "value", "low", "high", "n", "n_positive", "n_compounds",
+           "small", "draws", "undefined_draws", "reason")  # fmt: skip
 
 
 def score_strata(
@@ -50,7 +50,8 @@ def score_strata(
         draws, seed, method: of the bootstrap over compounds.
 
     Returns:
-        Columns ``COLUMNS``: by (``dose_level``, ``time_h``, ``batch``, or ``is_control``; a column of one value is left
+        Columns ``COLUMNS``: task, headline (the group it is averaged into, or itself),
+        by (``dose_level``, ``time_h``, ``batch``, or ``is_control``; a column of one value is left
         out), stratum (its value), metric, value, low, high (95 %), n (units), n_positive (of two classes; summed over
         lesions), n_compounds, small (see ``SMALL``), draws, undefined_draws, reason. The metric is
         the headline metric of the family, of a two-class task also ``sensitivity`` and ``specificity``, and of controls
@@ -114,8 +115,9 @@ def _base(task: str, by: str, stratum: str, rows: pd.DataFrame) -> dict[str, Any
     n, n_compounds = rows["unit_id"].nunique(), rows["compound"].nunique()
     positive = rows["label"].sum() if binary else float("nan")
     few = n_compounds < SMALL or (binary and min(positive, len(rows) - positive) < SMALL)
-    return {"task": task, "by": by, "stratum": stratum, "n": n, "n_positive": positive, "n_compounds": n_compounds,
-            "small": bool(few)}  # fmt: skip
+    headline = rows["headline"].iloc[0] if len(rows) else task
+    return {"task": task, "headline": headline, "by": by, "stratum": stratum, "n": n, "n_positive": positive,
+            "n_compounds": n_compounds, "small": bool(few)}  # fmt: skip
 
 
 def _control_calls(tested: pd.DataFrame) -> dict[str, pd.DataFrame]:

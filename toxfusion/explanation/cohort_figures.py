@@ -22,6 +22,7 @@ from toxfusion.evaluation.figures.canvas import (
     new_figure,
     save_figure,
 )
+from toxfusion.study.vocabulary import DILI, INJURY, LESION_PREFIX, SEVERITY, short_name
 
 COLUMNS = {
     "compound": "compound",
@@ -177,12 +178,12 @@ def dose_response(rows: pd.DataFrame, path: Path, *, title: str) -> None:
                 range(len(levels)), [_dose_name(r) for r in levels.to_dict("records")], fontsize=8
             )
             axis.set_xlim(-0.5, len(levels) - 0.5)
-            axis.set_title(textwrap.fill(task.removeprefix("lesion:"), 30), fontsize="small")
+            axis.set_title(textwrap.fill(short_name(task), 30), fontsize="small")
             axis.set_xlabel("dose, mg/kg" if levels["dose"].notna().any() else "dose level")
-            probability = task in ("dili", "injury") or task.startswith("lesion:")
+            probability = task in (DILI, INJURY) or task.startswith(LESION_PREFIX)
             if probability:
                 axis.set_ylim(-0.03, 1.03)
-            kind = "expected grade" if task == "severity" else "standardised value"
+            kind = "expected grade" if task == SEVERITY else "standardised value"
             axis.set_ylabel("predicted probability" if probability else kind, fontsize=9)
         n_runs = int(rows["n_runs"].max())
         bars = f"thick bars: range of {n_runs} runs' means; " if n_runs > 1 else "one run tested each; "

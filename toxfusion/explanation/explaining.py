@@ -28,6 +28,7 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
+from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.training.folder import RunError, RunFolder
 
 LAYOUT = 2
@@ -297,7 +298,7 @@ def _slides_to_draw(
 
 def _tasks_to_draw(run: LoadedRun, sample: str, tasks: Sequence[str]) -> list[str]:
     """Tasks of the findings that the animal has, the highest grade first; then severity, injury, DILI."""
-    found = [f"lesion:{term}" for term, grade in _grades(run, sample).items() if grade >= 1]
+    found = [LESION_PREFIX + term for term, grade in _grades(run, sample).items() if grade >= 1]
     wanted = [t for t in [*found, "severity", "injury", "dili", *tasks] if t in tasks]
     return list(dict.fromkeys(wanted))[:TASKS_DRAWN]
 

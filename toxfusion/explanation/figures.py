@@ -25,6 +25,7 @@ from toxfusion.evaluation.figures.canvas import (
 )
 from toxfusion.evaluation.figures.slides import scale_bar, tile_map
 from toxfusion.slides.readers import Slide
+from toxfusion.study.vocabulary import short_name
 
 SMOOTHING = 0.35
 """Standard deviation of the smoothing over a slide, in sides of a tile."""
@@ -270,9 +271,7 @@ def enrichment(gsea: pd.DataFrame, null: pd.DataFrame, path: Path, *, fdr: float
         axis.set_yticks(
             range(len(rows)), [textwrap.shorten(names[k], 60, placeholder=" ...") for k in rows], fontsize=9
         )
-        axis.set_xticks(
-            range(len(tasks)), [textwrap.fill(t.removeprefix("lesion:"), 14) for t in tasks], fontsize=8
-        )
+        axis.set_xticks(range(len(tasks)), [textwrap.fill(short_name(t), 14) for t in tasks], fontsize=8)
         axis.tick_params(axis="x", rotation=45 if len(tasks) > 2 else 0)
         axis.spines[:].set_visible(False)
         bar = figure.colorbar(drawn, ax=axis, fraction=0.03, pad=0.02)

@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from toxfusion.study.study import Study
+from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.synthetic.axes import AXES
 from toxfusion.synthetic.labels import TERMS
 from toxfusion.synthetic.slide_spec import MASK_MPP, PHENOTYPES
@@ -42,10 +43,10 @@ def task_of_axis(axis: str, tasks: Sequence[str]) -> str:
     """
     phenotypes = axis_phenotypes().get(axis, ())
     own = [
-        f"lesion:{term}"
+        LESION_PREFIX + term
         for phenotype in phenotypes[:1]
         for term, shown in TERMS.items()
-        if phenotype in shown and f"lesion:{term}" in tasks
+        if phenotype in shown and LESION_PREFIX + term in tasks
     ]
     found = [*own, *(t for t in FALLBACK_TASKS if t in tasks)]
     if not found:

@@ -29,7 +29,7 @@ from toxfusion.report.explained import Explained, ExplainedRun, read_table
 from toxfusion.report.statements import areas, over_runs, statements, task_name
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
-from toxfusion.study.vocabulary import DOSE_ORDER
+from toxfusion.study.vocabulary import DOSE_ORDER, LESION_PREFIX
 
 OPENSEADRAGON = "6.1.1"
 """Version of the viewer in static/."""
@@ -420,9 +420,11 @@ class Pages:
         """Leading genes of its treated samples for DILI, injury, severity and the findings that it shows."""
         treated = mine[~mine["is_control"]]
         shown = [
-            f"lesion:{c.removeprefix(FINDING)}" for c in _findings_in(treated) if (treated[c] >= 1).any()
+            LESION_PREFIX + c.removeprefix(FINDING) for c in _findings_in(treated) if (treated[c] >= 1).any()
         ]
-        wanted = [t for t in self.found.tasks if ":" not in t or t in shown or not t.startswith("lesion:")]
+        wanted = [
+            t for t in self.found.tasks if ":" not in t or t in shown or not t.startswith(LESION_PREFIX)
+        ]
         parts = []
         for task in wanted:
             table = self.found.genes_of(treated["sample_id"].tolist(), task)

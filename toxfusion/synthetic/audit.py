@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.synthetic.axes import COURSE_TIMES_H, INDEX
 from toxfusion.synthetic.cohort import PHENOTYPE_INDEX, CohortConfig
 from toxfusion.synthetic.expression import measure_expression
@@ -202,7 +203,7 @@ def oracle_checks(config: CohortConfig) -> Iterator[Check]:
     gain = macro["both"] - macro[["slide", "expression"]].max()
     yield Check("lesion oracles, mean of terms: both, slide, expression", _numbers(macro, 3), "", None)
     yield _between("gain of both over the better modality, mean of lesions", gain, 0.005, 0.15, digits=3)
-    hypertrophy = aurocs.loc["lesion:Hypertrophy"]
+    hypertrophy = aurocs.loc[LESION_PREFIX + "Hypertrophy"]
     yield Check(
         "hypertrophy oracle: slide, expression",
         _numbers(hypertrophy[["slide", "expression"]]),
@@ -301,7 +302,7 @@ def _gene_checks(x: np.ndarray, obs: pd.DataFrame, cohort: Cohort) -> Iterator[C
     for k, term in enumerate(TERMS):
         label = cohort.reading.grade[(*rats.T, k)] > 0
         if label.sum() >= 20:
-            gaps[term] = _of(aurocs, f"lesion:{term}") - _best_gene(change, label)
+            gaps[term] = _of(aurocs, LESION_PREFIX + term) - _best_gene(change, label)
     closest = min(gaps, key=lambda name: gaps[name])
     yield _between("oracle minus best single gene, injury", gaps["injury"], 0.05, 0.5, digits=3)
     yield _between(

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.files import write_parquet
+from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.synthetic.axes import AXES
 from toxfusion.synthetic.cohort import Compounds, Latents, draw_compounds, draw_latents
 from toxfusion.synthetic.labels import INJURED_RATS, TERMS, redrawn_readings
@@ -155,7 +156,7 @@ def _animal_rows(cohort: Cohort) -> Iterator[pd.DataFrame]:
     grade = cohort.of_samples(cohort.reading.grade)
 
     tasks = {
-        f"lesion:{term}": (grade[:, k] > 0, own[0][..., k], of_population[0][..., k])
+        LESION_PREFIX + term: (grade[:, k] > 0, own[0][..., k], of_population[0][..., k])
         for k, term in enumerate(TERMS)
     }
     tasks["severity"] = (grade.max(-1), own[1], of_population[1])

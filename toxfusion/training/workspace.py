@@ -12,7 +12,6 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from toxfusion.evaluation.families import FAMILIES
-from toxfusion.evaluation.scoring import HEADLINES
 from toxfusion.study.files import replace_file
 from toxfusion.study.vocabulary import title_of
 from toxfusion.tasks.tasks import FAMILIES as HEADLINES

@@ -177,7 +177,9 @@ def _roc_and_pr(roc: Axes, precision_recall: Axes, strip: Axes, rows: pd.DataFra
         area, average = sk.roc_auc_score(label, score), sk.average_precision_score(label, score)
         # The last point, precision 1 at recall 0, is no threshold of these scores.
         precision, recall, _ = sk.precision_recall_curve(label, score)
-        names = [f"AUROC {area:.2f}", f"average precision {average:.2f} (chance {label.mean():.2f})"]
+        # A curve is of all folds together; the headline ranks within them.
+        of_all = " of all folds" if part["fold"].nunique() > 1 else ""
+        names = [f"AUROC{of_all} {area:.2f}", f"average precision {average:.2f} (chance {label.mean():.2f})"]
         if len(tasks) > 1:
             strip.plot(
                 [],
