@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ def tables(obs: pd.DataFrame, damage: np.ndarray, noise: float, seed: int) -> li
         parts = []
         for part, of in (("test", fold), ("valid", (fold + 1) % FOLDS)):
             chosen = (obs["fold"] == of).to_numpy()
-            where = {"part": part, "fold": fold, "seed": 0}
+            where: dict[str, Any] = {"part": part, "fold": fold, "seed": 0}
             units = predictions.describe_units(obs[chosen], "sample").loc[obs.index[chosen]]
             for k in range(damage.shape[1]):
                 label, score = damage[chosen, k] > 3.5, 1 / (1 + np.exp(-seen[chosen, k]))
