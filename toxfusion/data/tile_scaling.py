@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from toxfusion.data.group_scaling import LEAST_SAMPLES, POOLED, GroupScaler, Within
+from toxfusion.data.tile_moments import Moments, tile_moments
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.study import Study
 
@@ -74,14 +75,13 @@ class TileScaler:
         )
 
 
-def bag_means(study: Study, store: BagStore, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Mean tile of each sample that has tiles, float64 [D]."""
-    means = {}
-    for sample in sample_ids:
-        rows = [np.asarray(store.rows(s), np.float32) for s in study.slides_of(sample) if s in store]
-        if rows and sum(map(len, rows)):
-            means[sample] = np.concatenate(rows).mean(0, dtype=np.float64)
-    return means
+def bag_moments(study: Study, store: BagStore, sample_ids: Sequence[str]) -> dict[str, Moments]:
+    """Sums over the tiles of each sample that has some."""
+    slides = {sample: [s for s in study.slides_of(sample) if s in store] for sample in sample_ids}
+    of_slide = tile_moments(store, [slide for own in slides.values() for slide in own])
+    none = Moments.none(int(store.spec.row_shape[0]))
+    of_sample = {sample: sum((of_slide[s] for s in own), none) for sample, own in slides.items()}
+    return {sample: moments for sample, moments in of_sample.items() if moments.n}
 
 
 def tile_references(study: Study, store: BagStore, fallback: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,7 +97,7 @@ def tile_references(study: Study, store: BagStore, fallback: np.ndarray) -> dict
         sample_id -> float64 [D], for every sample of the study.
     """
     controls = study.obs.index[study.obs["is_control"].astype(bool)]
-    means = bag_means(study, store, list(controls))
+    means = {sample: m.mean for sample, m in bag_moments(study, store, list(controls)).items()}
     members: dict[str, list[str]] = {}
     for sample in means:
         members.setdefault(str(study.obs.at[sample, "control_group"]), []).append(sample)
@@ -107,29 +107,6 @@ def tile_references(study: Study, store: BagStore, fallback: np.ndarray) -> dict
         others = [means[c] for c in members.get(group, []) if c != sample]
         references[sample] = np.mean(others, axis=0) if others else fallback.astype(np.float64)
     return references
-
-
-class _Moments:
-    """Sums over tiles, float64 [D]."""
-
-    def __init__(self, dim: int) -> None:
-        self.total, self.square, self.tiles, self.samples = np.zeros(dim), np.zeros(dim), 0, 0
-
-    def add(self, tiles: np.ndarray) -> None:
-        """Take in the tiles [n, D] of one sample."""
-        self.total += tiles.sum(0)
-        self.square += (tiles**2).sum(0)
-        self.tiles += len(tiles)
-        self.samples += len(tiles) > 0
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self.total / self.tiles
-
-    @property
-    def scale(self) -> np.ndarray:
-        variance = np.maximum(self.square / self.tiles - self.mean**2, 0.0)
-        return np.maximum(np.sqrt(variance), LEAST_SCALE)
 
 
 def fit_tile_scaler(
@@ -151,40 +128,37 @@ def fit_tile_scaler(
     """
     if reference not in ("none", "matched_controls"):
         raise TileScalerError(f"data.tile_reference: {reference!r} is neither 'none' nor 'matched_controls'")
-    dim = int(store.spec.row_shape[0])
-    fallback = np.zeros(dim)
-    references: dict[str, np.ndarray] = {}
-    if reference == "matched_controls":
-        controls = [s for s in sample_ids if study.obs.at[s, "is_control"]]
-        means = list(bag_means(study, store, controls).values())
-        fallback = np.mean(means, axis=0) if means else fallback
-        references = tile_references(study, store, fallback)
-    setting = Within(**(within or {}))
-    named = setting.groups(study.obs.loc[list(sample_ids)])
-    everything, of_group = _Moments(dim), dict[str, _Moments]()
-    for i, sample in enumerate(sample_ids):
-        rows = [
-            np.asarray(store.rows(slide), np.float64) for slide in study.slides_of(sample) if slide in store
-        ]
-        tiles = np.concatenate([np.empty((0, dim)), *rows]) - references.get(sample, 0.0)
-        everything.add(tiles)
-        if named is not None:
-            of_group.setdefault(named[i], _Moments(dim)).add(tiles)
-    if everything.tiles == 0:
+    moments = bag_moments(study, store, sample_ids)
+    if not moments:
         raise TooFewSamples(
             f"no training sample has tiles in the feature store {store.root}; run extract first"
         )
-    mean, scale = everything.mean.astype(np.float32), everything.scale.astype(np.float32)
-    groups = None if named is None else _of_groups(of_group, everything, setting)
-    return TileScaler(mean, scale, reference, fallback.astype(np.float32), groups)
+    none = Moments.none(int(store.spec.row_shape[0]))
+    fallback = none.total
+    if reference == "matched_controls":
+        controls = [m.mean for sample, m in moments.items() if study.obs.at[sample, "is_control"]]
+        fallback = np.mean(controls, axis=0) if controls else fallback
+        references = tile_references(study, store, fallback)
+        moments = {sample: m.less(references[sample]) for sample, m in moments.items()}
+    everything = sum(moments.values(), none)
+    setting = Within(**(within or {}))
+    named = setting.groups(study.obs.loc[list(moments)])
+    groups = None
+    if named is not None:
+        members = {
+            str(name): [m for m, of in zip(moments.values(), named, strict=True) if of == name]
+            for name in sorted(set(named))
+        }
+        known = {name: sum(of, none) for name, of in members.items() if len(of) >= LEAST_SAMPLES}
+        parts = [*known.values(), everything]
+        mean, scale = (np.stack([f(m) for m in parts]) for f in (_mean, _scale))
+        groups = GroupScaler(setting, (*known, POOLED), mean, scale)
+    return TileScaler(_mean(everything), _scale(everything), reference, fallback.astype(np.float32), groups)
 
 
-def _of_groups(of_group: dict[str, _Moments], everything: _Moments, within: Within) -> GroupScaler:
-    known = {name: m for name, m in sorted(of_group.items()) if m.samples >= LEAST_SAMPLES}
-    moments = [*known.values(), everything]
-    return GroupScaler(
-        within,
-        (*known, POOLED),
-        np.stack([m.mean for m in moments]).astype(np.float32),
-        np.stack([m.scale for m in moments]).astype(np.float32),
-    )
+def _mean(moments: Moments) -> np.ndarray:
+    return moments.mean.astype(np.float32)
+
+
+def _scale(moments: Moments) -> np.ndarray:
+    return np.maximum(np.sqrt(moments.variance), LEAST_SCALE).astype(np.float32)

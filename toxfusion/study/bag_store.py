@@ -117,6 +117,11 @@ class BagStore:
         """Rows (tiles) of a bag."""
         return self._bag(slide_id)[1].n
 
+    def fingerprint(self, slide_id: str) -> tuple[int, int]:
+        """Number of rows of a bag and their checksum: another pair where the bag has been stored anew."""
+        entry = self._bag(slide_id)[1]
+        return entry.n, entry.rows_crc
+
     def rows(
         self, slide_id: str, indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None
     ) -> npt.NDArray[Any]:
