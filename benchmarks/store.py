@@ -37,8 +37,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toxfusion.data.datamodule import READ_THREADS, FoldData
+from toxfusion.data.datamodule import FoldData
 from toxfusion.data.sampling import choose_tiles
+from toxfusion.data.tile_reading import READ_THREADS
 from toxfusion.data.tile_scaling import TileScaler, fit_tile_scaler
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore

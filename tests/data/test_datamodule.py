@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from tests.feature_store import DIM, write_features
-from toxfusion.data import datamodule
+from toxfusion.data import tile_reading
+from toxfusion.data.batch import Batch, StoredBatch
 from toxfusion.data.datamodule import (
     FoldData,
     LeakError,
@@ -203,7 +205,7 @@ def test_a_batch_is_the_drawn_rows_standardised_to_the_bit(
     own_tiny_study: Study, monkeypatch: pytest.MonkeyPatch, reference: str, block: int
 ) -> None:
     """By the formula (row - mean - reference of the sample) / scale in float32, sample by sample, slide by slide."""
-    monkeypatch.setattr(datamodule, "BLOCK_VALUES", block)
+    monkeypatch.setattr(tile_reading, "BLOCK_VALUES", block)
     store = write_features(own_tiny_study)
     fold = make_fold(own_tiny_study, store, reference)
     samples = list(reversed(own_tiny_study.sample_ids))
@@ -232,7 +234,7 @@ def test_bags_are_read_ahead_only_where_much_of_them_is_drawn(
 ) -> None:
     ahead: set[str] = set()
     monkeypatch.setattr(BagStore, "read_ahead", lambda store, slide_id: ahead.add(slide_id))
-    monkeypatch.setattr(datamodule, "READ_AHEAD_SHARE", 2)
+    monkeypatch.setattr(tile_reading, "READ_AHEAD_SHARE", 2)
     store = write_features(own_tiny_study)
     fold = make_fold(own_tiny_study, store, "none")
     one = next(s for s in own_tiny_study.sample_ids if len(own_tiny_study.slides_of(s)) == 1)
@@ -278,3 +280,58 @@ def test_tiles_without_a_place_have_no_coordinates_in_a_batch(own_tiny_study: St
     assert bool(tiles.coordinates.isnan().all())
     assert bool(tiles.features.isfinite().all())
     assert torch.equal(TilePlaces()(tiles), torch.zeros(len(tiles.features), TilePlaces().n_features))
+
+
+def attached_to(data: StudyDataModule, device: str) -> StudyDataModule:
+    """As if a trainer on this device drove it."""
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), global_step=0)  # type: ignore[assignment]
+    return data
+
+
+@pytest.mark.parametrize("reference", ["none", "matched_controls"])
+def test_tiles_go_to_another_device_as_they_are_stored_and_are_standardised_there(
+    own_tiny_study: Study, reference: str
+) -> None:
+    fold = make_fold(own_tiny_study, write_features(own_tiny_study), reference)
+    data = StudyDataModule(
+        fold,
+        stage="pretrain",
+        sampler=SampleStream(tuple(fold.split.train), 6, 0),
+        tiles_per_bag=3,
+        eval_batch_size=4,
+        valid=fold.split.valid,
+    )
+    here = attached_to(data, "cpu").training_batch(2)
+    assert isinstance(here, Batch)
+    stored = attached_to(data, "meta").training_batch(2)
+    assert isinstance(stored, StoredBatch)
+    assert stored.batch.tiles.features.dtype == torch.float16
+    again = data.transfer_batch_to_device(stored, torch.device("cpu"), 0)
+    assert torch.equal(again.tiles.features, here.tiles.features)
+    assert again.tiles.features.dtype == torch.float32
+    for name in ("expression", "has_slide", "animal"):
+        assert torch.equal(getattr(again, name), getattr(here, name))
+    there = data.transfer_batch_to_device(stored, torch.device("meta"), 0)
+    assert {t.device.type for t in (there.tiles.features, there.expression, there.group)} == {"meta"}
+    validation = next(iter(data.val_dataloader()))
+    assert isinstance(validation, StoredBatch)
+    assert isinstance(next(iter(data.loader(fold.split.valid))), Batch)
+
+
+def test_batches_for_cuda_lie_in_pinned_memory(
+    own_tiny_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page-locked memory needs a driver: what is asked for it is recorded, and the rest is as it runs."""
+    pinned: list[torch.Size] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: pinned.append(t.shape) or t)
+    fold = make_fold(own_tiny_study, write_features(own_tiny_study))
+    sampler = SampleStream(tuple(fold.split.train), 6, 0)
+    data = StudyDataModule(
+        fold, stage="pretrain", sampler=sampler, tiles_per_bag=3, eval_batch_size=4, valid=fold.split.valid
+    )
+    for device in ("cpu", "meta"):
+        attached_to(data, device).training_batch(0)
+    assert pinned == []
+    batch = attached_to(data, "cuda").training_batch(0)
+    assert isinstance(batch, StoredBatch)
+    assert {batch.batch.tiles.features.shape, batch.mean.shape, batch.batch.expression.shape} <= set(pinned)

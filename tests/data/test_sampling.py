@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from toxfusion.data.sampling import (
     CompoundStream,
@@ -12,6 +13,7 @@ from toxfusion.data.sampling import (
     SamplingError,
     choose_tiles,
     group_weights,
+    seed_draws,
     torch_seed,
 )
 from toxfusion.study.draws import generator
@@ -109,3 +111,15 @@ def test_weights_of_groups() -> None:
         group_weights(obs, "batch", {"gbm": 2})
     with pytest.raises(SamplingError, match="0 or more"):
         group_weights(obs, "batch", {"luad": -1})
+
+
+def test_draws_without_a_generator_are_those_of_a_manual_seed_and_other_devices_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(torch_seed(1, "pretrain", 2))
+    expected = torch.rand(5)
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
+    seed_draws(torch.device("cpu"), 1, "pretrain", 2)
+    assert torch.equal(torch.rand(5), expected)
+    assert asked == []

@@ -7,10 +7,9 @@ loaders that know their position. Nothing here is fitted on validation or test s
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, Protocol, Self, TypeVar
 
 import lightning as L
 import numpy as np
@@ -18,10 +17,11 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.data.batch import Batch, RaggedTiles, StoredBatch
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.data.sampling import Sampler, choose_tiles
-from toxfusion.data.tile_scaling import TileScaler, TooFewSamples, tile_references
+from toxfusion.data.sampling import Sampler
+from toxfusion.data.tile_reading import TileReader
+from toxfusion.data.tile_scaling import TileScaler, TooFewSamples
 from toxfusion.distributed.ranks import rank, world_size
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
@@ -29,30 +29,9 @@ from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
 from toxfusion.tasks.tasks import Tasks
 
-SLIDE_GAP_UM = 1e6
-"""Coordinates of a sample's second, third ... slide are shifted by this: tiles of two slides are never neighbours."""
-
-READ_AHEAD_SHARE = 8
-"""A bag of which at least one in so many tiles is drawn is read whole: cold, that is faster than page by page."""
-
-BLOCK_VALUES = 2**15 - 1
-"""Tiles are gathered, widened and standardised so many values at a time: they stay in a core's cache, and are too few
-for torch to share an operation among threads of its own."""
-READ_THREADS = 4
-"""At most so many threads gather the bags of a batch."""
-
 
 class LeakError(ValueError):
     """Something that was fitted has seen what it is now tested on."""
-
-
-class _Drawn(NamedTuple):
-    """Tiles of one slide that go into a batch; `place` counts the slides of the sample."""
-
-    sample_id: str
-    slide_id: str
-    place: int
-    rows: np.ndarray
 
 
 class FoldData:
@@ -99,16 +78,10 @@ class FoldData:
         self._control = torch.from_numpy(obs["is_control"].to_numpy(dtype=bool).copy())
         self._labels = {k: torch.from_numpy(v) for k, v in tasks.labels(study, self.sample_ids).items()}
         self._expression = self._read_expression(audit)
-        self._readers = ThreadPoolExecutor(min(READ_THREADS, os.cpu_count() or 1), "tiles")
-        self._slides = {s: self._slides_with_tiles(s) for s in self.sample_ids}
+        self._tiles: TileReader | None = None
+        if store is not None and scaler is not None:
+            self._tiles = TileReader(study, store, scaler, seed)
         self._bag_owner: Mapping[str, str] = {}
-        self._tile_reference: dict[str, np.ndarray] = {}
-        self._tile_scale: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        if scaler is not None:
-            having = [s for s in self.sample_ids if self._slides[s]]
-            self._tile_scale = dict(zip(having, scaler.of_samples(study, having), strict=True))
-        if store is not None and scaler is not None and scaler.reference == "matched_controls":
-            self._tile_reference = tile_references(study, store, scaler.fallback)
         self._check_encoder()
 
     @property
@@ -117,7 +90,7 @@ class FoldData:
 
     @property
     def tile_dim(self) -> int:
-        return 0 if self.store is None else int(self.store.spec.row_shape[0])
+        return 0 if self._tiles is None else self._tiles.dim
 
     @property
     def labels(self) -> dict[str, torch.Tensor]:
@@ -145,7 +118,7 @@ class FoldData:
         return self._bag_owner.get(sample_id, sample_id)
 
     def has_slide(self, sample_id: str) -> bool:
-        return bool(self._slides[self._owner(sample_id)])
+        return bool(self.bag_slides(sample_id))
 
     def has_expression(self, sample_id: str) -> bool:
         return self._expression is not None and not bool(
@@ -154,7 +127,7 @@ class FoldData:
 
     def bag_slides(self, sample_id: str) -> list[str]:
         """Slides whose tiles make the sample's bag, all of each, in the order of its rows."""
-        return list(self._slides[self._owner(sample_id)])
+        return [] if self._tiles is None else list(self._tiles.slides[self._owner(sample_id)])
 
     def control_tiles(self, sample_ids: Sequence[str]) -> np.ndarray:
         """The mean tile of each sample's matched vehicle controls, standardised as the sample's own tiles are.
@@ -168,18 +141,14 @@ class FoldData:
         Raises:
             ValueError: the fold reads no slides.
         """
-        if self.store is None or self.scaler is None:
+        return self._reader().controls([self._owner(sample) for sample in sample_ids])
+
+    def _reader(self) -> TileReader:
+        if self._tiles is None:
             raise ValueError(
-                f"fold {self.split.fold} reads no slides, so that there are no tiles of controls"
+                f"fold {self.split.fold} reads no slides, so that there are no tiles, of controls or others"
             )
-        owners = [self._owner(s) for s in sample_ids]
-        scales = self.scaler.of_samples(self.study, owners)
-        mean, scale = (np.stack(arrays) for arrays in zip(*scales, strict=True))
-        if self.scaler.reference == "matched_controls":
-            return (-mean / scale).astype(np.float32)
-        controls = tile_references(self.study, self.store, np.full(self.tile_dim, np.nan))
-        difference = np.stack([controls[s] for s in owners]) - mean
-        return np.nan_to_num(difference / scale).astype(np.float32)
+        return self._tiles
 
     def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
         """Samples with at least one modality that is in use; the others go to the audit."""
@@ -202,8 +171,29 @@ class FoldData:
             stage: "pretrain", "finetune" ...; with ``step`` and the seed it decides which tiles are drawn.
             tiles_per_bag: at most so many tiles of a sample; None for all of them.
         """
+        tiles = RaggedTiles(torch.zeros(0, 0), torch.zeros(0, 2), torch.zeros(len(sample_ids) + 1).long())
+        if self._tiles is not None:
+            owners = [self._owner(sample) for sample in sample_ids]
+            tiles = self._tiles.read(owners, stage, step, tiles_per_bag)
+        return self._batch(sample_ids, tiles, step)
+
+    def stored_batch(
+        self, sample_ids: Sequence[str], *, stage: str, step: int = 0, tiles_per_bag: int | None = None
+    ) -> StoredBatch:
+        """The same batch with its tiles as they are stored, to be standardised on the device that takes them.
+
+        Raises:
+            ValueError: the fold reads no slides.
+        """
+        reader, owners = self._reader(), [self._owner(sample) for sample in sample_ids]
+        tiles = reader.read_stored(owners, stage, step, tiles_per_bag)
+        standard = [reader.standard(owner) for owner in owners]
+        mean, scale = (torch.from_numpy(np.stack(part)) for part in zip(*standard, strict=True))
+        return StoredBatch(self._batch(sample_ids, tiles, step), mean, scale)
+
+    def _batch(self, sample_ids: Sequence[str], tiles: RaggedTiles, step: int) -> Batch:
+        """Samples with their tiles."""
         rows = torch.tensor([self._row[s] for s in sample_ids], dtype=torch.int64)
-        tiles = self._tiles(sample_ids, stage, step, tiles_per_bag)
         if self._expression is None:
             expression = torch.zeros(len(rows), 0)
             has_expression = torch.zeros(len(rows), dtype=torch.bool)
@@ -233,66 +223,6 @@ class FoldData:
         values[present] = self.expression.transform(self.study, [self.sample_ids[i] for i in present], audit)
         return torch.from_numpy(values)
 
-    def _slides_with_tiles(self, sample_id: str) -> list[str]:
-        store = self.store
-        if store is None:
-            return []
-        return [s for s in self.study.slides_of(sample_id) if s in store and store.n_rows(s) > 0]
-
-    def _tiles(self, sample_ids: Sequence[str], stage: str, step: int, at_most: int | None) -> RaggedTiles:
-        """Draws, then fills one block of memory bag by bag, each value moved once; bags side by side."""
-        drawn = [self._draw(self._owner(sample), stage, step, at_most) for sample in sample_ids]
-        parts = [part for parts in drawn for part in parts]
-        ends = np.cumsum([len(part.rows) for part in parts], dtype=np.int64).tolist()
-        total = ends[-1] if ends else 0
-        # NumPy's large arrays lie in huge pages: fresh memory of torch costs more than what is written into it.
-        features = np.empty((total, self.tile_dim), np.float32)
-        coordinates = np.empty((total, 2), np.float32)
-
-        def fill(part: _Drawn, end: int) -> None:
-            start = end - len(part.rows)
-            self._fill(part, features[start:end], coordinates[start:end])
-
-        list(self._readers.map(fill, parts, ends))
-        lengths = [sum(len(part.rows) for part in parts) for parts in drawn]
-        offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)
-        return RaggedTiles(torch.from_numpy(features), torch.from_numpy(coordinates), offsets)
-
-    def _draw(self, sample: str, stage: str, step: int, at_most: int | None) -> list[_Drawn]:
-        slides = self._slides[sample]
-        if not slides or self.store is None:
-            return []
-        counts = [self.store.n_rows(s) for s in slides]
-        chosen = choose_tiles(sum(counts), at_most, self.seed, stage, step, sample)
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        cuts = np.searchsorted(chosen, starts)
-        return [
-            _Drawn(sample, slide, k, chosen[cuts[k] : cuts[k + 1]] - starts[k])
-            for k, slide in enumerate(slides)
-        ]
-
-    def _fill(self, part: _Drawn, features: np.ndarray, coordinates: np.ndarray) -> None:
-        """Standardised features [n, D] and coordinates [n, 2] in um of drawn tiles, written in place."""
-        assert self.store is not None
-        assert self.scaler is not None
-        offset, scales = self._tile_scale[part.sample_id]
-        if part.sample_id in self._tile_reference:
-            offset = offset + self._tile_reference[part.sample_id].astype(np.float32)
-        # Tensors of this thread: it is not in the inference mode that the caller may be in.
-        mean, scale, wanted = (torch.from_numpy(a) for a in (offset, scales, features))
-        stored = self.store.rows(part.slide_id)
-        if len(part.rows) * READ_AHEAD_SHARE >= len(stored):
-            self.store.read_ahead(part.slide_id)
-        size = max(1, BLOCK_VALUES // self.tile_dim)
-        for start in range(0, len(part.rows), size):
-            rows = torch.from_numpy(stored.take(part.rows[start : start + size], axis=0))
-            wanted[start : start + size].copy_(rows).sub_(mean).div_(scale)
-        if not self.store.placed:
-            coordinates[...] = np.nan
-            return
-        um = self.store.coordinates(part.slide_id)[part.rows] * self.store.mpp0(part.slide_id)
-        coordinates[...] = um + np.array([part.place * SLIDE_GAP_UM, 0.0])
-
     def _check_encoder(self) -> None:
         if self.store is None or self.split.manifest.get("transductive", False):
             return
@@ -308,6 +238,15 @@ class FoldData:
                 f"{leaked[:5]}; train it on this fold's training compounds (tile_features=contrastive does so) or use "
                 "a published encoder"
             )
+
+
+class Pinnable(Protocol):
+    """A batch that can be put into page-locked memory."""
+
+    def pinned(self) -> Self: ...
+
+
+Held = TypeVar("Held", bound=Pinnable)
 
 
 class PositionedDataModule(L.LightningDataModule):
@@ -337,6 +276,15 @@ class PositionedDataModule(L.LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("the data module is not attached to a trainer")
         return int(self.trainer.global_step) * self.accumulate
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches of the trainer go; the CPU without a trainer."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def held_for_device(self, batch: Held) -> Held:
+        """The batch in page-locked memory where it goes to CUDA: only from there does a copy run beside the program."""
+        return batch.pinned() if self.device.type == "cuda" else batch
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(_FromPosition(self), batch_size=None)
@@ -388,17 +336,17 @@ def even_chunks_of_rank(
     return chunks
 
 
-class _Chunks(Dataset[Batch]):
+class _Chunks(Dataset[Batch | StoredBatch]):
     """Fixed batches of samples, all tiles, for validation and prediction."""
 
-    def __init__(self, fold: FoldData, chunks: list[list[str]]) -> None:
-        self.fold, self.chunks = fold, chunks
+    def __init__(self, make: Callable[..., Batch | StoredBatch], chunks: list[list[str]]) -> None:
+        self.make, self.chunks = make, chunks
 
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.fold.batch(self.chunks[index], stage="evaluate")
+    def __getitem__(self, index: int) -> Batch | StoredBatch:
+        return self.make(self.chunks[index], stage="evaluate")
 
 
 class StudyDataModule(PositionedDataModule):
@@ -445,19 +393,26 @@ class StudyDataModule(PositionedDataModule):
                 "chosen on that part, so give split.valid_fraction a value above 0, or another split"
             )
 
-    def training_batch(self, position: int) -> Batch:
+    def training_batch(self, position: int) -> Batch | StoredBatch:
         chosen = self.sampler.batch(position, rank(), world_size())
-        return self.fold.batch(chosen, stage=self.stage, step=position, tiles_per_bag=self.tiles_per_bag)
+        return self._make(chosen, stage=self.stage, step=position, tiles_per_bag=self.tiles_per_bag)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(even_chunks_of_rank(self.valid, self.eval_batch_size, rank(), world_size()))
+    def val_dataloader(self) -> DataLoader[Batch | StoredBatch]:
+        chunks = even_chunks_of_rank(self.valid, self.eval_batch_size, rank(), world_size())
+        return DataLoader(_Chunks(self._make, chunks), batch_size=None)
 
     def loader(self, sample_ids: Sequence[str]) -> DataLoader[Batch]:
-        """All tiles of the given samples, in order, once."""
-        return self._loader(chunks_of_rank(sample_ids, self.eval_batch_size, rank(), world_size()))
+        """All tiles of the given samples, standardised, in order, once."""
+        chunks = chunks_of_rank(sample_ids, self.eval_batch_size, rank(), world_size())
+        return DataLoader(_Chunks(self.fold.batch, chunks), batch_size=None)  # type: ignore[arg-type]
 
-    def _loader(self, chunks: list[list[str]]) -> DataLoader[Batch]:
-        return DataLoader(_Chunks(self.fold, chunks), batch_size=None)
+    def _make(self, sample_ids: Sequence[str], **which: Any) -> Batch | StoredBatch:
+        """A batch for the trainer's device: its tiles standardised here for the CPU, as stored for any other."""
+        if self.device.type == "cpu" or self.fold.store is None:
+            return self.held_for_device(self.fold.batch(sample_ids, **which))
+        return self.held_for_device(self.fold.stored_batch(sample_ids, **which))
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: Batch | StoredBatch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
         return batch.to(device)

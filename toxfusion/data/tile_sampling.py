@@ -29,6 +29,10 @@ class TileBatch:
     tiles: Tensor
     step: int
 
+    def pinned(self) -> TileBatch:
+        """The same batch in page-locked memory."""
+        return TileBatch(self.tiles.pin_memory(), self.step)
+
     def to(self, device: torch.device | str) -> TileBatch:
         return TileBatch(self.tiles.to(device, non_blocking=True), self.step)
 
@@ -74,7 +78,7 @@ class TileDataModule(PositionedDataModule):
 
     def training_batch(self, position: int) -> TileBatch:
         drawn = self.draw(position, self.batch_size * world_size())
-        return self.read(drawn[rank() :: world_size()], position)
+        return self.held_for_device(self.read(drawn[rank() :: world_size()], position))
 
     def val_dataloader(self) -> DataLoader[TileBatch]:
         return DataLoader([self.read(self.draw(-1, self.batch_size), -1)], batch_size=None)  # type: ignore[arg-type]

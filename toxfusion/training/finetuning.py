@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.data.batch import Batch
-from toxfusion.data.sampling import torch_seed
+from toxfusion.data.sampling import seed_draws
 from toxfusion.distributed.ranks import rank
 from toxfusion.models.heads import (
     CompoundHead,
@@ -130,7 +130,7 @@ class FinetuningModule(L.LightningModule):
         return out
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(torch_seed(self.seed, "finetune", batch.step, rank()))
+        seed_draws(self.device, self.seed, "finetune", batch.step, rank())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         fused = self.network(batch).fused

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from toxfusion.data.batch import Batch
-from toxfusion.data.sampling import torch_generator, torch_seed
+from toxfusion.data.sampling import seed_draws, torch_generator
 from toxfusion.distributed.ranks import rank
 from toxfusion.models.network import Network, Representation
 from toxfusion.objectives.masked import draw_hidden_tiles
@@ -64,7 +64,7 @@ class PretrainingModule(L.LightningModule):
         return self.terms(view, self.network), out
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(torch_seed(self.seed, "pretrain", batch.step, rank()))
+        seed_draws(self.device, self.seed, "pretrain", batch.step, rank())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms, out = self.losses(batch, torch_generator(self.seed, "masks", batch.step, rank()))

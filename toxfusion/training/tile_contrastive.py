@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from toxfusion.data.sampling import torch_generator, torch_seed
+from toxfusion.data.sampling import seed_draws, torch_generator
 from toxfusion.data.stain_augmentation import TileAugmentation
 from toxfusion.data.tile_sampling import TileBatch
 from toxfusion.distributed.ranks import rank
@@ -44,7 +43,7 @@ class TileContrastiveModule(L.LightningModule):
         self.optimization, self.seed = optimization, seed
 
     def on_train_batch_start(self, batch: TileBatch, batch_idx: int) -> None:
-        torch.manual_seed(torch_seed(self.seed, "tile_encoder", batch.step, rank()))
+        seed_draws(self.device, self.seed, "tile_encoder", batch.step, rank())
 
     def training_step(self, batch: TileBatch, batch_idx: int) -> Tensor:
         loss = self._contrast(batch)
