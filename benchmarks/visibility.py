@@ -37,7 +37,7 @@ from toxfusion.synthetic.slide_spec import MASK_MPP, PHENOTYPES
 
 SCALES_PX = (0.7, 1.4, 2.8, 5.6)
 LEVELS = (1, 5, 25, 50, 75, 95, 99)
-FEWEST = 15
+FEWEST, ENOUGH = 15, 100
 SINGLE_CELLS = ("single_cell_necrosis", "mitosis")
 POINT_LIKE = frozenset((*SINGLE_CELLS, "infiltration", "microgranuloma"))
 COHORTS = (20, 40, 80, 160)
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--tiles", default="default", help="tile store that colour and texture are taken of")
     parser.add_argument("--features", help="a feature store of the study instead")
-    parser.add_argument("--components", type=int, default=30)
+    parser.add_argument("--components", type=int, default=60)
     given = parser.parse_args()
     study = Study.open(given.study)
     made = study.provenance
@@ -213,10 +213,10 @@ def main() -> None:
     tiles = probes.of_tiles()
     print(f"\ntiles, labels of the masks ({len(probes.tiles)} tiles of {len(probes.slides)} slides)")
     print(tiles.to_string(index=False, float_format="%.2f"))
-    single = tiles["lesion"].isin(SINGLE_CELLS)
-    tissue, every = tiles.loc[~single, "AUROC"], tiles["AUROC"]
+    counted = ~tiles["lesion"].isin(SINGLE_CELLS) & (tiles["tiles"] >= ENOUGH)
     print(
-        f"mean of {len(tissue)} lesions of tissue {tissue.mean():.3f}, of all {len(every)} {every.mean():.3f}"
+        f"mean of {counted.sum()} lesions of tissue with {ENOUGH} tiles: {tiles.loc[counted, 'AUROC'].mean():.3f}, "
+        f"of all {len(tiles)}: {tiles['AUROC'].mean():.3f}"
     )
     slides = probes.of_slides(given.components)
     print(f"\nslides, planted severity above 1, by compounds in training ({len(probes.means)} animals)")

@@ -34,7 +34,6 @@ def main(config: dict[str, Any]) -> None:
             "size=demo",
             f"seed={config['seed']}",
             f"setting={config['setting']}",
-            f"n_compounds={config['n_compounds']}",
             f"jobs={jobs}",
         ],
     )

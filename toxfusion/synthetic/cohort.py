@@ -27,7 +27,6 @@ PHENOTYPE_INDEX: dict[str, int] = {name: k for k, name in enumerate(PHENOTYPES)}
 
 INERT_SHARE = 0.12
 SEVERITY_LOG_SD = 0.45
-HILL_RANGE = (1.0, 2.5)
 ACCUMULATION, SPEED_LOG_SD = 0.25, 1.0
 EXPRESSION_POTENCY = 0.4
 DECOUPLING_SD = 0.45
@@ -236,7 +235,7 @@ def _draw_compound(seed: int, index: int, setting: Setting) -> dict[str, np.ndar
         "slide_max": slide_max * loaded,
         "expression_max": expression_max * loaded,
         "ed50": np.exp(log_ed50),
-        "hill": rng.uniform(*HILL_RANGE, N_AXES),
+        "hill": rng.uniform(*setting.hill, N_AXES),
         "speed": float(np.exp(SPEED_LOG_SD * rng.normal())),
         "zone": np.array([_choose(rng, [p for _, p in axis.zones]) for axis in AXES]),
         "effect_on": _effects(rng),

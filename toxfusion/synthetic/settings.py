@@ -42,6 +42,7 @@ class Setting:
         liability: see `Liability`.
         severity_median: of the lesion of an axis at a saturating dose.
         log_ed50: mean and SD of log(ED50 / high dose) over compounds: how many doses reach their lesions.
+        hill: range of the slopes of dose and response.
         extra_axes: chances that a compound loads on 0, 1, 2 or 3 axes beside its main one.
         share: of compounds that load on an axis, in place of `axes.Axis.share`.
         silent: shares of the compounds in which the programme of an axis is silent, so that only slides show it.
@@ -57,6 +58,7 @@ class Setting:
     liability: Liability
     severity_median: float = 1.75
     log_ed50: tuple[float, float] = (0.50, 1.7)
+    hill: tuple[float, float] = (1.0, 2.5)
     extra_axes: tuple[float, float, float, float] = (0.20, 0.33, 0.30, 0.17)
     share: dict[str, float] = field(default_factory=dict)
     silent: dict[str, float] = field(default_factory=lambda: {"A5": 0.30, "A7": 0.30})
@@ -88,14 +90,16 @@ CONTROL = Setting(
         weights=(0.55, 0.55, 0.0, 0.0, 0.7),
         rat=0.80,
         exposure=0.0,
-        centre=-0.295,
-        scale=1.0741,
-        mean=(1.2337, 0.5499, 0.0950, 0.2796, 0.0163),
-        sd=(1.2653, 0.6679, 0.5028, 0.8443, 0.1831),
-        borne=(0.5296, 0.2766),
+        centre=-0.3094,
+        scale=1.0770,
+        mean=(1.3092, 0.5533, 0.1011, 0.3008, 0.0176),
+        sd=(1.3260, 0.6715, 0.5311, 0.8994, 0.1854),
+        borne=(0.5392, 0.2780),
     ),
     severity_median=2.6,
-    log_ed50=(-1.2, 0.8),
+    # Steep, between the low and the middle dose at 29 days: either a rat has the lesion, or it has not.
+    log_ed50=(-0.8, 0.35),
+    hill=(3.0, 5.0),
     extra_axes=(0.05, 0.35, 0.40, 0.20),
     # Every lesion in enough of a few dozen compounds.
     share={
@@ -104,10 +108,10 @@ CONTROL = Setting(
     },
     silent={"A5": 1.0, "A7": 1.0},
     silent_size=0.0,
-    background=0.3,
-    contrast=3.0,
-    animals=0.25,
-    stain=0.3,
-    artefacts=0.2,
+    background=0.15,
+    contrast=4.0,
+    animals=0.1,
+    stain=0.15,
+    artefacts=0.1,
 )  # fmt: skip
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in (REALISTIC, CONTROL)}
