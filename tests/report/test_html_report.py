@@ -22,8 +22,9 @@ from tests.report.browser import CHROMIUM, DRIVER, at_width, browser, requested
 from tests.report.explained_folder import COMPOUNDS, SCRIPT, SLIDES, add_cohort, write_folder
 from toxfusion.explanation.deep_zoom import TILE_PX, write_overlay, write_pyramid
 from toxfusion.explanation.folder import file_stem, file_stems
+from toxfusion.report.cells import number
 from toxfusion.report.explained import Explained
-from toxfusion.report.pages import number, write_report
+from toxfusion.report.pages import write_report
 from toxfusion.report.statements import statements
 from toxfusion.slides.readers import open_slide
 from toxfusion.training.folder import RunError

@@ -10,26 +10,35 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import yaml
 from PIL import Image
 
 from toxfusion.evaluation.families import METRIC_NAMES
-from toxfusion.explanation.folder import FINDING, INDEX, REPORT, VIEWER, file_name, file_stem, file_stems
+from toxfusion.explanation.folder import INDEX, REPORT, VIEWER, file_name, file_stem, file_stems
+from toxfusion.report.cells import (
+    dose_and_time,
+    gradient,
+    known_label,
+    means_without,
+    number,
+    plain,
+    records,
+    worst_findings,
+)
+from toxfusion.report.compound_page import compound_page
 from toxfusion.report.explained import Explained, ExplainedRun, read_table
 from toxfusion.report.statements import areas, over_runs, statements, task_name
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
-from toxfusion.study.vocabulary import DOSE_ORDER, LESION_PREFIX
+from toxfusion.study.vocabulary import DOSE_ORDER
 
 OPENSEADRAGON = "6.1.1"
 """Version of the viewer in static/."""
@@ -74,23 +83,6 @@ def write_report(root: Path, *, compound_pages: int = 200) -> Path:
     for slide, stem in pages.slides.items():
         pages.write(REPORT / "slides" / f"{stem}.html", "slide.html", pages.slide(slide))
     return pages.write(INDEX, "index.html", pages.index())
-
-
-def number(value: Any, digits: int = 2, sign: bool = False) -> str:
-    """A number for a table: fixed digits, scientific where these would show nothing; a dash where it is not known."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    value = float(value)
-    if value and not 10**-digits / 2 <= abs(value) < 1e5:
-        return f"{value:{'+' if sign else ''}.1e}"
-    return f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def plain(value: Any) -> str:
-    """A value as text; whole numbers without a point, a dash where it is not known or empty."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Pages:
@@ -155,7 +147,7 @@ class Pages:
             "n_compounds": len(found.compounds),
             "slides": [self._slide_card(slide) for slide in self.slides],
             "genes": self._rankings(),
-            "stability": [r for r in _rows(found.table("genes/stability.csv")) if r["n_runs"] > 1],
+            "stability": [r for r in records(found.table("genes/stability.csv")) if r["n_runs"] > 1],
             "pathways": self._pathways(),
             "gates": self._gates(),
             "without": self._without(),
@@ -198,8 +190,8 @@ class Pages:
                     "compound": compound,
                     "n": len(mine),
                     "risk": over_runs(risk["score"]) if len(risk) else None,
-                    "label": _label(mine, "dili"),
-                    "finding": _worst(mine[~mine["is_control"]]),
+                    "label": known_label(mine, "dili"),
+                    "finding": worst_findings(mine[~mine["is_control"]]),
                     "slides": int((drawn == compound).sum()),
                 }
             )
@@ -221,8 +213,8 @@ class Pages:
         return {
             "slide": slide,
             "compound": owner["compound"].iloc[0],
-            "given": _given(owner.iloc[0]),
-            "finding": _worst(owner),
+            "given": dose_and_time(owner.iloc[0]),
+            "finding": worst_findings(owner),
             "task": pictures[0][0] if pictures else "",
             "picture": pictures[0][1] if pictures else None,
         }
@@ -233,7 +225,7 @@ class Pages:
         if table is None:
             return []
         return [
-            {"task": task, "rows": _rows(rows.head(MOST_SETS))}
+            {"task": task, "rows": records(rows.head(MOST_SETS))}
             for task, rows in table.groupby("task", sort=False)
         ]
 
@@ -246,7 +238,7 @@ class Pages:
             if table is not None:
                 ordered = table.sort_values(["fdr", "p"], kind="stable")
                 parts[name] = [
-                    {"task": task, "n": len(rows), "rows": _rows(rows.head(MOST_SETS))}
+                    {"task": task, "n": len(rows), "rows": records(rows.head(MOST_SETS))}
                     for task, rows in ordered.groupby("task", sort=False)
                 ]
         if (place / "enrichment.png").is_file():
@@ -262,7 +254,7 @@ class Pages:
                     .mean()
                 )
                 mean = mean.reindex(mean["integrated"].abs().sort_values(ascending=False).index)
-                tokens.append({"task": task, "rows": _rows(mean.head(MOST_SETS).reset_index())})
+                tokens.append({"task": task, "rows": records(mean.head(MOST_SETS).reset_index())})
         if tokens:
             parts["tokens"] = tokens
         return parts or None
@@ -280,7 +272,7 @@ class Pages:
         ]
         names = {"dose_level": "dose level", "time_h": "time, h"}
         return {
-            "rows": _rows(rows.assign(by=rows["by"].replace(names))),
+            "rows": records(rows.assign(by=rows["by"].replace(names))),
             "pictures": [
                 (run.name, self._within(path))
                 for run in self.found.runs
@@ -290,7 +282,7 @@ class Pages:
 
     def _without(self) -> list[dict[str, Any]]:
         table = self.found.of_runs("fusion/without.csv")
-        return [] if table.empty else _without_rows(table)
+        return [] if table.empty else means_without(table)
 
     def _cohort(self) -> dict[str, Any] | None:
         """Views of the cohort, where they were made."""
@@ -326,10 +318,10 @@ class Pages:
                 runs=("run", "nunique"), n=("n", "sum"), spearman=("spearman", "mean"),
                 low=("spearman", "min"), high=("spearman", "max"), signed=("signed", "mean"),
             ).reset_index()  # fmt: skip
-            parts["agreement"] = _rows(mean)
+            parts["agreement"] = records(mean)
         nulls = found.table("nulls.csv")
         if nulls is not None:
-            parts["nulls"] = _rows(nulls.assign(metric=nulls["metric"].map(METRIC_NAMES)))
+            parts["nulls"] = records(nulls.assign(metric=nulls["metric"].map(METRIC_NAMES)))
         return parts or None
 
     def _left_out(self) -> list[dict[str, Any]]:
@@ -342,114 +334,9 @@ class Pages:
 
     def compound(self, compound: str) -> dict[str, Any]:
         found = self.found
-        mine = found.samples[found.samples["compound"] == compound]
-        predicted = found.predictions[found.predictions["compound"] == compound]
-        of_compound = predicted[predicted["level"] == "compound"]
-        return {
-            "compound": compound,
-            "mine": _rows(mine),
-            "label": _label(mine, "dili"),
-            "risks": [
-                {"task": task, **over_runs(rows["score"]), "n_runs": rows["run"].nunique()}
-                for task, rows in of_compound.groupby("task", sort=False)
-            ],
-            "by_dose": self._by_dose(compound, predicted[predicted["level"] != "compound"]),
-            "findings": self._findings(compound),
-            "gates": self._compound_gates(mine),
-            "without": self._compound_without(compound),
-            "slides": [self._slide_card(s) for s in self.slides if found.drawn[s] in set(mine["sample_id"])],
-            "genes": self._compound_genes(mine),
-            "dose_response": self._dose_response(compound),
-            "nearest": self._nearest(compound),
-        }
-
-    def _by_dose(self, compound: str, predicted: pd.DataFrame) -> dict[str, Any] | None:
-        """Mean predictions of samples and dose groups, one row a dose level and time, one column a task."""
-        if predicted.empty:
-            return None
-        tasks = [t for t in self.found.tasks if t in set(predicted["task"])]
-        rows = []
-        for (level, time), samples in self.found.groups(compound):
-            same_time = predicted["time_h"].isna() if math.isnan(time) else predicted["time_h"] == time
-            here = predicted[(predicted["dose_level"] == level) & same_time]
-            mean = here.groupby("task")["score"].mean()
-            rows.append(
-                {**_given(samples.iloc[0]), "n": len(samples), "values": [mean.get(t) for t in tasks]}
-            )
-        return {"tasks": tasks, "rows": rows}
-
-    def _findings(self, compound: str) -> dict[str, Any] | None:
-        """Animals with each finding among those examined, by dose and time; findings of no animal are left out."""
-        columns = _findings_in(self.found.samples)
-        groups = list(self.found.groups(compound))
-        if not columns or not any(rows[columns].notna().any(axis=None) for _, rows in groups):
-            return None
-        seen = [c for c in columns if any((rows[c] >= 1).any() for _, rows in groups)]
-        return {
-            "groups": [_given(rows.iloc[0]) for _, rows in groups],
-            "rows": [
-                {
-                    "finding": c.removeprefix(FINDING),
-                    "cells": [
-                        {"n": int((r[c] >= 1).sum()), "of": int(r[c].notna().sum()), "worst": r[c].max()}
-                        for _, r in groups
-                    ],
-                }
-                for c in seen
-            ],
-        }
-
-    def _compound_gates(self, mine: pd.DataFrame) -> list[dict[str, Any]]:
-        table = self.found.of_runs("fusion/gates.csv")
-        if table.empty:
-            return []
-        both = table[
-            table["has_slide"] & table["has_expression"] & table["sample_id"].isin(mine["sample_id"])
-        ]
-        both = both.assign(time_h=both["time_h"].astype(float), dose=both["dose"].astype(float))
-        return [
-            {**_given(rows.iloc[0]), "n": rows["sample_id"].nunique(), **over_runs(rows["gate_slide"])}
-            for _, rows in both.groupby(["dose", "dose_level", "time_h"], dropna=False)
-        ]
-
-    def _compound_without(self, compound: str) -> list[dict[str, Any]]:
-        table = self.found.of_runs("fusion/without.csv")
-        return [] if table.empty else _without_rows(table[table["compound"] == compound])
-
-    def _compound_genes(self, mine: pd.DataFrame) -> list[dict[str, Any]]:
-        """Leading genes of its treated samples for DILI, injury, severity and the findings that it shows."""
-        treated = mine[~mine["is_control"]]
-        shown = [
-            LESION_PREFIX + c.removeprefix(FINDING) for c in _findings_in(treated) if (treated[c] >= 1).any()
-        ]
-        wanted = [
-            t for t in self.found.tasks if ":" not in t or t in shown or not t.startswith(LESION_PREFIX)
-        ]
-        parts = []
-        for task in wanted:
-            table = self.found.genes_of(treated["sample_id"].tolist(), task)
-            if table is not None:
-                most = table["integrated"].abs().max() or 1.0
-                parts.append(
-                    {"task": task, "rows": _rows(table.assign(share=table["integrated"].abs() / most))}
-                )
-        return parts
-
-    def _dose_response(self, compound: str) -> Path | None:
-        table = self.found.table("cohort/dose_response/index.csv")
-        if table is None:
-            return None
-        files = table.loc[table["compound"].astype(str) == compound, "file"]
-        path = Path("cohort") / "dose_response" / Path(str(files.iloc[0])).name if len(files) else None
-        return path if path is not None and (self.found.root / path).is_file() else None
-
-    def _nearest(self, compound: str) -> list[dict[str, Any]]:
-        table = self.found.table("cohort/nearest_compounds.csv")
-        return (
-            []
-            if table is None
-            else _rows(table[table["compound"].astype(str) == compound].sort_values("rank"))
-        )
+        mine = set(found.samples.loc[found.samples["compound"] == compound, "sample_id"])
+        slides = [self._slide_card(s) for s in self.slides if found.drawn[s] in mine]
+        return compound_page(found, compound) | {"slides": slides}
 
     # ------------------------------------------------------------------ slides
 
@@ -493,7 +380,7 @@ class Pages:
         table = run.table("regions/extreme_tiles.csv")
         if table is None:
             return []
-        rows = _rows(table[table["slide_id"].astype(str) == slide])
+        rows = records(table[table["slide_id"].astype(str) == slide])
         return [
             {**row, "run": run.name, "path": self._within(run.place / "regions" / row["file"])}
             for row in rows
@@ -533,54 +420,6 @@ def _score_name(overlay: dict[str, Any]) -> str:
     if not overlay["task"]:
         return f"{SCORE_NAMES[overlay['score']]}, the same for every task"
     return f"{task_name(overlay['task'])}: {SCORE_NAMES[overlay['score']]}"
-
-
-@cache
-def gradient(name: str) -> str:
-    """A colour map as the stops of a CSS gradient, low to high."""
-    return ", ".join(mpl.colors.to_hex(mpl.colormaps[name](x)) for x in np.linspace(0, 1, 9))
-
-
-def _without_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Means over samples and runs of each task's number as it is and without each modality."""
-    both = table.dropna(subset=["without_slide", "without_expression"])
-    columns = ["value", "without_slide", "without_expression"]
-    rows = []
-    for task, of_task in both.groupby("task", sort=False):
-        change = {f"change_{c}": float((of_task[c] - of_task["value"]).abs().mean()) for c in columns[1:]}
-        means = {c: float(of_task[c].mean()) for c in columns}
-        rows.append({"task": task, "n": of_task["sample_id"].nunique(), **means, **change})
-    return rows
-
-
-def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
-    return [] if table is None else [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-
-
-def _given(sample: pd.Series) -> dict[str, Any]:
-    return {k: sample[k] for k in ("dose_level", "dose", "time_h")}
-
-
-def _label(samples: pd.DataFrame, column: str) -> float | None:
-    known = samples[column].dropna() if column in samples else pd.Series(dtype=float)
-    return float(known.iloc[0]) if len(known) else None
-
-
-def _findings_in(samples: pd.DataFrame) -> list[str]:
-    """Columns of grades."""
-    return [c for c in map(str, samples.columns) if c.startswith(FINDING)]
-
-
-def _worst(samples: pd.DataFrame) -> str:
-    """The findings of the highest grade, in words; "" where nothing was examined."""
-    grades = samples[_findings_in(samples)].astype(float).max()
-    if not grades.notna().any():
-        return ""
-    present = grades[grades >= 1].sort_values(ascending=False, kind="stable")
-    return (
-        ", ".join(f"{str(c).removeprefix(FINDING)} {g:.0f}" for c, g in present.head(3).items())
-        or "no finding"
-    )
 
 
 def _size(path: Path) -> tuple[int, int]:
