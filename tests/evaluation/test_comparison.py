@@ -20,7 +20,7 @@ from sklearn.metrics import confusion_matrix
 from toxfusion.evaluation import comparison_pages as pages
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.comparison import Cohort, ComparisonError, Run, compare
-from toxfusion.evaluation.comparison_table import Comparison
+from toxfusion.evaluation.comparison_table import Comparison, _p
 from toxfusion.evaluation.figures import FigureError
 from toxfusion.evaluation.figures.tested import _confusions
 from toxfusion.evaluation.out_of_fold import out_of_fold
@@ -86,6 +86,78 @@ def test_a_random_method_is_worse_and_holm_counts_the_experiments(make_table) ->
     assert both["p_holm"].to_numpy() == pytest.approx(2 * both["p"].min())
     assert row["strata_difference_high"] < 0
     assert found.table["experiment"].iloc[0] == "full"
+
+
+def test_pairs_are_of_one_fold_and_where_folds_are_tiny_the_heading_says_that_they_are_not(
+    make_table,
+) -> None:
+    runs = [*_runs(make_table, "full"), *_runs(make_table, "shifted")]
+    for run in runs[3:]:  # each fold on a scale of its own, which moves no pair within a fold
+        binary = run.table["family"] == "binary"
+        run.table.loc[binary, "score"] = (run.table.loc[binary, "score"] + run.fold) / 3
+    found = compare(runs, VIRTUAL, reference="full", draws=200)
+    row = _row(found, "shifted", "injury")
+    assert (row["pairs"], row["difference"], row["p"]) == ("folds", 0, 1)
+    assert row["pooled"] < row["value"] == row["folds"]
+    dili = _row(found, "shifted", "dili")
+    assert (dili["pairs"], dili["value"]) == ("pooled", dili["pooled"])
+    assert dili["value"] < dili["folds"]
+    assert "8 units a fold, under 10, are too few to rank by" in found.heading("dili")
+    assert "a fold" not in found.heading("injury")
+    assert "pooled over folds" in found.details("injury")
+    assert "within folds" in found.details("dili")
+
+
+def test_what_was_tested_in_other_folds_has_no_pairs_in_common(make_table) -> None:
+    runs = [*_runs(make_table, "full"), *_runs(make_table, "elsewhere")]
+    for run in runs[3:]:
+        moved = run.table["compound"].isin(["compound00", "compound23"])
+        run.table.loc[moved & (run.table["part"] == "test"), "fold"] = 1
+        run.table.drop(run.table.index[moved & (run.table["part"] == "valid")], inplace=True)
+    found = compare(runs, VIRTUAL, reference="full", draws=20)
+    assert np.isnan(_row(found, "elsewhere", "injury")["difference"])
+    assert _row(found, "elsewhere", "dili")["difference"] == 0  # of all folds
+    assert any("elsewhere, injury" in n and "other folds" in n for n in found.notes)
+
+
+def test_a_p_at_its_floor_is_said_to_be_a_bound_and_passes_the_correction(make_table) -> None:
+    runs = _runs(make_table, "full", strength=5.0)
+    for i in range(30):
+        runs += _runs(make_table, f"noise{i:02d}", strength=0.0, noise=3 + i)
+    found = compare(runs, VIRTUAL, reference="full", draws=500)
+    rows = found.table[(found.table["headline"] == "injury") & found.table["p"].notna()]
+    assert rows["p_at_floor"].all()
+    assert (rows["p_draws"] == 12_000).all()
+    assert (rows["p_holm"] < 0.01).all()
+    assert found.details("injury").loc[1, ["p", "p (Holm)"]].tolist() == ["< 0.0002", "< 0.005"]
+
+
+@pytest.mark.parametrize(
+    ("p", "at_floor", "text"),
+    [(np.nan, False, ""), (0.5, False, "0.500"), (0.0123, False, "0.012"), (0.00042, False, "0.0004"),
+     (2 / 2001, True, "< 0.001"), (2 / 100_001, True, "< 0.00002"), (0.005, True, "< 0.005"), (1.0, True, "1.000")],
+)  # fmt: skip
+def test_p_in_words(p: float, at_floor: bool, text: str) -> None:
+    assert _p(p, at_floor) == text
+
+
+def test_tasks_that_nobody_has_heard_of_are_compared_by_their_family(make_table) -> None:
+    """What is measured travels with the table, so that a task of one's own needs no place in a list."""
+    names = {"dili": "fibrosis", "injury": "ascites", "lesion:necrosis": "stage:one", "lesion:hypertrophy": "stage:two",
+             "severity": "ballooning", "lesions": "stages"}  # fmt: skip
+    runs = _runs(make_table, "full")
+    known = compare(runs, VIRTUAL, reference="full", draws=50)
+    own = [replace(r, table=r.table.replace({"task": names, "headline": names})) for r in runs]
+    found = compare(own, VIRTUAL, reference="full", draws=50)
+    assert found.headlines == ["ascites", "ballooning", "fibrosis", "stages"]
+    for headline in ("dili", "injury", "lesions", "severity"):
+        ours, theirs = _row(found, "full", names[headline]), _row(known, "full", headline)
+        assert (ours["value"], ours["low"], ours["metric"]) == (
+            theirs["value"],
+            theirs["low"],
+            theirs["metric"],
+        )
+    assert found.heading("stages").startswith("stages: AUROC (2 tasks, 120 units of 24 compounds")
 
 
 def test_incomplete_folds_are_said_and_paired_on_what_is_common(make_table) -> None:

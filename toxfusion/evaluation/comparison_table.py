@@ -145,7 +145,7 @@ def _p(p: float, at_floor: bool) -> str:
     """Three decimals, or one digit where it is smaller; "< bound" where no draw lies on the other side of zero."""
     if math.isnan(p):
         return ""
-    if at_floor:
+    if at_floor and p < 1:
         scale = 10.0 ** math.floor(math.log10(p))
         bound = math.ceil(round(p / scale, 3)) * scale
         return f"< {bound:.{max(3, 1 - math.floor(math.log10(p)) - 1)}f}".rstrip("0")
