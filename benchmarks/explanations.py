@@ -29,7 +29,6 @@ from toxfusion.explanation.faithfulness import randomised
 from toxfusion.explanation.genes import GeneAttributions, attribute_genes, gene_attention
 from toxfusion.explanation.pathways import PlacedSet, enrichment
 from toxfusion.explanation.regions import add_integrated, tile_places, tile_scores
-from toxfusion.explanation.targets import task_names
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.study.draws import generator
 from toxfusion.study.study import Study
@@ -46,7 +45,7 @@ LEAST_GENES, PERMUTATIONS = 5, 200
 
 def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) -> list[dict[str, object]]:
     """One row a slide, first phenotype of an axis, and score; ``shares`` are tiles with `truth.lesion_shares`."""
-    fold, tasks = run.fold, task_names(run)
+    fold, tasks = run.fold, run.tasks.names
     having = samples_with(run, fold.split.test, "slide")
     by_phenotype: dict[str, list[str]] = {}
     for axis, phenotypes in truth.axis_phenotypes().items():
@@ -103,7 +102,7 @@ class OfAxis:
 
 def of_axes(run: LoadedRun, steps: int) -> list[OfAxis]:
     """Attributions of every axis that is active in a test animal of the run."""
-    fold, tasks = run.fold, task_names(run)
+    fold, tasks = run.fold, run.tasks.names
     if fold.expression is None:
         return []
     having = samples_with(run, fold.split.test, "expression")
@@ -130,7 +129,7 @@ def gene_rows(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> list[dict
             "gradient": found.gradient.loc[samples].mean().abs().to_numpy(),
             CHANGE: found.change.loc[samples].mean().abs().to_numpy(),
         }
-        read = gene_attention(run, fold.batch(samples, stage="evaluate"))
+        read = gene_attention(run, run.batch(samples))
         if read is not None:
             scores["attention"] = read.mean(0)
         measured = {n: truth.recovery(s, fold.expression.symbols, planted) for n, s in scores.items()}

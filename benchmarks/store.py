@@ -46,7 +46,6 @@ from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import CompoundKFold
 from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study, write_study
-from toxfusion.tasks.tasks import Tasks
 
 Draw = list[tuple[str, np.ndarray]]
 WRITERS = 8
@@ -125,8 +124,8 @@ def fold_of(study: Study, store: BagStore) -> FoldData:
         np.zeros(dim, np.float32), np.ones(dim, np.float32), "none", np.zeros(dim, np.float32)
     )
     split = CompoundKFold(n_folds=5, fold=0, valid_fraction=0.2, seed=0)(study)
-    tasks = Tasks(dili=True, injury=False, lesions=(), severity=False)
-    return FoldData(study, split, tasks, store=store, expression=None, scaler=scaler, seed=0)
+    labels = {"dili": study.obs["dili"].to_numpy(np.float32)}
+    return FoldData(study, split, labels, store=store, expression=None, scaler=scaler, seed=0)
 
 
 def by_h5(folder: Path, kind: str, whole: bool) -> Callable[[Draw], object]:

@@ -17,11 +17,11 @@ MAY_IMPORT = {
     "config": {"study"},
     "distributed": {"config", "study"},
     "study": set(),
-    "tasks": {"study"},
-    "data": {"distributed", "study", "tasks"},
+    "data": {"distributed", "study"},
     "models": {"distributed", "study", "data"},
     "objectives": {"distributed", "data", "models"},
-    "evaluation": {"study", "tasks"},
+    "evaluation": {"study"},
+    "tasks": {"study", "data", "models", "objectives", "evaluation"},
     "baselines": {"study", "tasks", "data", "evaluation"},
     "slides": {"study", "data", "models"},
     "synthetic": {"study", "evaluation"},
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     },
     "runs": {"distributed", "study", "tasks", "data", "models", "evaluation", "baselines", "slides", "training"},
     "explanation": {
-        "study", "tasks", "data", "models", "objectives", "evaluation", "slides", "synthetic", "training", "runs",
+        "study", "data", "models", "objectives", "evaluation", "slides", "synthetic", "training", "runs",
     },
     "report": {"study", "evaluation", "explanation", "training"},
 }  # fmt: skip

@@ -42,7 +42,12 @@ def main(config: dict[str, Any]) -> None:
     if len(found.probes):
         keys = ["probe", "embedding", "task", "k", "hidden", "share", "metric"]
         probes = found.probes[~_single_lesion(found.probes)]
-        print(f"\n{_aligned(probes, [*keys, 'value', 'low', 'high', 'chance'])}")
+        known = probes["value"].notna()
+        print(f"\n{_aligned(probes[known], [*keys, 'value', 'low', 'high', 'chance'])}")
+        for row in probes.loc[~known, ["probe", "embedding", "task", "reason"]].to_dict("records"):
+            print(
+                " ".join(filter(None, (row["probe"], row["embedding"], row["task"]))) + f": {row['reason']}"
+            )
 
 
 def _single_lesion(table: pd.DataFrame) -> pd.Series:

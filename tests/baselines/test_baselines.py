@@ -19,11 +19,16 @@ from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split
 from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
-from toxfusion.tasks.tasks import Tasks
+from toxfusion.tasks.dili import Dili
+from toxfusion.tasks.injury import Injury
+from toxfusion.tasks.lesions import Lesions
+from toxfusion.tasks.severity import Severity
+from toxfusion.tasks.task_set import TaskSet
 
 TEST, VALID = ("gammacin", "deltaprofen"), ("epsilol", "zetastat")
 TERM_OF_TEST = "Fibrosis"
-ALL = Tasks(dili=True, injury=True, lesions=("Necrosis",), severity=True)
+ALL = TaskSet([Dili(), Injury(), Lesions().restored({"chosen": ("Necrosis",)}), Severity()])
+DILI = TaskSet([Dili()])
 SETTINGS = BaselineSettings(n_components=5)
 
 
@@ -50,18 +55,19 @@ def _split(study: Study) -> Split:
     )
 
 
-def _fold(study: Study, root, tasks: Tasks = ALL, split: Split | None = None) -> FoldData:
+def _fold(study: Study, root, tasks: TaskSet = ALL, split: Split | None = None) -> FoldData:
     split = split or _split(study)
     store = _store(study, root)
     fitted = ExpressionTransform.fit(study, split.train, n_genes=None, reference="none", clip=8.0)
     scaler = fit_tile_scaler(study, store, split.train, "none")
-    return FoldData(study, split, tasks, store=store, expression=fitted, scaler=scaler, seed=0)
+    labels = tasks.labels(study, study.sample_ids)
+    return FoldData(study, split, labels, store=store, expression=fitted, scaler=scaler, seed=0)
 
 
 def _tables_alone(study: Study) -> FoldData:
     """DILI of the study without tiles and expression."""
-    tasks = Tasks(dili=True, injury=False, lesions=(), severity=False)
-    return FoldData(study, _split(study), tasks, store=None, expression=None, scaler=None, seed=0)
+    labels = DILI.labels(study, study.sample_ids)
+    return FoldData(study, _split(study), labels, store=None, expression=None, scaler=None, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,7 @@ def fold(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> FoldDat
 
 @pytest.mark.parametrize("features", sorted({*baselines.FEATURES, "late"} - {"findings", "tabular"}))
 def test_every_unit_of_both_parts_is_scored_once(fold: FoldData, features: str) -> None:
-    table = fit_baseline(f"{features}_logistic", fold, seed=3, settings=SETTINGS)
+    table = fit_baseline(f"{features}_logistic", fold, ALL, seed=3, settings=SETTINGS)
     obs = fold.study.obs
     treated = obs[~obs["is_control"]]
     for part, compounds in (("test", TEST), ("valid", VALID)):
@@ -91,7 +97,7 @@ def test_every_unit_of_both_parts_is_scored_once(fold: FoldData, features: str) 
 
 @pytest.mark.parametrize("name", ["meanpool_logistic", "concat_logistic", "chemistry_logistic"])
 def test_a_planted_lesion_is_found_in_unseen_compounds(fold: FoldData, name: str) -> None:
-    table = fit_baseline(name, fold, seed=0, settings=SETTINGS)
+    table = fit_baseline(name, fold, ALL, seed=0, settings=SETTINGS)
     rows = table[(table["task"] == "lesion:Necrosis") & (table["part"] == "test") & ~table["imputed"]]
     assert rows.loc[rows["label"] == 1, "score"].min() > rows.loc[rows["label"] == 0, "score"].max()
     severity = table[(table["task"] == "severity") & (table["part"] == "test") & ~table["imputed"]]
@@ -103,13 +109,13 @@ def test_what_reads_findings_predicts_dili_and_no_finding(fold: FoldData, name: 
     """The planted necrosis is that of DILI compounds, seen in two training compounds or not."""
     alone = _tables_alone(fold.study)
     with pytest.raises(BaselineError, match=r"seen in 2 treated training compounds of fold 2"):
-        fit_baseline(name, alone, seed=0)
-    table = fit_baseline(name, alone, seed=0, settings=BaselineSettings(finding_compounds=1))
+        fit_baseline(name, alone, DILI, seed=0)
+    table = fit_baseline(name, alone, DILI, seed=0, settings=BaselineSettings(finding_compounds=1))
     test = table[table["part"] == "test"].set_index("unit_id")
     assert set(test.index) == set(TEST)
     assert test.loc["gammacin", "score"] > test.loc["deltaprofen", "score"]
     with pytest.raises(BaselineError, match=f"method={name}: injury, lesions and severity are the findings"):
-        fit_baseline(name, fold, seed=0)
+        fit_baseline(name, fold, ALL, seed=0)
 
 
 def test_findings_are_chosen_on_treated_training_animals(tiny_study: Study) -> None:
@@ -126,15 +132,15 @@ def test_alt_and_ast_are_two_columns_of_chemistry(fold: FoldData, tiny_study: St
     np.testing.assert_allclose(block.values, np.log1p(tiny_study.chemistry[["ALT", "AST"]]))
     without = _tables_alone(replace(tiny_study, chemistry=tiny_study.chemistry.drop(columns="AST")))
     with pytest.raises(BaselineError, match=r"obsm\['chemistry'\] has no \['AST'\], only \['ALT'\]"):
-        fit_baseline("alt_ast_logistic", without, seed=0)
+        fit_baseline("alt_ast_logistic", without, ALL, seed=0)
 
 
 def test_boosting_runs(fold: FoldData) -> None:
-    assert np.isfinite(fit_baseline("metadata_boosting", fold, seed=0)["score"]).all()
+    assert np.isfinite(fit_baseline("metadata_boosting", fold, ALL, seed=0)["score"]).all()
 
 
 def test_samples_without_the_modality_are_scored_and_flagged(fold: FoldData) -> None:
-    table = fit_baseline("meanpool_logistic", fold, seed=0, settings=SETTINGS)
+    table = fit_baseline("meanpool_logistic", fold, ALL, seed=0, settings=SETTINGS)
     rows = table[table["task"] == "lesion:Necrosis"].set_index("unit_id")
     without = [s for s in rows.index if not fold.study.slides_of(s)]
     assert without
@@ -145,7 +151,8 @@ def test_samples_without_the_modality_are_scored_and_flagged(fold: FoldData) -> 
 
 def test_late_fusion_is_the_mean_of_both_modalities(fold: FoldData) -> None:
     late, slide, expression = (
-        fit_baseline(f"{f}_logistic", fold, seed=0, settings=SETTINGS) for f in ("late", "meanpool", "pca")
+        fit_baseline(f"{f}_logistic", fold, ALL, seed=0, settings=SETTINGS)
+        for f in ("late", "meanpool", "pca")
     )
     np.testing.assert_allclose(late["score"], (slide["score"] + expression["score"]) / 2)
 
@@ -159,8 +166,8 @@ def test_test_and_validation_content_cannot_move_the_fit(fold: FoldData, tiny_st
     obs.loc[tested, ["dili", "injury"]] = 1 - obs.loc[tested, ["dili", "injury"]]
     x[tested] += 5.0
     changed = replace(tiny_study, obs=obs, expression=x)
-    before = fit_baseline("pca_logistic", fold, seed=0, settings=SETTINGS)
-    after = fit_baseline("pca_logistic", _fold(changed, tmp_path / "store"), seed=0, settings=SETTINGS)
+    before = fit_baseline("pca_logistic", fold, ALL, seed=0, settings=SETTINGS)
+    after = fit_baseline("pca_logistic", _fold(changed, tmp_path / "store"), ALL, seed=0, settings=SETTINGS)
     valid = before["part"] == "valid"
     np.testing.assert_allclose(before.loc[valid, "score"], after.loc[valid, "score"])
 
@@ -172,7 +179,7 @@ def test_controls_do_not_enter_dili(fold: FoldData, tiny_study: Study, tmp_path)
     changed = replace(tiny_study, chemistry=chemistry)
     settings = BaselineSettings(chemistry_reference="none")
     tables = [
-        fit_baseline("chemistry_logistic", f, seed=0, settings=settings).query("task == 'dili'")
+        fit_baseline("chemistry_logistic", f, ALL, seed=0, settings=settings).query("task == 'dili'")
         for f in (fold, _fold(changed, tmp_path / "store"))
     ]
     pd.testing.assert_frame_equal(*tables)
@@ -180,34 +187,36 @@ def test_controls_do_not_enter_dili(fold: FoldData, tiny_study: Study, tmp_path)
 
 def test_one_class_in_training_gives_the_prevalence(fold: FoldData, tiny_study: Study, tmp_path) -> None:
     obs = tiny_study.obs.assign(dili=0.0)
-    table = fit_baseline("metadata_logistic", _fold(replace(tiny_study, obs=obs), tmp_path / "store"), seed=0)
+    table = fit_baseline(
+        "metadata_logistic", _fold(replace(tiny_study, obs=obs), tmp_path / "store"), ALL, seed=0
+    )
     assert (table.loc[table["task"] == "dili", "score"] == 0).all()
 
 
 def test_same_seed_same_scores(tiny_study: Study, tmp_path) -> None:
-    one_task = Tasks(dili=True, injury=False, lesions=(), severity=False)
-    fold = _fold(tiny_study, tmp_path, one_task)
-    first, second = (fit_baseline("concat_forest", fold, seed=5, settings=SETTINGS) for _ in range(2))
+    fold = _fold(tiny_study, tmp_path, DILI)
+    first, second = (fit_baseline("concat_forest", fold, DILI, seed=5, settings=SETTINGS) for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
 
 
 def test_what_cannot_be_fitted_is_refused(fold: FoldData, tiny_study: Study) -> None:
     with pytest.raises(BaselineError, match="meanpool_logistic"):
-        fit_baseline("meanpool", fold, seed=0)
-    bare = FoldData(tiny_study, fold.split, ALL, store=None, expression=None, scaler=None, seed=0)
+        fit_baseline("meanpool", fold, ALL, seed=0)
+    labels = ALL.labels(tiny_study, tiny_study.sample_ids)
+    bare = FoldData(tiny_study, fold.split, labels, store=None, expression=None, scaler=None, seed=0)
     with pytest.raises(BaselineError, match="tile features"):
-        fit_baseline("meanpool_logistic", bare, seed=0)
+        fit_baseline("meanpool_logistic", bare, ALL, seed=0)
     with pytest.raises(BaselineError, match="expression"):
-        fit_baseline("pca_logistic", bare, seed=0)
+        fit_baseline("pca_logistic", bare, ALL, seed=0)
     with pytest.raises(BaselineError, match="GLDH"):
-        fit_baseline("chemistry_logistic", fold, seed=0, settings=BaselineSettings(chemistry=("GLDH",)))
+        fit_baseline("chemistry_logistic", fold, ALL, seed=0, settings=BaselineSettings(chemistry=("GLDH",)))
 
 
 def test_features_of_an_encoder_that_saw_test_compounds_are_refused(tiny_study: Study, tmp_path) -> None:
     store = _store(tiny_study, tmp_path / "store", trained_on=("gammacin",))
     scaler = fit_tile_scaler(tiny_study, store, _split(tiny_study).train, "none")
     with pytest.raises(LeakError, match="gammacin"):
-        FoldData(tiny_study, _split(tiny_study), ALL, store=store, expression=None, scaler=scaler, seed=0)
+        FoldData(tiny_study, _split(tiny_study), {}, store=store, expression=None, scaler=scaler, seed=0)
 
 
 def test_aggregate_by_hand() -> None:

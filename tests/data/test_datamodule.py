@@ -28,20 +28,24 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import CompoundKFold, Predefined, Split, SplitError
 from toxfusion.study.study import Study
-from toxfusion.tasks.tasks import Tasks, resolve_tasks
+from toxfusion.tasks.dili import Dili
+from toxfusion.tasks.injury import Injury
+from toxfusion.tasks.lesions import Lesions
+from toxfusion.tasks.severity import Severity
+from toxfusion.tasks.task_set import TaskSet
 
 
 def make_fold(
     study: Study, store: BagStore | None, tile_reference: str = "none", split: Split | None = None
 ) -> FoldData:
     split = split or CompoundKFold(n_folds=3, fold=0, valid_fraction=0.3, seed=0)(study)
-    tasks = resolve_tasks(
-        study, dili=True, injury=True, lesions="auto", severity=True, min_animals=3, min_compounds=2
-    )
+    lesions = Lesions("auto", min_animals=3, min_compounds=2)
+    tasks = TaskSet([Dili(), Injury(), lesions, Severity()]).fit(study, split.train, Audit())
+    labels = tasks.labels(study, study.sample_ids)
     scaler = None if store is None else fit_tile_scaler(study, store, split.train, tile_reference)
     profiled = [s for s in split.train if study.has_expression[study.positions([s])[0]]]
     transform = ExpressionTransform.fit(study, profiled, n_genes=20, reference="none", clip=8.0)
-    return FoldData(study, split, tasks, store=store, expression=transform, scaler=scaler, seed=0)
+    return FoldData(study, split, labels, store=store, expression=transform, scaler=scaler, seed=0)
 
 
 @pytest.fixture
@@ -187,7 +191,7 @@ def test_setup_refuses_an_empty_validation_part(fold: FoldData) -> None:
 
 
 def test_labels_are_of_treated_animals_and_unknown_terms_are_refused(tiny_study: Study) -> None:
-    tasks = Tasks(dili=True, injury=True, lesions=("Necrosis",), severity=True)
+    tasks = TaskSet([Dili(), Injury(), Lesions(["Necrosis"]), Severity()]).fit(tiny_study, [], Audit())
     labels = tasks.labels(tiny_study, tiny_study.sample_ids)
     control = tiny_study.obs["is_control"].to_numpy()
     assert np.isnan(labels["dili"][control]).all()
@@ -196,7 +200,7 @@ def test_labels_are_of_treated_animals_and_unknown_terms_are_refused(tiny_study:
     assert np.array_equal(labels["lesions"][:, 0], (tiny_study.findings["Necrosis"] >= 1).to_numpy(float))
     assert labels["severity"].max() <= 4
     with pytest.raises(ValueError, match="Necrosiss"):
-        resolve_tasks(tiny_study, dili=True, injury=True, lesions=["Necrosiss"], severity=False)
+        Lesions(["Necrosiss"]).fit(tiny_study, [], Audit())
 
 
 @pytest.mark.parametrize("reference", ["none", "matched_controls"])

@@ -15,7 +15,6 @@ from tests.feature_store import featured_study
 from tests.runs.test_probes import trained
 from toxfusion.explanation import cohort, cohort_figures
 from toxfusion.explanation.cohort import Look
-from toxfusion.explanation.targets import task_names
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study
@@ -134,7 +133,7 @@ def run(full: RunFolder) -> LoadedRun:
 
 
 def test_risk_is_that_of_the_predictions(run: LoadedRun) -> None:
-    seen = cohort.look(run, task_names(run))
+    seen = cohort.look(run, run.tasks.names)
     assert set(seen.obs["part"]) == {"train", "valid", "test"}
     predicted = pd.read_parquet(run.folder.predictions)
     lesion = next(t for t in seen.risk if t.startswith("lesion:"))
@@ -162,7 +161,7 @@ def test_prototypes_are_of_the_pretraining_with_tiles_of_its_slides(run: LoadedR
 
 
 def test_a_cohort_folder_has_its_files_and_the_map_repeats(run: LoadedRun, tmp_path: Path) -> None:
-    seen, audit = cohort.look(run, task_names(run)), Audit()
+    seen, audit = cohort.look(run, run.tasks.names), Audit()
     cohort.explain_cohort([seen, replace(seen, run="second")], tmp_path, neighbours=2, seed=0, audit=audit)
     table = pd.read_csv(tmp_path / "embedding.csv")
     assert set(table["run"]) == {run.folder.root.name}

@@ -30,7 +30,7 @@ from toxfusion.explanation import (
 )
 from toxfusion.explanation.attribution import integrate_genes, integrate_tiles, samples_with, within_tolerance
 from toxfusion.explanation.pathways import GeneSetSettings
-from toxfusion.explanation.targets import TargetError, chosen_tasks, predict, task_names
+from toxfusion.explanation.targets import TargetError, chosen_tasks, predict
 from toxfusion.models.fusion import Fused
 from toxfusion.models.network import Representation
 from toxfusion.report import explained
@@ -91,7 +91,7 @@ def test_bags_are_taken_in_the_order_asked() -> None:
 def test_predictions_of_a_taken_batch_are_those_of_the_batch(run: LoadedRun) -> None:
     batch = run.fold.batch(run.fold.split.test, stage="evaluate")
     rows = torch.tensor([3, 0, 0, 5])
-    for task in task_names(run):
+    for task in run.tasks.names:
         whole = predict(run, batch, task)
         torch.testing.assert_close(predict(run, batch.take(rows), task), whole[rows])
 
@@ -149,7 +149,7 @@ def test_a_contribution_is_exact_where_the_path_is_linear(
     """A number that is linear in the mean tile: contributions add up to its difference from controls."""
     loaded = load_run(full, *load_own_study(full))
     sample = one_with_slide(loaded)
-    network, weight = loaded.module.network, torch.linspace(-1, 1, loaded.fold.tile_dim)
+    network, weight = loaded.network, torch.linspace(-1, 1, loaded.fold.tile_dim)
 
     def linear(batch: Batch) -> Representation:
         of_bag = torch.stack([rows.mean(0) @ weight for rows in batch.tiles.split(batch.tiles.features)])
@@ -223,13 +223,13 @@ def test_the_area_is_positive_where_the_order_finds_what_raises_the_number() -> 
 
 
 def test_random_weights_change_network_and_heads_and_leave_the_run(run: LoadedRun) -> None:
-    before = {k: v.clone() for k, v in run.module.state_dict().items()}
+    before = {k: v.clone() for k, v in run.predictor.state_dict().items()}
     other, again = faithfulness.randomised(run, 5), faithfulness.randomised(run, 5)
-    assert all(torch.equal(v, run.module.state_dict()[k]) for k, v in before.items())
-    drawn = other.module.state_dict()
+    assert all(torch.equal(v, run.predictor.state_dict()[k]) for k, v in before.items())
+    drawn = other.predictor.state_dict()
     assert not torch.equal(drawn["heads.lesions.head.1.weight"], before["heads.lesions.head.1.weight"])
     assert not torch.equal(drawn["network.bag.project.0.weight"], before["network.bag.project.0.weight"])
-    assert all(torch.equal(v, again.module.state_dict()[k]) for k, v in drawn.items())
+    assert all(torch.equal(v, again.predictor.state_dict()[k]) for k, v in drawn.items())
 
 
 def test_kendalls_w_by_hand() -> None:
@@ -422,8 +422,8 @@ def test_the_folder_has_its_layout_and_its_report(
     for name in ("gates.csv", "gates_by.csv", "gates.png", "without.csv", "token_attention.csv"):
         assert (place / "fusion" / name).is_file()
     stability = pd.read_csv(tmp_path / "genes" / "stability.csv")
-    assert set(stability["task"]) == set(task_names(run))
-    assert set(pd.read_csv(tmp_path / "pathways" / "gsea.csv")["task"]) == set(task_names(run))
+    assert set(stability["task"]) == set(run.tasks.names)
+    assert set(pd.read_csv(tmp_path / "pathways" / "gsea.csv")["task"]) == set(run.tasks.names)
     for name in ("dose_response.csv", "nearest_compounds.csv", "prototypes.csv"):
         assert (tmp_path / "cohort" / name).is_file()
     agreed = pd.read_csv(tmp_path / "agreement.csv")

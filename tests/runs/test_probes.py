@@ -108,7 +108,7 @@ def test_units_are_means_of_treated_samples_within_a_part(full: RunFolder) -> No
     samples = [*split.train, *split.test]
     part = np.array(["train"] * len(split.train) + ["test"] * len(split.test), dtype=object)
     values = np.random.default_rng(0).normal(size=(len(samples), 3))
-    by_task = {u.task: u for u in task_units(fold, samples, part, values)}
+    by_task = {u.task: u for u in task_units(fold, loaded.tasks, samples, part, values)}
     obs = fold.study.obs.loc[samples]
     for task, column in (("dili", "compound"), ("injury", "group_id")):
         units = by_task[task]

@@ -22,8 +22,8 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.nulls import permute_labels
 from toxfusion.study.splits import CompoundKFold
 from toxfusion.study.study import Study, write_study
-from toxfusion.tasks.outcomes import Subtype, TaskError
-from toxfusion.tasks.tasks import Tasks
+from toxfusion.tasks.subtype import Subtype
+from toxfusion.tasks.task import TaskError
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.run import run
 from toxfusion.training.stage import read_checkpoint
@@ -88,7 +88,7 @@ def test_survival_bins_are_those_of_training_events(cohort: Study, survival_run:
     train = cohort.obs.loc[split["train"]]
     died = train.loc[train["event"] == 1, "survival_time"].dropna()
     np.testing.assert_allclose(fitted["edges"], np.quantile(died, [1 / 3, 2 / 3]), rtol=1e-6)
-    assert fitted["horizon"] == pytest.approx(died.max())
+    assert fitted["end"] == pytest.approx(died.max())
     assert len(fitted["train_time"]) == (train["survival_time"].notna() & train["event"].notna()).sum()
 
 
@@ -158,8 +158,7 @@ def test_biochemistry_beside_the_other_tasks(cohort: Study, tmp_path: Path) -> N
     folder = finished(cohort, tmp_path, "task=toxicity", "task.biochemistry=auto", "task.severity_loss=corn")
     tasks = contract_of(folder)["tasks"]
     fitted, split = tasks["biochemistry"], json.loads(folder.split.read_text())
-    assert tasks["severity_loss"] == "corn"
-    assert (fitted["analytes"], fitted["log"]) == (("ALT", "AST"), (True, False))
+    assert (fitted["chosen"], fitted["on_log"]) == (("ALT", "AST"), (True, False))
     assert cohort.chemistry is not None
     train = cohort.chemistry.loc[split["train"]]
     np.testing.assert_allclose(fitted["mean"], [np.log(train["ALT"].dropna()).mean(), train["AST"].mean()])
@@ -263,11 +262,6 @@ def test_what_cannot_be_is_refused_by_key_and_value(
         finished(cohort, tmp_path, *extra)
 
 
-def test_checkpoints_of_before_these_tasks_can_be_read() -> None:
-    old = {"dili": True, "injury": False, "lesions": ["Necrosis"], "severity": True}
-    assert Tasks.from_state(old) == Tasks(dili=True, injury=False, lesions=("Necrosis",), severity=True)
-
-
 def test_permuted_outcomes_keep_time_with_event_and_every_value(cohort: Study) -> None:
     columns = ["subtype", "survival_time", "event"]
     split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.2, seed=0)(cohort)
@@ -304,7 +298,7 @@ def test_a_subtype_can_be_limited_to_classes(cohort: Study) -> None:
     obs = cohort.obs.assign(code=np.resize(["IDC", "ILC", "OTHER", ""], len(cohort.obs)))
     study = dataclasses.replace(cohort, obs=obs)
     audit = Audit()
-    chosen = Subtype.fit(study, study.sample_ids, "code", audit, ["ILC", "IDC"])
+    chosen = Subtype("code", only=["ILC", "IDC"]).fit(study, study.sample_ids, audit)
     assert chosen.classes == ("IDC", "ILC")
     labels = chosen.labels(study, study.sample_ids)
     np.testing.assert_array_equal(labels[:4], [0.0, 1.0, np.nan, np.nan])
@@ -315,5 +309,5 @@ def test_a_subtype_can_be_limited_to_classes(cohort: Study) -> None:
     with pytest.raises(
         TaskError, match=r"task\.classes: 'I-DC' \(did you mean 'IDC'\?\) is in no training sample"
     ):
-        Subtype.fit(study, study.sample_ids, "code", Audit(), ["I-DC", "ILC"])
-    assert Subtype.fit(study, study.sample_ids, "code", Audit()).classes == ("IDC", "ILC", "OTHER")
+        Subtype("code", only=["I-DC", "ILC"]).fit(study, study.sample_ids, Audit())
+    assert Subtype("code").fit(study, study.sample_ids, Audit()).classes == ("IDC", "ILC", "OTHER")

@@ -12,7 +12,12 @@ from torch import Tensor
 from toxfusion.config.entry import compose
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.models.network import Network
-from toxfusion.tasks.tasks import Tasks
+from toxfusion.models.predictor import Predictor
+from toxfusion.tasks.dili import Dili
+from toxfusion.tasks.injury import Injury
+from toxfusion.tasks.lesions import Lesions
+from toxfusion.tasks.severity import Severity
+from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import build_network, build_terms
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.optimization import Optimization
@@ -21,6 +26,14 @@ from toxfusion.training.settings import RunSettings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GENES, FEATURES = 30, 10
+FOUR_TASKS = TaskSet(
+    [
+        Dili(weight=0.5),
+        Injury(),
+        Lesions().restored({"chosen": ("Necrosis", "Hypertrophy")}),
+        Severity(weight=0.5),
+    ]
+)
 PLAN = Optimization(1e-3, 0.0, 0.1, 10)
 
 
@@ -56,20 +69,19 @@ def pretraining(settings: dict[str, Any]) -> PretrainingModule:
 
 
 def finetuning(settings: dict[str, Any]) -> FinetuningModule:
-    task = settings["task"]
     return FinetuningModule(
-        network_of(settings),
-        Tasks(dili=True, injury=True, lesions=("Necrosis", "Hypertrophy"), severity=True),
-        width=settings["size"]["width"],
+        Predictor(network_of(settings), FOUR_TASKS.heads(settings["size"]["width"])),
+        FOUR_TASKS,
         labels=eight_samples().labels,
-        weights={name: task["weights"][name] for name in ("dili", "injury", "lesions", "severity")},
-        compound_pooling=task["compound_pooling"],
-        group_pooling=task["group_pooling"],
         network_lr_share=1.0,
         optimization=PLAN,
         seed=0,
         contract={},
     )
+
+
+def network_in(of: PretrainingModule | FinetuningModule) -> Network:
+    return of.predictor.network if isinstance(of, FinetuningModule) else of.network
 
 
 def eight_samples(lengths: tuple[int, ...] = (5, 0, 3, 9, 4, 2, 6, 2)) -> Batch:
@@ -108,10 +120,10 @@ def eight_samples(lengths: tuple[int, ...] = (5, 0, 3, 9, 4, 2, 6, 2)) -> Batch:
 def losses(of: PretrainingModule | FinetuningModule, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(0)
     if isinstance(of, FinetuningModule):
-        return of.losses(of.network(batch).fused.vector, batch)
+        return of.losses(of.predictor(batch).fused.vector, batch)
     return of.losses(batch, torch.Generator().manual_seed(seed))[0]
 
 
 def total(of: PretrainingModule | FinetuningModule, found: dict[str, Tensor]) -> Tensor:
-    weights = of.task_weights if isinstance(of, FinetuningModule) else of.terms.weights
+    weights = of.tasks.weights if isinstance(of, FinetuningModule) else of.terms.weights
     return torch.stack([weights[name] * value for name, value in found.items()]).sum()

@@ -20,6 +20,7 @@ from tests.training.small_training import (
     finetuning,
     losses,
     names,
+    network_in,
     only,
     pretraining,
     total,
@@ -114,9 +115,10 @@ def test_finetuning_moves_every_parameter_but_the_decoder_of_genes(case: tuple[s
     found = losses(of, eight_samples())
     assert set(found) == {"dili", "injury", "lesions", "severity"}
     total(of, found).backward()
-    decoder = {f"network.{n}" for n, _ in of.network.named_parameters() if part_of_network(n) == "decoder"}
-    assert bool(decoder) == isinstance(of.network.expression, MaskedGeneEncoder)
-    assert idle(of) - MAY_BE_IDLE == decoder
+    network = of.predictor.network
+    decoder = {f"network.{n}" for n, _ in network.named_parameters() if part_of_network(n) == "decoder"}
+    assert bool(decoder) == isinstance(network.expression, MaskedGeneEncoder)
+    assert idle(of.predictor) - MAY_BE_IDLE == decoder
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -141,7 +143,7 @@ def test_losses_under_autocast_are_float32_and_close(
             value, exact[name], rtol=bound, atol=bound, msg=lambda said, name=name: f"{name}: {said}"
         )
     assert all(p.grad.isfinite().all() for p in of.parameters() if p.grad is not None)
-    assert any(p.grad is not None and p.grad.any() for p in of.network.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in network_in(of).parameters())
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_the_random_network_stays_as_it_began(featured: Study, tmp_path: Path) -
     folder = RunFolder(Path(config["paths"]["output"]))
     loaded = load_run(folder, *load_own_study(folder))
     began = network_of(loaded, "random").state_dict()
-    ended = loaded.module.network.state_dict()
+    ended = loaded.network.state_dict()
     assert all(torch.equal(began[k], ended[k]) for k in began)
     assert set(validations(folder, "valid/loss")) != {validations(folder, "valid/loss").iloc[0]}
 

@@ -29,11 +29,12 @@ from sklearn.preprocessing import StandardScaler
 from toxfusion.baselines.survival import SURVIVAL_LEARNERS, fit_survival
 from toxfusion.data.datamodule import FoldData
 from toxfusion.evaluation import predictions
-from toxfusion.evaluation.survival import even_grid, survival_columns
+from toxfusion.evaluation.survival import even_grid
 from toxfusion.study.study import Study
-from toxfusion.study.vocabulary import BIOCHEMISTRY_PREFIX, DOSE_LEVELS, MAX_GRADE
-from toxfusion.tasks.outcomes import Survival
-from toxfusion.tasks.tasks import measured_as
+from toxfusion.study.vocabulary import DOSE_LEVELS, MAX_GRADE
+from toxfusion.tasks.survival import Survival
+from toxfusion.tasks.task import Task
+from toxfusion.tasks.task_set import TaskSet
 
 log = logging.getLogger(__name__)
 
@@ -196,17 +197,18 @@ def baseline_names() -> list[str]:
 
 
 def fit_baseline(
-    name: str, fold: FoldData, *, seed: int, settings: BaselineSettings | None = None
+    name: str, fold: FoldData, tasks: TaskSet, *, seed: int, settings: BaselineSettings | None = None
 ) -> pd.DataFrame:
     """Fit one baseline on the training part and score the validation and test parts.
 
     Args:
         name: ``<features>_<learner>``, one of ``baseline_names()``.
-        fold: study, split, tasks, and the store and expression transform where the features need them.
+        fold: study, split, labels, and the store and expression transform where the features need them.
+        tasks: fitted; what is predicted.
         seed: of forests, boosting and randomised components.
 
     Returns:
-        Predictions table (``toxfusion.evaluation.predictions``) of every task of the fold: lesions, severity,
+        Predictions table (``toxfusion.evaluation.predictions``) of every task: lesions, severity,
         subtype and serum chemistry of samples, injury of treated dose groups (mean over their samples), DILI
         of compounds (mean and most extreme features over their treated samples; controls never enter). Column
         ``imputed`` is true where a feature was absent and the training mean stands in for it.
@@ -219,33 +221,34 @@ def fit_baseline(
     features, _, learner = name.rpartition("_")
     if name not in baseline_names():
         raise BaselineError(f"unknown baseline {name!r}; there are {baseline_names()}.")
-    _refuse_tasks(name, learner, fold)
+    _refuse_tasks(name, learner, tasks)
     settings = settings or BaselineSettings()
     if features == LATE_FUSION:
-        return _late_fusion([fit_baseline(f"{f}_{learner}", fold, seed=seed, settings=settings)
+        return _late_fusion([fit_baseline(f"{f}_{learner}", fold, tasks, seed=seed, settings=settings)
                              for f in ("meanpool", "pca")])  # fmt: skip
     blocks = [make(fold, settings) for make in FEATURES[features]]
-    return _Scored(fold, blocks, learner, settings, seed).table()
+    return _Scored(fold, tasks, blocks, learner, settings, seed).table()
 
 
-def _refuse_tasks(name: str, learner: str, fold: FoldData) -> None:
-    tasks = fold.tasks
-    if learner not in SURVIVAL_LEARNERS and tasks.survival is not None:
+def _refuse_tasks(name: str, learner: str, tasks: TaskSet) -> None:
+    survival = [task for task in tasks if task.family == "survival"]
+    if learner not in SURVIVAL_LEARNERS and survival:
         raise BaselineError(
             f"method={name}: does not predict survival; set task.survival.method=null, or take one of "
             f"{', '.join(SURVIVAL_LEARNERS)} in place of {learner}, or method=network."
         )
-    if learner in SURVIVAL_LEARNERS and (tasks.survival is None or replace(tasks, survival=None)):
+    if learner in SURVIVAL_LEARNERS and (not survival or len(tasks) > len(survival)):
         raise BaselineError(
             f"method={name}: predicts survival alone; set task=survival, or take another method."
         )
     read = FEATURES.get(name.rpartition("_")[0], ())
-    if tasks.biochemistry is not None and {serum_chemistry, alt_and_ast} & set(read):
+    sources = {task.source for task in tasks}
+    if "chemistry" in sources and {serum_chemistry, alt_and_ast} & set(read):
         raise BaselineError(
             f"method={name}: task.biochemistry asks for the serum chemistry that this baseline reads; set "
             "task.biochemistry=null, or take another method."
         )
-    if (tasks.injury or tasks.lesions or tasks.severity) and pathologist_findings in read:
+    if "findings" in sources and pathologist_findings in read:
         raise BaselineError(
             f"method={name}: injury, lesions and severity are the findings that this baseline reads; set task=dili, "
             "or take another method."
@@ -292,11 +295,17 @@ class _Scored:
     """Features of one baseline on one fold, and the predictions made from them."""
 
     def __init__(
-        self, fold: FoldData, blocks: Sequence[Block], learner: str, settings: BaselineSettings, seed: int
+        self,
+        fold: FoldData,
+        tasks: TaskSet,
+        blocks: Sequence[Block],
+        learner: str,
+        settings: BaselineSettings,
+        seed: int,
     ) -> None:
-        self.fold, self.learner, self.seed = fold, learner, seed
+        self.fold, self.tasks, self.learner, self.seed = fold, tasks, learner, seed
         self.obs = fold.study.obs
-        self.labels = fold.tasks.labels(fold.study, fold.sample_ids)
+        self.labels = {name: of_all.numpy() for name, of_all in fold.labels.items()}
         self.rows = {
             part: fold.study.positions(getattr(fold.split, part)) for part in ("train", "valid", "test")
         }
@@ -308,47 +317,43 @@ class _Scored:
         )
 
     def table(self) -> pd.DataFrame:
-        tasks = self.fold.tasks
-        if tasks.survival is not None:
-            return predictions.validate(pd.concat(self._of_patients(tasks.survival), ignore_index=True))
         tables: list[pd.DataFrame] = []
-        for column, task in enumerate(tasks.lesion_tasks):
-            tables += self._of_samples(task, self.labels["lesions"][:, column])
-        if tasks.severity:
-            tables += self._of_samples("severity", self.labels["severity"])
-        if tasks.injury:
-            tables += self._of_groups("injury", self.labels["injury"])
-        if tasks.dili:
-            tables += self._of_compounds("dili", self.labels["dili"])
-        if tasks.subtype is not None:
-            tables += self._of_samples("subtype", self.labels["subtype"])
-        for column, task in enumerate(tasks.biochemistry_tasks):
-            tables += self._of_samples(task, self.labels["biochemistry"][:, column])
+        for task in self.tasks:
+            if isinstance(task, Survival):
+                tables += self._of_patients(task)
+            elif task.level == "sample":
+                tables += self._of_samples(task)
+            elif task.level == "group":
+                tables += self._of_groups(task)
+            else:
+                tables += self._of_compounds(task)
         return predictions.validate(pd.concat(tables, ignore_index=True), "baseline predictions")
 
-    def _of_samples(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
+    def _of_samples(self, task: Task) -> list[pd.DataFrame]:
         units = self.obs.index.to_numpy(dtype=object)
         everyone = np.ones(len(units), dtype=bool)
-        return self._score(task, "sample", units, self.features, label, allowed=everyone, fit_on=self.known)
+        return self._score(task, units, self.features, allowed=everyone, fit_on=self.known)
 
     def _of_patients(self, survival: Survival) -> list[pd.DataFrame]:
-        time, event = self.labels["survival"].T.astype(np.float64)
+        time, event = self.labels[survival.name].T.astype(np.float64)
         train = self.rows["train"]
         train = train[(self.known & ~np.isnan(time))[train]]
-        times = even_grid(survival.horizon)
+        times = even_grid(survival.end)
         patient = self.obs["compound"].to_numpy(dtype=str)
         fitted = fit_survival(self.learner, self.features, time, event, patient, train, times, self.seed)
         tables = []
         for part in ("valid", "test"):
             rows = self.rows[part]
             if len(rows):
-                columns = survival_columns(survival, time[rows], event[rows], (times, fitted.curve[rows]))
+                curve = times, fitted.curve[rows]
+                columns = survival.optional_columns(time[rows], event[rows], curve)
                 tables.append(
                     predictions.rows(
                         predictions.describe_units(self.obs.iloc[rows], "sample").loc[self.obs.index[rows]],
-                        task="survival",
-                        **measured_as("survival"),
-                        level="sample",
+                        task=survival.name,
+                        family=survival.family,
+                        headline=survival.headline,
+                        level=survival.level,
                         label=time[rows],
                         score=fitted.risk[rows],
                         part=part,
@@ -359,12 +364,11 @@ class _Scored:
                 )
         return tables
 
-    def _of_groups(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
+    def _of_groups(self, task: Task) -> list[pd.DataFrame]:
         units = self.obs["group_id"].to_numpy()
-        fit_on = self.treated & self.known
-        return self._score(task, "group", units, self.features, label, allowed=self.treated, fit_on=fit_on)
+        return self._score(task, units, self.features, allowed=self.treated, fit_on=self.treated & self.known)
 
-    def _of_compounds(self, task: str, label: np.ndarray) -> list[pd.DataFrame]:
+    def _of_compounds(self, task: Task) -> list[pd.DataFrame]:
         """Every treated sample carries the features of its compound and part; one of them is fitted on."""
         compounds = self.obs["compound"].to_numpy()
         features = np.zeros((len(compounds), 2 * self.features.shape[1]))
@@ -376,43 +380,51 @@ class _Scored:
                 seen = members[self.known[members]]
                 features[members] = _aggregate(self.features[seen if len(seen) else members])
                 first[members[0]] = len(seen) > 0
-        return self._score(task, "compound", compounds, features, label, allowed=self.treated, fit_on=first)
+        return self._score(task, compounds, features, allowed=self.treated, fit_on=first)
 
     def _score(
-        self,
-        task: str,
-        level: str,
-        units: np.ndarray,
-        features: np.ndarray,
-        label: np.ndarray,
-        *,
-        allowed: np.ndarray,
-        fit_on: np.ndarray,
+        self, task: Task, units: np.ndarray, features: np.ndarray, *, allowed: np.ndarray, fit_on: np.ndarray
     ) -> list[pd.DataFrame]:
         """Fit on rows ``fit_on`` (bool [n_samples]), score rows ``allowed``, average over the samples of a
         unit.
         """
-        usable = fit_on & ~np.isnan(label)
-        train, valid = (self.rows[p][usable[self.rows[p]]] for p in ("train", "valid"))
-        score = _fit_and_score(task, self.learner, features, label, train, valid, self.seed)
-        columns = [(task, label, score)]
-        if task == "subtype":
-            unknown = np.isnan(label)
-            columns = [
-                (name, np.where(unknown, np.nan, label == i), score[:, i])
-                for i, name in enumerate(self.fold.tasks.subtype_tasks)
-            ]
+        labels = task.label_columns(self.labels[task.name])
+        if task.family == "classes":
+            scores = self._of_classes(task, features, fit_on)
+        else:
+            columns = [self._of_column(task, features, label, fit_on) for label in labels.T]
+            scores = np.stack(columns, axis=1)
         tables = []
         for part in ("valid", "test"):
             rows = self.rows[part][allowed[self.rows[part]]]
             if len(rows):
-                tables += [self._rows(t, level, units[rows], rows, y, s, part) for t, y, s in columns]
+                for name, label, score in zip(task.names, labels.T, scores.T, strict=True):
+                    tables.append(self._rows(task, name, units[rows], rows, label, score, part))
         return tables
+
+    def _fitted_on(self, label: np.ndarray, fit_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 of labelled training and validation samples."""
+        usable = fit_on & ~np.isnan(label)
+        train, valid = (self.rows[part][usable[self.rows[part]]] for part in ("train", "valid"))
+        return train, valid
+
+    def _of_column(
+        self, task: Task, features: np.ndarray, label: np.ndarray, fit_on: np.ndarray
+    ) -> np.ndarray:
+        train, valid = self._fitted_on(label, fit_on)
+        return _fit_and_score(task, self.learner, features, label, train, valid, self.seed)
+
+    def _of_classes(self, task: Task, features: np.ndarray, fit_on: np.ndarray) -> np.ndarray:
+        label = self.labels[task.name].astype(np.float64)
+        train, valid = self._fitted_on(label, fit_on)
+        return _class_probabilities(
+            task.name, len(task.names), self.learner, features, label, train, valid, self.seed
+        )
 
     def _rows(
         self,
-        task: str,
-        level: str,
+        task: Task,
+        name: str,
         unit: np.ndarray,
         rows: np.ndarray,
         label: np.ndarray,
@@ -423,10 +435,11 @@ class _Scored:
             {"label": label[rows], "score": score[rows], "imputed": self.imputed[rows]}
         ).groupby(unit)
         return predictions.rows(
-            predictions.describe_units(self.obs.iloc[rows], level),
-            task=task,
-            **measured_as(task),
-            level=level,
+            predictions.describe_units(self.obs.iloc[rows], task.level),
+            task=name,
+            family=task.family,
+            headline=task.headline,
+            level=task.level,
             label=grouped["label"].first(),
             score=grouped["score"].mean(),
             part=part,
@@ -457,7 +470,7 @@ def _candidates(learner: str, measured: bool, seed: int) -> list[Any]:
 
 
 def _fit_and_score(
-    task: str,
+    task: Task,
     learner: str,
     features: np.ndarray,
     label: np.ndarray,
@@ -465,27 +478,25 @@ def _fit_and_score(
     valid: np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Scores of every row, [n], or [n, classes] of subtype, by the candidate of least validation loss.
+    """Scores of every row, [n], by the candidate of least validation loss.
 
-    The loss is the log loss; of severity and serum chemistry the squared error. Without validation labels the
-    most regularised candidate is taken. Training labels of one value (or none) give every row their mean (without
-    labels one half, of serum chemistry 0).
+    The loss is the log loss; of grades and values the squared error. Without validation labels the most regularised
+    candidate is taken. Training labels of one value (or none) give every row their mean (without labels one half, of a
+    value 0).
     """
-    if task == "subtype":
-        return _of_classes(learner, features, label, train, valid, seed)
-    measured = task == "severity" or task.startswith(BIOCHEMISTRY_PREFIX)
+    measured = task.family in ("ordinal", "value")
     known = label[train]
     if len(known) == 0 or known.min() == known.max():
-        constant = float(known.mean()) if len(known) else 0.0 if task.startswith(BIOCHEMISTRY_PREFIX) else 0.5
+        constant = float(known.mean()) if len(known) else 0.0 if task.family == "value" else 0.5
         log.warning(
-            "%s: %d training labels, all alike; every unit is scored %.2f", task, len(known), constant
+            "%s: %d training labels, all alike; every unit is scored %.2f", task.name, len(known), constant
         )
         return np.full(len(features), constant)
     best, least = np.zeros(len(features)), np.inf
     for candidate in _candidates(learner, measured, seed):
         fitted = candidate.fit(features[train], known)
         score = fitted.predict(features) if measured else fitted.predict_proba(features)[:, 1]
-        if task == "severity":
+        if task.family == "ordinal":
             score = np.clip(score, 0, MAX_GRADE)
         if len(valid) == 0:
             return score
@@ -499,24 +510,30 @@ def _fit_and_score(
     return best
 
 
-def _of_classes(
-    learner: str, features: np.ndarray, label: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int
+def _class_probabilities(
+    task: str,
+    n_classes: int,
+    learner: str,
+    features: np.ndarray,
+    label: np.ndarray,
+    train: np.ndarray,
+    valid: np.ndarray,
+    seed: int,
 ) -> np.ndarray:
-    """Probabilities of exclusive classes, [n, classes]; a class whose training samples lack features gets 0."""
+    """Probabilities of exclusive classes, [n, n_classes]; a class whose training samples lack features gets 0."""
     known = np.unique(label[train])
-    classes = np.arange(int(np.nanmax(label)) + 1)
     if len(known) < 2:
         raise BaselineError(
-            f"task 'subtype': the training samples with these features are of {len(known)} class; two are needed."
+            f"task {task!r}: the training samples with these features are of {len(known)} class; two are needed."
         )
-    best, least = np.zeros((len(features), len(classes))), np.inf
+    best, least = np.zeros((len(features), n_classes)), np.inf
     for candidate in _candidates(learner, False, seed):
         fitted = candidate.fit(features[train], label[train])
-        score = np.zeros((len(features), len(classes)))
+        score = np.zeros((len(features), n_classes))
         score[:, fitted.classes_.astype(int)] = fitted.predict_proba(features)
         if len(valid) == 0:
             return score
-        loss = log_loss(label[valid], score[valid], labels=classes)
+        loss = log_loss(label[valid], score[valid], labels=np.arange(n_classes))
         if loss < least:
             best, least = score, loss
     return best

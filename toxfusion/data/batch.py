@@ -132,9 +132,17 @@ class Batch:
             **{name: getattr(self, name)[rows] for name in per_sample},
         )
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """The same batch on another device.
+
+        Args:
+            dtype: of tile features and expression; as they are where None. Coordinates and labels stay float32.
+        """
+        moved = self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+        if dtype is None or dtype == moved.expression.dtype:
+            return moved
+        tiles = moved.tiles.with_features(moved.tiles.features.to(dtype))
+        return replace(moved, tiles=tiles, expression=moved.expression.to(dtype))
 
     def pinned(self) -> Batch:
         """The same batch in page-locked memory, from which a copy to a CUDA device does not hold the program up."""
@@ -179,10 +187,11 @@ class StoredBatch:
         """The same in page-locked memory."""
         return StoredBatch(self.batch.pinned(), self.mean.pin_memory(), self.scale.pin_memory())
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device, its tiles widened and standardised there."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """The batch on a device, its tiles widened and standardised there; ``dtype`` as of `Batch.to`."""
         batch = self.batch.to(device)
         mean, scale = (tensor.to(device, non_blocking=True) for tensor in (self.mean, self.scale))
         bag = batch.tiles.bag_index
         features = batch.tiles.features.float().sub_(mean[bag]).div_(scale[bag])
-        return replace(batch, tiles=batch.tiles.with_features(features))
+        standardised = replace(batch, tiles=batch.tiles.with_features(features))
+        return standardised if dtype is None else standardised.to(device, dtype)

@@ -27,7 +27,6 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
-from toxfusion.tasks.tasks import Tasks
 
 
 class LeakError(ValueError):
@@ -40,7 +39,7 @@ class FoldData:
     Args:
         study: the study.
         split: its training, validation and test samples.
-        tasks: labels to serve.
+        labels: name of the task -> float32 [n] or [n, L] for all samples of the study in order, NaN = no label.
         store: tile features, or None when slides are not used.
         expression: the fitted transform, or None when expression is not used.
         scaler: the fitted tile scaler; needed with a store.
@@ -55,7 +54,7 @@ class FoldData:
         self,
         study: Study,
         split: Split,
-        tasks: Tasks,
+        labels: Mapping[str, np.ndarray],
         *,
         store: BagStore | None,
         expression: ExpressionTransform | None,
@@ -65,7 +64,7 @@ class FoldData:
     ) -> None:
         if (store is None) != (scaler is None):
             raise ValueError("a feature store and its fitted scaler go together")
-        self.study, self.split, self.tasks = study, split, tasks
+        self.study, self.split = study, split
         self.store, self.expression, self.scaler, self.seed = store, expression, scaler, seed
         obs = study.obs
         self.sample_ids = [str(s) for s in obs.index]
@@ -76,7 +75,7 @@ class FoldData:
         }
         self.compound_names = list(pd.factorize(obs["compound"].astype(str))[1])
         self._control = torch.from_numpy(obs["is_control"].to_numpy(dtype=bool).copy())
-        self._labels = {k: torch.from_numpy(v) for k, v in tasks.labels(study, self.sample_ids).items()}
+        self._labels = {name: torch.from_numpy(values) for name, values in labels.items()}
         self._expression = self._read_expression(audit)
         self._tiles: TileReader | None = None
         if store is not None and scaler is not None:

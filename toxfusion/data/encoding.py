@@ -155,7 +155,7 @@ def encode(
     Raises:
         ValueError: the encoder does not give one vector a tile.
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         features = encoder(torch.from_numpy(np.ascontiguousarray(tiles)).to(device, non_blocking=True))
     if features.ndim != 2 or len(features) != len(tiles):
         raise ValueError(

@@ -37,7 +37,7 @@ class Units:
     """Labelled units of one task in one embedding; n may be 0.
 
     Attributes:
-        task: a two-class task.
+        task: of the predictions table, with two classes: ``dili``, ``lesion:<term>``, ``subtype:<class>`` ...
         level: ``compound``, ``group`` or ``sample``.
         values: float64 [n, d].
         label: float64 [n], 0 or 1.
@@ -245,6 +245,8 @@ CLASSIFIERS: dict[str, Callable[[Units], Scored]] = {
     "knn": nearest_neighbours,
     "prototype": nearest_class_mean,
 }
+EMBEDDING_PROBES = ("few_shot", *CLASSIFIERS)
+"""Probes of frozen embeddings; each tells two classes apart, of several classes one from the rest."""
 
 
 def classifier_records(

@@ -6,15 +6,11 @@ The distribution of censoring is always that of training labels. ``event`` is 1 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toxfusion.evaluation.metrics import Measure, undefined
 from toxfusion.evaluation.statistics import PairShare, no_pairs
-
-if TYPE_CHECKING:
-    from toxfusion.tasks.outcomes import Survival
 
 _ROWS_AT_ONCE = 512
 GRID = 100
@@ -206,20 +202,26 @@ def even_grid(horizon: float) -> np.ndarray:
 
 
 def survival_columns(
-    survival: Survival, time: np.ndarray, event: np.ndarray, curve: tuple[np.ndarray, np.ndarray] | None
+    train_time: np.ndarray,
+    train_event: np.ndarray,
+    horizon: float,
+    time: np.ndarray,
+    event: np.ndarray,
+    curve: tuple[np.ndarray, np.ndarray] | None,
 ) -> dict[str, np.ndarray]:
     """The optional columns of survival rows: what the censoring of the training samples makes of each label.
 
     Args:
-        survival: with the labels of the training samples.
+        train_time, train_event: float [m], labels of the training samples.
+        horizon: a time up to the last of ``train_time``; events before it count for Uno's C.
         time, event: float [n], NaN = no label.
         curve: times [K] and S at them [n, K], where the method has survival curves.
 
     Returns:
         "event", "uno_weight" and, with a curve, "brier_term", float [n] each.
     """
-    censoring = Censoring.fit(np.array(survival.train_time), np.array(survival.train_event))
-    found = {"event": event, "uno_weight": uno_weights(censoring, time, event, survival.horizon)}
+    censoring = Censoring.fit(train_time, train_event)
+    found = {"event": event, "uno_weight": uno_weights(censoring, time, event, horizon)}
     if curve is not None:
         found["brier_term"] = brier_terms(censoring, time, event, *curve)
     return found

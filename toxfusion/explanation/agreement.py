@@ -20,7 +20,6 @@ from toxfusion.evaluation.families import FAMILIES
 from toxfusion.explanation import genes, regions
 from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.folder import file_name
-from toxfusion.explanation.targets import task_names
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.study.splits import read_manifest
 from toxfusion.study.vocabulary import in_order
@@ -62,7 +61,7 @@ def scores_of(run: LoadedRun, tasks: Sequence[str], steps: int) -> Scores:
     with_slide = samples_with(run, test, "slide")
     treated = [s for s in test if not run.fold.study.obs.at[s, "is_control"]]
     with_expression = samples_with(run, treated, "expression")
-    known = [t for t in tasks if t in task_names(run)]
+    known = [t for t in tasks if t in run.tasks.names]
     tiles = regions.tile_scores(run, with_slide, known) if with_slide else None
     by_task = (
         {t: genes.attribute_genes(run, with_expression, t, steps=steps).integrated for t in known}

@@ -20,7 +20,8 @@ from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from toxfusion.data.batch import Batch, RaggedTiles
-from toxfusion.explanation.targets import predict, target_values
+from toxfusion.explanation.targets import predict
+from toxfusion.models.modes import as_array
 from toxfusion.runs.loaded import LoadedRun
 
 TOLERANCE = 0.01
@@ -103,15 +104,17 @@ def integrate_tiles(
     """
     tiles = batch.tiles
     length = len(tiles.features)
-    begin = torch.from_numpy(control).expand_as(tiles.features)
+    begin = torch.from_numpy(control).to(tiles.features).expand_as(tiles.features)
 
     def along(features: Tensor) -> Tensor:
         """[S, T, D] -> [S]: the sample with S versions of its tiles."""
         n = len(features)
         bags = RaggedTiles(
-            features.flatten(0, 1), tiles.coordinates.repeat(n, 1), torch.arange(n + 1) * length
+            features.flatten(0, 1),
+            tiles.coordinates.repeat(n, 1),
+            torch.arange(n + 1, device=tiles.offsets.device) * length,
         )
-        copies = batch.take(torch.zeros(n, dtype=torch.int64))
+        copies = batch.take(torch.zeros(n, dtype=torch.int64, device=tiles.offsets.device))
         return predict(run, replace(copies, tiles=bags), task)
 
     found = _integrated(
@@ -131,7 +134,7 @@ def integrate_genes(
         steps: points to begin with.
     """
 
-    network = run.module.network
+    network = run.network
     with torch.no_grad():
         slide = network.see_slide(batch.tiles)
 
@@ -141,13 +144,12 @@ def integrate_genes(
         shown = network.join(
             seen, network.see_expression(expression), batch.has_slide[rows], batch.has_expression[rows]
         )
-        return target_values(run, shown.fused.vector)[task]
+        return run.targets(shown.fused.vector)[task]
 
-    rows = torch.arange(len(batch))
+    rows = torch.arange(len(batch), device=batch.expression.device)
+    begin = torch.from_numpy(control).to(batch.expression)
     longest = max(1, int(batch.tiles.lengths.max())) if len(batch) else 1
-    return _integrated(
-        along, batch.expression, torch.from_numpy(control), (rows,), steps, max(1, _ROWS_AT_ONCE // longest)
-    )
+    return _integrated(along, batch.expression, begin, (rows,), steps, max(1, _ROWS_AT_ONCE // longest))
 
 
 def _integrated(
@@ -160,7 +162,7 @@ def _integrated(
 ) -> Attribution:
     """Integrated gradients of each example of ``inputs`` [B, ...], with more points where the sum does not hold."""
     with torch.no_grad():
-        value, baseline = (function(x, *extra).double().numpy() for x in (inputs, baselines))
+        value, baseline = (as_array(function(x, *extra)) for x in (inputs, baselines))
     values = np.zeros(tuple(inputs.shape), np.float32)
     error, taken = np.zeros(len(inputs)), np.zeros(len(inputs), np.int64)
     method = IntegratedGradients(function, multiply_by_inputs=True)
@@ -176,7 +178,7 @@ def _integrated(
                 n_steps=steps,
                 internal_batch_size=max(at_once, len(part)),
             )
-            values[part.numpy()] = found.detach().float().numpy()
+            values[part.numpy()] = found.detach().float().cpu().numpy()
         sums = values[waiting].reshape(len(waiting), -1).sum(1, dtype=np.float64)
         error[waiting] = sums - (value - baseline)[waiting]
         taken[waiting] = steps
@@ -188,7 +190,7 @@ def _integrated(
 
 def samples_with(run: LoadedRun, sample_ids: Sequence[str], modality: str) -> list[str]:
     """Those that have slide tiles, or an expression profile, for a run that reads them."""
-    network = run.module.network
+    network = run.network
     if modality == "slide":
         return [] if network.bag is None else [s for s in sample_ids if run.fold.has_slide(s)]
     return [] if network.expression is None else [s for s in sample_ids if run.fold.has_expression(s)]

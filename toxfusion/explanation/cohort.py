@@ -13,7 +13,7 @@ import torch
 from toxfusion.evaluation.figures import umap_points
 from toxfusion.explanation import cohort_figures
 from toxfusion.explanation.regions import spread_out, tile_places
-from toxfusion.explanation.targets import target_values
+from toxfusion.models.modes import as_array, place_of, placed
 from toxfusion.models.network import Network
 from toxfusion.objectives.style import StyleBranch
 from toxfusion.runs.loaded import LoadedRun
@@ -21,8 +21,6 @@ from toxfusion.runs.probes import network_of
 from toxfusion.slides.faults import SlideError
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit
-from toxfusion.tasks.tasks import measured_as
-from toxfusion.training.outputs import encode_samples
 from toxfusion.training.stage import read_checkpoint
 
 STAGE = "explain"
@@ -65,17 +63,14 @@ def look(run: LoadedRun, tasks: Sequence[str]) -> Look:
     """Encode every sample of the run's split, training samples included."""
     part = run.fold.split.part_of()
     samples = run.fold.usable([s for s in run.fold.sample_ids if s in part])
-    device = next(run.module.parameters()).device
-    vectors = encode_samples(run.module.network, run.data_module(), samples, device).fused
+    vectors = run.embed(samples).fused
     with torch.no_grad():
-        values = target_values(run, torch.from_numpy(vectors).to(device))
+        values = run.targets(placed(torch.from_numpy(vectors), run.predictor))
     risk = {}
-    for task in tasks:
-        family = measured_as(task)["family"]
-        if family in ("ordinal", "value"):
-            risk[task] = values[task].double().cpu().numpy()
-        elif family == "binary":
-            risk[task] = values[task].double().sigmoid().cpu().numpy()
+    for task in (t for t in run.tasks if t.family in ("binary", "ordinal", "value")):
+        for name in (n for n in task.names if n in tasks):
+            value = values[name].double()
+            risk[name] = as_array(value.sigmoid() if task.family == "binary" else value)
     study = run.fold.study
     finding, grade = leading_findings(study.findings.loc[samples])
     obs = study.obs.loc[samples].assign(part=[part[s] for s in samples], finding=finding, grade=grade)
@@ -327,7 +322,7 @@ def style_branch(run: LoadedRun) -> StyleBranch | None:
     state = read_checkpoint(run.folder.stage("pretrain") / "best.ckpt")["state_dict"]
     own = {k.removeprefix(STYLE_BRANCH): v for k, v in state.items() if k.startswith(STYLE_BRANCH)}
     branch.load_state_dict(own)
-    return branch.eval()
+    return branch.eval().to(run.predictor.device)
 
 
 def explain_prototypes(run: LoadedRun, place: Path, audit: Audit) -> None:
@@ -369,11 +364,11 @@ def prototypes(run: LoadedRun, branch: StyleBranch, samples: Sequence[str]) -> p
     """
     network = network_of(run, "pretrained").eval()
     scores = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in run.data_module().loader(samples):
-            seen = network.see_slide(batch.tiles)
+            seen = network.see_slide(batch.to(*place_of(network)).tiles)
             assert seen is not None, "a network with a style branch has a slide branch"
-            scores.append(branch(seen.encoding.vector).scores.numpy())
+            scores.append(branch(seen.encoding.vector).scores.float().cpu().numpy())
     cosine = np.concatenate(scores)
     nearest = np.bincount(cosine.argmax(1), minlength=cosine.shape[1])
     order = np.lexsort([-cosine.std(0), -nearest])
@@ -416,13 +411,15 @@ def _prototype_tiles(
     run: LoadedRun, network: Network, branch: StyleBranch, sample: str, prototype: int
 ) -> pd.DataFrame:
     """Tiles of a sample that add most to its cosine with a prototype, two tile sides apart."""
-    batch = run.fold.batch([sample], stage="evaluate")
+    batch = run.batch([sample])
     features = batch.tiles.features.clone().requires_grad_()
     seen = network.see_slide(batch.tiles.with_features(features))
     assert seen is not None, "a network with a style branch has a slide branch"
     (gradient,) = torch.autograd.grad(branch(seen.encoding.vector).scores[0, prototype], features)
-    difference = batch.tiles.features - torch.from_numpy(run.fold.control_tiles([sample]))
-    table = tile_places(run, [sample]).assign(contribution=(gradient * difference).sum(1).numpy())
+    difference = batch.tiles.features - torch.from_numpy(run.fold.control_tiles([sample])).to(features)
+    table = tile_places(run, [sample]).assign(
+        contribution=(gradient * difference).sum(1).float().cpu().numpy()
+    )
     score, corners = table["contribution"].to_numpy(), table[["x", "y"]].to_numpy()
     top = spread_out(score, corners, TILES_EACH, 2 * float(table["side"].iloc[0]))
     return table.iloc[top].assign(tile_rank=np.arange(1, len(top) + 1))

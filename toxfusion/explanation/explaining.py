@@ -22,7 +22,7 @@ from toxfusion.explanation.faithfulness import area_between, deletion_insertion
 from toxfusion.explanation.folder import INDEX, REPORT, file_name, file_stem
 from toxfusion.explanation.recording import Recording
 from toxfusion.explanation.targets import chosen_tasks
-from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
+from toxfusion.runs.loaded import LoadedRun, encode_slides, load_own_study, load_run
 from toxfusion.slides.readers import Slide, open_slide
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
@@ -145,6 +145,8 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
     looks: list[cohort.Look] = []
     for folder in folders:
         study, split = _study_of(folder, settings)
+        if settings.study is not None:
+            encode_slides(folder, study)
         run = load_run(folder, study, split)
         tasks = chosen_tasks(run, settings.tasks)
         place = output / "runs" / folder.root.name
@@ -242,7 +244,7 @@ def explain_regions(
         of_sample = scores[scores["sample_id"] == sample]
         of_sample, found = regions.add_integrated(run, of_sample, drawn, steps=settings.steps)
         checks.append(found)
-        batch = run.fold.batch([sample], stage="evaluate")
+        batch = run.batch([sample])
         of_slide = of_sample[of_sample["slide_id"] == slide_id]
         shown.append(of_slide)
         folder = place / file_stem(slide_id)
@@ -373,7 +375,7 @@ def explain_genes(
     attention = genes.pathway_attention(run, having)
     if attention.shape[1]:
         attention.to_csv(place / "pathway_attention.csv")
-    read = genes.gene_attention(run, run.fold.batch(having, stage="evaluate"))
+    read = genes.gene_attention(run, run.batch(having))
     rankings, checks = {}, []
     for task in tasks:
         found = genes.attribute_genes(run, having, task, steps=settings.steps)
@@ -401,7 +403,7 @@ def explain_fusion(run: LoadedRun, place: Path, tasks: Sequence[str], slides: Se
     if run.config["modality"]["name"] != "both" or not usable:
         return
     place.mkdir(parents=True, exist_ok=True)
-    batch = run.fold.batch(usable, stage="evaluate")
+    batch = run.batch(usable)
     samples = fusion.gates(run, batch)
     samples.to_csv(place / "gates.csv", index=False)
     fusion.gates_by(samples).to_csv(place / "gates_by.csv", index=False)

@@ -14,6 +14,7 @@ from torch import nn
 from toxfusion.data.batch import Batch
 from toxfusion.data.sampling import torch_seed
 from toxfusion.explanation.targets import predict
+from toxfusion.models.modes import as_array
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.runs.probes import network_of
 from toxfusion.study.draws import generator
@@ -23,18 +24,18 @@ SHARES = tuple(np.linspace(0.0, 1.0, 11).tolist())
 
 def randomised(run: LoadedRun, seed: int) -> LoadedRun:
     """The same run with the weights of network and heads drawn anew; data and tile features stay as they are."""
-    module = copy.deepcopy(run.module)
-    redrawn = replace(run, config={**run.config, "seed": seed})
-    module.network = network_of(redrawn, "random")
+    predictor = copy.deepcopy(run.predictor)
+    redrawn = replace(run, settings=replace(run.settings, seed=seed))
+    predictor.network = network_of(redrawn, "random")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "heads"))
-        for part in module.heads.modules():
+        for part in predictor.heads.modules():
             if isinstance(part, nn.Linear):
                 part.reset_parameters()
-    return replace(run, module=module.eval())
+    return replace(run, predictor=predictor.eval())
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def keeping(run: LoadedRun, batch: Batch, task: str, kept: np.ndarray) -> np.ndarray:
     """The task's number of one sample with some of its tiles only.
 
@@ -45,9 +46,10 @@ def keeping(run: LoadedRun, batch: Batch, task: str, kept: np.ndarray) -> np.nda
     Returns:
         float64 [n].
     """
-    copies = batch.take(torch.zeros(len(kept), dtype=torch.int64))
-    tiles = copies.tiles.select(torch.from_numpy(kept.ravel()))
-    return predict(run, replace(copies, tiles=tiles, has_slide=tiles.lengths > 0), task).double().numpy()
+    where = batch.tiles.offsets.device
+    copies = batch.take(torch.zeros(len(kept), dtype=torch.int64, device=where))
+    tiles = copies.tiles.select(torch.from_numpy(kept.ravel()).to(where))
+    return as_array(predict(run, replace(copies, tiles=tiles, has_slide=tiles.lengths > 0), task))
 
 
 def first_tiles(order: np.ndarray) -> np.ndarray:

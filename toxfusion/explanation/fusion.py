@@ -11,8 +11,8 @@ import torch
 from toxfusion.data.batch import Batch
 from toxfusion.explanation.genes import expression_token_names
 from toxfusion.explanation.regions import PLACE, tile_places
-from toxfusion.explanation.targets import target_values
 from toxfusion.models.bag import BagEncoder, GatedAttention
+from toxfusion.models.modes import as_array
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.runs.probes import MODALITIES
 
@@ -21,16 +21,18 @@ DESCRIBED = ("compound", "dose_level", "dose", "time_h", "is_control")
 
 def _described(run: LoadedRun, batch: Batch) -> pd.DataFrame:
     obs = run.fold.study.obs.loc[batch.sample_ids, list(DESCRIBED)].rename_axis("sample_id").reset_index()
-    return obs.assign(has_slide=batch.has_slide.numpy(), has_expression=batch.has_expression.numpy())
+    return obs.assign(
+        has_slide=batch.has_slide.cpu().numpy(), has_expression=batch.has_expression.cpu().numpy()
+    )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def gates(run: LoadedRun, batch: Batch) -> pd.DataFrame:
     """Share of each modality in what is fused, with compound, dose and time of the sample.
 
     A gate of 0 or 1 stands where a modality is missing, or where the network reads one alone.
     """
-    gate = run.module.network(batch).fused.gate.numpy()
+    gate = run.network(batch).fused.gate.float().cpu().numpy()
     return _described(run, batch).assign(gate_slide=gate[:, 0], gate_expression=gate[:, 1])
 
 
@@ -51,32 +53,32 @@ def gates_by(samples: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["by", "value", "n", "mean", "sd", "low", "high"]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def without_each(run: LoadedRun, batch: Batch, tasks: Sequence[str]) -> pd.DataFrame:
     """Each task's number as it is, without the slide, and without expression; NaN where nothing would be left."""
-    whole = target_values(run, run.module.network(batch).fused.vector)
+    whole = run.targets(run.network(batch).fused.vector)
     table = _described(run, batch)
     parts = []
     for task in tasks:
-        parts.append(table[["sample_id", "compound"]].assign(task=task, value=whole[task].double().numpy()))
+        parts.append(table[["sample_id", "compound"]].assign(task=task, value=as_array(whole[task])))
     found = pd.concat(parts, ignore_index=True)
-    both = (batch.has_slide & batch.has_expression).numpy()
+    both = (batch.has_slide & batch.has_expression).cpu().numpy()
     for modality in MODALITIES:
-        hidden = target_values(run, run.module.network(batch.without(modality)).fused.vector)
-        values = [np.where(both, hidden[task].double().numpy(), np.nan) for task in tasks]
+        hidden = run.targets(run.network(batch.without(modality)).fused.vector)
+        values = [np.where(both, as_array(hidden[task]), np.nan) for task in tasks]
         found[f"without_{modality}"] = np.concatenate(values)
     return found
 
 
 def slide_token_names(run: LoadedRun) -> list[str]:
     """The tokens of the bag encoder; the two that the network adds come last."""
-    bag = run.module.network.bag
+    bag = run.network.bag
     assert isinstance(bag, BagEncoder), "asked of a network that reads slides"
     names = ["slide"] if bag.n_tokens == 1 else [f"slide {i}" for i in range(bag.n_tokens)]
     return [*names, "shared", "private"]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def token_attention(run: LoadedRun, batch: Batch) -> pd.DataFrame:
     """Which token of one modality reads which of the other, the mean over heads and samples that have both.
 
@@ -86,13 +88,13 @@ def token_attention(run: LoadedRun, batch: Batch) -> pd.DataFrame:
     rows = []
     both = batch.has_slide & batch.has_expression
     if bool(both.any()):
-        attention = run.module.network(batch).fused.attention
+        attention = run.network(batch).fused.attention
         for direction in ("slide_to_expression", "expression_to_slide"):
             if direction not in attention:
                 continue
             slide, genes = slide_token_names(run), expression_token_names(run)
             asking, asked = (slide, genes) if direction == "slide_to_expression" else (genes, slide)
-            mean = attention[direction][both].mean((0, 1)).numpy()
+            mean = attention[direction][both].mean((0, 1)).float().cpu().numpy()
             for i, name in enumerate(asking):
                 rows += [
                     {
@@ -107,7 +109,7 @@ def token_attention(run: LoadedRun, batch: Batch) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["direction", "from", "to", "attention", "n"])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def expression_on_tiles(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFrame:
     """How much each expression token reads each tile.
 
@@ -120,10 +122,10 @@ def expression_on_tiles(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFra
         ``PLACE`` and one column an expression token; without further columns where there is no such attention.
     """
     table = tile_places(run, sample_ids)
-    network = run.module.network
+    network = run.network
     if table.empty or network.expression is None or network.bag is None:
         return table[list(PLACE)]
-    batch = run.fold.batch(sample_ids, stage="evaluate")
+    batch = run.batch(sample_ids)
     found = network(batch)
     names = expression_token_names(run)
     bag = network.bag
@@ -139,4 +141,4 @@ def expression_on_tiles(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFra
         weights = torch.einsum("tpk,tk->tp", to_tokens[batch.tiles.bag_index], own)
     else:
         return table[list(PLACE)]
-    return pd.concat([table, pd.DataFrame(weights.numpy(), columns=names)], axis=1)
+    return pd.concat([table, pd.DataFrame(weights.float().cpu().numpy(), columns=names)], axis=1)

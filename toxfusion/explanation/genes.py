@@ -48,7 +48,7 @@ def attribute_genes(
     """
     transform = run.fold.expression
     assert transform is not None, "samples have expression where the fold has a transform"
-    batch = run.fold.batch(sample_ids, stage="evaluate")
+    batch = run.batch(sample_ids)
     control = transform.control_profiles(run.fold.study, sample_ids)
     found = integrate_genes(run, batch, task, control, steps=steps)
 
@@ -58,8 +58,8 @@ def attribute_genes(
 
     return GeneAttributions(
         table(found.values),
-        table(gene_gradients(run, batch, task).numpy()),
-        table(batch.expression.numpy() - control),
+        table(gene_gradients(run, batch, task).float().cpu().numpy()),
+        table(batch.expression.float().cpu().numpy() - control),
         found.checks(sample_ids),
     )
 
@@ -111,7 +111,7 @@ def pathway_table(run: LoadedRun, found: GeneAttributions, attention: pd.DataFra
     return pd.DataFrame(rows).sort_values("integrated", key=np.abs, ascending=False, ignore_index=True)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pathway_attention(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFrame:
     """Self-attention that each pathway token receives, the mean over blocks, heads and asking tokens.
 
@@ -119,7 +119,7 @@ def pathway_attention(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFrame
         float [n, P], index sample_id, rows sum to 1; without columns where the encoder has no pathway tokens or no
         block.
     """
-    encoder = run.module.network.expression
+    encoder = run.network.expression
     index = pd.Index(list(sample_ids), name="sample_id")
     if not isinstance(encoder, PathwayTokens) or not len(encoder.blocks):
         return pd.DataFrame(index=index)
@@ -130,26 +130,26 @@ def pathway_attention(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFrame
         if isinstance(block, SelfAttentionBlock)
     ]
     try:
-        encoder(run.fold.batch(sample_ids, stage="evaluate").expression)
+        encoder(run.batch(sample_ids).expression)
     finally:
         for hook in hooks:
             hook.remove()
     received = torch.stack(weights).mean(dim=(0, 2, 3))
-    return pd.DataFrame(received.numpy(), index=index, columns=_sets(run)[0])
+    return pd.DataFrame(received.float().cpu().numpy(), index=index, columns=_sets(run)[0])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def gene_attention(run: LoadedRun, batch: Batch) -> np.ndarray | None:
     """float32 [B, G]: share of each gene in what the latents of a masked-gene encoder read; None for other encoders."""
-    encoder = run.module.network.expression
+    encoder = run.network.expression
     if not isinstance(encoder, MaskedGeneEncoder):
         return None
-    return encoder.read_weights(batch.expression).mean(1).numpy()
+    return encoder.read_weights(batch.expression).mean(1).float().cpu().numpy()
 
 
 def expression_token_names(run: LoadedRun) -> list[str]:
     """The tokens of the expression encoder: pathways, latents, or the one profile; the two the network adds last."""
-    encoder: ExpressionEncoder | nn.Module | None = run.module.network.expression
+    encoder: ExpressionEncoder | nn.Module | None = run.network.expression
     assert isinstance(encoder, ExpressionEncoder), "asked of a network that reads expression"
     if isinstance(encoder, PathwayTokens):
         names = _sets(run)[0]
@@ -162,12 +162,12 @@ def expression_token_names(run: LoadedRun) -> list[str]:
 
 def _sets(run: LoadedRun) -> tuple[list[str], list[np.ndarray]]:
     """Names and gene positions of the pathway tokens, in the order of the tokens."""
-    encoder, placed = run.module.network.expression, run.contract.get("gene_sets")
+    encoder, placed = run.network.expression, run.contract.get("gene_sets")
     if not isinstance(encoder, PathwayTokens) or placed is None:
         return [], []
     parts = encoder.index.split(encoder.sizes)
     names = [*placed, *([OTHERS] if len(parts) > len(placed) else [])]
-    return names, [part.numpy() for part in parts]
+    return names, [part.cpu().numpy() for part in parts]
 
 
 def kendall_w(ranks: np.ndarray) -> float:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from toxfusion.explanation import agreement, deep_zoom
 from toxfusion.explanation.agreement import Scores
@@ -23,14 +22,12 @@ from toxfusion.explanation.faithfulness import randomised
 from toxfusion.explanation.folder import FINDING, RANDOM, SEED, VIEWER, file_stems
 from toxfusion.explanation.fusion import DESCRIBED
 from toxfusion.explanation.provenance import describe_run, describe_study, versions
-from toxfusion.explanation.targets import task_names
 from toxfusion.runs.loaded import LoadedRun, load_run
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunFolder
-from toxfusion.training.outputs import encode_samples, predictions_table
 
 VIEWED = ("integrated", "contribution", "attention")
 """Scores over a slide in the viewer, the first one first."""
@@ -97,7 +94,7 @@ class Recording:
             kind = {"run": name, "null": self._kinds[null.root], "folder": str(null.root)}
             self._null_scores += [{**kind, **row} for row in scores]
         for against, other, loaded in others:
-            missing = [t for t in tasks if t not in task_names(loaded)]
+            missing = [t for t in tasks if t not in loaded.tasks.names]
             if missing:
                 audit.drop("explain", "null", other, f"{name}: not predicted: {', '.join(missing)}")
             self._compare(name, against, other, agreement.scores_of(loaded, tasks, self._steps), study)
@@ -182,7 +179,4 @@ def _samples(run: LoadedRun) -> pd.DataFrame:
 def _predictions(run: LoadedRun) -> pd.DataFrame:
     """Predictions table of the explained samples, one row a task and unit."""
     test = run.fold.usable(run.fold.split.test)
-    outputs = encode_samples(run.module.network, run.data_module(), test, torch.device("cpu"))
-    return predictions_table(
-        run.module, run.fold, outputs, part="test", sample_ids=test, seed=int(run.config["seed"])
-    )
+    return run.predict(test)

@@ -61,18 +61,19 @@ def tile_scores(run: LoadedRun, sample_ids: Sequence[str], tasks: Sequence[str])
     table = tile_places(run, sample_ids)
     if table.empty:
         return table
-    batch = run.fold.batch(sample_ids, stage="evaluate")
+    batch = run.batch(sample_ids)
     with torch.no_grad():
-        slide = run.module.network.see_slide(batch.tiles)
+        slide = run.network.see_slide(batch.tiles)
     assert slide is not None, "a sample has tiles where the network reads slides"
-    attention = slide.encoding.attention.numpy()
+    attention = slide.encoding.attention.float().cpu().numpy()
     found = {"attention": attention.mean(1)} | {f"attention_{h}": a for h, a in enumerate(attention.T)}
-    control = torch.from_numpy(run.fold.control_tiles(sample_ids)).repeat_interleave(batch.tiles.lengths, 0)
+    control = torch.from_numpy(run.fold.control_tiles(sample_ids)).to(batch.tiles.features)
+    control = control.repeat_interleave(batch.tiles.lengths, 0)
     difference = batch.tiles.features - control
     for task in tasks:
         gradient = tile_gradients(run, batch, task)
-        found[f"contribution:{task}"] = (gradient * difference).sum(1).numpy()
-        found[f"gradient:{task}"] = gradient.norm(dim=1).numpy()
+        found[f"contribution:{task}"] = (gradient * difference).sum(1).float().cpu().numpy()
+        found[f"gradient:{task}"] = gradient.norm(dim=1).float().cpu().numpy()
     return pd.concat([table, pd.DataFrame(found)], axis=1)
 
 
@@ -87,7 +88,7 @@ def add_integrated(
     """
     scores, checks = scores.copy(), []
     for sample, rows in scores.groupby("sample_id", sort=False).groups.items():
-        batch = run.fold.batch([str(sample)], stage="evaluate")
+        batch = run.batch([str(sample)])
         control = run.fold.control_tiles([str(sample)])[0]
         for task in tasks:
             found = integrate_tiles(run, batch, task, control, steps=steps)

@@ -58,7 +58,7 @@ def _draw_heatmaps(n: int, folder: RunFolder, target: Path, audit: Audit) -> Non
         audit.drop("figures", "heatmap", f"{n} slides", f"no slide can be read here: {error}")
         return
     run = load_run(folder, *load_own_study(folder))
-    if run.module.network.bag is None:
+    if run.network.bag is None:
         return
     for slide_id in worst_slides(run, n):
         path = target / f"{HEATMAP}{re.sub(r'[^A-Za-z0-9._-]+', '-', slide_id)}.png"

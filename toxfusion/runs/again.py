@@ -10,7 +10,6 @@ from pathlib import Path
 import anndata
 import pandas as pd
 
-from toxfusion.distributed.ranks import device_of
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.probing import COLUMNS
 from toxfusion.evaluation.records import as_dict, plain_records
@@ -18,14 +17,9 @@ from toxfusion.evaluation.scoring import score_run
 from toxfusion.evaluation.strata import score_strata
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.runs.probes import EMBEDDINGS, ProbeError, check_probes, probe_run
-from toxfusion.study.files import replace_file
+from toxfusion.study.files import replace_file, write_parquet
 from toxfusion.training.folder import RunError, RunFolder
-from toxfusion.training.outputs import (
-    encode_samples,
-    predictions_table,
-    write_embeddings,
-    write_survival_curves,
-)
+from toxfusion.training.outputs import write_embeddings, write_survival_curves
 
 #: Every file of an evaluation: what an earlier one left must not lie beside the scores of a later one.
 WRITTEN = ("metrics.json", "predictions.parquet", "strata.csv", "curves.png", "confusion.png",
@@ -106,24 +100,21 @@ def evaluate_run(
 def _predicted_again(run: LoadedRun, output: Path, seed: int) -> pd.DataFrame:
     """Predictions of the fine-tuned network; embeddings, their map and survival curves are written."""
     split, config = run.fold.split, run.config
-    device = device_of(config["trainer"]["accelerator"])
-    outputs = encode_samples(run.module.network, run.data_module(), [*split.valid, *split.test], device)
+    outputs = run.embed([*split.valid, *split.test])
     write_embeddings(run.fold, outputs, output / "embeddings.h5ad")
-    write_survival_curves(run.module, run.fold, outputs, output / "survival_curves.parquet")
+    write_survival_curves(run.predictor, run.tasks, outputs, output / "survival_curves.parquet")
     written = anndata.read_h5ad(output / "embeddings.h5ad")
     figures.embedding_map(written.X, written.obs, output / "embedding.png", seed=seed,
                           title=f"{config['name']}: fused vectors of validation and test samples")  # fmt: skip
     parts = [
-        predictions_table(run.module, run.fold, outputs, part=part, sample_ids=ids, seed=config["seed"])
+        run.predict(ids, part=part, outputs=outputs)
         for part, ids in (("valid", split.valid), ("test", split.test))
     ]
     return pd.concat(parts, ignore_index=True)
 
 
 def _write_probes(table: pd.DataFrame, output: Path, name: str) -> None:
-    part = output / ".probes.parquet"
-    table.to_parquet(part, index=False)
-    part.replace(output / "probes.parquet")
+    write_parquet(table, output / "probes.parquet")
     replace_file(output / "probes.csv", table.to_csv(index=False).encode())
     drawn: dict[str, Callable[..., None]] = {
         "few_shot": figures.few_shot,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from toxfusion.evaluation import figures
+from toxfusion.models.modes import evaluating
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.slides.readers import open_slide
 from toxfusion.training.folder import RunError, RunFolder
@@ -54,7 +55,7 @@ def worst_slides(run: LoadedRun, n: int) -> list[str]:
     return [study.slides_of(sample)[0] for sample in shown[:n]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def draw_slide(run: LoadedRun, slide_id: str, path: Path) -> None:
     """Attention of a loaded run over one slide, the mean over heads.
 
@@ -64,7 +65,7 @@ def draw_slide(run: LoadedRun, slide_id: str, path: Path) -> None:
     """
     study, folder = run.fold.study, run.folder
     sample = str(study.slides.at[slide_id, "sample_id"])
-    if run.module.network.bag is None or run.fold.store is None or study.slides_of(sample) != [slide_id]:
+    if run.network.bag is None or run.fold.store is None or study.slides_of(sample) != [slide_id]:
         raise RunError(
             f"{folder.root}: no attention over slide {slide_id}: the run reads no slides, or {sample} has several"
         )
@@ -73,8 +74,8 @@ def draw_slide(run: LoadedRun, slide_id: str, path: Path) -> None:
             f"{folder.root}: no picture of slide {slide_id}: the features of {run.fold.store.root} were imported "
             "without coordinates, so that attention has no place on it; `explain` writes it as a table"
         )
-    tiles = run.fold.batch([sample], stage="evaluate").tiles
-    attention = run.module.network.bag(tiles).attention.float().mean(1).numpy()
+    with evaluating(run.network.bag):
+        attention = run.network.bag(run.batch([sample]).tiles).attention.float().mean(1).cpu().numpy()
     if len(attention) and np.allclose(attention, attention[0], rtol=1e-4, atol=0):
         raise RunError(
             f"{folder.root}: every tile of slide {slide_id} weighs the same, so there is nothing to see"

@@ -1,26 +1,37 @@
-"""A finished run back in memory: its network with the best weights, on its own study or on another one."""
+"""A finished run back in memory: its predictor with the best weights, on its own study or on another one."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
+from torch import Tensor
+
+from toxfusion.data.batch import Batch
 from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.sampling import SampleStream
 from toxfusion.data.tile_scaling import TileScaler
+from toxfusion.distributed.ranks import device_of
+from toxfusion.models.modes import place_of
+from toxfusion.models.network import Network
+from toxfusion.models.predictor import Predictor
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
+from toxfusion.study.files import replacing
 from toxfusion.study.splits import Split, read_manifest
 from toxfusion.study.study import Study
-from toxfusion.tasks.tasks import Tasks
+from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import build_network, with_nulls, with_pairs_dealt
-from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.folder import RunError, RunFolder
-from toxfusion.training.optimization import Optimization
-from toxfusion.training.settings import PublishedFeatures, RunSettings, TrainedFeatures
-from toxfusion.training.stage import load_weights, read_checkpoint
+from toxfusion.training.outputs import SampleOutputs, encode_samples, predictions_table, survival_curves
+from toxfusion.training.settings import PublishedFeatures, RunSettings, StoredFeatures, TrainedFeatures
+from toxfusion.training.stage import CheckpointError, read_checkpoint
 from toxfusion.training.tile_features import encode_by_published, encode_study
 
 
@@ -31,7 +42,8 @@ class LoadedRun:
     Attributes:
         folder, config, settings: of the run.
         contract: what its checkpoint carries beside weights.
-        module: network and heads with the best weights, in evaluation mode.
+        tasks: what it predicts, as fitted on its training samples.
+        predictor: network and heads with the best weights, in evaluation mode.
         fold: the data it is used on.
     """
 
@@ -39,8 +51,14 @@ class LoadedRun:
     config: dict[str, Any]
     settings: RunSettings
     contract: dict[str, Any]
-    module: FinetuningModule
+    tasks: TaskSet
+    predictor: Predictor
     fold: FoldData
+
+    @property
+    def network(self) -> Network:
+        """The network of the predictor."""
+        return self.predictor.network
 
     def data_module(self) -> StudyDataModule:
         """Loads samples with all their tiles."""
@@ -52,6 +70,41 @@ class LoadedRun:
             eval_batch_size=self.settings.batches.eval_batch,
             valid=[],
         )
+
+    def batch(self, sample_ids: Sequence[str]) -> Batch:
+        """Samples with all their tiles, where the predictor lies."""
+        return self.fold.batch(sample_ids, stage="evaluate").to(*place_of(self.predictor))
+
+    def embed(self, sample_ids: Sequence[str], network: Network | None = None) -> SampleOutputs:
+        """What the network says of samples: fused vectors, gates and shared vectors.
+
+        Args:
+            network: another one on the same data, its start for example; the run's own where None.
+        """
+        return encode_samples(self.network if network is None else network, self.data_module(), sample_ids)
+
+    def predict(
+        self, sample_ids: Sequence[str], *, part: str = "test", outputs: SampleOutputs | None = None
+    ) -> pd.DataFrame:
+        """The predictions table of samples, all of one part, so that compounds and groups are whole.
+
+        Args:
+            part: what the table calls them.
+            outputs: of `embed`, of these samples and possibly others; computed where None.
+        """
+        outputs = self.embed(sample_ids) if outputs is None else outputs
+        seed = self.settings.seed
+        return predictions_table(
+            self.predictor, self.tasks, self.fold, outputs, part=part, sample_ids=sample_ids, seed=seed
+        )
+
+    def survival_curves(self, outputs: SampleOutputs) -> pd.DataFrame | None:
+        """Survival over time of embedded samples; None where no task has curves."""
+        return survival_curves(self.predictor, self.tasks, outputs)
+
+    def targets(self, vector: Tensor) -> dict[str, Tensor]:
+        """The number that is explained of each task, [B] each, from fused vectors [B, W], with gradient."""
+        return self.tasks.targets(self.predictor, vector)
 
 
 def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
@@ -66,72 +119,146 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
 
 
 def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None = None) -> LoadedRun:
-    """The network of a finished run, on a study.
+    """The predictor of a finished run, on a study; nothing is written into the study.
+
+    It lies on the device that the run's config names, where there is one.
 
     Args:
         audit: takes what the run's transform of expression does to single samples of the study.
 
     Raises:
-        RunError: the run is not finished, or is of no network.
+        RunError: the run is not finished, of no network, or of an earlier version; or slides of the study are not
+            encoded (see `encode_slides`).
         CheckpointError: its checkpoint cannot be read.
         ExpressionError: the study lacks a gene that the network reads, or has it twice.
     """
-    config = folder.read_config()
-    if folder.finished() is None or config["method"] != "network":
-        raise RunError(
-            f"{folder.root}: not a finished run of a network; wait for done.json, or name another run"
-        )
-    settings = RunSettings.read(config)
+    config, settings = _network_run(folder)
     best = folder.stage("finetune") / "best.ckpt"
-    contract = read_checkpoint(best)["contract"]
-    tasks = Tasks.from_state(contract["tasks"])
+    checkpoint = read_checkpoint(best)
+    contract = checkpoint["contract"]
+    tasks = settings.tasks.restored(contract["tasks"])
     tiles, genes = contract["tiles"], contract["expression"]
     fold = FoldData(
         study,
         split,
-        tasks,
-        store=None if tiles is None else _features(settings, contract, study),
+        tasks.labels(study, study.sample_ids),
+        store=None if tiles is None else _encoded(settings, contract, study),
         expression=None if genes is None else ExpressionTransform.from_state(genes),
         scaler=None if tiles is None else TileScaler.from_state(tiles),
         audit=audit,
         seed=settings.seed,
     )
-    if (
-        settings.nulls.shuffle_pairs == "throughout"
-    ):  # a new study has no training samples, and keeps its pairs
+    # A new study has no training samples, and keeps its pairs.
+    if settings.nulls.shuffle_pairs == "throughout":
         fold = with_pairs_dealt(fold, settings.seed)
-    module = FinetuningModule(
-        build_network(
-            settings.network,
-            n_genes=fold.n_genes,
-            tile_dim=fold.tile_dim,
-            gene_sets=contract["gene_sets"],
-        ),
-        tasks,
-        width=settings.network.width,
-        labels=fold.labels,
-        weights=settings.finetune.weights,
-        compound_pooling=settings.finetune.compound_pooling,
-        group_pooling=settings.finetune.group_pooling,
-        network_lr_share=1.0,
-        optimization=Optimization(1e-3, 0.0, 0.0, 1),
-        seed=0,
-        contract=contract,
+    network = build_network(
+        settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract["gene_sets"]
     )
-    load_weights(module, best)
-    return LoadedRun(folder, config, settings, contract, module.eval(), fold)
+    predictor = Predictor(network, tasks.heads(settings.network.width))
+    load_part(predictor, checkpoint["state_dict"], "predictor.", best)
+    predictor.eval().to(device_of(settings.trainer.accelerator))
+    return LoadedRun(folder, config, settings, contract, tasks, predictor, fold)
 
 
-def _features(settings: RunSettings, contract: dict[str, Any], study: Study) -> BagStore:
-    """Features of a study by the run's own tile encoder, encoded now as far as they are missing.
+def load_part(module: torch.nn.Module, state: dict[str, Tensor], prefix: str, path: Path) -> None:
+    """Load those weights of a checkpoint whose names begin with a prefix, strictly.
 
     Raises:
-        RunError: the study's features are of another encoder, weights, scale or tile size, or the encoder is gone.
+        CheckpointError: they are of another module.
     """
-    wanted = contract["features"]["made_by"]
-    store = _own_features(settings, contract["features"]["name"], study)
+    own = {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: weights of another network than the config's: {str(error).splitlines()[1].strip()}"
+        ) from error
+
+
+def encode_slides(folder: RunFolder, study: Study) -> int:
+    """Encode the slides of a study with the tile encoder of a run, as far as they are not, and say so in a line.
+
+    Features go into the study, beside a copy of the encoder, where `load_run` finds them. A run that reads no slides,
+    or features that another tool made, has nothing to encode.
+
+    Returns:
+        The number of slides encoded.
+
+    Raises:
+        RunError: the run is not finished, of no network, or of an earlier version; or its tile encoder is gone.
+        StudyError: the study has no tiles.
+        TileFeaturesError: tiles of another scale or size than the encoder's.
+    """
+    _, settings = _network_run(folder)
+    contract = read_checkpoint(folder.stage("finetune") / "best.ckpt")["contract"]
+    made, grid, trainer = settings.tile_features, settings.data.grid, settings.trainer
+    if contract["features"] is None or not isinstance(made, PublishedFeatures | TrainedFeatures):
+        return 0
+    name = contract["features"]["name"]
+    before = len(study.features(name).slide_ids) if (study.root / "features" / name).is_dir() else 0
+    if isinstance(made, PublishedFeatures):
+        store = encode_by_published(made, study, grid=grid, trainer=trainer)
+    else:
+        encoder = _encoder_in(study, settings.data.root, name)
+        store = encode_study(study, encoder, grid=grid, batch_size=made.encode_batch, trainer=trainer)
+    encoded = len(store.slide_ids) - before
+    if encoded:
+        print(f"encoded {encoded} slides of {study.root} with the tile encoder {name}")
+    return encoded
+
+
+def _network_run(folder: RunFolder) -> tuple[dict[str, Any], RunSettings]:
+    """The config of a finished run of a network, and the same as settings."""
+    config = folder.read_config()
+    if folder.finished() is None or config["method"] != "network":
+        raise RunError(
+            f"{folder.root}: not a finished run of a network; wait for done.json, or name another run"
+        )
+    if "kinds" not in config["task"]:
+        raise RunError(
+            f"{folder.root}: a run of an earlier version of toxfusion, which this one does not load; train it again"
+        )
+    return config, RunSettings.read(config)
+
+
+def _encoder_in(study: Study, trained_on: Path, name: str) -> Path:
+    """The run's tile encoder in a study; copied from the study of the run where it is not there yet."""
+    encoder = study.root / "encoders" / f"{name}.ckpt"
+    if not encoder.is_file():
+        own = trained_on / "encoders" / encoder.name
+        if not own.is_file():
+            raise RunError(
+                f"{own}: the run's tile encoder is not there (the study the run was trained on has moved?); copy it "
+                f"to {encoder}"
+            )
+        with replacing(encoder) as draft:
+            shutil.copyfile(own, draft)
+    return encoder
+
+
+def _encoded(settings: RunSettings, contract: dict[str, Any], study: Study) -> BagStore:
+    """Features of a study by the run's own tile encoder.
+
+    Raises:
+        RunError: slides are not encoded, or the features are of another encoder, weights, scale or tile size.
+    """
+    name, made_by = contract["features"]["name"], contract["features"]["made_by"]
+    own = not isinstance(settings.tile_features, StoredFeatures)
+    if own and not (study.root / "features" / name).is_dir():
+        raise RunError(
+            f"{study.root}: its slides are not encoded with {name}, the run's tile encoder; toxfusion.predict does "
+            "that, and toxfusion.runs.loaded.encode_slides"
+        )
+    store, grid = study.features(name), settings.data.grid
+    if own and (study.root / "tiles" / grid).is_dir():
+        left = [slide_id for slide_id in study.tiles(grid).slide_ids if slide_id not in store]
+        if left:
+            raise RunError(
+                f"{store.root}: {len(left)} slides are not encoded ({', '.join(left[:3])} ...); toxfusion.predict does "
+                "that, and toxfusion.runs.loaded.encode_slides"
+            )
     other = [
-        f"{k} {store.spec.made_by[k]!r}, not {v!r}" for k, v in wanted.items() if store.spec.made_by[k] != v
+        f"{k} {store.spec.made_by[k]!r}, not {v!r}" for k, v in made_by.items() if store.spec.made_by[k] != v
     ]
     if other:
         raise RunError(
@@ -139,24 +266,3 @@ def _features(settings: RunSettings, contract: dict[str, Any], study: Study) -> 
             "slides with the encoder, weights and grid of the run"
         )
     return store
-
-
-def _own_features(settings: RunSettings, name: str, study: Study) -> BagStore:
-    made, grid, trainer = settings.tile_features, settings.data.grid, settings.trainer
-    if isinstance(made, PublishedFeatures):
-        return encode_by_published(made, study, grid=grid, trainer=trainer)
-    if not isinstance(made, TrainedFeatures):
-        return study.features(name)
-    encoder = study.root / "encoders" / f"{name}.ckpt"
-    if not encoder.is_file():
-        encoder.parent.mkdir(parents=True, exist_ok=True)
-        part = encoder.with_suffix(".part")
-        own = settings.data.root / "encoders" / encoder.name
-        if not own.is_file():
-            raise RunError(
-                f"{own}: the run's tile encoder is not there (the study the run was trained on has moved?); copy it "
-                f"to {encoder}"
-            )
-        shutil.copyfile(own, part)
-        part.replace(encoder)
-    return encode_study(study, encoder, grid=grid, batch_size=made.encode_batch, trainer=trainer)

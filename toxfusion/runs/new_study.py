@@ -10,7 +10,6 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from toxfusion.distributed.ranks import device_of
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.applicability import (
     DECISION,
@@ -23,13 +22,11 @@ from toxfusion.evaluation.applicability import (
     conformal_p,
 )
 from toxfusion.evaluation.calibration import fit_platt
-from toxfusion.runs.loaded import load_own_study, load_run
+from toxfusion.runs.loaded import encode_slides, load_run
 from toxfusion.study.audit import Audit
-from toxfusion.study.rules import StudyError
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunError, RunFolder
-from toxfusion.training.outputs import encode_samples, predictions_table, survival_curves
 
 N_NEAREST = 3
 """Training compounds named beside each compound."""
@@ -53,7 +50,7 @@ class Scores:
             with their distances.
         samples: one row a sample: which modalities there are, gates (means over runs), distance and
             distance_percentile (of treated samples among treated, of vehicle controls among controls).
-        curves: ``prediction.survival_curves`` of each run, named in column ``run``; None without discrete survival.
+        curves: ``LoadedRun.survival_curves`` of each run, named in column ``run``; None without discrete survival.
         notes: what a reader of the scores must know: what could not be calibrated or judged, and why.
     """
 
@@ -84,7 +81,7 @@ def score_study(
     alpha: float = 0.05,
     error: float | None = None,
 ) -> Scores:
-    """Score every sample of a study with every run of an experiment.
+    """Score every sample of a study with every run of an experiment, its slides encoded before as far as they are not.
 
     Args:
         alpha: units whose distance has a p of at most this are abstained on.
@@ -94,7 +91,7 @@ def score_study(
     Raises:
         ApplicabilityError: alpha or error out of range.
         RunError: a run is not finished or not of a network, runs of several experiments, no sample has what a run
-            reads, or a run of an earlier version lies here without its study.
+            reads, or a run of an earlier version.
     """
     if not 0 < alpha < 1 or not (error is None or 0 <= error < DECISION):
         raise ApplicabilityError(
@@ -102,6 +99,8 @@ def score_study(
         )
     folders = [RunFolder(Path(folder)) for folder in run_folders]
     _check_one_experiment(folders)
+    for folder in folders:
+        encode_slides(folder, study)
     found = [_score_with(folder, study, audit) for folder in folders]
     notes: list[str] = []
     valid = _validation(folders)
@@ -162,11 +161,8 @@ def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
     usable = run.fold.usable(study.sample_ids, audit)
     if not usable:
         raise RunError(f"{study.root}: no sample has what {folder.root} reads; extract its slides first")
-    device = device_of(run.config["trainer"]["accelerator"])
-    outputs = encode_samples(run.module.network, run.data_module(), usable, device)
-    table = predictions_table(
-        run.module, run.fold, outputs, part="test", sample_ids=usable, seed=int(run.config["seed"])
-    )
+    outputs = run.embed(usable)
+    table = run.predict(usable, outputs=outputs)
     known, vectors = _known_samples(folder)
     train, valid = (known["part"] == "train").to_numpy(), (known["part"] == "valid").to_numpy()
     reference = Reference.fit(vectors[train], known["compound"].to_numpy()[train])
@@ -179,7 +175,7 @@ def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
         here.loc[rows.index, "compared"] = len(alike)
     treated = ~obs["is_control"].to_numpy(dtype=bool)
     to_compounds = reference.to_compounds(outputs.fused[treated])
-    curves = survival_curves(run.module, run.fold, outputs)
+    curves = run.survival_curves(outputs)
     return _RunScores(
         table.assign(seen=table["compound"].isin(run.contract["compounds"])),
         here,
@@ -193,29 +189,16 @@ def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
 def _known_samples(folder: RunFolder) -> tuple[pd.DataFrame, np.ndarray]:
     """obs and fused vectors of training and validation samples that have something the run reads.
 
-    Runs of an earlier version kept no training samples: theirs are encoded from their own study.
-
     Raises:
-        RunError: there is no such run folder, or that study cannot be opened.
+        RunError: the run left no vectors of training samples.
     """
-    if folder.embeddings.is_file():
-        table = anndata.read_h5ad(folder.embeddings)
-        if (table.obs["part"] == "train").any():
-            there = (table.obs["has_slide"] | table.obs["has_expression"]).to_numpy(dtype=bool)
-            return table.obs[there], np.asarray(table.X)[there]
-    try:
-        study, split = load_own_study(folder)
-    except StudyError as error:
+    table = anndata.read_h5ad(folder.embeddings) if folder.embeddings.is_file() else None
+    if table is None or not (table.obs["part"] == "train").any():
         raise RunError(
-            f"{folder.embeddings}: holds no training samples to measure distances from, as runs of earlier versions, "
-            f"and the study of the run cannot be opened ({error}); put it back, or train again"
-        ) from error
-    run = load_run(folder, study, split)
-    usable = run.fold.usable([*split.train, *split.valid])
-    device = device_of(run.config["trainer"]["accelerator"])
-    outputs = encode_samples(run.module.network, run.data_module(), usable, device)
-    part = split.part_of()
-    return study.obs.loc[usable].assign(part=[part[s] for s in usable]), outputs.fused
+            f"{folder.embeddings}: no vectors of training samples to measure distances from; train the run again"
+        )
+    there = (table.obs["has_slide"] | table.obs["has_expression"]).to_numpy(dtype=bool)
+    return table.obs[there], np.asarray(table.X)[there]
 
 
 def _unit_distances(obs: pd.DataFrame, distance: np.ndarray) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,24 +14,25 @@ from toxfusion.baselines.plain import BaselineSettings, pooled_tiles, reduced, s
 from toxfusion.data.batch import Batch
 from toxfusion.data.datamodule import FoldData
 from toxfusion.data.sampling import torch_seed
-from toxfusion.distributed.ranks import device_of
 from toxfusion.evaluation import probing
 from toxfusion.evaluation.families import FAMILIES
 from toxfusion.evaluation.probing import Record, Units, record
 from toxfusion.evaluation.retrieval import retrieval_table
 from toxfusion.evaluation.scoring import headline_scores, score_run
 from toxfusion.models.network import Network
-from toxfusion.runs.loaded import LoadedRun
+from toxfusion.runs.loaded import LoadedRun, load_part
 from toxfusion.study.draws import generator
-from toxfusion.study.vocabulary import LESIONS
+from toxfusion.tasks.task import PooledTask, Task
 from toxfusion.training.assemble import build_network
-from toxfusion.training.outputs import SampleOutputs, encode_samples, predictions_table
-from toxfusion.training.stage import CheckpointError, read_checkpoint
+from toxfusion.training.outputs import SampleOutputs
+from toxfusion.training.stage import read_checkpoint
 
-EMBEDDING_PROBES = ("few_shot", *probing.CLASSIFIERS)
+EMBEDDING_PROBES = probing.EMBEDDING_PROBES
 PROBES = (*EMBEDDING_PROBES, "retrieval", "missing_modality")
 EMBEDDINGS = ("pretrained", "finetuned", "random", "plain")
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+LABELS = {"ordinal": "a grade", "survival": "a time with an event", "value": "a value"}
+"""What the labels of the families without classes are."""
 MODALITIES: tuple[Literal["slide", "expression"], ...] = ("slide", "expression")
 
 
@@ -101,29 +102,33 @@ def _of_embedding(
             reason = "pooled features have no space in common"
             records.append(record("retrieval", embedding, "", metric="", reason=reason))
     else:
-        outputs = _encode(run, network_of(run, embedding), samples)
+        outputs = run.embed(samples, network_of(run, embedding))
         values = outputs.fused
         if "retrieval" in probes:
             records += _retrieval(run, embedding, outputs)
     if values is None:
         return records
-    tasks = task_units(fold, samples, part, values)
     for probe in read:
+        records += [_unfit(task, probe, embedding) for task in run.tasks if probe not in task.probes]
+        fitting = [task for task in run.tasks if probe in task.probes]
+        units = task_units(fold, fitting, samples, part, values)
         if probe == "few_shot":
-            records += probing.few_shot_records(tasks, embedding, seed=seed)
+            records += probing.few_shot_records(units, embedding, seed=seed)
         else:
-            records += probing.classifier_records(probe, tasks, embedding, draws=draws, seed=seed)
+            records += probing.classifier_records(probe, units, embedding, draws=draws, seed=seed)
     return records
 
 
 def network_of(run: LoadedRun, embedding: str) -> Network:
     """The network of a run before any training ("random"), before fine-tuning ("pretrained") or after it.
 
+    It lies where the run's own does; one that is made here is in training mode.
+
     Raises:
         CheckpointError: the pretrained checkpoint is gone, broken, or of another network.
     """
     if embedding == "finetuned":
-        return run.module.network
+        return run.network
     fold = run.fold
     # The run drew its first weights from this seed: "random" is where it started.
     with torch.random.fork_rng(devices=[]):
@@ -136,13 +141,8 @@ def network_of(run: LoadedRun, embedding: str) -> Network:
         )
     if embedding == "pretrained":
         path = run.folder.stage("pretrain") / "best.ckpt"
-        state = read_checkpoint(path)["state_dict"]
-        own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-        try:
-            network.load_state_dict(own)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: weights of another network than the config's") from error
-    return network
+        load_part(network, read_checkpoint(path)["state_dict"], "network.", path)
+    return network.to(run.predictor.device)
 
 
 def plain_embedding(fold: FoldData, train: Sequence[str]) -> np.ndarray:
@@ -162,9 +162,9 @@ def plain_embedding(fold: FoldData, train: Sequence[str]) -> np.ndarray:
 
 
 def task_units(
-    fold: FoldData, sample_ids: Sequence[str], part: np.ndarray, values: np.ndarray
+    fold: FoldData, tasks: Iterable[Task], sample_ids: Sequence[str], part: np.ndarray, values: np.ndarray
 ) -> list[Units]:
-    """Labelled units of DILI (mean of a compound's treated samples), injury (of a dose group's) and each lesion.
+    """Labelled units of tasks with two classes each: samples, or means over the treated samples of larger units.
 
     Args:
         part: str [n], of each sample.
@@ -172,30 +172,48 @@ def task_units(
     """
     obs = fold.study.obs.loc[list(sample_ids)]
     rows = [fold.row(s) for s in sample_ids]
-    labels = {name: of_all[rows].double().numpy() for name, of_all in fold.labels.items()}
     compound = obs["compound"].astype(str).to_numpy(dtype=object)
-    names = np.asarray(sample_ids, dtype=object)
     found = []
-    for task, level, column in (("dili", "compound", "compound"), ("injury", "group", "group_id")):
-        if task in labels:
-            keep = ~np.isnan(labels[task])  # vehicle controls carry no such label
-            units = obs[column].astype(str).to_numpy(dtype=object)[keep]
-            code = pd.MultiIndex.from_arrays([part[keep], units]).factorize(sort=True)[0]
-            first = np.unique(code, return_index=True)[1]
-            means = pd.DataFrame(values[keep].astype(np.float64)).groupby(code).mean().to_numpy()
-            of_unit = (labels[task][keep][first], units[first], compound[keep][first])
-            found.append(Units(task, level, means, *of_unit, part[keep][first]))
-    for i, task in enumerate(fold.tasks.lesion_tasks):
-        keep = ~np.isnan(labels["lesions"][:, i])
-        of_unit = (labels["lesions"][keep, i], names[keep], compound[keep])
-        found.append(Units(task, "sample", values[keep].astype(np.float64), *of_unit, part[keep], LESIONS))
+    for task in tasks:
+        unit = obs.index.to_numpy(dtype=object)
+        if isinstance(task, PooledTask):
+            unit = obs[task.unit].astype(str).to_numpy(dtype=object)
+        labels = task.label_columns(fold.labels[task.name][rows].numpy())
+        for name, label in zip(task.names, labels.T, strict=True):
+            keep = ~np.isnan(label)  # vehicle controls carry no label of a compound or dose group
+            known = Units(
+                name,
+                task.level,
+                values[keep].astype(np.float64),
+                label[keep],
+                unit[keep],
+                compound[keep],
+                part[keep],
+                "" if task.headline == name else task.headline,
+            )
+            found.append(known if task.level == "sample" else _unit_means(known))
     return found
 
 
-def _encode(run: LoadedRun, network: Network, sample_ids: Sequence[str]) -> SampleOutputs:
-    return encode_samples(
-        network, run.data_module(), sample_ids, device_of(run.config["trainer"]["accelerator"])
+def _unit_means(samples: Units) -> Units:
+    """One row a unit and part: the mean of its samples."""
+    keys = pd.MultiIndex.from_arrays([samples.part, samples.unit_id])
+    code = keys.factorize(sort=True)[0]
+    first = np.unique(code, return_index=True)[1]
+    return replace(
+        samples,
+        values=pd.DataFrame(samples.values).groupby(code).mean().to_numpy(),
+        label=samples.label[first],
+        unit_id=samples.unit_id[first],
+        compound=samples.compound[first],
+        part=samples.part[first],
     )
+
+
+def _unfit(task: Task, probe: str, embedding: str) -> Record:
+    """Why a probe has no row of numbers for a task."""
+    reason = f"{probe} tells two classes apart, and the label of this task is {LABELS[task.family]}"
+    return record(probe, embedding, task.headline, metric="", reason=reason)
 
 
 def _retrieval(run: LoadedRun, embedding: str, outputs: SampleOutputs) -> list[Record]:
@@ -223,13 +241,10 @@ def _missing_modality(run: LoadedRun, draws: int, seed: int) -> list[Record]:
         reason = f"not applicable: the run reads one modality ({modality})"
         return [record("missing_modality", "finetuned", "", metric="", reason=reason)]
     fold, split = run.fold, run.fold.split
-    whole = _encode(run, run.module.network, [*split.valid, *split.test])
+    whole = run.embed([*split.valid, *split.test])
 
     def table(outputs: SampleOutputs, part: str) -> pd.DataFrame:
-        ids = getattr(split, part)
-        return predictions_table(
-            run.module, fold, outputs, part=part, sample_ids=ids, seed=int(run.config["seed"])
-        )
+        return run.predict(getattr(split, part), part=part, outputs=outputs)
 
     valid = table(whole, "valid")
     has: dict[str, Callable[[str], bool]] = {"slide": fold.has_slide, "expression": fold.has_expression}
@@ -268,8 +283,8 @@ def _encode_without(
     def hide(_: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Batch]:
         return (arguments[0].without(hidden),)
 
-    hook = run.module.network.register_forward_pre_hook(hide)
+    hook = run.network.register_forward_pre_hook(hide)
     try:
-        return _encode(run, run.module.network, sample_ids)
+        return run.embed(sample_ids)
     finally:
         hook.remove()

@@ -15,6 +15,7 @@ from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
 from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, group_weights, torch_seed
 from toxfusion.data.tile_scaling import fit_tile_scaler
+from toxfusion.distributed.ranks import device_of
 from toxfusion.models.compilation import compile_dense_parts
 from toxfusion.models.network import Network
 from toxfusion.objectives.terms.term import NetworkShape
@@ -24,7 +25,7 @@ from toxfusion.study.bag_store import BagStore
 from toxfusion.study.nulls import deal_slides, permute_labels
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
-from toxfusion.tasks.tasks import Tasks, resolve_tasks
+from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.optimization import Optimization
 from toxfusion.training.settings import NetworkSettings, RunSettings
 
@@ -53,9 +54,7 @@ def with_nulls(settings: RunSettings, study: Study, split: Split) -> Study:
     """The study with the labels of every task of the run permuted, where the run asks for it."""
     nulls, tasks = settings.nulls, settings.tasks
     if nulls.permute_labels:
-        study = permute_labels(
-            study, split, settings.seed, columns=tasks.label_columns, chemistry=tasks.chemistry
-        )
+        study = permute_labels(study, split, settings.seed, columns=tasks.columns, chemistry=tasks.chemistry)
     return study
 
 
@@ -65,10 +64,9 @@ def with_pairs_dealt(fold: FoldData, seed: int) -> FoldData:
     return fold.with_slides_dealt(deal_slides(parts, seed, fold.split.fold))
 
 
-def make_tasks(settings: RunSettings, study: Study, split: Split, audit: Audit) -> Tasks:
+def make_tasks(settings: RunSettings, study: Study, split: Split, audit: Audit) -> TaskSet:
     """What is predicted, fitted on training samples; raises TaskError for a task that the study has no labels of."""
-    tasks = settings.tasks
-    return resolve_tasks(study, **tasks.which, survival=tasks.survival, train=split.train, audit=audit)
+    return settings.tasks.fit(study, split.train, audit)
 
 
 def study_gene_sets(settings: RunSettings, study: Study) -> list[GeneSet] | None:
@@ -84,7 +82,7 @@ def study_gene_sets(settings: RunSettings, study: Study) -> list[GeneSet] | None
 
 
 def make_fold(
-    settings: RunSettings, study: Study, split: Split, tasks: Tasks, store: BagStore | None, audit: Audit
+    settings: RunSettings, study: Study, split: Split, tasks: TaskSet, store: BagStore | None, audit: Audit
 ) -> FoldData:
     """Fit what is fitted, on training samples, for the modalities in use.
 
@@ -110,7 +108,7 @@ def make_fold(
     fold = FoldData(
         study,
         split,
-        tasks,
+        tasks.labels(study, study.sample_ids),
         store=store,
         expression=expression,
         scaler=scaler,
@@ -164,12 +162,15 @@ class Assembled:
     """A network on a fold, ready to be trained.
 
     Attributes:
+        tasks: what is predicted, fitted.
+        network: where the run computes.
         train, valid: samples of these parts with at least one modality that is in use.
         gene_sets: of the expression encoder; None where it reads none.
     """
 
     settings: RunSettings
     fold: FoldData
+    tasks: TaskSet
     network: Network
     train: list[str]
     valid: list[str]
@@ -219,7 +220,7 @@ class Assembled:
 
 
 def assemble(
-    settings: RunSettings, fold: FoldData, gene_sets: list[GeneSet] | None, audit: Audit
+    settings: RunSettings, fold: FoldData, tasks: TaskSet, gene_sets: list[GeneSet] | None, audit: Audit
 ) -> Assembled:
     """The network of a run at its random start, on a fold.
 
@@ -241,13 +242,14 @@ def assemble(
     network = build_network(settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=sets)
     if settings.trainer.compile is not None:
         compile_dense_parts(network, settings.trainer.compile)
-    return Assembled(settings, fold, network, train, valid, sets)
+    network.to(device_of(settings.trainer.accelerator))
+    return Assembled(settings, fold, tasks, network, train, valid, sets)
 
 
-def contract(fold: FoldData, gene_sets: GeneSets | None) -> dict[str, Any]:
+def contract(fold: FoldData, tasks: TaskSet, gene_sets: GeneSets | None) -> dict[str, Any]:
     """What a checkpoint must carry to be used on another study: plain types and tensors only."""
     return {
-        "tasks": fold.tasks.state(),
+        "tasks": tasks.state(),
         "expression": None if fold.expression is None else fold.expression.state(),
         "gene_sets": gene_sets,
         "tiles": None if fold.scaler is None else fold.scaler.state(),

@@ -16,6 +16,7 @@ from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.data.sampling import torch_seed
 from toxfusion.distributed.ranks import device_of, is_rank_zero
 from toxfusion.evaluation.retrieval import retrieval_table
+from toxfusion.models.predictor import Predictor
 from toxfusion.training.assemble import Assembled, build_terms, contract
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.folder import RunFolder
@@ -65,6 +66,7 @@ class Stages:
             monitor=monitor,
             callbacks=callbacks,
         )
+        module.to(device_of(self.settings.accelerator))  # Lightning leaves it on the CPU
 
 
 def pretrain(of: Assembled, stages: Stages) -> None:
@@ -86,70 +88,68 @@ def pretrain(of: Assembled, stages: Stages) -> None:
     stages.fit(module, of.pretraining_data(), stage="pretrain", steps=settings.pretrain.steps)
 
 
-def finetune(of: Assembled, stages: Stages) -> FinetuningModule:
-    """Supervised fine-tuning; returns the module with the best weights by validation."""
+def finetune(of: Assembled, stages: Stages) -> Predictor:
+    """Supervised fine-tuning; returns the predictor with the best weights by validation."""
     settings, fold = of.settings, of.fold
     optimizer, steps = settings.optimizer, settings.finetune.steps
     frozen = optimizer.network_lr_share == 0
     from_scratch = settings.pretrain.steps == 0 and not frozen
     torch.manual_seed(torch_seed(settings.seed, "finetuning"))
+    predictor = Predictor(of.network, of.tasks.heads(settings.network.width))
     module = FinetuningModule(
-        of.network,
-        fold.tasks,
-        width=settings.network.width,
+        predictor,
+        of.tasks,
         labels={k: v[[fold.row(s) for s in of.train]] for k, v in fold.labels.items()},
-        weights=settings.finetune.weights,
-        compound_pooling=settings.finetune.compound_pooling,
-        group_pooling=settings.finetune.group_pooling,
         network_lr_share=1.0 if from_scratch else optimizer.network_lr_share,
         optimization=of.optimization(optimizer.finetune_lr, steps),
         seed=settings.seed,
-        contract=contract(fold, of.gene_sets),
+        contract=contract(fold, of.tasks, of.gene_sets),
     )
 
     def validated() -> float:
         outputs = encode(of, of.valid)
-        return validation_objective(part_predictions(of, module, "valid", of.valid, outputs))
+        return validation_objective(part_predictions(of, predictor, "valid", of.valid, outputs))
 
     score = ValidationScore(validated)
     data = of.finetuning_data()
     stages.fit(module, data, stage="finetune", steps=steps, monitor=score.MONITOR, callbacks=[score])
-    return module
+    return predictor
 
 
 def encode(of: Assembled, sample_ids: Sequence[str]) -> SampleOutputs:
     """What the network says of samples, on all their tiles."""
-    device = device_of(of.settings.trainer.accelerator)
-    return encode_samples(of.network, of.pretraining_data(), sample_ids, device)
+    return encode_samples(of.network, of.pretraining_data(), sample_ids)
 
 
 def part_predictions(
-    of: Assembled, module: FinetuningModule, part: str, sample_ids: Sequence[str], outputs: SampleOutputs
+    of: Assembled, predictor: Predictor, part: str, sample_ids: Sequence[str], outputs: SampleOutputs
 ) -> pd.DataFrame:
     """The predictions table of some samples of one part."""
     seed = of.settings.seed
-    return predictions_table(module, of.fold, outputs, part=part, sample_ids=sample_ids, seed=seed)
+    return predictions_table(
+        predictor, of.tasks, of.fold, outputs, part=part, sample_ids=sample_ids, seed=seed
+    )
 
 
 def held_out_predictions(
-    of: Assembled, module: FinetuningModule | None, folder: RunFolder
+    of: Assembled, predictor: Predictor | None, folder: RunFolder
 ) -> pd.DataFrame | None:
     """Write embeddings and survival curves; returns the predictions of validation and test part.
 
     Args:
-        module: None where nothing is predicted; there are no predictions then.
+        predictor: None where nothing is predicted; there are no predictions then.
     """
     split = of.fold.split
     held_out = [*split.valid, *split.test]
     outputs = encode(of, [*of.train, *held_out])
     if is_rank_zero():
         write_embeddings(of.fold, outputs, folder.embeddings)
-    if module is None:
+    if predictor is None:
         return None
     if is_rank_zero():
-        write_survival_curves(module, of.fold, outputs.of(held_out), folder.survival_curves)
+        write_survival_curves(predictor, of.tasks, outputs.of(held_out), folder.survival_curves)
     parts = (("valid", split.valid), ("test", split.test))
-    tables = [part_predictions(of, module, part, ids, outputs) for part, ids in parts]
+    tables = [part_predictions(of, predictor, part, ids, outputs) for part, ids in parts]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
 
+from toxfusion.data.batch import Batch
 from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.distributed.ranks import world_size
-from toxfusion.evaluation.predictions import describe_units, rows
-from toxfusion.evaluation.survival import curve_on_grid, survival_columns
+from toxfusion.models.modes import evaluating, place_of
 from toxfusion.models.network import Network
-from toxfusion.tasks.tasks import measured_as
-from toxfusion.training.finetuning import FinetuningModule
+from toxfusion.models.predictor import Predictor
+from toxfusion.study.files import replacing, write_parquet
+from toxfusion.tasks.task_set import TaskSet
 
 
 @dataclass(frozen=True)
@@ -48,36 +48,45 @@ class SampleOutputs:
         return SampleOutputs(list(sample_ids), *(array[rows] for array in arrays))
 
 
-@torch.inference_mode()
-def encode_samples(
-    network: Network, data: StudyDataModule, sample_ids: Sequence[str], device: torch.device
-) -> SampleOutputs:
-    """Run the network on all tiles of the samples, shared over ranks, gathered without doubles."""
-    network.eval().to(device)
-    found: dict[str, list[np.ndarray]] = {}
-    for batch in data.loader(sample_ids):
-        out = network(batch.to(device))
-        parts = [out.fused.vector, out.fused.gate]
-        for shared, present in (
-            (out.slide_shared, batch.has_slide),
-            (out.expression_shared, batch.has_expression),
-        ):
-            values = out.fused.vector.new_zeros(len(batch), 0) if shared is None else shared.clone()
-            values[~present.to(device)] = float("nan")
-            parts.append(values)
-        arrays = [p.float().cpu().numpy() for p in parts]
-        for i, sample in enumerate(batch.sample_ids):
-            found[sample] = [a[i] for a in arrays]
+@torch.no_grad()
+def encode_samples(network: Network, data: StudyDataModule, sample_ids: Sequence[str]) -> SampleOutputs:
+    """Run the network on all tiles of the samples, shared over ranks, gathered without doubles.
+
+    Batches go to where the network lies; its mode, device and type stay as they are.
+    """
+    place = place_of(network)
+    encoded: dict[str, list[np.ndarray]] = {}
+    with evaluating(network):
+        for stored in data.loader(sample_ids):
+            batch = stored.to(*place)
+            arrays = _outputs(network, batch)
+            for i, sample in enumerate(batch.sample_ids):
+                encoded[sample] = [a[i] for a in arrays]
     if world_size() > 1:
         everyone: list[dict[str, list[np.ndarray]]] = [{} for _ in range(world_size())]
-        dist.all_gather_object(everyone, found)
-        found = {sample: values for share in everyone for sample, values in share.items()}
-    columns = [np.stack([found[s][k] for s in sample_ids]) for k in range(4)]
+        dist.all_gather_object(everyone, encoded)
+        encoded = {sample: values for share in everyone for sample, values in share.items()}
+    columns = [np.stack([encoded[s][k] for s in sample_ids]) for k in range(4)]
     return SampleOutputs(list(sample_ids), *columns)
 
 
+def _outputs(network: Network, batch: Batch) -> list[np.ndarray]:
+    """Arrays of `SampleOutputs` for one batch, float32 on the CPU."""
+    out = network(batch)
+    parts = [out.fused.vector, out.fused.gate]
+    for shared, present in (
+        (out.slide_shared, batch.has_slide),
+        (out.expression_shared, batch.has_expression),
+    ):
+        values = out.fused.vector.new_zeros(len(batch), 0) if shared is None else shared.clone()
+        values[~present] = float("nan")
+        parts.append(values)
+    return [p.float().cpu().numpy() for p in parts]
+
+
 def predictions_table(
-    module: FinetuningModule,
+    predictor: Predictor,
+    tasks: TaskSet,
     fold: FoldData,
     outputs: SampleOutputs,
     *,
@@ -86,103 +95,28 @@ def predictions_table(
     seed: int,
 ) -> pd.DataFrame:
     """Scores of one part for every task, one row a unit."""
-    tables = []
-    obs = fold.study.obs.loc[list(sample_ids)]
-    labels = {k: v[[fold.row(s) for s in sample_ids]].numpy() for k, v in fold.labels.items()}
-    scores = _scores(module, fold, outputs, sample_ids)
-
-    def make_rows(units: pd.DataFrame, *, task: str, **columns: Any) -> pd.DataFrame:
-        where: dict[str, Any] = {"part": part, "fold": fold.split.fold, "seed": seed}
-        return rows(units, task=task, **measured_as(task), **where, **columns)
-
-    treated = obs[~obs["is_control"].astype(bool)]
-    for task, level in (("dili", "compound"), ("injury", "group")):
-        if task in scores and len(treated):
-            column = "compound" if level == "compound" else "group_id"
-            known = treated[task].groupby(treated[column].astype(str)).first()
-            units = describe_units(treated, level)
-            tables.append(
-                make_rows(units, task=task, level=level, label=known, score=pd.Series(scores[task]))
-            )
-    units = describe_units(obs, "sample").loc[list(sample_ids)]
-    for i, task in enumerate(fold.tasks.lesion_tasks):
-        label, score = labels["lesions"][:, i], scores["lesions"][:, i]
-        tables.append(make_rows(units, task=task, level="sample", label=label, score=score))
-    if "severity" in scores:
-        tables.append(
-            make_rows(
-                units, task="severity", level="sample", label=labels["severity"], score=scores["severity"]
-            )
-        )
-    if fold.tasks.survival is not None:
-        time, event = labels["survival"].T.astype(np.float64)
-        curve = None
-        if "survival_curve" in scores:
-            edges = np.array(fold.tasks.survival.edges)
-            curve = curve_on_grid(edges, fold.tasks.survival.horizon, scores["survival_curve"])
-        tables.append(
-            make_rows(
-                units,
-                task="survival",
-                level="sample",
-                label=time,
-                score=scores["survival"],
-                optional=survival_columns(fold.tasks.survival, time, event, curve),
-            )
-        )
-    for i, task in enumerate(fold.tasks.subtype_tasks):
-        of_class = labels["subtype"]
-        label, score = np.where(np.isnan(of_class), np.nan, of_class == i), scores["subtype"][:, i]
-        tables.append(make_rows(units, task=task, level="sample", label=label, score=score))
-    for i, task in enumerate(fold.tasks.biochemistry_tasks):
-        label, score = labels["biochemistry"][:, i], scores["biochemistry"][:, i]
-        tables.append(make_rows(units, task=task, level="sample", label=label, score=score))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _scores(
-    module: FinetuningModule, fold: FoldData, outputs: SampleOutputs, sample_ids: Sequence[str]
-) -> dict[str, Any]:
-    obs = fold.study.obs.loc[list(sample_ids)]
-    return module.score_samples(
+    rows = [fold.row(s) for s in sample_ids]
+    return tasks.predictions(
+        predictor,
         torch.from_numpy(outputs.fused[outputs.rows_of(sample_ids)]),
-        compound=obs["compound"].astype(str).tolist(),
-        group=obs["group_id"].astype(str).tolist(),
-        is_control=obs["is_control"].to_numpy(dtype=bool),
+        fold.study.obs.loc[list(sample_ids)],
+        {name: of_all[rows].numpy() for name, of_all in fold.labels.items()},
+        part=part,
+        fold=fold.split.fold,
+        seed=seed,
     )
 
 
-def survival_curves(module: FinetuningModule, fold: FoldData, outputs: SampleOutputs) -> pd.DataFrame | None:
-    """S at the ends of the time bins, one row a sample and bin; None without discrete survival.
-
-    Returns:
-        Columns sample_id, time (the last bin ends at the horizon, or is open where that lies in an earlier one:
-        infinity) and survival, the probability of no event up to that time.
-    """
-    survival = fold.tasks.survival
-    if survival is None or survival.method != "discrete":
-        return None
-    curve = _scores(module, fold, outputs, outputs.sample_ids)["survival_curve"]
-    end = survival.horizon if survival.horizon > survival.edges[-1] else np.inf
-    times = np.array([*survival.edges, end])
-    return pd.DataFrame(
-        {
-            "sample_id": np.repeat(outputs.sample_ids, len(times)),
-            "time": np.tile(times, len(curve)),
-            "survival": curve.ravel(),
-        }
-    )
+def survival_curves(predictor: Predictor, tasks: TaskSet, outputs: SampleOutputs) -> pd.DataFrame | None:
+    """Survival over time, see ``toxfusion.tasks.task.Task.curves``; None where no task has such curves."""
+    return tasks.curves(predictor, torch.from_numpy(outputs.fused), outputs.sample_ids)
 
 
-def write_survival_curves(
-    module: FinetuningModule, fold: FoldData, outputs: SampleOutputs, path: Path
-) -> None:
-    """`survival_curves` as parquet, at once or not at all; nothing without discrete survival."""
-    table = survival_curves(module, fold, outputs)
+def write_survival_curves(predictor: Predictor, tasks: TaskSet, outputs: SampleOutputs, path: Path) -> None:
+    """`survival_curves` as parquet, at once or not at all; nothing where there are none."""
+    table = survival_curves(predictor, tasks, outputs)
     if table is not None:
-        part_file = path.with_name(f".{path.name}")
-        table.to_parquet(part_file, index=False)
-        part_file.replace(path)
+        write_parquet(table, path)
 
 
 def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None:
@@ -206,6 +140,5 @@ def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None
         values = getattr(outputs, name)
         if values.shape[1]:
             table.obsm[name] = values
-    part_file = path.with_name(f".{path.name}")
-    table.write_h5ad(part_file)
-    part_file.replace(path)
+    with replacing(path) as draft:
+        table.write_h5ad(draft)

@@ -29,6 +29,7 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
 from toxfusion.study.splits import Split, read_manifest, write_manifest
 from toxfusion.study.study import Study
+from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import (
     TrainingError,
     assemble,
@@ -116,9 +117,9 @@ def _run(settings: RunSettings, folder: RunFolder, open_loggers: Callable[[], li
     table: pd.DataFrame | None
     beside: dict[str, Any] = {}
     if settings.method == "network":
-        table, beside = _train_network(settings, folder, loggers, fold, gene_sets, audit)
+        table, beside = _train_network(settings, folder, loggers, fold, tasks, gene_sets, audit)
     else:
-        table = fit_baseline(settings.method, fold, seed=settings.seed)
+        table = fit_baseline(settings.method, fold, tasks, seed=settings.seed)
     if not is_rank_zero():
         return math.nan
     audit.write(folder.audit)
@@ -150,19 +151,20 @@ def _train_network(
     folder: RunFolder,
     loggers: list[Logger],
     fold: FoldData,
+    tasks: TaskSet,
     gene_sets: list[GeneSet] | None,
     audit: Audit,
 ) -> tuple[pd.DataFrame | None, dict[str, Any]]:
     """The predictions table (None without a task), and what metrics.json holds beside the scores."""
-    network = assemble(settings, fold, gene_sets, audit)
+    network = assemble(settings, fold, tasks, gene_sets, audit)
     stages = Stages(folder, settings.trainer, loggers, settings.resume)
     beside: dict[str, Any] = {"parameters": sum(p.numel() for p in network.network.parameters())}
     if settings.pretrain.steps > 0:
         pretrain(network, stages)
     if settings.modality == "both":
         beside["retrieval"] = cross_modal_retrieval(network)
-    module = finetune(network, stages) if fold.tasks else None
-    return held_out_predictions(network, module, folder), beside
+    predictor = finetune(network, stages) if tasks else None
+    return held_out_predictions(network, predictor, folder), beside
 
 
 def _report(

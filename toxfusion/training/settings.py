@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeVar, get_args
 from toxfusion.config.nodes import build, located
 from toxfusion.config.values import check_arguments
 from toxfusion.models.compilation import check_backend
-from toxfusion.models.heads import Pooling
 from toxfusion.models.network import Modality
 from toxfusion.objectives.terms.term_set import ListedTerm, TermSettings, ViewSettings
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
-from toxfusion.tasks.outcomes import SurvivalSettings
+from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.folder import modality_in_use
+from toxfusion.training.task_nodes import build_tasks
 
 Config = dict[str, Any]
 Shuffled = Literal["pretraining", "throughout"]
@@ -221,14 +221,9 @@ class FinetuneSettings:
 
     Attributes:
         steps: optimiser steps, those on top that pretrain=none gives among them.
-        weights: task -> weight in the loss.
-        compound_pooling, group_pooling: how logits of samples become one of the compound, and of the dose group.
     """
 
     steps: int
-    weights: Mapping[str, float]
-    compound_pooling: Pooling
-    group_pooling: Pooling
 
 
 @dataclass(frozen=True)
@@ -266,30 +261,6 @@ class NullSettings:
 
 
 @dataclass(frozen=True)
-class TaskSettings:
-    """What is predicted; see conf/task.
-
-    Attributes:
-        survival: how survival is predicted.
-        which: the other keywords of ``resolve_tasks``.
-    """
-
-    survival: SurvivalSettings
-    which: Mapping[str, Any]
-
-    @property
-    def label_columns(self) -> list[str]:
-        """Columns of obs that carry labels of these tasks, beside those that every study has."""
-        columns = [] if self.which["subtype"] is None else [self.which["subtype"]]
-        return columns + ([] if self.survival.method is None else [self.survival.time, self.survival.event])
-
-    @property
-    def chemistry(self) -> bool:
-        """Whether serum chemistry is predicted."""
-        return self.which["biochemistry"] is not None
-
-
-@dataclass(frozen=True)
 class RunSettings:
     """All that decides one run.
 
@@ -297,6 +268,7 @@ class RunSettings:
         name, seed, method, resume: see conf/train.yaml.
         modality: "both", "wsi", "omics" or "none": what the method reads.
         split: deals the samples of a study to parts.
+        tasks: what is predicted, as yet fitted to nothing.
         network: its parts; not used by another method than "network".
     """
 
@@ -309,7 +281,7 @@ class RunSettings:
     data: DataSettings
     split: Callable[[Study], Split]
     tile_features: TileFeatures
-    tasks: TaskSettings
+    tasks: TaskSet
     network: NetworkSettings
     batches: BatchSettings
     pretrain: PretrainSettings
@@ -320,9 +292,7 @@ class RunSettings:
     @classmethod
     def read(cls, config: Config) -> RunSettings:
         """From a resolved config of ``toxfusion.train``."""
-        data, task, pretrain = config["data"], dict(config["task"]), config["pretrain"]
-        learned = {key: task.pop(key) for key in ("weights", "compound_pooling", "group_pooling")}
-        survival = SurvivalSettings(**task.pop("survival"))
+        data, pretrain = config["data"], config["pretrain"]
         return cls(
             name=config["name"],
             seed=int(config["seed"]),
@@ -333,13 +303,11 @@ class RunSettings:
             data=_fields_of(DataSettings, {**data, "root": Path(data["root"])}),
             split=build(config["split"]),
             tile_features=read_tile_features(config["tile_features"]),
-            tasks=TaskSettings(survival, task),
+            tasks=build_tasks(config),
             network=NetworkSettings.read(config),
             batches=_fields_of(BatchSettings, config["size"]),
             pretrain=PretrainSettings(pretrain["steps"], pretrain["batch_size"], read_terms(pretrain)),
-            finetune=FinetuneSettings(
-                config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"], **learned
-            ),
+            finetune=FinetuneSettings(config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"]),
             optimizer=_fields_of(OptimizerSettings, config["optimizer"]),
             trainer=_trainer(config["trainer"]),
         )

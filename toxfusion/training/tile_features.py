@@ -206,7 +206,7 @@ def encode_study(
     """
     tiles = study.tiles(grid)
     loaded = load_tile_encoder(encoder_path)
-    encoder = loaded.encoder
+    encoder = loaded.encoder.to(device_of(trainer.accelerator))
     there = (float(tiles.spec.provenance["mpp"]), int(tiles.spec.row_shape[0]))
     if there != (encoder.mpp, encoder.tile_px):
         raise TileFeaturesError(

@@ -18,6 +18,7 @@ from toxfusion.evaluation import predictions
 from toxfusion.evaluation.figures import HEATMAP
 from toxfusion.study.files import replace_file
 from toxfusion.training.folder import RunFolder, config_digest, digest
+from toxfusion.training.task_nodes import build_tasks
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -103,9 +104,7 @@ def job_type(config: dict[str, Any]) -> str:
     """tile_encoder, baseline, pretrain (a network without a task) or train."""
     if config["method"] != "network":
         return "tile_encoder" if config["method"] == "tile_encoder" else "baseline"
-    task = config["task"]
-    labels = [task[k] for k in ("dili", "injury", "lesions", "severity", "subtype", "biochemistry")]
-    return "train" if any(labels) or task["survival"]["method"] is not None else "pretrain"
+    return "train" if build_tasks(config) else "pretrain"
 
 
 def is_complete(folder: RunFolder) -> bool:

@@ -14,10 +14,19 @@ import wandb_workspaces.workspaces as ws
 from toxfusion.evaluation.families import FAMILIES
 from toxfusion.study.files import replace_file
 from toxfusion.study.vocabulary import title_of
-from toxfusion.tasks.tasks import FAMILIES as HEADLINES
+from toxfusion.tasks.biochemistry import Biochemistry
+from toxfusion.tasks.dili import Dili
+from toxfusion.tasks.injury import Injury
+from toxfusion.tasks.lesions import Lesions
+from toxfusion.tasks.severity import Severity
+from toxfusion.tasks.subtype import Subtype
+from toxfusion.tasks.survival import Survival
 from toxfusion.training.wandb import FIGURES, GATES, METRICS, PREDICTIONS, STEP
 
 GROUP = "Group"
+KINDS = (Dili, Injury, Lesions, Severity, Survival, Subtype, Biochemistry)
+HEADLINES = {kind.headline: kind.family for kind in KINDS}
+"""Headline -> family of the tasks that have panels."""
 TWO_CLASS = tuple(h for h, family in HEADLINES.items() if FAMILIES[family].two_class)
 ENDS = ("", "_low", "_high")
 
