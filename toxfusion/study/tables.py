@@ -111,11 +111,15 @@ def read_values(path: Path | str) -> pd.DataFrame:
         TableError: it cannot be read, holds no values, or text among them.
     """
     content = read_content(path)
-    table = (
-        _plain_values(content, path) if content.workbook is None else _sheet_values(content.workbook, path)
-    )
-    if table is None:
-        table = _values_of_cells(_cells(content, path, (), True, "", None, True, False), path)
+    if content.workbook is not None:
+        sheet = _sheet(content.workbook, path)
+        table = _sheet_values(sheet)
+        if table is None:
+            table = _values_of_cells(_shaped(_texts_of(sheet), 0, True, False, path), path)
+    else:
+        table = _plain_values(content, path)
+        if table is None:
+            table = _values_of_cells(_cells(content, path, (), True, "", None, True, False), path)
     if table.empty:
         raise TableError(
             f"{path}: holds {table.shape[0]} rows and {table.shape[1]} columns of values; separate columns by tab, "
@@ -292,9 +296,13 @@ def _plain_values(content: Content, path: Path | str) -> pd.DataFrame | None:
     return pd.DataFrame(table.iloc[:, 1:].to_numpy(np.float64), index, pd.Index(names[1:], dtype=object))
 
 
-def _sheet_values(workbook: bytes, path: Path | str) -> pd.DataFrame | None:
+def _texts_of(sheet: list[list[object]]) -> list[Row]:
+    return [[str(cell) for cell in row] for row in sheet]
+
+
+def _sheet_values(sheet: list[list[object]]) -> pd.DataFrame | None:
     """The values of a sheet whose cells are numbers below and beside names; None for any other."""
-    first, *rows = _sheet(workbook, path)
+    first, *rows = sheet
     names = [str(cell).strip() for cell in first]
     kinds = {type(cell) for row in rows for cell in row[1:]}
     if not rows or not kinds <= {int, float} or "" in names[1:] or len(names) < 2:
@@ -333,7 +341,7 @@ def _cells(
 ) -> _Cells:
     skipped = 0
     if content.workbook is not None:
-        rows = [[str(cell) for cell in row] for row in _sheet(content.workbook, path)]
+        rows = _texts_of(_sheet(content.workbook, path))
     else:
         text = content.text
         if said := _SAID.match(text):
@@ -341,6 +349,11 @@ def _cells(
         while text and text[0] in comments:
             text, skipped = text.partition("\n")[2], skipped + 1
         rows = _text_rows(text, delimiter or _delimiter(text, path, required), quoted, path)
+    return _shaped(rows, skipped, header, short_rows, path)
+
+
+def _shaped(rows: list[Row], skipped: int, header: bool, short_rows: bool, path: Path | str) -> _Cells:
+    """Rows under their header, each of its width; ``skipped`` lines of the file stand before the first."""
     full = [(i, row) for i, row in enumerate(rows, start=1 + skipped) if any(cell.strip() for cell in row)]
     if not full:
         raise TableError(f"{path}: cannot be read as a table: it is empty; look at the file")
