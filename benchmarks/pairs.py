@@ -1,0 +1,324 @@
+"""Every preset, ablation, baseline and null on real pairs of slides and expression: writes docs/pairs.md.
+
+    python -m benchmarks.pairs FOLDER --output pairs --jobs 2
+    python -m benchmarks.pairs FOLDER --cohorts luad lusc --rows full ridge --folds 0 --seeds 0 --limit-minutes 60
+
+FOLDER holds one folder a cohort: ``tcga_<cohort>_all_clean.csv.zip``, ``bags/<slide_id>.pt`` and label tables
+``*_labels.csv``. The study is prepared once. A cell is one row on one fold with one seed; finished cells are skipped,
+so that the command may be repeated, with more rows, folds or seeds, until the tables are whole. No cell is begun after
+``--limit-minutes``; the tables say which cells are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from benchmarks.pairs_closed_form import logistic_vectors, random_vectors, ridge_vectors, site_vectors
+from benchmarks.pairs_readings import Vectors, write_readings
+from benchmarks.pairs_tables import write_document
+from toxfusion.study.files import replace_file
+from toxfusion.study.study import Study
+
+FOLDS = 5
+INNER_FOLDS = 6
+SPLIT = "splits/sites.csv"
+STORE = "hipt"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables.
+
+    Attributes:
+        name: of the row. what: it is, in the words of the document.
+        overrides: of ``toxfusion.train``, for a network; None for a closed form, which needs no seed.
+    """
+
+    name: str
+    what: str
+    overrides: tuple[str, ...] | None = None
+
+
+def _preset(name: str, what: str, *overrides: str) -> Row:
+    return Row(name, what, (f"experiment={name}", *overrides))
+
+
+def _ablation(name: str, what: str, *overrides: str) -> Row:
+    return Row(name, what, ("experiment=full", f"name={name}", *overrides))
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        _preset("full", "the default"),
+        _preset("ablation_noalign", "without alignment"),
+        _preset("ablation_noorth", "without orthogonality"),
+        _preset("ablation_noxattn", "without cross-attention"),
+        _ablation("ablation_nogenes", "without masked genes", "pretrain.weights.genes=0"),
+        _preset("mirror", "MIRROR"),
+        _preset("tangle", "TANGLE"),
+        _preset("clip", "InfoNCE alone"),
+        _preset("siglip", "SigLIP alone"),
+        Row("ridge", "reduced-rank ridge on the pairs of all cohorts, the own weighing 3"),
+        Row("ridge_own", "the same on the pairs of the own cohort alone"),
+        Row("logistic", "mean and deviation of tiles; principal components of expression"),
+        _preset("null_shuffled_pairs", "null: pretrained on pairs that do not belong together"),
+        Row("null_random", "null: random vectors"),
+        Row("null_site", "null: the site alone"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row on one fold with one seed; its folder holds ``readings/labels.parquet`` when it is done."""
+
+    row: Row
+    fold: int
+    seed: int
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.output / "cells" / self.row.name / f"fold{self.fold}_seed{self.seed}"
+
+    @property
+    def readings(self) -> Path:
+        return self.folder / "readings"
+
+    @property
+    def done(self) -> bool:
+        return (self.readings / "labels.parquet").is_file()
+
+
+def command(*arguments: str, log: Path | None = None) -> None:
+    """One command line of toxfusion, one thread; prints it, and stops with it when it fails."""
+    print("$ python -m", *arguments, flush=True)
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if log is None:
+        subprocess.run([sys.executable, "-m", *arguments], check=True, env=environment)
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        subprocess.run(
+            [sys.executable, "-m", *arguments], check=True, env=environment, stdout=file, stderr=file
+        )
+
+
+def cohorts_in(folder: Path, wanted: Sequence[str] | None) -> list[str]:
+    """Cohorts of a folder: those with a table and bags.
+
+    Raises:
+        SystemExit: one that is wanted is not there, or there is none.
+    """
+    there = sorted(
+        p.parent.name for p in folder.glob("*/tcga_*_all_clean.csv*") if (p.parent / "bags").is_dir()
+    )
+    missing = sorted(set(wanted or ()) - set(there))
+    if missing or not there:
+        raise SystemExit(
+            f"error: {folder} holds no cohort {missing or ''}; a cohort is a folder with bags/ and "
+            f"tcga_<cohort>_all_clean.csv.zip; there are {there}"
+        )
+    return [c for c in there if wanted is None or c in wanted]
+
+
+def prepare(folder: Path, cohorts: Sequence[str], root: Path) -> Study:
+    """The study of the cohorts with its features and folds, made where it is not there."""
+    if not (root / "expression.h5ad").is_file():
+        tables = ",".join(str(next((folder / c).glob("tcga_*_all_clean.csv*"))) for c in cohorts)
+        labels = ",".join(str(path) for c in cohorts for path in sorted((folder / c).glob("*_labels.csv")))
+        command(
+            "toxfusion.prepare", "source=tcga", f"output={root}", "source.name=pairs", f"source.cases=[{tables}]",
+            "source.kind=zscore", "source.time_column=survival_months", "source.censorship_column=censorship",
+            "source.duplicates=mean", "source.slides=listed", f"source.labels=[{labels}]",
+        )  # fmt: skip
+    # Whole bags are kept: an interrupted import is taken up where it stopped.
+    if not (root / SPLIT).is_file():
+        bags = ",".join(str(folder / c / "bags") for c in cohorts)
+        command(
+            "toxfusion.prepare", "source=features", f"output={root}", "source.coordinates=none",
+            f"source.encoder={STORE}", f"source.files=[{bags}]",
+        )  # fmt: skip
+        replace_file(root / SPLIT, site_folds(Study.open(root).obs).to_csv(index=False).encode())
+    return Study.open(root)
+
+
+def site_folds(obs: pd.DataFrame) -> pd.DataFrame:
+    """Five folds of whole sites, alike in their share of each cohort; the validation part is a sixth of the others.
+
+    Returns:
+        Columns sample_id, fold and part.
+    """
+    site, cohort, parts = obs["study"].to_numpy(), obs["batch"].to_numpy(), []
+    outer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    for fold, (rest, tested) in enumerate(outer.split(obs, cohort, site)):
+        inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=fold)
+        _, valid = next(inner.split(rest, cohort[rest], site[rest]))
+        part = np.full(len(obs), "train", object)
+        part[rest[valid]], part[tested] = "valid", "test"
+        parts.append(pd.DataFrame({"sample_id": obs.index, "fold": fold, "part": part}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def split_of(root: Path, fold: int) -> pd.Series:
+    """sample_id -> part, of one fold."""
+    table = pd.read_csv(root / SPLIT)
+    return table[table["fold"] == fold].set_index("sample_id")["part"]
+
+
+def run_cell(cell: Cell, root: Path, extra: Sequence[str]) -> None:
+    """Train, or fit, one cell, and read it."""
+    if cell.row.overrides is None:
+        vectors = closed_form(cell, root)
+    else:
+        command(
+            "toxfusion.train", *cell.row.overrides, f"data.root={root}", "data=cohorts", "tile_features=store",
+            f"tile_features.name={STORE}", "data.expression.n_genes=null", "task=none", "split=predefined",
+            f"split.path={root / SPLIT}", f"split.fold={cell.fold}", f"seed={cell.seed}", "heatmaps=0",
+            f"paths.output={cell.folder}", "trainer.progress=false", *extra,
+            log=cell.folder.with_suffix(".log"),
+        )  # fmt: skip
+        vectors = network_vectors(cell, root)
+    write_readings(vectors, cell.readings, cell.seed)
+
+
+def network_vectors(cell: Cell, root: Path) -> Vectors:
+    """Shared parts of a trained network, as its run wrote them, beside the expression that genes are judged by."""
+    import anndata
+
+    table = anndata.read_h5ad(cell.folder / "embeddings.h5ad")
+    shared = [table.obsm[name].astype(np.float64) for name in ("slide_shared", "expression_shared")]
+    obs = table.obs.astype(dict.fromkeys(("batch", "organ", "part", "subtype"), str))
+    genes = pd.read_parquet(truth_of(cell.output, cell.fold)).loc[obs.index].to_numpy(np.float64)
+    return Vectors(obs, shared[0], shared[1], genes=genes)
+
+
+def closed_form(cell: Cell, root: Path) -> Vectors:
+    """Vectors of a row that is no network."""
+    makers = {
+        "ridge": lambda study, part: ridge_vectors(study, part, STORE, own_weight=3.0),
+        "ridge_own": lambda study, part: ridge_vectors(study, part, STORE, own_weight=None),
+        "logistic": lambda study, part: logistic_vectors(study, part, STORE),
+        "null_random": lambda study, part: random_vectors(study, part, STORE, cell.seed),
+        "null_site": lambda study, part: site_vectors(study, part),
+    }
+    return makers[cell.row.name](Study.open(root), split_of(root, cell.fold))
+
+
+def truth_of(output: Path, fold: int) -> Path:
+    """Where the standardised expression of a fold lies, patients x genes."""
+    return output / "truth" / f"fold{fold}.parquet"
+
+
+def write_truth(root: Path, output: Path, fold: int) -> None:
+    """Standardised expression of all patients of a fold, as closed forms see it; once a fold."""
+    place = truth_of(output, fold)
+    if place.is_file():
+        return
+    from benchmarks.pairs_closed_form import fold_data
+
+    data = fold_data(Study.open(root), split_of(root, fold), STORE)
+    assert data.expression is not None, "the fold reads expression"
+    values = data.expression.transform(data.study, data.sample_ids)
+    table = pd.DataFrame(values, index=pd.Index(data.sample_ids, name="sample_id"))
+    table.columns = [str(c) for c in table.columns]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}")
+    table.to_parquet(draft)
+    draft.replace(place)
+
+
+def cells_of(given: argparse.Namespace) -> Iterator[Cell]:
+    """Fold by fold and seed by seed, so that a partial run has whole columns of fewer folds."""
+    for seed in given.seeds:
+        for fold in given.folds:
+            for name in given.rows:
+                row = ROWS[name]
+                if row.overrides is not None or seed == given.seeds[0]:
+                    yield Cell(row, fold, seed, given.output)
+
+
+def run_cells(cells: Sequence[Cell], root: Path, given: argparse.Namespace) -> list[str]:
+    """Run what is not done, ``jobs`` side by side, until the time is up; returns what failed, with its reason."""
+    ends = None if given.limit_minutes is None else time.monotonic() + 60 * given.limit_minutes
+    failed: list[str] = []
+
+    def one(cell: Cell) -> None:
+        if cell.done or (ends is not None and time.monotonic() > ends):
+            return
+        started = time.monotonic()
+        try:
+            write_truth(root, given.output, cell.fold)
+            run_cell(cell, root, given.overrides)
+        except (subprocess.CalledProcessError, ValueError, OSError) as error:
+            failed.append(f"{cell.row.name}, fold {cell.fold}, seed {cell.seed}: {error}")
+            return
+        print(
+            f"{cell.row.name} fold {cell.fold} seed {cell.seed}: {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+
+    for fold in given.folds:
+        write_truth(root, given.output, fold)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(one, cells))
+    return failed
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cohorts", nargs="+", help="default: all that are there")
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=list(ROWS))
+    parser.add_argument("--folds", type=int, nargs="+", choices=range(FOLDS), default=list(range(FOLDS)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="cells side by side, one thread each")
+    parser.add_argument("--limit-minutes", type=float, help="begin no cell after so many minutes")
+    parser.add_argument("--output", type=Path, default=Path("pairs"))
+    parser.add_argument("--document", type=Path, default=Path("docs/pairs.md"))
+    parser.add_argument(
+        "--overrides",
+        nargs="+",
+        default=[],
+        help="of toxfusion.train, for every network (a test run: size=tiny)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    given = parse()
+    given.output = given.output.resolve()
+    cohorts = cohorts_in(given.folder.resolve(), given.cohorts)
+    root = given.output / "study"
+    study = prepare(given.folder.resolve(), cohorts, root)
+    there = sorted(set(study.obs["batch"]))
+    if there != sorted(cohorts):
+        raise SystemExit(f"error: {root} is a study of {there}, not of {cohorts}; give another --output")
+    cells = list(cells_of(given))
+    failed = run_cells(cells, root, given)
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    done = [cell for cell in cells if cell.done]
+    if done:
+        write_document(study, done, cells, given, failed)
+    if failed:
+        raise SystemExit(f"error: {len(failed)} of {len(cells)} cells failed")
+
+
+if __name__ == "__main__":
+    main()

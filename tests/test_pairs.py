@@ -1,0 +1,157 @@
+"""The benchmark on pairs: statistics by hand, the same patients for every row, nothing learned from test patients."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.pairs import ROWS, cells_of, cohorts_in, parse, site_folds
+from benchmarks.pairs_readings import EVERY, FEW, Label, Vectors, label_scores, predicted_genes, retrieval
+from benchmarks.pairs_statistics import (
+    auroc,
+    concordance,
+    gene_correlation,
+    median_share,
+    recall,
+    weights,
+)
+
+GRADE = Label("grade", "grade", ("low",), ("high",))
+
+
+def patients(n: int = 240, seed: int = 0) -> Vectors:
+    """Two cohorts of one organ; slide and expression share three directions, of which the first is the label."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n, 3))
+    obs = pd.DataFrame(
+        {
+            "batch": np.where(np.arange(n) // 6 % 2, "luad", "lusc"),
+            "organ": "lung",
+            "part": np.tile(["train", "train", "train", "train", "valid", "test"], n // 6),
+            "grade": np.where(latent[:, 0] > 0, "high", "low"),
+        },
+        index=pd.Index([f"p{i:03d}" for i in range(n)], name="sample_id"),
+    )
+    slide = np.c_[latent + 0.3 * rng.normal(size=(n, 3)), rng.normal(size=(n, 2))]
+    expression = np.c_[latent + 0.3 * rng.normal(size=(n, 3)), rng.normal(size=(n, 2))]
+    genes = latent @ rng.normal(size=(3, 20)) + rng.normal(size=(n, 20))
+    return Vectors(obs, slide, expression, genes=genes)
+
+
+def test_recall_and_median_by_hand() -> None:
+    table = pd.DataFrame({"sample_id": list("abcd"), "fold": 0, "seed": 0, "rank": [1, 10, 11, 40], "n": 40})
+    found = recall(table)
+    assert found.value == 0.5
+    low, high = found.interval
+    assert 0.0 <= low < 0.5 < high <= 1.0
+    assert median_share(table).value == pytest.approx(10.5 / 40)
+    again = pd.concat([table, table.assign(seed=1, rank=1)])
+    assert recall(again).value == 0.75  # of a patient, the mean over seeds
+
+
+def test_auroc_compares_patients_of_one_fold() -> None:
+    """Scores of fold 1 lie far above those of fold 0: within each the ranking is right."""
+    table = pd.DataFrame(
+        {"sample_id": list("abcdef"), "fold": [0, 0, 0, 1, 1, 1], "seed": 0, "draw": 0,
+         "label": [0.0, 0.0, 1.0, 0.0, 1.0, 1.0], "score": [0.0, 1.0, 2.0, 100.0, 101.0, 99.0]}
+    )  # fmt: skip
+    assert auroc(table).value == pytest.approx((2 + 1) / (2 + 2))
+
+
+def test_concordance_by_hand() -> None:
+    table = pd.DataFrame(
+        {"sample_id": list("abcd"), "fold": 0, "seed": 0, "time": [1.0, 2.0, 3.0, 4.0], "event": [1, 0, 1, 0],
+         "score": [4.0, 3.0, 0.0, 1.0]}
+    )  # fmt: skip
+    assert concordance(table).value == pytest.approx(3 / 4)  # a before b, c, d; c before d is wrong
+
+
+def test_gene_correlation_is_the_median_of_pearsons_r() -> None:
+    rng = np.random.default_rng(0)
+    names = [f"p{i}" for i in range(30)]
+    truth, predicted = (pd.DataFrame(rng.normal(size=(30, 5)), index=names) for _ in range(2))
+    expected = np.median([np.corrcoef(truth[j], predicted[j])[0, 1] for j in range(5)])
+    found = gene_correlation({0: predicted, 1: predicted.iloc[:2]}, {0: truth, 1: truth})
+    assert found.value == pytest.approx(expected)
+    assert found.interval[0] < expected < found.interval[1]
+
+
+def test_all_rows_draw_the_same_patients() -> None:
+    names = np.array([f"p{i}" for i in range(20)])
+    order = np.random.default_rng(0).permutation(20)
+    first, second = (weights(n, np.full(20, "0"), 7) for n in (names, names[order]))
+    np.testing.assert_array_equal(first[:, order], second)
+    assert (first.sum(1) == 20).all()
+
+
+def test_the_difference_of_a_row_from_itself_is_nothing() -> None:
+    table = (
+        retrieval(patients()).assign(fold=0, seed=0).query("within == 'luad' and direction == 'slide to RNA'")
+    )
+    difference = recall(table).minus(recall(table.sample(frac=1, random_state=0)))
+    assert difference.value == 0
+    assert difference.interval == (0, 0)
+
+
+def test_readings_see_what_is_there() -> None:
+    of = patients()
+    found = retrieval(of)
+    assert set(found["within"]) == {"luad", "lusc", "lung"}
+    assert found.groupby("within")["n"].first().to_dict() == {"luad": 20, "lung": 40, "lusc": 20}
+    assert (found["rank"] <= 5).mean() > 0.5
+    scores = label_scores(of, (GRADE,), 0).assign(fold=0, seed=0)
+    for budget, given in itertools.product((FEW, EVERY), ("slide", "expression", "both")):
+        chosen = scores[(scores["labels"] == budget) & (scores["input"] == given)]
+        assert chosen["draw"].nunique() == (10 if budget == FEW else 1)
+        assert auroc(chosen).value > 0.8
+    predicted = predicted_genes(of)
+    assert predicted is not None
+    truth = pd.DataFrame(of.genes, index=of.obs.index, columns=[str(i) for i in range(20)])
+    assert gene_correlation({0: predicted.set_index("sample_id")}, {0: truth}).value > 0.3
+
+
+def test_readings_learn_nothing_from_test_patients() -> None:
+    of, other = patients(), patients()
+    tested = (of.obs["part"] == "test").to_numpy()
+    other.obs.loc[tested, "grade"] = "low"
+    other.obs.loc[other.obs.index[tested][0], "grade"] = "high"
+    assert other.genes is not None
+    other.genes[tested] = 7.0
+    scores = [label_scores(v, (GRADE,), 0)["score"] for v in (of, other)]
+    np.testing.assert_array_equal(*scores)
+    genes = [predicted_genes(v) for v in (of, other)]
+    pd.testing.assert_frame_equal(genes[0], genes[1])
+
+
+def test_folds_keep_sites_whole_and_cohorts_alike() -> None:
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"study": rng.integers(0, 60, 900).astype(str)})
+    obs["batch"] = np.where(rng.random(900) < 0.3, "luad", "brca")
+    obs.index = pd.Index([f"p{i}" for i in range(900)], name="sample_id")
+    table = site_folds(obs)
+    assert table[table["part"] == "test"]["sample_id"].value_counts().eq(1).all()
+    for _, fold in table.groupby("fold"):
+        parts = fold.set_index("sample_id")["part"]
+        assert pd.crosstab(obs["study"], parts).gt(0).sum(1).max() == 1
+        share = obs["batch"][parts == "test"].eq("luad").mean()
+        assert abs(share - obs["batch"].eq("luad").mean()) < 0.1
+        assert 0.1 < (parts == "valid").mean() < 0.2
+
+
+def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -> None:
+    given = parse([str(tmp_path), "--rows", "full", "ridge", "--folds", "0", "2", "--seeds", "5", "6"])
+    cells = [(c.row.name, c.fold, c.seed) for c in cells_of(given)]
+    assert cells == [
+        ("full", 0, 5),
+        ("ridge", 0, 5),
+        ("full", 2, 5),
+        ("ridge", 2, 5),
+        ("full", 0, 6),
+        ("full", 2, 6),
+    ]
+    assert set(ROWS) >= {"full", "mirror", "tangle", "clip", "siglip", "ridge", "logistic"}
+    with pytest.raises(SystemExit, match="holds no cohort"):
+        cohorts_in(tmp_path, ["luad"])

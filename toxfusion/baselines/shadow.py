@@ -1,0 +1,170 @@
+"""The linear shadow of the method: reduced-rank ridge from pooled tiles to principal components of expression.
+
+A slide is the mean and deviation of its tiles, a profile its first components; ridge maps the one to the other, and a
+slide finds its profile by cosine. Whatever a network claims of alignment is claimed beside this. Where there are groups
+of samples (cohorts), each gets a map of its own, fitted on the pairs of all groups with its own weighing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toxfusion.baselines.plain import BaselineSettings, pooled_tiles, standardised_expression
+from toxfusion.data.datamodule import FoldData
+from toxfusion.data.group_scaling import GroupScaler, Within
+from toxfusion.evaluation.retrieval import ranks
+
+LEAST_SCALE = 1e-6
+
+
+class ShadowError(ValueError):
+    """There are too few pairs to fit or to choose by."""
+
+
+@dataclass(frozen=True)
+class ShadowSettings:
+    """What may vary; components and penalties are chosen on the validation part.
+
+    Attributes:
+        components: principal components of expression.
+        penalties: ridge, in units of the mean eigenvalue of the pooled features.
+        own_weight: of a pair of the group that a map is for; 1 for pairs of others.
+    """
+
+    components: tuple[int, ...] = (16, 32, 64, 128)
+    penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    own_weight: float = 3.0
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """The shadow of every sample of a study.
+
+    Attributes:
+        slide, expression: float64 [n_samples, K], in one space within a group; NaN where the modality is missing.
+        pooled: float64 [n_samples, 2 D], mean and deviation of tiles, standardised within groups.
+        predicted: float64 [n_samples, G], expression from pooled tiles by ridge.
+        components, penalty: as chosen for retrieval; gene_penalty: as chosen for expression.
+    """
+
+    slide: np.ndarray
+    expression: np.ndarray
+    pooled: np.ndarray
+    predicted: np.ndarray
+    components: int
+    penalty: float
+    gene_penalty: float
+
+
+def fit_shadow(fold: FoldData, within: Within, settings: ShadowSettings | None = None) -> Shadow:
+    """Fit on the training pairs of a fold, choose on its validation pairs.
+
+    Args:
+        within: the groups; both sides are standardised within them on training samples.
+
+    Raises:
+        ShadowError: fewer than two training pairs, or fewer than two validation pairs in every group.
+        BaselineError: the fold lacks a modality.
+    """
+    settings = settings or ShadowSettings()
+    x = pooled_tiles(fold, BaselineSettings()).values
+    y = standardised_expression(fold, BaselineSettings()).values
+    named = within.groups(fold.study.obs)
+    groups = np.full(len(x), "", object) if named is None else named
+    paired = ~(np.isnan(x).any(1) | np.isnan(y).any(1))
+    train, valid = (_positions(fold, part) for part in (fold.split.train, fold.split.valid))
+    train, valid = train[paired[train]], valid[paired[valid]]
+    if len(train) < 2:
+        raise ShadowError(f"fold {fold.split.fold}: {len(train)} training pairs; at least two are needed")
+    x, y = (_standardised(values, train, groups, within) for values in (x, y))
+    fits = _Fits(x, y, train, groups, settings.own_weight)
+    judged = [rows for rows in _by_group(valid, groups) if len(rows) > 1]
+    if not judged:
+        raise ShadowError(
+            f"fold {fold.split.fold}: no group has two validation pairs to choose by; give split.valid_fraction a "
+            "larger value"
+        )
+    most = min(len(train), y.shape[1])
+    sizes = sorted({min(k, most) for k in settings.components})
+    losses = {
+        (k, p): np.mean([fits.loss(rows, k, p) for rows in judged]) for k in sizes for p in settings.penalties
+    }
+    components, penalty = min(losses, key=lambda key: losses[key])
+    errors = {p: np.mean([fits.error(rows, p) for rows in judged]) for p in settings.penalties}
+    gene_penalty = min(errors, key=lambda key: errors[key])
+    slide, expression, predicted = (
+        np.full((len(x), k), np.nan) for k in (components, components, y.shape[1])
+    )
+    for rows in _by_group(np.arange(len(x)), groups):
+        slide[rows], expression[rows] = fits.pair(rows, components, penalty)
+        predicted[rows] = fits.genes(rows, gene_penalty)
+    return Shadow(slide, expression, x, predicted, components, penalty, gene_penalty)
+
+
+class _Fits:
+    """Ridge maps of each group, on the pairs of all groups; what is costly is kept.
+
+    Args:
+        x, y: float64 [n, P] and [n, G], standardised. train: int64, rows that are fitted on. groups: str [n].
+        own_weight: of the group's own pairs.
+    """
+
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray, train: np.ndarray, groups: np.ndarray, own_weight: float
+    ) -> None:
+        self.x, self.y, self.train, self.groups, self.own_weight = x, y, train, groups, own_weight
+        self._moments: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = {}
+
+    def pair(self, rows: np.ndarray, components: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+        """Slide and expression vectors [m, components] of rows of one group."""
+        values, vectors, cross, axes = self._fitted(rows)
+        axes = axes[:, :components]
+        map_ = vectors @ ((vectors.T @ cross @ axes) / (values + penalty * values.mean())[:, None])
+        return self.x[rows] @ map_, self.y[rows] @ axes
+
+    def genes(self, rows: np.ndarray, penalty: float) -> np.ndarray:
+        """Expression [m, G] predicted from slides of rows of one group."""
+        values, vectors, cross, _ = self._fitted(rows)
+        map_ = vectors @ ((vectors.T @ cross) / (values + penalty * values.mean())[:, None])
+        return np.asarray(self.x[rows] @ map_)
+
+    def loss(self, rows: np.ndarray, components: int, penalty: float) -> float:
+        """Mean log rank of the right partner over both directions, 0 = always first, 1 = last."""
+        slide, expression = self.pair(rows, components, penalty)
+        both = [ranks(slide, expression), ranks(expression, slide)]
+        return float(np.mean(np.log(both)) / np.log(len(rows)))
+
+    def error(self, rows: np.ndarray, penalty: float) -> float:
+        """Mean squared error of expression."""
+        return float(np.mean((self.genes(rows, penalty) - self.y[rows]) ** 2))
+
+    def _fitted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of the weighted training pairs: eigenvalues [P] and eigenvectors [P, P] of the slide side, its cross moment
+        with expression [P, G], and the principal axes of expression [G, K], the largest first."""
+        name = str(self.groups[rows[0]])
+        if name not in self._moments:
+            own = self.groups[self.train] == name
+            weight = np.where(own, self.own_weight, 1.0)
+            root = np.sqrt(weight / weight.sum())[:, None]
+            x, y = self.x[self.train] * root, self.y[self.train] * root
+            values, vectors = np.linalg.eigh(x.T @ x)
+            axes = np.linalg.svd(y, full_matrices=False)[2].T
+            self._moments[name] = (np.maximum(values, 0.0), vectors, x.T @ y, axes)
+        return self._moments[name]
+
+
+def _standardised(values: np.ndarray, train: np.ndarray, groups: np.ndarray, within: Within) -> np.ndarray:
+    scaler = GroupScaler.fit(values[train], groups[train], within=within, least_scale=LEAST_SCALE)
+    return scaler.standardised(values, groups)
+
+
+def _positions(fold: FoldData, sample_ids: Sequence[str]) -> np.ndarray:
+    return np.array([fold.row(sample) for sample in sample_ids], dtype=np.int64)
+
+
+def _by_group(rows: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
+    for name in np.unique(groups[rows].astype(str)):
+        yield rows[groups[rows] == name]
