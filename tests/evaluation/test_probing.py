@@ -176,6 +176,15 @@ def test_curves_of_experiments_are_means_over_runs_where_defined(tmp_path: Path)
     figures.few_shot(curves, tmp_path / "curves.png", by="experiment")
 
 
+def test_an_interval_that_does_not_hold_its_value_is_drawn(tmp_path: Path) -> None:
+    """A percentile interval of few draws may lie on one side of the value."""
+    row = {"probe": "few_shot", "embedding": "pretrained", "task": "dili", "headline": "dili", "metric": "auroc",
+           "chance": 0.5, "reason": ""}  # fmt: skip
+    table = pd.DataFrame([{**row, "k": k, "value": 0.5, "low": 0.6, "high": 0.7} for k in (1, 5)])
+    figures.few_shot(table, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
+
+
 def test_hiding_is_nested_and_seeded() -> None:
     names = [f"s{i}" for i in range(10)]
     shares = (0.0, 0.25, 0.5, 1.0)

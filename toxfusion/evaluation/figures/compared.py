@@ -108,14 +108,19 @@ def _errorbar(
     value, low, high = (rows[c].to_numpy(dtype=float) for c in columns)
     for i, look in enumerate(looks):
         if np.isfinite(value[i]):
-            spread = [[value[i] - low[i]], [high[i] - value[i]]] if np.isfinite(low[i]) else None
-            axis.errorbar(value[i], first + i, xerr=spread, capsize=3, linewidth=1.6, **look)
+            axis.plot(value[i], first + i, linestyle="none", zorder=3, **look)
+        if np.isfinite(low[i]):
+            # About the middle of the interval: of few draws it need not hold the value.
+            middle, half = (low[i] + high[i]) / 2, (high[i] - low[i]) / 2
+            axis.errorbar(
+                middle, first + i, xerr=half, fmt="none", ecolor=look["color"], capsize=3, elinewidth=1.6
+            )
 
 
 def _point(colour: str, *, filled: bool = True, marker: str = "o") -> dict[str, Any]:
     face = colour if filled else "white"
     return {
-        "fmt": marker,
+        "marker": marker,
         "color": colour,
         "markersize": 6,
         "markerfacecolor": face,

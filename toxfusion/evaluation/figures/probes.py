@@ -119,8 +119,17 @@ def _curves(
 def _curve(axis: Axes, line: pd.DataFrame, x: np.ndarray, i: int, notes: np.ndarray | None = None) -> None:
     value, low, high = (line[c].to_numpy(dtype=float) for c in ("value", "low", "high"))
     look = look_of(i)
-    spread = np.nan_to_num(np.stack([value - low, high - value]))
-    axis.errorbar(x, value, yerr=spread, fmt="none", color=look["color"], linewidth=1, capsize=2, alpha=0.6)
+    # About the middle of the interval: of few draws it need not hold the value.
+    axis.errorbar(
+        x,
+        (low + high) / 2,
+        yerr=(high - low) / 2,
+        fmt="none",
+        color=look["color"],
+        linewidth=1,
+        capsize=2,
+        alpha=0.6,
+    )
     axis.plot(x, value, **look)
     if notes is not None and len(set(notes)) > 1:
         fewer = notes != notes[0]
