@@ -177,6 +177,20 @@ def test_contrast_makes_a_lesion_plainer_and_leaves_healthy_tissue_alone(phenoty
     assert np.abs(plain - healthy).mean() > np.abs(mild - healthy).mean() + 0.5
 
 
+def test_abundance_adds_foci_and_single_cells_and_leaves_the_extent_of_other_lesions() -> None:
+    lesions = (Lesion("mitosis", 3.0, "diffuse"), Lesion("hypertrophy", 2.0, "centrilobular"))
+    few, many = (SlidePainter(spec(*lesions, abundance=abundance)).cells for abundance in (1.0, 3.0))
+    assert many.mitotic.sum() > 10 * few.mitotic.sum()
+    hypertrophic = 1 << PHENOTYPES.index("hypertrophy")
+    assert ((many.bits & hypertrophic) > 0).mean() == ((few.bits & hypertrophic) > 0).mean()
+    infiltrate = Lesion("infiltration", 1.5, "periportal")
+    foci = [
+        len(SlidePainter(spec(infiltrate, abundance=a, width=1500, height=1500)).stroma.foci["infiltration"])
+        for a in (1.0, 3.0)
+    ]
+    assert foci[1] > 2 * foci[0]
+
+
 def test_animals_without_a_lesion_differ_less_where_a_setting_says_so() -> None:
     def spread(animals: float) -> float:
         levels = [SlidePainter(spec(seed=s, animals=animals)).cells.glycogen.mean() for s in range(6)]

@@ -127,7 +127,7 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
         1,
         int(
             np.ceil(
-                by_severity(lesion.severity, FOCI_PER_MM2) * spec.contrast * area_mm2 * rng.uniform(0.7, 1.2)
+                by_severity(lesion.severity, FOCI_PER_MM2) * spec.abundance * area_mm2 * rng.uniform(0.7, 1.2)
             )
         ),
     )
@@ -153,7 +153,7 @@ def place_foci(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> Foci:
     points, sizes = points[ok][:wanted], sizes[ok][:wanted]
     base = 13.0 if lesion.phenotype == "microgranuloma" else 29.0
     growth = 1 + 0.16 * lesion.severity
-    return Foci(points, np.clip(base * sizes * growth * spec.contrast**0.5, 12, 110))
+    return Foci(points, np.clip(base * sizes * growth * spec.abundance**0.5, 12, 110))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def build_stroma(spec: SlideSpec, lobules: Lobules) -> Stroma:
         added: FloatArray | None = None
         if lesion.phenotype == "edema":
             added = (
-                by_severity(lesion.severity, EDEMA_WIDTH_UM) * 0.75 * spec.contrast**0.5
+                by_severity(lesion.severity, EDEMA_WIDTH_UM) * 0.75 * spec.abundance**0.5
                 - lobules.portal
                 + 2.0 * ragged
             )
@@ -232,7 +232,7 @@ def _fibrosis_depth(spec: SlideSpec, lobules: Lobules, lesion: Lesion) -> FloatA
     central = lesion.zone == "centrilobular"
     around = lobules.central if central else lobules.portal
     hubs: Vessels = lobules.central_veins if central else lobules.tracts
-    width = by_severity(lesion.severity, FIBROSIS_WIDTH_UM) * spec.contrast**0.5
+    width = by_severity(lesion.severity, FIBROSIS_WIDTH_UM) * spec.abundance**0.5
     depth = width * 0.75 - around
     if central:
         depth = np.minimum(depth, 12 + lobules.central)  # the lumen itself stays open

@@ -226,7 +226,7 @@ def _tract_contents(
 ) -> None:
     """Bile ducts and arteries of each tract; with ductular proliferation more ducts and files of oval cells."""
     severity = spec.severity("bile_duct_proliferation")
-    mean_ducts = by_severity(severity, DUCTS_PER_TRACT) * (spec.contrast if severity > 0 else 1.0)
+    mean_ducts = by_severity(severity, DUCTS_PER_TRACT) * (spec.abundance if severity > 0 else 1.0)
     tracts, veins = lobules.tracts, lobules.portal_veins
     margin = 7.0 * severity
     for k in range(len(tracts)):

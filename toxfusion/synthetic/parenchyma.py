@@ -292,7 +292,7 @@ def _single_cells(spec: SlideSpec, lobules: Lobules, cells: Hepatocytes) -> None
         severity = spec.severity(phenotype)
         zone = next((item.zone for item in spec.lesions if item.phenotype == phenotype), "diffuse")
         target = np.flatnonzero(inside & ~cells.necrotic & in_target_zone(zone, cells.zone, portal))
-        more = spec.contrast**3 if severity > 0 else 1.0
+        more = spec.abundance**3 if severity > 0 else 1.0
         expected = by_severity(severity, curve) * more * len(target) * area_mm2
         number = max(1, round(expected)) if severity > 0 else int(expected + rng.random())
         picked = target[np.argsort(rng.random(len(target)))][:number]

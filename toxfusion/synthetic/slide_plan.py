@@ -146,5 +146,6 @@ def plan_slide(
         stain=Stain(**{**stain.__dict__, "thickness": round(thickness, 4)}),
         artefacts=artefacts,
         contrast=setting.contrast,
+        abundance=setting.abundance,
         animals=setting.animals,
     )

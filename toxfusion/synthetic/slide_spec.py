@@ -116,7 +116,8 @@ class SlideSpec:
         lesions: at most one per phenotype.
         stain: colour and optics.
         artefacts: names out of `ARTEFACTS`.
-        contrast: exponent on how much lesions change a cell, factor on how many cells and foci are changed.
+        contrast: exponent on how much lesions change the look of a cell.
+        abundance: factor on numbers of foci and ducts, its third power on single cells, its root on widths of bands.
         animals: factor on what differs between animals without a lesion: glycogen of the fed state, blood.
 
     Raises:
@@ -132,6 +133,7 @@ class SlideSpec:
     stain: Stain = Stain()
     artefacts: tuple[str, ...] = ()
     contrast: float = 1.0
+    abundance: float = 1.0
     animals: float = 1.0
 
     def __post_init__(self) -> None:
@@ -139,11 +141,9 @@ class SlideSpec:
             raise SlideSpecError(f"SlideSpec.width, height: {self.width} x {self.height} px is under 64 px")
         if not 0.1 <= self.mpp <= 2.0:
             raise SlideSpecError(f"SlideSpec.mpp: {self.mpp!r} um per px is outside 0.1 to 2.0")
-        if self.contrast <= 0 or self.animals < 0:
-            raise SlideSpecError(
-                f"SlideSpec.contrast, animals: {self.contrast!r}, {self.animals!r}; give a contrast above 0 and no "
-                "negative factor"
-            )
+        for name in ("contrast", "abundance", "animals"):
+            if getattr(self, name) < 0:
+                raise SlideSpecError(f"SlideSpec.{name}: {getattr(self, name)!r} is under 0")
         names = [lesion.phenotype for lesion in self.lesions]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
