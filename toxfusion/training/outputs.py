@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -119,13 +120,11 @@ def write_survival_curves(predictor: Predictor, tasks: TaskSet, outputs: SampleO
         write_parquet(table, path)
 
 
-def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None:
+def embeddings_table(fold: FoldData, outputs: SampleOutputs) -> anndata.AnnData:
     """Fused vectors as an AnnData that scanpy opens.
 
     obs holds the columns of the study, the part, which modalities the run read of a sample, and its gate.
     """
-    import anndata
-
     part = fold.split.part_of()
     obs = fold.study.obs.loc[outputs.sample_ids].copy()
     obs["part"] = [part.get(s, "") for s in outputs.sample_ids]
@@ -140,5 +139,10 @@ def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None
         values = getattr(outputs, name)
         if values.shape[1]:
             table.obsm[name] = values
+    return table
+
+
+def write_embeddings(fold: FoldData, outputs: SampleOutputs, path: Path) -> None:
+    """`embeddings_table` as a file, at once or not at all."""
     with replacing(path) as draft:
-        table.write_h5ad(draft)
+        embeddings_table(fold, outputs).write_h5ad(draft)

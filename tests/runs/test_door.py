@@ -1,0 +1,54 @@
+"""What a Python user reaches from ``import toxfusion``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+import toxfusion as tf
+from tests.feature_store import featured_study
+from tests.training.test_run import small
+from toxfusion.training.folder import RunError, RunFolder
+from toxfusion.training.run import run
+
+
+def test_every_public_name_is_where_the_door_says() -> None:
+    for name in set(tf.__all__) - {"__version__"}:
+        assert getattr(tf, name).__module__.startswith("toxfusion.")
+    assert set(dir(tf)) == set(tf.__all__)
+    with pytest.raises(AttributeError, match="it has"):
+        getattr(tf, "nothing of this name")
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    program = "import json, sys, toxfusion; print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(subprocess.check_output([sys.executable, "-c", program], text=True))
+    assert not {"torch", "numpy", "pandas", "hydra", "anndata"} & set(modules)
+
+
+def test_a_run_embeds_and_predicts_a_study(tmp_path: Path) -> None:
+    study = featured_study(tmp_path / "study")
+    config = small(study, tmp_path)
+    run(config)
+    folder = Path(config["paths"]["output"])
+    loaded = tf.load(folder)
+    own = loaded.embed()
+    written = anndata.read_h5ad(RunFolder(folder).embeddings)
+    there = [s for s in written.obs_names if s in own.obs_names]
+    np.testing.assert_allclose(own[there].X, written[there].X, rtol=1e-4, atol=1e-5)
+    again = loaded.embed(study.root)
+    np.testing.assert_allclose(again[there].X, written[there].X, rtol=1e-4, atol=1e-5)
+    risks = loaded.predict(study.root)
+    assert {"task", "unit_id", "risk"} <= set(risks.columns)
+    assert risks["risk"].between(0, 1)[risks["task"].eq("dili")].all()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="name a run folder"):
+        tf.load(tmp_path)
