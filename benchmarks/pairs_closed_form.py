@@ -16,7 +16,6 @@ from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.study.draws import generator
 from toxfusion.study.splits import Split
 from toxfusion.study.study import Study
-from toxfusion.tasks.task_set import TaskSet
 
 WITHIN = {"column": "organ", "unseen": "refuse"}
 COMPONENTS = 64
@@ -37,7 +36,7 @@ def fold_data(study: Study, part: pd.Series, store: str) -> FoldData:
     return FoldData(
         study,
         split,
-        TaskSet(),
+        {},
         store=features,
         expression=transform,
         scaler=scaler,

@@ -14,7 +14,6 @@ from toxfusion.data.group_scaling import Within
 from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.study.splits import GroupKFold, Split
 from toxfusion.study.study import Study
-from toxfusion.tasks.task_set import TaskSet
 
 WITHIN = {"column": "batch"}
 SETTINGS = ShadowSettings(components=(2, 4), penalties=(0.1, 1.0))
@@ -31,9 +30,7 @@ def shadow_of(study: Study, split: Split) -> Shadow:
         study, profiled, n_genes=20, reference="none", clip=8.0, within=WITHIN
     )
     scaler = fit_tile_scaler(study, store, split.train, "none", WITHIN)
-    fold = FoldData(
-        study, split, TaskSet(), store=store, expression=transform, scaler=scaler, seed=0
-    )
+    fold = FoldData(study, split, {}, store=store, expression=transform, scaler=scaler, seed=0)
     return fit_shadow(fold, Within(**WITHIN), SETTINGS)
 
 
