@@ -68,7 +68,7 @@ def watch_all(clock: Clock) -> None:
     from toxfusion.data.datamodule import FoldData
     from toxfusion.models.network import Network
     from toxfusion.training import assemble, network, run
-    from toxfusion.training.objective import ValidationScore
+    from toxfusion.training.choice import WeightChoice
     from toxfusion.training.pretraining import PretrainingModule
 
     for owner, name in (
@@ -85,7 +85,7 @@ def watch_all(clock: Clock) -> None:
         (Batch, "to", "batch to the device"),
         (torch, "manual_seed", "seeding of all devices"),
         (L.Trainer, "save_checkpoint", "checkpoints"),
-        (ValidationScore, "on_validation_epoch_end", "score of validation"),
+        (WeightChoice, "on_validation_epoch_end", "score of validation"),
         (run, "open_study", "opening the study, split"),
         (run, "tile_features", "opening tile features"),
         (assemble, "fit_tile_scaler", "fitting the tile scaler"),

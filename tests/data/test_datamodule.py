@@ -266,12 +266,15 @@ def test_batches_are_made_ahead_and_an_error_of_one_comes_in_its_place() -> None
         def position(self) -> int:
             return 2
 
+        def end(self) -> int:
+            return 6
+
         def training_batch(self, position: int) -> int:
             if position == 4:
                 raise SplitError("the fourth")
             return position
 
-    batches = iter(Numbers(batches_per_epoch=6).train_dataloader())
+    batches = iter(Numbers().train_dataloader())
     assert [next(batches), next(batches)] == [2, 3]
     with pytest.raises(SplitError, match="the fourth"):
         next(batches)

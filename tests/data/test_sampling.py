@@ -74,8 +74,9 @@ def test_patients_without_dose_and_time_are_drawn(tiny_study: Study) -> None:
     stream = CompoundStream(
         patients, compounds_per_batch=3, treated_per_compound=4, controls_per_compound=1, seed=0
     )
-    seen = [s for step in range(stream.steps_per_epoch) for s in stream.batch(step)]
-    assert len(seen) == len(set(seen)) == 3 * stream.steps_per_epoch
+    steps = len(stream.compounds) // 3
+    seen = [s for step in range(steps) for s in stream.batch(step)]
+    assert len(seen) == len(set(seen)) == 3 * steps
 
 
 def test_tiles_of_a_bag_are_distinct_and_change_with_the_step() -> None:
@@ -91,7 +92,6 @@ def test_weighted_samples_come_as_often_as_they_weigh() -> None:
     names = tuple(f"s{i}" for i in range(60))
     weights = tuple([3.0] * 10 + [1.0] * 30 + [0.5] * 18 + [0.0] * 2)
     stream = SampleStream(names, 23, seed=0, weights=weights)
-    assert stream.steps_per_epoch == 69 // 23
     drawn = [s for step in range(3 * 40) for s in stream.batch(step)]
     counts = pd.Series(drawn).value_counts().reindex(names).fillna(0).to_numpy()
     assert (counts[:10] == 120).all()

@@ -27,6 +27,7 @@ from toxfusion.objectives.orthogonality import Orthogonality
 from toxfusion.objectives.style import PrototypeClustering, StyleBranch, StyleKL
 from toxfusion.objectives.survival import CoxEfron, DiscreteSurvival
 from toxfusion.objectives.vicreg import Consistency, VICReg
+from toxfusion.training.validation import SampleVectors
 
 N, D = 12, 6
 CUT = 5  # rank 0 has 5 rows, rank 1 has 7: unequal on purpose
@@ -227,6 +228,9 @@ def one_rank(index: int, folder: str) -> None:
     gathered = gather_rows(own["first"])
     flags = gather_rows(own["mask"])
     nothing = global_mean(torch.tensor(0.0), torch.tensor(0))
+    collected, order = SampleVectors(), torch.arange(N).flip(0)
+    for part in (order[:CUT] if index == 0 else order[CUT:]).split(3):
+        collected.update(part, joined_rows()["first"][part])
     torch.save(
         {
             "found": found,
@@ -234,6 +238,7 @@ def one_rank(index: int, folder: str) -> None:
             "flags": flags,
             "place": (rank(), world_size(), first_row(own["first"])),
             "nothing": nothing,
+            "collected": collected.compute(),
         },
         f"{folder}/rank{index}.pt",
     )
@@ -263,6 +268,15 @@ def test_rows_are_gathered_in_order_of_rank(two_ranks: list[dict]) -> None:
         assert torch.equal(found["flags"], rows["mask"])
         assert found["place"] == (index, 2, 0 if index == 0 else CUT)
         assert found["nothing"] == 0
+
+
+def test_vectors_of_a_validation_are_those_of_all_ranks_in_the_order_of_samples(
+    two_ranks: list[dict],
+) -> None:
+    for found in two_ranks:
+        row, vector = found["collected"]
+        assert row.tolist() == list(range(N))
+        assert torch.equal(vector, joined_rows()["first"].float())
 
 
 def test_one_process_is_the_case_of_one_rank() -> None:

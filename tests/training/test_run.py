@@ -33,7 +33,7 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.nulls import deal_slides, permute_labels
 from toxfusion.study.splits import CompoundKFold, write_manifest
 from toxfusion.study.study import Study
-from toxfusion.training import finetuning, network, pretraining, tile_features
+from toxfusion.training import finetuning, network, pretraining, tile_contrastive, tile_features
 from toxfusion.training.assemble import (
     TrainingError,
     assemble,
@@ -42,6 +42,7 @@ from toxfusion.training.assemble import (
     make_tasks,
     open_study,
 )
+from toxfusion.training.choice import PlainScore
 from toxfusion.training.folder import RunError, RunFolder, config_digest
 from toxfusion.training.run import run
 from toxfusion.training.settings import NullSettings, RunSettings, SettingsError
@@ -157,7 +158,7 @@ def test_a_finished_run_is_not_repeated_and_another_config_is_refused(
 def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
     full_run: tuple[RunFolder, dict[str, Any]], featured: Study, tmp_path: Path, stage: str
 ) -> None:
-    """SIGKILL once last.ckpt is there (step 4, or 5 where 4 ends an epoch that is validated first), then run again."""
+    """SIGKILL once last.ckpt is there, after step 4, then run again."""
     folder, _ = full_run
     config = small(featured, tmp_path)
     mine = RunFolder(Path(config["paths"]["output"]))
@@ -192,6 +193,64 @@ def test_killed_in_mid_epoch_and_resumed_gives_equal_bits(
     pd.testing.assert_frame_equal(first, second)
     lines = [pd.read_csv(f.history) for f in (folder, mine)]
     pd.testing.assert_frame_equal(*lines)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def run_killed_at(config: dict[str, Any], kills: list[tuple[type, int]], patch: pytest.MonkeyPatch) -> None:
+    """Run, ended before the given step of the stage of each given module in turn, then to the end."""
+    for module, step in kills:
+        with patch.context() as here:
+            do = module.training_step
+
+            def training_step(
+                self: Any, batch: Any, index: int, do: Any = do, step: int = step
+            ) -> torch.Tensor:
+                if self.global_step == step:
+                    raise Killed
+                return do(self, batch, index)
+
+            here.setattr(module, "training_step", training_step)
+            with pytest.raises(Killed):
+                run(config)
+    run(config)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_at_random_points_of_every_stage_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    stages = (
+        tile_contrastive.TileContrastiveModule,
+        pretraining.PretrainingModule,
+        finetuning.FinetuningModule,
+    )
+    kills = [(module, int(step)) for module in stages for step in sorted(rng.integers(1, 8, size=2))]
+    folders = []
+    for name, points in (("whole", []), ("killed", kills)):
+        study = tiled_study(tmp_path / name / "study")
+        config = small(study, tmp_path / name, "tile_features=contrastive", "tile_features.backbone=regnety_002",
+                       "tile_features.pretrained=false", "size.tile_steps=8", "size.tile_batch=4",
+                       "size.pretrain_steps=8", "size.finetune_steps=8",
+                       f"trainer.checkpoint_every={rng.integers(1, 4)}")  # fmt: skip
+        run_killed_at(config, points, monkeypatch)
+        folders.append((RunFolder(Path(config["paths"]["output"])), study))
+    (whole, study), (killed, killed_study) = folders
+    pd.testing.assert_frame_equal(pd.read_parquet(whole.predictions), pd.read_parquet(killed.predictions))
+    assert whole.history.read_text() == killed.history.read_text()
+    lines = [next(s.root.glob("encoders/*/history.csv")).read_text() for s in (study, killed_study)]
+    assert lines[0] == lines[1]
+    for stage in ("pretrain", "finetune"):
+        kept = [read_checkpoint(f.stage(stage) / "best.ckpt") for f in (whole, killed)]
+        assert kept[0]["global_step"] == kept[1]["global_step"]
+        for name, value in kept[0]["state_dict"].items():
+            assert torch.equal(value, kept[1]["state_dict"][name])
+        assert (whole.stage(stage) / "finished.json").read_text() == (
+            killed.stage(stage) / "finished.json"
+        ).read_text()
 
 
 @pytest.mark.parametrize(
@@ -249,7 +308,7 @@ def test_fine_tuning_keeps_the_weights_of_best_score_or_of_least_loss_where_none
                    "size.finetune_steps=12", "optimizer.finetune_lr=0.01", "trainer.patience=null")  # fmt: skip
     if task == "toxicity":
         scores = itertools.chain([0.5, 0.6, 0.55, 0.9], itertools.repeat(0.7))
-        monkeypatch.setattr(network, "validation_objective", lambda table: next(scores))
+        monkeypatch.setattr(network, "validation_score", lambda table: PlainScore(next(scores)))
     run(config)
     folder = RunFolder(Path(config["paths"]["output"]))
     loss, score = validations(folder, "valid/loss"), validations(folder, "valid/score")
@@ -329,9 +388,9 @@ def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path:
     run(config)
     folder = next((study.root / "features").iterdir())
     split = CompoundKFold(n_folds=3, fold=0, valid_fraction=0.2, seed=0)(study)
-    seen = set(study.obs.loc[[*split.train, *split.valid], "compound"])
     features = BagStore.open(folder)
-    assert set(features.spec.provenance["trained_on"]) == seen
+    assert set(features.spec.provenance["trained_on"]) == set(study.obs.loc[split.train, "compound"])
+    assert not set(features.spec.provenance["trained_on"]) & set(study.obs.loc[split.valid, "compound"])
     assert set(features.slide_ids) == set(study.slides.index)
     # The second run finds the encoder where the first one trained it, and starts from the same weights all the same.
     again = small(study, tmp_path / "again", "tile_features=contrastive", "size.tile_steps=2", "size.tile_batch=4",

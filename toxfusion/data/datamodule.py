@@ -252,19 +252,12 @@ class PositionedDataModule(L.LightningDataModule):
     """A data module whose training loader starts at the trainer's step: what makes a resume exact in mid-epoch.
 
     Args:
-        batches_per_epoch: of one process, a multiple of the accumulated batches of an optimiser step.
         accumulate: batches of an optimiser step.
     """
 
-    def __init__(self, *, batches_per_epoch: int, accumulate: int = 1) -> None:
+    def __init__(self, *, accumulate: int = 1) -> None:
         super().__init__()
         self.accumulate = accumulate
-        self.batches_per_epoch = max(1, batches_per_epoch // accumulate) * accumulate
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch."""
-        return self.batches_per_epoch // self.accumulate
 
     def training_batch(self, position: int) -> Any:
         """The batch of this rank at a position counted in batches since the start of the stage."""
@@ -275,6 +268,12 @@ class PositionedDataModule(L.LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("the data module is not attached to a trainer")
         return int(self.trainer.global_step) * self.accumulate
+
+    def end(self) -> int:
+        """Where the stage ends, in batches."""
+        if self.trainer is None:
+            raise RuntimeError("the data module is not attached to a trainer")
+        return int(self.trainer.max_steps) * self.accumulate
 
     @property
     def device(self) -> torch.device:
@@ -290,7 +289,7 @@ class PositionedDataModule(L.LightningDataModule):
 
 
 class _FromPosition(IterableDataset[Any]):
-    """Batches from the current position to the end of the epoch, the next one made while the last is trained on.
+    """Batches from the current position to the end of the stage, the next one made while the last is trained on.
 
     No length, so that Lightning counts nothing twice.
     """
@@ -299,10 +298,10 @@ class _FromPosition(IterableDataset[Any]):
         self.module = module
 
     def __iter__(self) -> Iterator[Any]:
-        start, epoch = self.module.position(), self.module.batches_per_epoch
+        start, end = self.module.position(), self.module.end()
         with ThreadPoolExecutor(1, "batches") as ahead:
             coming = ahead.submit(self.module.training_batch, start)
-            for position in range(start + 1, (start // epoch + 1) * epoch):
+            for position in range(start + 1, end):
                 batch = coming.result()
                 coming = ahead.submit(self.module.training_batch, position)
                 yield batch
@@ -358,7 +357,6 @@ class StudyDataModule(PositionedDataModule):
         tiles_per_bag: tiles drawn from a bag in training; None for all.
         eval_batch_size: samples of a validation batch.
         valid: validation samples.
-        processes: ranks that share the batches of an epoch.
         accumulate: batches of an optimiser step.
     """
 
@@ -371,10 +369,9 @@ class StudyDataModule(PositionedDataModule):
         tiles_per_bag: int | None,
         eval_batch_size: int,
         valid: Sequence[str],
-        processes: int = 1,
         accumulate: int = 1,
     ) -> None:
-        super().__init__(batches_per_epoch=sampler.steps_per_epoch // processes, accumulate=accumulate)
+        super().__init__(accumulate=accumulate)
         self.fold, self.stage, self.sampler = fold, stage, sampler
         self.tiles_per_bag, self.eval_batch_size, self.valid = tiles_per_bag, eval_batch_size, list(valid)
 

@@ -49,9 +49,6 @@ class SamplingError(ValueError):
 class Sampler(Protocol):
     """Chooses the samples of a step."""
 
-    @property
-    def steps_per_epoch(self) -> int: ...
-
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[str]: ...
 
 
@@ -105,10 +102,6 @@ class SampleStream:
             return len(self.sample_ids)
         weights = np.asarray(self.weights)
         return int(np.floor(weights).sum() + round(float((weights % 1).sum())))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, self._length // self.batch_size)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[str]:
         size = self.batch_size * world_size
@@ -196,10 +189,6 @@ class CompoundStream:
     @property
     def compounds(self) -> list[str]:
         return list(self._strata)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, len(self._strata) // self.compounds_per_batch)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[str]:
         size = self.compounds_per_batch * world_size

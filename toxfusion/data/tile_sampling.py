@@ -45,7 +45,6 @@ class TileDataModule(PositionedDataModule):
         slide_ids: slides of training samples.
         batch_size: tiles of a step of one rank.
         seed: of the encoder.
-        steps: of the whole stage; validation falls at its end.
     """
 
     def __init__(
@@ -55,10 +54,9 @@ class TileDataModule(PositionedDataModule):
         *,
         batch_size: int,
         seed: int,
-        steps: int,
         accumulate: int = 1,
     ) -> None:
-        super().__init__(batches_per_epoch=max(1, steps) * accumulate, accumulate=accumulate)
+        super().__init__(accumulate=accumulate)
         self.store, self.batch_size, self.seed = store, batch_size, seed
         self.slide_ids = sorted(s for s in slide_ids if s in store and store.n_rows(s) > 0)
         if not self.slide_ids:

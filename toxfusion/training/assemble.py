@@ -186,7 +186,6 @@ class Assembled:
             tiles_per_bag=batches.tiles_per_bag,
             eval_batch_size=batches.eval_batch,
             valid=self.valid,
-            processes=trainer.processes,
             accumulate=trainer.accumulate_grad_batches,
         )
 

@@ -61,8 +61,11 @@ class FinetuningModule(L.LightningModule):
             self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
         return self._log(self.losses(fused.vector, batch), "train", len(batch))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log(self.losses(self.predictor(batch).fused.vector, batch), "valid", len(batch))
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log the losses; returns the fused vectors [B, W]."""
+        vector = self.predictor(batch).fused.vector
+        self._log(self.losses(vector, batch), "valid", len(batch))
+        return vector
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimization.configure(self, {"predictor.network.": self.network_lr_share})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -11,16 +12,19 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
+from torch import Tensor
 
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.data.sampling import torch_seed
 from toxfusion.distributed.ranks import device_of, is_rank_zero
 from toxfusion.evaluation.retrieval import retrieval_table
+from toxfusion.evaluation.selection import validation_score
 from toxfusion.models.predictor import Predictor
 from toxfusion.training.assemble import Assembled, build_terms, contract
+from toxfusion.training.averaging import AveragedWeights
+from toxfusion.training.choice import Score, WeightChoice
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.folder import RunFolder
-from toxfusion.training.objective import ValidationScore, validation_objective
 from toxfusion.training.outputs import (
     SampleOutputs,
     encode_samples,
@@ -30,7 +34,9 @@ from toxfusion.training.outputs import (
 )
 from toxfusion.training.pretraining import PretrainingModule
 from toxfusion.training.settings import TrainerSettings
-from toxfusion.training.stage import LEAST_LOSS, Monitor, fit_stage
+from toxfusion.training.stage import fit_stage
+from toxfusion.training.validation import TaskChoice
+from toxfusion.training.validation_metrics import table_metrics
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,10 @@ class Stages:
         *,
         stage: str,
         steps: int,
-        monitor: Monitor = LEAST_LOSS,
+        choice: WeightChoice | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        """Train one stage, or load it where it is finished."""
+        """Train one stage, or load it where it is finished; see `fit_stage`."""
         fit_stage(
             module,
             data,
@@ -63,7 +69,7 @@ class Stages:
             settings=self.settings,
             loggers=self.loggers,
             resume=self.resume,
-            monitor=monitor,
+            choice=choice,
             callbacks=callbacks,
         )
         module.to(device_of(self.settings.accelerator))  # Lightning leaves it on the CPU
@@ -88,8 +94,12 @@ def pretrain(of: Assembled, stages: Stages) -> None:
     stages.fit(module, of.pretraining_data(), stage="pretrain", steps=settings.pretrain.steps)
 
 
-def finetune(of: Assembled, stages: Stages) -> Predictor:
-    """Supervised fine-tuning; returns the predictor with the best weights by validation."""
+def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] = TaskChoice) -> Predictor:
+    """Supervised fine-tuning; returns the predictor with the weights that are kept.
+
+    Args:
+        choose: makes what chooses them, called as `TaskChoice`.
+    """
     settings, fold = of.settings, of.fold
     optimizer, steps = settings.optimizer, settings.finetune.steps
     frozen = optimizer.network_lr_share == 0
@@ -106,14 +116,35 @@ def finetune(of: Assembled, stages: Stages) -> Predictor:
         contract=contract(fold, of.tasks, of.gene_sets),
     )
 
-    def validated() -> float:
-        outputs = encode(of, of.valid)
-        return validation_objective(part_predictions(of, predictor, "valid", of.valid, outputs))
-
-    score = ValidationScore(validated)
+    choice = choose(
+        stages.folder.stage("finetune") / "best.ckpt",
+        settings.trainer.patience,
+        row={sample: fold.row(sample) for sample in of.valid},
+        judge=partial(_judge, of, predictor),
+    )
+    average = []
+    if optimizer.average > 0:
+        average = [AveragedWeights(optimizer.average, steps, device_of(settings.trainer.accelerator))]
     data = of.finetuning_data()
-    stages.fit(module, data, stage="finetune", steps=steps, monitor=score.MONITOR, callbacks=[score])
+    stages.fit(module, data, stage="finetune", steps=steps, choice=choice, callbacks=average)
     return predictor
+
+
+def _judge(of: Assembled, predictor: Predictor, vectors: Tensor) -> tuple[Score, dict[str, Tensor]]:
+    """The score of the validation part from its vectors, in the order of its samples in the study, and its metrics."""
+    fold = of.fold
+    samples = sorted(of.valid, key=fold.row)
+    rows = [fold.row(s) for s in samples]
+    table = of.tasks.predictions(
+        predictor,
+        vectors,
+        fold.study.obs.loc[samples],
+        {name: of_all[rows].numpy() for name, of_all in fold.labels.items()},
+        part="valid",
+        fold=fold.split.fold,
+        seed=of.settings.seed,
+    )
+    return validation_score(table), table_metrics(table, vectors.device)
 
 
 def encode(of: Assembled, sample_ids: Sequence[str]) -> SampleOutputs:

@@ -24,6 +24,7 @@ from toxfusion.distributed.ranks import barrier, check_devices, is_rank_zero, jo
 from toxfusion.evaluation.predictions import write as write_predictions
 from toxfusion.evaluation.records import as_dict, plain_records
 from toxfusion.evaluation.scoring import score_run
+from toxfusion.evaluation.selection import validation_score
 from toxfusion.evaluation.strata import score_strata
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
@@ -43,7 +44,6 @@ from toxfusion.training.folder import RunFolder
 from toxfusion.training.lock import only_run
 from toxfusion.training.loggers import log_test_metrics, make_loggers
 from toxfusion.training.network import Stages, cross_modal_retrieval, finetune, held_out_predictions, pretrain
-from toxfusion.training.objective import validation_objective
 from toxfusion.training.settings import RunSettings
 from toxfusion.training.tile_features import fold_encoder, tile_features
 
@@ -56,7 +56,7 @@ def run(config: Config) -> float:
     With several devices and no launcher around it, starts one process a device and waits for them.
 
     Returns:
-        The validation score that a sweep maximises; see `validation_objective`.
+        The validation score that a sweep maximises; see `validation_score`.
     """
     folder, settings = RunFolder(Path(config["paths"]["output"])), RunSettings.read(config)
     trainer = settings.trainer
@@ -184,7 +184,7 @@ def _report(
         write_predictions(table, folder.predictions)
         truth = study.root / "truth" if study is not None and study.virtual else None
         scores, strata = as_dict(score_run(table, truth)), plain_records(score_strata(table))
-        objective = validation_objective(table)
+        objective = validation_score(table).value
     metrics = {"objective": objective, "scores": scores, "strata": strata, **beside}
     replace_file(folder.metrics, json.dumps(metrics, indent=1).encode())
     log_test_metrics(loggers, scores)

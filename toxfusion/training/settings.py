@@ -228,13 +228,14 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Learning rates and weight decay; see conf/optimizer."""
+    """Learning rates, weight decay and the average of weights; see conf/optimizer."""
 
     pretrain_lr: float
     finetune_lr: float
     network_lr_share: float
     weight_decay: float
     warmup: float
+    average: float
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,25 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers.logger import Logger
 from tqdm import tqdm
 
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.distributed.ranks import is_rank_zero
 from toxfusion.study.files import replace_file
+from toxfusion.training.choice import WeightChoice
 from toxfusion.training.history import History
+from toxfusion.training.position import PositionCheckpoint
 from toxfusion.training.settings import TrainerSettings
 
-
-@dataclass(frozen=True)
-class Monitor:
-    """The logged value that chooses the best weights and stops a stage early; mode: "min" or "max"."""
-
-    name: str
-    mode: Literal["min", "max"]
-
-
-LEAST_LOSS = Monitor("valid/loss", "min")
+SHOWN = ("valid/score", "valid/loss")
+"""The first of these that a stage logs is shown beside its bar."""
 
 
 class CheckpointError(ValueError):
@@ -74,13 +67,6 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
         ) from error
 
 
-def whole_epochs(steps: int, steps_per_epoch: int, validate_every: int) -> tuple[int, int]:
-    """Epochs between validations, and total steps rounded up to end on a validation."""
-    epochs = -(-steps // steps_per_epoch)
-    between = min(epochs, max(1, round(validate_every / steps_per_epoch)))
-    return between, -(-epochs // between) * between * steps_per_epoch
-
-
 def fit_stage(
     module: L.LightningModule,
     data: PositionedDataModule,
@@ -92,18 +78,25 @@ def fit_stage(
     settings: TrainerSettings,
     loggers: list[Logger],
     resume: bool,
-    monitor: Monitor = LEAST_LOSS,
+    choice: WeightChoice | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
-    """Train to ``steps`` optimiser steps (rounded up to a validation), and leave the best weights in the module.
+    """Train to ``steps`` optimiser steps, and leave the weights in the module that are chosen.
+
+    Interrupted at any moment and begun again, it ends with the same weights, history and files.
 
     Args:
-        folder: receives best.ckpt (by the monitor), last.ckpt (position) and finished.json (written last).
+        folder: receives best.ckpt (what is chosen), last.ckpt (position) and finished.json (written last).
         resume: continue from last.ckpt; a finished stage is only loaded.
-        callbacks: run before the best weights are chosen.
+        choice: scores the weights at each validation; by the validation loss where None.
+        callbacks: run after the weights are scored.
 
     Returns:
         The path of best.ckpt.
+
+    Raises:
+        CheckpointError: a checkpoint here cannot be read, or is of another network.
+        DivergedError: the validation loss is no number from the start.
     """
     finished, best, last = folder / "finished.json", folder / "best.ckpt", folder / "last.ckpt"
     if resume and finished.is_file():
@@ -116,52 +109,34 @@ def fit_stage(
     for logger in loggers:
         vars(logger)["_prefix"] = stage  # both stages log train/loss
     lines = History(history, stage)
-    position = int(read_checkpoint(start)["global_step"]) if start else 0
-    lines.rewind(position)
+    lines.rewind(int(read_checkpoint(start)["global_step"]) if start else 0)
+    choice = choice if choice is not None else WeightChoice(best, settings.patience)
     _quiet()
-    trainer = _trainer(stage, data, folder, steps, settings, [lines, *loggers], monitor, callbacks)
+    trainer = _trainer(
+        stage, folder, steps, settings, data.accumulate, [lines, *loggers], [choice, *callbacks]
+    )
     module.train()  # Lightning leaves the mode as it is: an evaluation between two stages had turned dropout off
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True if start else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    chosen = choice.settle(trainer, module)
     load_weights(module, best)
     if is_rank_zero():
-        record = {"steps": trainer.global_step, "stopped_early": trainer.should_stop}
+        record = {
+            "steps": trainer.global_step,
+            "stopped_early": trainer.global_step < steps,
+            "chosen": chosen,
+        }
         replace_file(finished, json.dumps(record).encode())
     trainer.strategy.barrier()
     return best
 
 
-class PositionCheckpoint(Callback):
-    """Writes last.ckpt every so many optimiser steps; training continues from there.
-
-    A checkpoint that falls just before a validation is put off by one step: the validation may choose the best weights
-    or count for early stopping, and a run that continued from before it would never learn its outcome.
-    """
-
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
-        self.saved = self.seen = 0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved = self.seen = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        step = trainer.global_step
-        stepped = step > self.seen  # between steps, gradients that are being accumulated would be lost
-        self.seen = step
-        between = trainer.check_val_every_n_epoch or 1
-        validates = trainer.is_last_batch and (trainer.current_epoch + 1) % between == 0
-        if stepped and step - self.saved >= self.every and not validates:
-            trainer.save_checkpoint(self.path)
-            self.saved = step
-
-
 class StageProgress(Callback):
     """One bar over the steps of a stage, on a terminal only."""
 
-    def __init__(self, stage: str, total: int, monitor: Monitor) -> None:
-        self.stage, self.total, self.monitor = stage, total, monitor.name
+    def __init__(self, stage: str, total: int) -> None:
+        self.stage, self.total = stage, total
         self.bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -174,8 +149,9 @@ class StageProgress(Callback):
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.bar is not None and self.monitor in trainer.callback_metrics:
-            self.bar.set_postfix(valid=f"{float(trainer.callback_metrics[self.monitor]):.3f}")
+        shown = next((name for name in SHOWN if name in trainer.callback_metrics), None)
+        if self.bar is not None and shown is not None:
+            self.bar.set_postfix(valid=f"{float(trainer.callback_metrics[shown]):.3f}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.bar is not None:
@@ -184,29 +160,17 @@ class StageProgress(Callback):
 
 def _trainer(
     stage: str,
-    data: PositionedDataModule,
     folder: Path,
     steps: int,
     settings: TrainerSettings,
+    accumulate: int,
     loggers: list[Logger],
-    monitor: Monitor,
-    extra: Sequence[Callback],
+    callbacks: list[Callback],
 ) -> L.Trainer:
-    between, total = whole_epochs(steps, data.steps_per_epoch, settings.validate_every)
-    callbacks: list[Callback] = [
-        *extra,
-        ModelCheckpoint(
-            folder, filename="best", monitor=monitor.name, mode=monitor.mode, enable_version_counter=False
-        ),
-        PositionCheckpoint(folder / "last.ckpt", settings.checkpoint_every),
-        LearningRateMonitor("step"),
-    ]
-    if settings.patience is not None:
-        callbacks.append(
-            EarlyStopping(monitor.name, mode=monitor.mode, patience=settings.patience, check_finite=True)
-        )
-    if settings.progress:
-        callbacks.append(StageProgress(stage, total, monitor))
+    """One "epoch" as long as the stage: what happens when is a matter of steps alone."""
+    every = min(settings.validate_every, steps)
+    position = PositionCheckpoint(folder / "last.ckpt", every=settings.checkpoint_every, validate_every=every)
+    shown = [StageProgress(stage, steps)] if settings.progress else []
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -214,14 +178,16 @@ def _trainer(
         strategy=settings.strategy,
         precision=settings.precision,  # type: ignore[arg-type]
         gradient_clip_val=settings.gradient_clip_val,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
-        max_steps=total,
-        check_val_every_n_epoch=between,
+        accumulate_grad_batches=accumulate,
+        max_steps=steps,
+        val_check_interval=every * accumulate,
+        check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         logger=loggers,
-        callbacks=callbacks,
+        callbacks=[*callbacks, LearningRateMonitor("step"), *shown, position],
         use_distributed_sampler=False,
+        enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
         deterministic="warn",

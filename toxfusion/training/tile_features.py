@@ -83,7 +83,7 @@ def tile_features(
 
 
 def fold_encoder(settings: RunSettings, study: Study, split: Split, loggers: list[Logger]) -> Path:
-    """The tile encoder of a fold: trained on its training and validation compounds, never on a test compound.
+    """The tile encoder of a fold: trained on its training compounds alone.
 
     The file lies in the study, under a digest of the settings and the training samples, so that all seeds and
     experiments of the fold share it. Where they run side by side, one trains it and the others wait.
@@ -96,7 +96,7 @@ def fold_encoder(settings: RunSettings, study: Study, split: Split, loggers: lis
     """
     encoder, trainer, tiles = _trained(settings), settings.trainer, study.tiles(settings.data.grid)
     learns = encoder.kind == "contrastive"
-    seen = sorted([*split.train, *split.valid]) if learns else []
+    seen = sorted(split.train) if learns else []
     made_by = (trainer.processes, trainer.accumulate_grad_batches, trainer.precision)
     key = digest(
         {
@@ -173,7 +173,6 @@ def _train_encoder(
         slide_ids,
         batch_size=made.batch_size,
         seed=made.seed,
-        steps=made.steps,
         accumulate=trainer.accumulate_grad_batches,
     )
     module = TileContrastiveModule(
