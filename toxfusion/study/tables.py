@@ -85,19 +85,28 @@ def read_table(
         TableError: it cannot be read; a row is longer or shorter than the header; a column is there twice, has values
             and no name, or is missing.
     """
-    cells = _read(path, required, encoding, header, comments, delimiter, quoted, short_rows)
+    content = read_content(path, encoding)
+    table = None
+    if header and not comments and content.workbook is None:
+        table = _plain_table(content.text, delimiter or _delimiter(content.text, path, required), marks)
+    if table is None:
+        cells = _cells(content, path, required, header, comments, delimiter, quoted, short_rows)
+        table = _table_of(cells, header, marks)
+    if header:
+        if not repeated:
+            refuse_repeated(table.columns.tolist(), path)
+        require_columns(table, required, path)
+    return table
+
+
+def _table_of(cells: _Cells, header: bool, marks: Sequence[str]) -> pd.DataFrame:
     missing = set(marks)
     columns = [
         [None if (text := row[i].strip()) in missing else text for row in cells.rows]
         for i in range(len(cells.names))
     ]
     table = pd.DataFrame(dict(enumerate(columns)), index=pd.Index(cells.numbers, name="row"), dtype=object)
-    if header:
-        table.columns = pd.Index(cells.names, dtype=object)
-        if not repeated:
-            refuse_repeated(cells.names, path)
-        require_columns(table, required, path)
-    return table
+    return table.set_axis(pd.Index(cells.names, dtype=object), axis=1) if header else table
 
 
 def read_values(path: Path | str) -> pd.DataFrame:
@@ -253,6 +262,37 @@ def _text_among_values(column: pd.Series, cells: _Cells, position: int, path: Pa
     )
 
 
+def _plain_table(text: str, delimiter: str, marks: Sequence[str]) -> pd.DataFrame | None:
+    """A large table without quotation marks, blanks about cells, empty rows and rows of another width, quickly; None
+    for any other, which is read cell by cell."""
+    lines = text.rstrip("\n").split("\n")
+    names = lines[0].split(delimiter)
+    blank = rf"[{delimiter}\n][^\S{delimiter}\n]|[^\S{delimiter}\n][{delimiter}\n]"
+    odd = len(lines) < 2 or '"' in text or _SAID.match(text) or "" in names[1:] or re.search(blank, text)
+    if odd or lines[0] != lines[0].strip() or {line.count(delimiter) for line in lines} != {len(names) - 1}:
+        return None
+    table = pd.read_csv(
+        io.StringIO(text),
+        sep=delimiter,
+        header=None,
+        skiprows=1,
+        names=list(range(len(names))),
+        index_col=False,
+        dtype=str,
+        keep_default_na=False,
+        na_values=list(marks),
+        quoting=csv.QUOTE_NONE,
+        low_memory=False,
+    )
+    missing = table.isna()
+    if len(table) != len(lines) - 1 or missing.all(axis=1).any():
+        return None
+    table = table.astype(object).mask(missing, None)
+    return table.set_axis(pd.Index(range(2, len(lines) + 1), name="row")).set_axis(
+        pd.Index(names, dtype=object), axis=1
+    )
+
+
 def _plain_values(content: Content, path: Path | str) -> pd.DataFrame | None:
     """The values of a table without trailing delimiters, quickly; None for any other, which is read cell by cell."""
     text = content.text.rstrip("\n")
@@ -313,20 +353,6 @@ def _sheet_values(sheet: list[list[object]]) -> pd.DataFrame | None:
 
 
 # -------------------------------------------------------------------------------- rows and their width
-
-
-def _read(
-    path: Path | str,
-    required: Sequence[str],
-    encoding: str,
-    header: bool,
-    comments: str,
-    delimiter: str | None,
-    quoted: bool,
-    short_rows: bool,
-) -> _Cells:
-    content = read_content(path, encoding)
-    return _cells(content, path, required, header, comments, delimiter, quoted, short_rows)
 
 
 def _cells(
