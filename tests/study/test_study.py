@@ -262,3 +262,11 @@ def test_a_gene_that_a_batch_lacks_may_be_missing_in_all_its_profiles(
     study_tables["expression"][row, 3] = 1.0
     with pytest.raises(StudyError, match="lacks 1 of 50 genes"):
         write_study(tmp_path / "other", **study_tables)
+
+
+def test_a_virtual_study_is_named_with_how_hard_it_is() -> None:
+    from toxfusion.study.study import virtual_setting
+
+    said = virtual_setting({"setting": "control", "generator_version": 3})
+    assert said == "setting=control (a positive control, made to be seen), generator 3"
+    assert virtual_setting({}) == "setting=unknown, generator unknown"

@@ -250,7 +250,7 @@ class SlidePainter:
         """Beer-Lambert law, the optics' blur, and the scanner's white point."""
         light = cv2.convertScaleAbs(cv2.exp(cv2.transform(canvas, self._colour)))
         sigma = self.spec.stain.blur_um / self.spec.mpp
-        return np.asarray(cv2.GaussianBlur(light, (0, 0), sigma), np.uint8) if sigma > 0.2 else light
+        return np.asarray(cv2.GaussianBlur(light, (0, 0), sigma) if sigma > 0.2 else light, np.uint8)
 
     def _mask(self, window: _Window) -> MaskBlock:
         """Lesion bits and tissue at the mask pixels whose centres lie in the block."""
