@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 
 from benchmarks.pairs_readings import Vectors
-from toxfusion.baselines.plain import BaselineSettings, pooled_tiles, standardised_expression
+from toxfusion.baselines.blocks import BaselineSettings, pooled_tiles, standardised_expression
 from toxfusion.baselines.shadow import ShadowSettings, fit_shadow
 from toxfusion.data.datamodule import FoldData
 from toxfusion.data.expression import ExpressionTransform

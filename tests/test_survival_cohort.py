@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toxfusion.baselines.plain import BaselineError
+from toxfusion.baselines.blocks import BaselineError
 from toxfusion.baselines.survival import SurvivalBaselineError
 from toxfusion.config.entry import compose
 from toxfusion.evaluation.predictions import pool, read

@@ -1,31 +1,11 @@
-"""``python -m toxfusion.compare``: many runs into one table with paired differences and corrected
-p-values.
-"""
+"""``python -m toxfusion.compare``: many runs into one table with paired differences and corrected p-values."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toxfusion.config.entry import entry_point
-
-if TYPE_CHECKING:
-    from toxfusion.evaluation.comparison import Cohort, Run
-    from toxfusion.training.folder import RunFolder
-
-
-#: Every file of a comparison: what an earlier one left must not lie beside the tables of a later one.
-WRITTEN = ("comparison.csv", "comparison.md", "comparison.tex", "comparison.html", "comparison.png",
-           "differences.png", "few_shot.png")  # fmt: skip
-#: What a modality lets a method see, as the oracles are named; without any, doses and times only.
-VIEW_OF = {"both": "both", "wsi": "slide", "omics": "expression", "none": "both"}
-#: Keys of a config that destroy something on purpose, and what.
-_NULLS = {
-    ("permute_labels", True): "permuted labels",
-    ("shuffle_pairs", "pretraining"): "pairs shuffled in pretraining",
-    ("shuffle_pairs", "throughout"): "pairs shuffled throughout",
-}
 
 
 @entry_point("compare")
@@ -33,188 +13,10 @@ def main(config: dict[str, Any]) -> None:
     """Set finished runs beside a reference: intervals, paired differences, corrected p-values, shares of the
     oracle.
     """
-    from toxfusion.evaluation import comparison_pages as pages
-    from toxfusion.evaluation import figures
-    from toxfusion.evaluation.comparison import compare
-    from toxfusion.study.files import replace_file
+    from toxfusion.runs.compared import compare_runs
 
-    runs, cohorts, notes = read_runs(str(config["runs"]))
-    found = compare(
-        runs,
-        cohorts,
-        reference=config["reference"],
-        draws=config["draws"],
-        seed=config["seed"],
-        method=config["interval"],
-    )
-    found.notes.extend(notes)
-    output = Path(config["paths"]["output"])
-    output.mkdir(parents=True, exist_ok=True)
-    for name in WRITTEN:
-        (output / name).unlink(missing_ok=True)
-    drawn = {"comparison.png": figures.comparison}
-    if found.table["experiment"].nunique() > 1:
-        drawn["differences.png"] = figures.differences
-    for name, draw in drawn.items():
-        draw(found, output / name)
-    pictures = [*drawn, *_few_shot(runs, output, found.notes)]
-    replace_file(output / "comparison.csv", found.wide().to_csv().encode())
-    replace_file(output / "comparison.md", pages.to_markdown(found).encode())
-    replace_file(output / "comparison.tex", pages.to_latex(found).encode())
-    replace_file(output / "comparison.html", pages.to_html(found, pictures).encode())
-    print(pages.to_text(found))
-    print(f"\nwritten to {output}: comparison.csv, .md, .tex, .html, {', '.join(pictures)}")
-
-
-def _few_shot(runs: list[Run], output: Path, notes: list[str]) -> list[str]:
-    """Learning curves of the pretrained embeddings of runs that have been probed; the names of what is drawn."""
-    import pandas as pd
-
-    from toxfusion.evaluation import figures
-    from toxfusion.evaluation.probing import mean_over_runs
-    from toxfusion.training.folder import RunFolder
-
-    tables: dict[str, list[pd.DataFrame]] = {}
-    for run in runs:
-        if (file := RunFolder(Path(run.source)).probes).is_file():
-            tables.setdefault(run.experiment, []).append(pd.read_parquet(file))
-    for name, of_runs in tables.items():
-        if len(of_runs) < (n := sum(run.experiment == name for run in runs)):
-            notes.append(f"{name}: few-shot curve of {len(of_runs)} of {n} runs; the others were not probed.")
-    curves = mean_over_runs(tables, "pretrained") if tables else pd.DataFrame()
-    if curves.empty:
-        return []
-    title = "linear probe of pretrained embeddings, mean over runs"
-    figures.few_shot(curves, output / "few_shot.png", by="experiment", title=title)
-    return ["few_shot.png"]
-
-
-def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
-    """Finished runs that a pattern matches, or that lie below the folders it matches.
-
-    Returns:
-        The runs, their studies by name, and notes on runs left out.
-
-    Raises:
-        ComparisonError: the pattern matches no finished run.
-    """
-    from toxfusion.evaluation import predictions
-    from toxfusion.evaluation.comparison import ComparisonError, Run
-    from toxfusion.training.folder import RunFolder, modality_in_use
-
-    kept: list[tuple[RunFolder, dict[str, Any]]] = []
-    notes: list[str] = []
-    for folder in map(RunFolder, _run_folders(pattern)):
-        if folder.finished() is None:
-            notes.append(f"{folder.root}: not finished, left out.")
-        elif not folder.predictions.is_file():
-            notes.append(f"{folder.root}: finished without predictions (a tile encoder, say), left out.")
-        else:
-            kept.append((folder, folder.read_config()))
-    # What every run was given beside its experiment tells none of them apart.
-    shared = len({_variant(config) for _, config in kept}) == 1
-    roots: dict[Path, str] = {}
-    runs = [
-        Run(
-            experiment=config["name"] + ("" if shared else _variant(config)),
-            cohort=_cohort_name(Path(config["data"]["root"]), roots),
-            fold=int(config["split"]["fold"]),
-            seed=int(config["seed"]),
-            n_folds=config["split"].get("n_folds"),
-            table=predictions.read(folder.predictions),
-            source=str(folder.root),
-            transductive=_is_transductive(folder),
-            null=_null(config),
-            view=VIEW_OF[modality_in_use(config)],
-        )
-        for folder, config in kept
-    ]
-    if not runs:
-        raise ComparisonError(
-            f"runs={pattern}: no finished run with predictions there. {' '.join(notes)}".strip()
-        )
-    runs = _permutations_apart(runs)
-    return runs, {name: _read_cohort(root, name, notes) for root, name in roots.items()}, notes
-
-
-def _permutations_apart(runs: list[Run]) -> list[Run]:
-    """Runs on permuted labels named by their seed where there are several: each is scored on labels of its own."""
-    permuted = [run for run in runs if _NULLS["permute_labels", True] in run.null]
-    seeds: dict[str, set[int]] = {}
-    for run in permuted:
-        seeds.setdefault(run.experiment, set()).add(run.seed)
-    return [
-        replace(run, experiment=f"{run.experiment} (seed {run.seed})")
-        if len(seeds.get(run.experiment, ())) > 1
-        else run
-        for run in runs
-    ]
-
-
-def _run_folders(pattern: str) -> list[Path]:
-    """Folders with a config.yaml, in or below what the pattern matches; Hydra's own hidden folders aside."""
-    from glob import glob
-
-    found = set()
-    for match in map(Path, glob(pattern, recursive=True)):
-        for file in match.rglob("config.yaml") if match.is_dir() else ():
-            if not any(part.startswith(".") for part in file.relative_to(match).parts):
-                found.add(file.parent)
-    return sorted(found)
-
-
-def _variant(config: dict[str, Any]) -> str:
-    """What the command line changed beside the experiment, as the run folder's name has it."""
-    return str(config["paths"].get("variant", ""))
-
-
-def _is_transductive(folder: RunFolder) -> bool:
-    """What the manifest of the run's own split says.
-
-    Raises:
-        RunError: the run has no split.json.
-        SplitError: it cannot be read.
-    """
-    from toxfusion.study.splits import read_manifest
-    from toxfusion.training.folder import RunError
-
-    if not folder.split.is_file():
-        raise RunError(
-            f"{folder.split}: missing, so that nobody knows which compounds were in training; run it again"
-        )
-    return bool(read_manifest(folder.split).manifest["transductive"])
-
-
-def _null(config: dict[str, Any]) -> str:
-    """What was destroyed in the run on purpose; "" for a method."""
-    return "; ".join(name for (key, value), name in _NULLS.items() if config.get(key) == value)
-
-
-def _cohort_name(root: Path, roots: dict[Path, str]) -> str:
-    """The name of a study's folder; its whole path where another study has that name."""
-    root = root.resolve()
-    if root not in roots:
-        roots[root] = str(root) if root.name in roots.values() else root.name
-    return roots[root]
-
-
-def _read_cohort(root: Path, name: str, notes: list[str]) -> Cohort:
-    import anndata
-
-    from toxfusion.evaluation.comparison import Cohort
-    from toxfusion.evaluation.oracles import read_oracles
-    from toxfusion.study.study import read_provenance, virtual_setting
-
-    file = root / "expression.h5ad"
-    if not file.is_file():
-        notes.append(f"{name}: no study at {root} any more, so no oracle, and it is taken for a real study.")
-        return Cohort(name, virtual=False)
-    about = anndata.read_h5ad(file, backed="r").uns.get("toxfusion", {})
-    virtual = bool(about.get("virtual", False))
-    if virtual:
-        setting = virtual_setting(read_provenance(about.get("provenance", {})))
-        notes.append(f"{name} is a virtual study, {setting}.")
-    return Cohort(name, virtual, read_oracles(root / "truth") if virtual else None)
+    settings = {key: config[key] for key in ("reference", "draws", "seed", "interval")}
+    compare_runs(str(config["runs"]), Path(config["paths"]["output"]), **settings)
 
 
 if __name__ == "__main__":

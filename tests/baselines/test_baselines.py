@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from toxfusion.baselines import plain as baselines
-from toxfusion.baselines.plain import BaselineError, BaselineSettings, fit_baseline
+from toxfusion.baselines.blocks import BaselineError, BaselineSettings
+from toxfusion.baselines.plain import fit_baseline
 from toxfusion.data.datamodule import FoldData, LeakError
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.tile_scaling import fit_tile_scaler

@@ -406,7 +406,7 @@ def test_command_line_end_to_end(
 def test_only_what_tells_runs_apart_is_in_the_name(
     make_table, tmp_path: Path, variants, expected: set[str]
 ) -> None:
-    from toxfusion.compare import read_runs
+    from toxfusion.runs.compared import read_runs
 
     for name, variant in zip(("full", "clip"), variants, strict=True):
         _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), variant=variant)
@@ -414,7 +414,7 @@ def test_only_what_tells_runs_apart_is_in_the_name(
 
 
 def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> None:
-    from toxfusion.compare import read_runs
+    from toxfusion.runs.compared import read_runs
     from toxfusion.training.folder import RunError
 
     for name, transductive in {"null_permuted": False, "ablation_wsi_only": True, "full": False}.items():
@@ -434,7 +434,7 @@ def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> N
 
 def test_each_permutation_of_labels_is_a_row_of_its_own(make_table, tmp_path: Path) -> None:
     """Seeds of other experiments are averaged; permutations have labels of their own, which would not agree."""
-    from toxfusion.compare import read_runs
+    from toxfusion.runs.compared import read_runs
 
     for seed in range(2):
         for name in ("null_permuted", "full"):

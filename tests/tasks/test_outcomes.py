@@ -15,7 +15,7 @@ from tests.conftest import tiny_tables
 from tests.feature_store import write_features
 from toxfusion import compare as compare_command
 from toxfusion import evaluate, predict
-from toxfusion.baselines.plain import BaselineError
+from toxfusion.baselines.blocks import BaselineError
 from toxfusion.config.entry import compose
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.study.audit import Audit

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toxfusion.baselines.plain import BaselineSettings, pooled_tiles, standardised_expression
+from toxfusion.baselines.blocks import BaselineSettings, pooled_tiles, standardised_expression
 from toxfusion.data.datamodule import FoldData
 from toxfusion.data.group_scaling import GroupScaler, Within
 from toxfusion.evaluation.retrieval import ranks

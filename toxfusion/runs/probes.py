@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from toxfusion.baselines.plain import BaselineSettings, pooled_tiles, reduced, standardised_expression
+from toxfusion.baselines.blocks import BaselineSettings, pooled_tiles, standardised_expression
+from toxfusion.baselines.plain import reduced
 from toxfusion.data.batch import Batch
 from toxfusion.data.datamodule import FoldData
 from toxfusion.data.sampling import torch_seed
