@@ -138,7 +138,7 @@ def test_without_scikit_survival_the_install_line_is_said(
 
 def test_a_survival_learner_refuses_other_tasks(patients: Study, tmp_path: Path) -> None:
     with pytest.raises(BaselineError, match="method=pca_cox: predicts survival alone"):
-        finished(patients, tmp_path, "experiment=pca_cox", "modality=omics", "task.survival.method=null")
+        finished(patients, tmp_path, "experiment=pca_cox", "modality=omics", "task.severity=true")
 
 
 @pytest.mark.slow
