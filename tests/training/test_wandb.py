@@ -349,4 +349,4 @@ def test_saving_without_an_account_says_what_to_do(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(WorkspaceError, match=r"entity=someone.*wandb login"):
-        save_workspace(build_workspace("someone", "toxfusion", "test"))
+        save_workspace(build_workspace("someone", "toxfusion", "test", terms=[]))
