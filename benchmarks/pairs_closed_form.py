@@ -14,7 +14,7 @@ from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.group_scaling import Within
 from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.study.draws import generator
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 
 WITHIN = {"column": "organ", "unseen": "refuse"}

@@ -30,7 +30,7 @@ _HOMES = {
     "RaggedTiles": "toxfusion.data.batch",
     "Run": "toxfusion.runs.door",
     "SigLIP": "toxfusion.objectives.contrastive",
-    "Split": "toxfusion.study.splits",
+    "Split": "toxfusion.study.split",
     "Study": "toxfusion.study.study",
     "Task": "toxfusion.tasks.task",
     "Term": "toxfusion.objectives.terms.term",

@@ -17,7 +17,7 @@ from toxfusion.data.datamodule import FoldData, LeakError
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.study.bag_store import BagStore
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
 from toxfusion.tasks.dili import Dili

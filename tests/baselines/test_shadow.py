@@ -12,7 +12,8 @@ from toxfusion.data.datamodule import FoldData
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.group_scaling import Within
 from toxfusion.data.tile_scaling import fit_tile_scaler
-from toxfusion.study.splits import GroupKFold, Split
+from toxfusion.study.split import Split
+from toxfusion.study.splits import GroupKFold
 from toxfusion.study.study import Study
 
 WITHIN = {"column": "batch"}

@@ -15,7 +15,8 @@ import pytest
 from toxfusion import doctor
 from toxfusion.checkup import installation
 from toxfusion.study.bag_store import BagStore
-from toxfusion.study.splits import CompoundKFold, write_manifest
+from toxfusion.study.split import write_manifest
+from toxfusion.study.splits import CompoundKFold
 from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
 

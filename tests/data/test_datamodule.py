@@ -26,7 +26,8 @@ from toxfusion.data.tile_scaling import TooFewSamples, fit_tile_scaler, tile_ref
 from toxfusion.objectives.masked import TilePlaces
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
-from toxfusion.study.splits import CompoundKFold, Predefined, Split, SplitError
+from toxfusion.study.split import Split, SplitError
+from toxfusion.study.splits import CompoundKFold, Predefined
 from toxfusion.study.study import Study
 from toxfusion.tasks.dili import Dili
 from toxfusion.tasks.injury import Injury

@@ -10,26 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toxfusion.config.entry import compose, config_dir
 from toxfusion.config.names import transductive_name
 from toxfusion.config.nodes import build
+from toxfusion.study.split import Split, SplitError, read_manifest, split_units, write_manifest
 from toxfusion.study.splits import (
     CompoundKFold,
     DoseExtrapolation,
     GroupKFold,
     Holdout,
     Predefined,
-    Split,
-    SplitError,
     TimeForward,
     TransductiveLeaveGroupOut,
-    read_manifest,
-    split_units,
-    write_manifest,
 )
 from toxfusion.study.study import Study, write_study
 
@@ -463,7 +458,8 @@ def test_the_name_of_a_run_tells_a_transductive_split_from_the_others(
     small = {"n_folds": 2, "path": str(tmp_path / "folds.csv"), "column": "batch"}
     told = []
     for option in sorted((config_dir() / "split").glob("*.yaml")):
-        node = yaml.safe_load(option.read_text())
+        path = ["split.path=folds.csv"] if option.stem == "predefined" else []
+        node = compose("train", ["data.root=study", f"split={option.stem}", *path])["split"]
         node |= {
             k: v for k, v in small.items() if k in node and option.stem != "transductive_leave_group_out"
         }

@@ -31,7 +31,8 @@ from toxfusion.runs.new_study import score_study
 from toxfusion.runs.probes import network_of
 from toxfusion.study.audit import Audit
 from toxfusion.study.nulls import deal_slides, permute_labels
-from toxfusion.study.splits import CompoundKFold, write_manifest
+from toxfusion.study.split import write_manifest
+from toxfusion.study.splits import CompoundKFold
 from toxfusion.study.study import Study
 from toxfusion.training import finetuning, network, pretraining, tile_contrastive, tile_features
 from toxfusion.training.assemble import (

@@ -17,7 +17,7 @@ from toxfusion.slides.resolution import MPP_RANGE
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.files import replace_file
 from toxfusion.study.importers.features import SOURCE
-from toxfusion.study.splits import SplitError, read_manifest
+from toxfusion.study.split import SplitError, read_manifest
 from toxfusion.study.store_spec import StoreError
 from toxfusion.study.study import Study
 

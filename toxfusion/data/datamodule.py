@@ -25,7 +25,7 @@ from toxfusion.data.tile_scaling import TileScaler, TooFewSamples
 from toxfusion.distributed.ranks import rank, world_size
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 
 

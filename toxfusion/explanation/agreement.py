@@ -21,7 +21,7 @@ from toxfusion.explanation import genes, regions
 from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.folder import file_name
 from toxfusion.runs.loaded import LoadedRun
-from toxfusion.study.splits import read_manifest
+from toxfusion.study.split import read_manifest
 from toxfusion.study.vocabulary import in_order
 from toxfusion.training.folder import RunError, RunFolder
 

@@ -26,7 +26,7 @@ from toxfusion.runs.loaded import LoadedRun, encode_slides, load_own_study, load
 from toxfusion.slides.readers import Slide, open_slide
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.training.folder import RunError, RunFolder

@@ -13,7 +13,7 @@ from typing import Any
 from toxfusion import __version__
 from toxfusion.explanation.agreement import headline_scores
 from toxfusion.runs.loaded import LoadedRun
-from toxfusion.study.splits import read_manifest
+from toxfusion.study.split import read_manifest
 from toxfusion.study.study import Study
 
 LIBRARIES = ("torch", "lightning", "captum", "numpy", "scipy", "pandas", "anndata", "scikit-learn",

@@ -17,7 +17,7 @@ from toxfusion.evaluation.comparison import Cohort, ComparisonError, Run, compar
 from toxfusion.evaluation.oracles import read_oracles
 from toxfusion.evaluation.probing import mean_over_runs
 from toxfusion.study.files import replace_file
-from toxfusion.study.splits import read_manifest
+from toxfusion.study.split import read_manifest
 from toxfusion.study.study import read_provenance, virtual_setting
 from toxfusion.training.folder import RunError, RunFolder, modality_in_use
 

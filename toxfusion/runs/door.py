@@ -13,7 +13,7 @@ import pandas as pd
 from toxfusion.runs.loaded import LoadedRun, encode_slides, load_own_study, load_run
 from toxfusion.runs.new_study import score_study
 from toxfusion.study.audit import Audit
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.outputs import embeddings_table

@@ -24,7 +24,7 @@ from toxfusion.models.predictor import Predictor
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.files import replacing
-from toxfusion.study.splits import Split, read_manifest
+from toxfusion.study.split import Split, read_manifest
 from toxfusion.study.study import Study
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import build_network, with_nulls, with_pairs_dealt

@@ -24,7 +24,7 @@ from toxfusion.evaluation.applicability import (
 from toxfusion.evaluation.calibration import fit_platt
 from toxfusion.runs.loaded import encode_slides, load_run
 from toxfusion.study.audit import Audit
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunError, RunFolder
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.draws import generator
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 
 

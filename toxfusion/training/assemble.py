@@ -23,7 +23,7 @@ from toxfusion.objectives.terms.term_set import TermSet, TermSettings
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.nulls import deal_slides, permute_labels
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.optimization import Optimization

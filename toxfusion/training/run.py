@@ -28,7 +28,7 @@ from toxfusion.evaluation.selection import validation_score
 from toxfusion.evaluation.strata import score_strata
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
-from toxfusion.study.splits import Split, read_manifest, write_manifest
+from toxfusion.study.split import Split, read_manifest, write_manifest
 from toxfusion.study.study import Study
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import (

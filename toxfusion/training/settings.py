@@ -13,7 +13,7 @@ from toxfusion.config.values import check_arguments
 from toxfusion.models.compilation import check_backend
 from toxfusion.models.network import Modality
 from toxfusion.objectives.terms.term_set import ListedTerm, TermSettings, ViewSettings
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.folder import modality_in_use

@@ -23,7 +23,7 @@ from toxfusion.distributed.ranks import barrier, device_of, is_rank_zero, of_ran
 from toxfusion.models.published import load_encoder
 from toxfusion.models.tile import TileEncoder, load_tile_encoder, save_tile_encoder
 from toxfusion.study.bag_store import BagStore
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.store_spec import StoreSpec
 from toxfusion.study.study import Study
 from toxfusion.training.folder import digest

@@ -14,7 +14,7 @@ import yaml
 from toxfusion.config.entry import compose, config_dir
 from toxfusion.config.nodes import build, located
 from toxfusion.prepare import main
-from toxfusion.study.splits import Split
+from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 
 SOURCES = sorted(p.stem for p in (config_dir() / "source").glob("*.yaml"))
