@@ -418,7 +418,7 @@ def test_the_command_extracts_a_study_and_puts_what_is_left_out_into_its_audit(
         (["slides=.", "grid.mpp=-1"], "grid.mpp=-1"),
         (["slides=absent"], "no such file or folder"),
         (["slides=.", "shard=5/4"], "shard=5/4"),
-        (["slides=.", "output=features"], "weights=FILE"),
+        (["slides=.", "output=features", "encoder=virchow2"], "weights=FILE"),
         (["slides=.", "output=features", "encoder=resnet"], "unknown encoder 'resnet'"),
         (["slides=.", "stain=pink"], "stain=pink"),
         (["slides=.", "stain_target=a.png"], "stain_target goes with"),

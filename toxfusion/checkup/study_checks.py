@@ -116,7 +116,7 @@ def study_problems(study: Study, *, checksums: bool) -> list[Problem]:
     """
     stores, unreadable = stores_of(study)
     return [
-        *_file_problems(study, stores),
+        *_file_problems(study),
         *_sample_problems(study),
         *_split_problems(study),
         *(Problem("store that cannot be read", line) for line in unreadable),
@@ -133,12 +133,7 @@ def repaired(study: Study) -> Iterator[str]:
             yield f"{store.root}: dropped {', '.join(dropped)}; run {again} again"
 
 
-def _file_problems(study: Study, stores: Sequence[BagStore]) -> Iterator[Problem]:
-    """Files that are missing, alike or of no slide. A study of features alone has no image, and none is missed."""
-    featured = {
-        slide for store in stores if store.root.parent.name == "features" for slide in store.slide_ids
-    }
-    no_image = not any((study.root / text).exists() for text in study.slides["path"])
+def _file_problems(study: Study) -> Iterator[Problem]:
     root = realpath(study.root)
     ids_of: dict[str, list[str]] = defaultdict(list)
     names_in: dict[Path, set[str]] = defaultdict(set)
@@ -154,8 +149,6 @@ def _file_problems(study: Study, stores: Sequence[BagStore]) -> Iterator[Problem
             sizes[path.stat().st_size].append(path)
         elif not path.exists():
             for slide_id in ids:
-                if no_image and slide_id in featured:
-                    continue
                 yield Problem(
                     "slide file that is missing", f"slides.parquet: slide {slide_id}: {path} is missing"
                 )
