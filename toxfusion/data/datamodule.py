@@ -81,6 +81,7 @@ class FoldData:
         if store is not None and scaler is not None:
             self._tiles = TileReader(study, store, scaler, seed)
         self._bag_owner: Mapping[str, str] = {}
+        self._without_slides = False
         self._check_encoder()
 
     @property
@@ -112,6 +113,18 @@ class FoldData:
         view._bag_owner = dict(bag_owner)
         return view
 
+    def reading(self, modality: str) -> FoldData:
+        """This fold as if no sample had the other modality; "both" leaves it as it is.
+
+        Nothing is fitted or read anew: genes and tile width stay, so that a network of both reads its batches.
+        """
+        view = copy.copy(self)
+        if modality == "wsi" and self._expression is not None:
+            view._expression = torch.full_like(self._expression, torch.nan)
+        if modality == "omics":
+            view._without_slides = True
+        return view
+
     def _owner(self, sample_id: str) -> str:
         """Whose bag the sample has."""
         return self._bag_owner.get(sample_id, sample_id)
@@ -126,7 +139,9 @@ class FoldData:
 
     def bag_slides(self, sample_id: str) -> list[str]:
         """Slides whose tiles make the sample's bag, all of each, in the order of its rows."""
-        return [] if self._tiles is None else list(self._tiles.slides[self._owner(sample_id)])
+        if self._tiles is None or self._without_slides:
+            return []
+        return list(self._tiles.slides[self._owner(sample_id)])
 
     def control_tiles(self, sample_ids: Sequence[str]) -> np.ndarray:
         """The mean tile of each sample's matched vehicle controls, standardised as the sample's own tiles are.
@@ -148,6 +163,14 @@ class FoldData:
                 f"fold {self.split.fold} reads no slides, so that there are no tiles, of controls or others"
             )
         return self._tiles
+
+    def labelled(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """bool [n]: whether each sample has a label of any task; all are where there is no task."""
+        rows = [self._row[sample] for sample in sample_ids]
+        if not self._labels:
+            return np.ones(len(rows), dtype=bool)
+        known = [~values[rows].reshape(len(rows), -1).isnan().all(1) for values in self._labels.values()]
+        return torch.stack(known).any(0).numpy()
 
     def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
         """Samples with at least one modality that is in use; the others go to the audit."""
@@ -200,7 +223,7 @@ class FoldData:
             raw = self._expression[rows]
             has_expression = ~torch.isnan(raw[:, 0])
             expression = torch.where(has_expression[:, None], raw, torch.zeros(()))
-        return Batch(
+        batch = Batch(
             sample_ids=list(sample_ids),
             tiles=tiles,
             expression=expression,
@@ -213,6 +236,7 @@ class FoldData:
             labels={k: v[rows] for k, v in self._labels.items()},
             step=step,
         )
+        return batch.without("slide") if self._without_slides else batch
 
     def _read_expression(self, audit: Audit | None) -> torch.Tensor | None:
         if self.expression is None:

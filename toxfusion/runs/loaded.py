@@ -151,6 +151,7 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
     # A new study has no training samples, and keeps its pairs.
     if settings.nulls.shuffle_pairs == "throughout":
         fold = with_pairs_dealt(fold, settings.seed)
+    fold = fold.reading(settings.finetune.modality)
     network = build_network(
         settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract["gene_sets"]
     )

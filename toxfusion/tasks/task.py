@@ -69,10 +69,10 @@ class Task(ABC):
         weight: of the task in the loss.
     """
 
-    name: ClassVar[str]
+    name: str
     level: ClassVar[Level]
-    family: ClassVar[FamilyName]
-    headline: ClassVar[str]
+    family: FamilyName
+    headline: str
     source: ClassVar[Source] = ""
     fitted: ClassVar[tuple[str, ...]] = ()
 

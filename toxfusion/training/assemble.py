@@ -5,7 +5,7 @@ What is fitted is fitted here, on training samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from toxfusion.study.bag_store import BagStore
 from toxfusion.study.nulls import deal_slides, permute_labels
 from toxfusion.study.split import Split
 from toxfusion.study.study import Study
+from toxfusion.tasks.budget import within_budget
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.optimization import Optimization
 from toxfusion.training.settings import NetworkSettings, RunSettings
@@ -108,7 +109,15 @@ def make_fold(
     fold = FoldData(
         study,
         split,
-        tasks.labels(study, study.sample_ids),
+        within_budget(
+            tasks,
+            tasks.labels(study, study.sample_ids),
+            study,
+            split.train,
+            settings.finetune.budget,
+            settings.seed,
+            audit,
+        ),
         store=store,
         expression=expression,
         scaler=scaler,
@@ -200,11 +209,17 @@ class Assembled:
         )
         return self.data_module(sampler, "pretrain", fold)
 
+    def for_finetuning(self) -> Assembled:
+        """The same network on what fine-tuning and test read of the fold."""
+        fold = self.fold.reading(self.settings.finetune.modality)
+        return replace(self, fold=fold, train=fold.usable(self.train), valid=fold.usable(self.valid))
+
     def finetuning_data(self) -> StudyDataModule:
-        """Batches of whole compounds."""
-        batches = self.settings.batches
+        """Batches of whole compounds, of those with a label."""
+        batches, obs = self.settings.batches, self.fold.study.obs.loc[self.train]
+        known = self.fold.labelled(self.train)
         sampler = CompoundStream(
-            self.fold.study.obs.loc[self.train],
+            obs[obs["compound"].isin(set(obs.loc[known, "compound"]))],
             compounds_per_batch=batches.compounds_per_batch,
             treated_per_compound=batches.treated_per_compound,
             controls_per_compound=batches.controls_per_compound,

@@ -163,6 +163,7 @@ def _train_network(
         pretrain(network, stages)
     if settings.modality == "both":
         beside["retrieval"] = cross_modal_retrieval(network)
+    network = network.for_finetuning()
     predictor = finetune(network, stages) if tasks else None
     return held_out_predictions(network, predictor, folder), beside
 

@@ -221,9 +221,30 @@ class FinetuneSettings:
 
     Attributes:
         steps: optimiser steps, those on top that pretrain=none gives among them.
+        budget: training labels by units a class; None for all; see ``within_budget``.
+        modality: what is read from fine-tuning on, of a network of both: "both", "wsi" or "omics".
     """
 
     steps: int
+    budget: int | None
+    modality: Modality
+
+
+def read_finetune_modality(config: Config) -> Modality:
+    """What fine-tuning and test read, from the group modality of a config.
+
+    Raises:
+        SettingsError: no modality, or one that the network does not have.
+    """
+    name, wanted = config["modality"]["name"], config["modality"]["finetune"]
+    if wanted is None or wanted == name:
+        return name
+    if name != "both" or wanted not in ("wsi", "omics"):
+        raise SettingsError(
+            f"modality.finetune: {wanted!r} with modality={name}; a network of both can go on with wsi or omics, any "
+            "other with what it has (null)"
+        )
+    return wanted
 
 
 @dataclass(frozen=True)
@@ -308,7 +329,11 @@ class RunSettings:
             network=NetworkSettings.read(config),
             batches=_fields_of(BatchSettings, config["size"]),
             pretrain=PretrainSettings(pretrain["steps"], pretrain["batch_size"], read_terms(pretrain)),
-            finetune=FinetuneSettings(config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"]),
+            finetune=FinetuneSettings(
+                config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"],
+                config["task"]["budget"],
+                read_finetune_modality(config),
+            ),
             optimizer=_fields_of(OptimizerSettings, config["optimizer"]),
             trainer=_trainer(config["trainer"]),
         )
