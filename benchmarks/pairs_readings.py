@@ -112,7 +112,8 @@ def retrieval(vectors: Vectors) -> pd.DataFrame:
     Returns:
         Columns sample_id, within (name of the cohort or organ), direction, rank and n.
     """
-    if vectors.slide is None or vectors.expression is None:
+    slide, expression = vectors.slide, vectors.expression
+    if slide is None or expression is None or slide.shape[1] != expression.shape[1]:  # no common space
         return pd.DataFrame(columns=["sample_id", "within", "direction", "rank", "n"])
     obs, parts = vectors.obs, []
     paired = ~(np.isnan(vectors.slide).any(1) | np.isnan(vectors.expression).any(1))

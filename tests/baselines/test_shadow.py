@@ -46,9 +46,12 @@ def test_it_is_the_ridge_of_scikit_learn() -> None:
     ridge = Ridge(alpha=0.5 * eigenvalues.mean() * weight.sum(), fit_intercept=False)
     expected = ridge.fit(x[train], y[train], sample_weight=weight).predict(x[20:30])
     np.testing.assert_allclose(fits.genes(np.arange(20, 30), 0.5), expected, rtol=1e-8)
-    slide, expression = fits.pair(np.arange(20, 30), 7, 0.5)
+    slide, expression = fits.pair(np.arange(20, 30), 7, 0.0, 0.5)
     np.testing.assert_allclose(expression @ expression.T, y[20:30] @ y[20:30].T, rtol=1e-8)
     np.testing.assert_allclose(slide @ expression.T, expected @ y[20:30].T, rtol=1e-8)
+    whitened = fits.pair(train, 7, 1.0, 0.5)[1]
+    moment = (whitened * weight[:, None]).T @ whitened
+    np.testing.assert_allclose(moment / moment[0, 0], np.eye(7), atol=1e-8)
 
 
 def test_test_samples_change_nothing_for_others(own_tiny_study: Study) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from toxfusion.data.group_scaling import GroupScaler, Within
 from toxfusion.evaluation.retrieval import ranks
 
 LEAST_SCALE = 1e-6
+LEAST_VARIANCE = 1e-12
 
 
 class ShadowError(ValueError):
@@ -30,11 +33,13 @@ class ShadowSettings:
 
     Attributes:
         components: principal components of expression.
+        powers: of the singular value that each component is divided by: 0 leaves it its variance, 1 whitens.
         penalties: ridge, in units of the mean eigenvalue of the pooled features.
         own_weight: of a pair of the group that a map is for; 1 for pairs of others.
     """
 
     components: tuple[int, ...] = (16, 32, 64, 128)
+    powers: tuple[float, ...] = (0.0, 0.5, 1.0)
     penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     own_weight: float = 3.0
 
@@ -47,7 +52,7 @@ class Shadow:
         slide, expression: float64 [n_samples, K], in one space within a group; NaN where the modality is missing.
         pooled: float64 [n_samples, 2 D], mean and deviation of tiles, standardised within groups.
         predicted: float64 [n_samples, G], expression from pooled tiles by ridge.
-        components, penalty: as chosen for retrieval; gene_penalty: as chosen for expression.
+        components, power, penalty: as chosen for retrieval; gene_penalty: as chosen for expression.
     """
 
     slide: np.ndarray
@@ -55,6 +60,7 @@ class Shadow:
     pooled: np.ndarray
     predicted: np.ndarray
     components: int
+    power: float
     penalty: float
     gene_penalty: float
 
@@ -90,18 +96,32 @@ def fit_shadow(fold: FoldData, within: Within, settings: ShadowSettings | None =
     most = min(len(train), y.shape[1])
     sizes = sorted({min(k, most) for k in settings.components})
     losses = {
-        (k, p): np.mean([fits.loss(rows, k, p) for rows in judged]) for k in sizes for p in settings.penalties
+        setting: np.mean([fits.loss(rows, *setting) for rows in judged])
+        for setting in product(sizes, settings.powers, settings.penalties)
     }
-    components, penalty = min(losses, key=lambda key: losses[key])
+    chosen = min(losses, key=lambda key: losses[key])
     errors = {p: np.mean([fits.error(rows, p) for rows in judged]) for p in settings.penalties}
     gene_penalty = min(errors, key=lambda key: errors[key])
-    slide, expression, predicted = (
-        np.full((len(x), k), np.nan) for k in (components, components, y.shape[1])
-    )
+    slide, expression, predicted = (np.full((len(x), k), np.nan) for k in (chosen[0], chosen[0], y.shape[1]))
     for rows in _by_group(np.arange(len(x)), groups):
-        slide[rows], expression[rows] = fits.pair(rows, components, penalty)
+        slide[rows], expression[rows] = fits.pair(rows, *chosen)
         predicted[rows] = fits.genes(rows, gene_penalty)
-    return Shadow(slide, expression, x, predicted, components, penalty, gene_penalty)
+    return Shadow(slide, expression, x, predicted, *chosen, gene_penalty)
+
+
+class _Moments(NamedTuple):
+    """Of weighted training pairs.
+
+    values, vectors: eigenvalues [P] and eigenvectors [P, P] of the slide side. cross: its moment with expression in
+    these directions, [P, G]. axes, singular: principal axes of expression [G, G] and their singular values [G], the
+    largest first.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    cross: np.ndarray
+    axes: np.ndarray
+    singular: np.ndarray
 
 
 class _Fits:
@@ -116,24 +136,26 @@ class _Fits:
         self, x: np.ndarray, y: np.ndarray, train: np.ndarray, groups: np.ndarray, own_weight: float
     ) -> None:
         self.x, self.y, self.train, self.groups, self.own_weight = x, y, train, groups, own_weight
-        self._moments: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._moments: dict[str, _Moments] = {}
 
-    def pair(self, rows: np.ndarray, components: int, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    def pair(
+        self, rows: np.ndarray, components: int, power: float, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Slide and expression vectors [m, components] of rows of one group."""
-        values, vectors, cross, axes = self._fitted(rows)
-        axes = axes[:, :components]
-        map_ = vectors @ ((vectors.T @ cross @ axes) / (values + penalty * values.mean())[:, None])
-        return self.x[rows] @ map_, self.y[rows] @ axes
+        of = self._fitted(rows)
+        axes = of.axes[:, :components] * (of.singular[:components] / of.singular[0]) ** -power
+        shrunk = (of.cross @ axes) / (of.values + penalty * of.values.mean())[:, None]
+        return self.x[rows] @ of.vectors @ shrunk, self.y[rows] @ axes
 
     def genes(self, rows: np.ndarray, penalty: float) -> np.ndarray:
         """Expression [m, G] predicted from slides of rows of one group."""
-        values, vectors, cross, _ = self._fitted(rows)
-        map_ = vectors @ ((vectors.T @ cross) / (values + penalty * values.mean())[:, None])
-        return np.asarray(self.x[rows] @ map_)
+        of = self._fitted(rows)
+        shrunk = of.cross / (of.values + penalty * of.values.mean())[:, None]
+        return np.asarray(self.x[rows] @ of.vectors @ shrunk)
 
-    def loss(self, rows: np.ndarray, components: int, penalty: float) -> float:
+    def loss(self, rows: np.ndarray, components: int, power: float, penalty: float) -> float:
         """Mean log rank of the right partner over both directions, 0 = always first, 1 = last."""
-        slide, expression = self.pair(rows, components, penalty)
+        slide, expression = self.pair(rows, components, power, penalty)
         both = [ranks(slide, expression), ranks(expression, slide)]
         return float(np.mean(np.log(both)) / np.log(len(rows)))
 
@@ -141,9 +163,7 @@ class _Fits:
         """Mean squared error of expression."""
         return float(np.mean((self.genes(rows, penalty) - self.y[rows]) ** 2))
 
-    def _fitted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of the weighted training pairs: eigenvalues [P] and eigenvectors [P, P] of the slide side, its cross moment
-        with expression [P, G], and the principal axes of expression [G, K], the largest first."""
+    def _fitted(self, rows: np.ndarray) -> _Moments:
         name = str(self.groups[rows[0]])
         if name not in self._moments:
             own = self.groups[self.train] == name
@@ -151,8 +171,10 @@ class _Fits:
             root = np.sqrt(weight / weight.sum())[:, None]
             x, y = self.x[self.train] * root, self.y[self.train] * root
             values, vectors = np.linalg.eigh(x.T @ x)
-            axes = np.linalg.svd(y, full_matrices=False)[2].T
-            self._moments[name] = (np.maximum(values, 0.0), vectors, x.T @ y, axes)
+            variances, axes = np.linalg.eigh(y.T @ y)
+            singular = np.sqrt(np.maximum(variances[::-1], LEAST_VARIANCE))
+            cross = vectors.T @ (x.T @ y)
+            self._moments[name] = _Moments(np.maximum(values, 0.0), vectors, cross, axes[:, ::-1], singular)
         return self._moments[name]
 
 
