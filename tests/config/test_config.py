@@ -362,7 +362,10 @@ def test_an_experiment_is_overrides_and_scalars_under_its_own_name(experiment: s
     content = yaml.safe_load(text)
     assert content["name"] == experiment
     for entry in content.pop("defaults", []):
-        assert all(str(key).startswith("override /") for key in entry)
+        if isinstance(entry, str):  # an ablation of a peer begins at that peer
+            assert entry == "_self_" or entry in EXPERIMENTS
+        else:
+            assert all(str(key).startswith("override /") for key in entry)
     values = list(content.values())
     while values:
         value = values.pop()

@@ -289,13 +289,18 @@ def test_attention_over_pathways_sums_to_one_and_reaches_tiles(survpath: LoadedR
     assert (tiles[["first", "last"]] >= 0).all(axis=None)
 
 
-def test_cross_attention_reaches_tiles_through_the_slide_token(run: LoadedRun) -> None:
+def test_cross_attention_reads_tiles_token_by_token(run: LoadedRun) -> None:
     sample = one_with_slide(run)
     tiles = fusion.expression_on_tiles(run, [sample])
-    attention = regions.tile_scores(run, [sample], [])["attention"].to_numpy()
-    profile = tiles["profile"].to_numpy()
-    np.testing.assert_allclose(profile / profile.sum(), attention / attention.sum(), rtol=1e-4)
-    assert 0 < profile.sum() < 1
+    tokens = tiles[
+        [c for c in tiles.columns if c.startswith("latent") or c in ("profile", "shared", "private")]
+    ]
+    assert len(tokens.columns) == run.network.expression.n_tokens + 2
+    assert (tokens > 0).all(axis=None)
+    assert (tokens.sum() < 1).all()
+    batch = run.fold.batch([sample], stage="evaluate")
+    seen = run.network(batch).fused.attention["expression_to_tiles"].mean(1).detach().numpy()
+    np.testing.assert_allclose(tokens.to_numpy(), seen, rtol=1e-5)
 
 
 def test_localisation_and_recovery_by_hand() -> None:

@@ -16,8 +16,10 @@ from toxfusion.models.bag import (
     LatentAttention,
     MaxPool,
     MeanPool,
+    PooledAttention,
     SlideEncoding,
     TransMIL,
+    bag_moments,
     length_groups,
 )
 
@@ -27,6 +29,7 @@ ENCODERS: dict[str, Callable[[], BagEncoder]] = {
     "mean": lambda: MeanPool(DIM, WIDTH),
     "max": lambda: MaxPool(DIM, WIDTH),
     "abmil": lambda: GatedAttention(DIM, WIDTH, heads=3),
+    "pooled": lambda: PooledAttention(DIM, WIDTH, heads=3),
     "latent": lambda: LatentAttention(DIM, WIDTH, n_latents=5, heads=2),
     "transmil": lambda: TransMIL(DIM, WIDTH, heads=4),
 }
@@ -112,7 +115,7 @@ def test_empty_bags_give_zeros_and_one_tile_all_the_weight(name: str, make_tiles
     assert not nothing.vector.any()
 
 
-@pytest.mark.parametrize("name", ["mean", "max", "abmil", "latent"])
+@pytest.mark.parametrize("name", ["mean", "max", "abmil", "pooled", "latent"])
 def test_a_bag_of_a_hundred_thousand(name: str, make_tiles: Make) -> None:
     tiles = make_tiles([100_000, 1])
     with torch.inference_mode():
@@ -183,3 +186,23 @@ def test_transmil_reads_a_bag_without_places_as_a_set(make_tiles: Make) -> None:
     shuffled = unplaced.features.clone()
     shuffled[:6] = unplaced.features[:6].flip(0)
     assert_close(encoder(replace(unplaced, features=shuffled)).vector[0], found.vector[0])
+
+
+def test_moments_of_a_bag_are_its_mean_and_deviation(make_tiles: Make) -> None:
+    tiles = make_tiles([5, 0, 1, 8])
+    moments = bag_moments(tiles)
+    assert moments.shape == (4, 2 * DIM)
+    for bag, rows in enumerate(tiles.split(tiles.features)):
+        if len(rows):
+            assert_close(moments[bag, :DIM], rows.mean(0))
+            assert_close(moments[bag, DIM:], rows.std(0, correction=0) - 1)
+    assert not moments[1].any()
+    assert bag_moments(tiles.with_features(tiles.features.bfloat16())).dtype == torch.float32
+
+
+def test_moments_of_one_tile_have_a_gradient_that_is_finite(make_tiles: Make) -> None:
+    tiles = make_tiles([1, 3])
+    features = tiles.features.clone().requires_grad_()
+    bag_moments(tiles.with_features(features)).square().sum().backward()
+    assert features.grad.isfinite().all()
+    assert features.grad.any(1).all()

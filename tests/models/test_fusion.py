@@ -192,8 +192,8 @@ def test_cross_attention_mixes_modalities_before_the_gate_and_concatenation_does
     slide, expression = encodings()
     attention = built("cross_attention")(slide, expression, YES, YES).attention
     assert attention["slide_to_expression"].shape == (4, 2, 3, 5)
-    assert attention["expression_to_slide"].shape == (4, 2, 5, 3)
-    assert_close(attention["expression_to_slide"].sum(-1), torch.ones(4, 2, 5))
+    assert attention["expression_to_tiles"].shape == (10, 2, 5)
+    assert_close(attention["slide_to_expression"].sum(-1), torch.ones(4, 2, 3))
     assert not built("concat")(slide, expression, YES, YES).attention
 
 
@@ -213,7 +213,7 @@ def test_late_fusion_is_additive() -> None:
     assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mcat", "survpath"])
+@pytest.mark.parametrize("name", ["cross_attention", "mcat", "survpath"])
 def test_every_tile_is_read_and_says_by_whom(name: str) -> None:
     fusion, (slide, expression) = built(name), encodings()
     was = fusion(slide, expression, YES, YES)

@@ -65,7 +65,14 @@ def pretraining(settings: dict[str, Any]) -> PretrainingModule:
     network = network_of(settings)
     read = RunSettings.read(settings)
     terms = build_terms(read.pretrain.terms, read.network, network, n_genes=GENES, tile_dim=FEATURES)
-    return PretrainingModule(network, terms, optimization=PLAN, seed=0)
+    return PretrainingModule(
+        network,
+        terms,
+        optimization=PLAN,
+        seed=0,
+        noise=read.pretrain.noise,
+        linear_lr_share=read.pretrain.linear_lr_share,
+    )
 
 
 def finetuning(settings: dict[str, Any]) -> FinetuningModule:

@@ -32,16 +32,7 @@ from toxfusion.training.pretraining import PretrainingModule
 from toxfusion.training.settings import RunSettings
 
 SLIDE, EXPRESSION = {"sub_bag", "tiles", "slide_latents"}, {"genes", "expression_latents"}
-FULL = {
-    "align": 0.5,
-    "sub_bag": 0.1,
-    "genes": 1.0,
-    "orthogonality": 0.1,
-    "retention": 0.1,
-    "expression_latents": 0.15,
-    "style": 0.1,
-    "cluster": 0.1,
-}
+FULL = {"align": 1.0, "genes": 1.0, "orthogonality": 0.1, "retention": 0.1}
 MIRROR = {"align": 0.5, "slide_latents": 0.15, "expression_latents": 0.15, "style": 0.1, "cluster": 0.1}
 PRESETS: dict[str, dict[str, float]] = {
     "full": FULL,
@@ -112,8 +103,8 @@ def test_a_peer_changes_its_own_parts_and_an_ablation_of_it_pretraining_alone(
 ) -> None:
     peer = experiment.partition("_")[0]
     changes = {
-        "mirror": {"name", "paths", "pretrain", "bag", "expression", "fusion"},
-        "tangle": {"name", "paths", "pretrain", "bag", "expression", "fusion"},
+        "mirror": {"name", "paths", "pretrain", "projections", "bag", "expression", "fusion"},
+        "tangle": {"name", "paths", "pretrain", "projections", "bag", "expression", "fusion"},
     }
     mine, base = config(f"experiment={experiment}"), config(f"experiment={peer}")
     full = config("experiment=full")
@@ -270,6 +261,7 @@ def test_a_collapsed_representation_shows_in_every_monitor(
     of = module("pretrain=full")
     healthy = monitored(of, batch, monkeypatch)
     for projections in (of.network.slide_projections, of.network.expression_projections):
+        projections.linear.weight.zero_()
         for part in (projections.shared, projections.private):
             part[-1].weight.zero_()
             part[-1].bias.fill_(1.0)

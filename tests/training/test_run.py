@@ -664,7 +664,11 @@ def test_pairs_are_shuffled_when_the_null_says(
     study, split = open_study(settings)
     tasks = make_tasks(settings, study, split, Audit())
     of = assemble(
-        settings, make_fold(settings, study, split, tasks, study.features("test"), Audit()), None, Audit()
+        settings,
+        make_fold(settings, study, split, tasks, study.features("test"), Audit()),
+        tasks,
+        None,
+        Audit(),
     )
     true = make_fold(
         replace(settings, nulls=NullSettings(False, None)),

@@ -11,7 +11,7 @@ import torch
 from toxfusion.data.batch import Batch
 from toxfusion.explanation.genes import expression_token_names
 from toxfusion.explanation.regions import PLACE, tile_places
-from toxfusion.models.bag import BagEncoder, GatedAttention
+from toxfusion.models.bag import BagEncoder, PooledAttention
 from toxfusion.models.modes import as_array
 from toxfusion.runs.loaded import LoadedRun
 from toxfusion.runs.probes import MODALITIES
@@ -74,49 +74,47 @@ def slide_token_names(run: LoadedRun) -> list[str]:
     """The tokens of the bag encoder; the two that the network adds come last."""
     bag = run.network.bag
     assert isinstance(bag, BagEncoder), "asked of a network that reads slides"
-    names = ["slide"] if bag.n_tokens == 1 else [f"slide {i}" for i in range(bag.n_tokens)]
+    if isinstance(bag, PooledAttention):
+        names = [*(f"slide {i}" for i in range(bag.heads)), "moments"]
+    else:
+        names = ["slide"] if bag.n_tokens == 1 else [f"slide {i}" for i in range(bag.n_tokens)]
     return [*names, "shared", "private"]
 
 
 @torch.no_grad()
 def token_attention(run: LoadedRun, batch: Batch) -> pd.DataFrame:
-    """Which token of one modality reads which of the other, the mean over heads and samples that have both.
+    """Which slide token reads which expression token, the mean over heads and samples that have both.
 
     Returns:
-        direction, from, to, attention (sums to 1 over ``to``), n; empty where the fusion has no such attention.
+        direction ("slide_to_expression"), from, to, attention (sums to 1 over ``to``), n; empty where the fusion
+        has no such attention.
     """
     rows = []
     both = batch.has_slide & batch.has_expression
     if bool(both.any()):
         attention = run.network(batch).fused.attention
-        for direction in ("slide_to_expression", "expression_to_slide"):
-            if direction not in attention:
-                continue
-            slide, genes = slide_token_names(run), expression_token_names(run)
-            asking, asked = (slide, genes) if direction == "slide_to_expression" else (genes, slide)
-            mean = attention[direction][both].mean((0, 1)).float().cpu().numpy()
-            for i, name in enumerate(asking):
-                rows += [
-                    {
-                        "direction": direction,
-                        "from": name,
-                        "to": to,
-                        "attention": float(a),
-                        "n": int(both.sum()),
-                    }
-                    for to, a in zip(asked, mean[i], strict=True)
-                ]
+        if "slide_to_expression" in attention:
+            mean = attention["slide_to_expression"][both].mean((0, 1)).float().cpu().numpy()
+            rows = [
+                {
+                    "direction": "slide_to_expression",
+                    "from": name,
+                    "to": to,
+                    "attention": float(weight),
+                    "n": int(both.sum()),
+                }
+                for name, weights in zip(slide_token_names(run), mean, strict=True)
+                for to, weight in zip(expression_token_names(run), weights, strict=True)
+            ]
     return pd.DataFrame(rows, columns=["direction", "from", "to", "attention", "n"])
 
 
 @torch.no_grad()
 def expression_on_tiles(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFrame:
-    """How much each expression token reads each tile.
+    """How much each expression token reads each tile, by fusions that read tiles (cross-attention, MCAT, SurvPath).
 
-    Fusions over tiles (MCAT, SurvPath) have this attention themselves. With cross-attention between tokens it is the
-    attention of an expression token to the tokens of the slide times theirs to the tiles, for encoders whose
-    attention is that of single tokens (one token, or one a head); the slide's shared and private tokens are of all
-    tiles at once and left out, so that a column sums to less than 1 over a slide.
+    What a token reads of the slide's own tokens, which are of all tiles at once, is left out, so that a column sums
+    to less than 1 over a slide.
 
     Returns:
         ``PLACE`` and one column an expression token; without further columns where there is no such attention.
@@ -127,18 +125,8 @@ def expression_on_tiles(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFra
         return table[list(PLACE)]
     batch = run.batch(sample_ids)
     found = network(batch)
-    names = expression_token_names(run)
-    bag = network.bag
-    assert found.slide is not None, "a network with a bag encoder encodes slides"
-    if "expression_to_tiles" in found.fused.attention:
-        weights = found.fused.attention["expression_to_tiles"].mean(1)
-    elif "expression_to_slide" in found.fused.attention and (
-        bag.n_tokens == 1 or isinstance(bag, GatedAttention)
-    ):
-        to_tokens = found.fused.attention["expression_to_slide"].mean(1)[:, :, : bag.n_tokens]
-        own = found.slide.attention
-        own = own.mean(1, keepdim=True) if bag.n_tokens == 1 else own
-        weights = torch.einsum("tpk,tk->tp", to_tokens[batch.tiles.bag_index], own)
-    else:
+    if "expression_to_tiles" not in found.fused.attention:
         return table[list(PLACE)]
+    names = expression_token_names(run)
+    weights = found.fused.attention["expression_to_tiles"].mean(1)
     return pd.concat([table, pd.DataFrame(weights.float().cpu().numpy(), columns=names)], axis=1)

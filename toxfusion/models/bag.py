@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.data.batch import RaggedTiles
-from toxfusion.models.attention import Attention, CrossAttentionBlock, SelfAttentionBlock, learned_tokens
+from toxfusion.models.attention import (
+    READ_ONTO,
+    Attention,
+    CrossAttentionBlock,
+    SelfAttentionBlock,
+    learned_tokens,
+)
+from toxfusion.models.precision import at_least_float32, full_precision
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,23 @@ def _place(parts: list[tuple[Tensor, Tensor]], n_rows: int, empty: Tensor) -> Te
     for rows, where in parts:
         out = out.index_copy(0, where, rows.to(out.dtype))
     return out
+
+
+@full_precision
+def bag_moments(tiles: RaggedTiles) -> Tensor:
+    """Mean and deviation of each feature over the tiles of a bag, side by side: float32 [B, 2 D].
+
+    The deviation is over n, and 1 is taken off it, its value over all tiles: both are then near 0 in an ordinary bag.
+    An empty bag gives zeros; a bag of one tile has a deviation of 0.
+    """
+    features, bag = at_least_float32(tiles.features), tiles.bag_index
+    lengths = tiles.lengths.clamp(min=1)[:, None]
+    nothing = features.new_zeros(tiles.n_bags, features.shape[1])
+    mean = nothing.index_add(0, bag, features) / lengths
+    spread = nothing.index_add(0, bag, (features - mean[bag]).square()) / lengths
+    # The root has no slope at 0, where a bag of one tile lies.
+    deviation = torch.where(spread > 0, spread.clamp(min=1e-12).sqrt(), 0.0) - 1.0
+    return torch.cat([mean, deviation.masked_fill(tiles.lengths[:, None] == 0, 0.0)], 1)
 
 
 class BagEncoder(nn.Module, ABC):
@@ -207,10 +231,36 @@ class GatedAttention(BagEncoder):
         self.out = nn.Linear(heads * width, width)
 
     def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
+        tokens, weights = self.read(features, group)
+        return GroupEncoding(tokens, self.out(tokens.flatten(1)), weights)
+
+    def read(self, features: Tensor, group: LengthGroup) -> tuple[Tensor, Tensor]:
+        """Tokens [b, heads, W], and the weights of tiles in them, float32 [b, L, heads]."""
         padded = group.pad(features)
         logits = self.score(self.content(padded).tanh() * self.gate(padded).sigmoid()).float()
         weights = logits.masked_fill(~group.mask[..., None], float("-inf")).softmax(1)
-        tokens = weights.transpose(1, 2).to(padded.dtype) @ padded
+        return weights.transpose(1, 2).to(padded.dtype) @ padded, weights
+
+
+class PooledAttention(GatedAttention):
+    """Gated attention heads as tokens, and after them one token of the bag's mean and deviation.
+
+    What is spread over a slide shows in its moments, which attention would have to find; what lies in a few tiles shows
+    in the heads, and drowns in moments. The slide vector is a linear map of all tokens side by side.
+    """
+
+    def __init__(
+        self, in_dim: int, width: int, *, heads: int = 4, hidden: int | None = None, dropout: float = 0.1
+    ) -> None:
+        super().__init__(in_dim, width, heads=heads, hidden=hidden, dropout=dropout)
+        self.n_tokens = heads + 1
+        self.moments = nn.Linear(2 * in_dim, width)
+        self.out = nn.Linear(self.n_tokens * width, width)
+
+    def encode_group(self, features: Tensor, tiles: RaggedTiles, group: LengthGroup) -> GroupEncoding:
+        tokens, weights = self.read(features, group)
+        pooled = self.moments(bag_moments(tiles.take(group.bags)))
+        tokens = torch.cat([tokens, pooled[:, None].to(tokens.dtype)], 1)
         return GroupEncoding(tokens, self.out(tokens.flatten(1)), weights)
 
 
@@ -231,7 +281,7 @@ class LatentAttention(BagEncoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(in_dim, width, n_tokens=n_latents, heads=heads, dropout=dropout)
-        self.latents = learned_tokens(n_latents, width)
+        self.latents = learned_tokens(n_latents, width, READ_ONTO)
         self.read = CrossAttentionBlock(width, heads, dropout=dropout)
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
@@ -280,7 +330,7 @@ class TransMIL(BagEncoder):
 
     def __init__(self, in_dim: int, width: int, *, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__(in_dim, width, n_tokens=1, heads=heads, dropout=dropout)
-        self.class_token = learned_tokens(1, width)
+        self.class_token = learned_tokens(1, width, READ_ONTO)
         self.norm_first = nn.LayerNorm(width)
         self.first = Attention(width, heads)
         self.positions = PyramidPositions(width)

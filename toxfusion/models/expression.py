@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toxfusion.models.attention import SelfAttentionBlock, learned_tokens
+from toxfusion.models.attention import READ_ONTO, SelfAttentionBlock, learned_tokens
 
 NOISE_SIZE = math.sqrt(2 / math.pi)
 """Mean of |x| where x is standard normal."""
@@ -140,7 +140,7 @@ class MaskedGeneEncoder(ExpressionEncoder):
     x_g, the projections of all genes are computed once a batch and no [B, G, W] tensor is made:
 
         logit[b, m, g] = q_m . (e_g K) + x[b, g] q_m . (u_g K)      (-inf where gene g is not visible)
-        latent[b, m]   = G O sum_g softmax_g(logit) x[b, g] v_g + l_m
+        latent[b, m]   = G O sum_g softmax_g(logit) x[b, g] v_g + l_m / 10
 
     The decoder mixes tokens and vector to a few decoder tokens t, which gene embeddings query:
 
@@ -192,7 +192,7 @@ class MaskedGeneEncoder(ExpressionEncoder):
         weights = self.read_weights(x, visible)
         # A fixed factor and not a norm, which would hide how strongly an animal responds.
         read = (weights * x[:, None]) @ self.value * self.n_genes
-        tokens = self.read_out(read) + self.latents
+        tokens = self.read_out(read) + READ_ONTO * self.latents
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
@@ -263,7 +263,7 @@ class PathwayTokens(ExpressionEncoder):
         self.sizes = [len(genes) for genes in sets]
         self.first = nn.ModuleList(nn.Linear(size, hidden) for size in self.sizes)
         self.second = nn.Parameter(torch.randn(len(sets), hidden, width) * hidden**-0.5)
-        self.identity = learned_tokens(len(sets), width)
+        self.identity = learned_tokens(len(sets), width, READ_ONTO)
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
         )

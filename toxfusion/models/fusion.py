@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from toxfusion.models.attention import CrossAttentionBlock, FeedForward
+from toxfusion.models.attention import CrossAttentionBlock, FeedForward, scale_last
 from toxfusion.models.bag import SlideEncoding
 from toxfusion.models.expression import ExpressionEncoding
+from toxfusion.models.slide_context import in_order, slide_contexts
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ def drop_modality(
 
 
 class Gate(nn.Module):
-    """Softmax weights of two modalities from their pooled vectors."""
+    """Softmax weights of two modalities from their pooled vectors.
+
+    It begins near the equal share: weights that differ between samples by chance would be noise on what is fused.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.LayerNorm(2 * width), nn.Linear(2 * width, width // 2), nn.GELU(), nn.Linear(width // 2, 2)
         )
+        scale_last(self.layers, 0.1)
 
     def forward(self, slide: Tensor, expression: Tensor, has_slide: Tensor, has_expression: Tensor) -> Tensor:
         """slide, expression [B, W] -> float32 [B, 2]."""
@@ -144,17 +149,18 @@ class ReadOut(nn.Module):
         super().__init__()
         self.linear = nn.Linear(2 * width, width)
         self.perceptron = side_by_side(width, hidden, dropout)
-        last = self.perceptron[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.weight.mul_(self.START)
+        scale_last(self.perceptron, self.START)
 
     def forward(self, gated: Tensor) -> Tensor:
         return self.linear(gated) + self.perceptron(gated)
 
 
 class CrossAttentionFusion(Fusion):
-    """Slide tokens read expression tokens and the other way round; a `ReadOut` of the two gated, pooled sets.
+    """Expression tokens read tiles, slide tokens read expression tokens; a `ReadOut` of the two gated, pooled sets.
+
+    Which region goes with which genes is asked of the tiles themselves: a token has forgotten where it comes from. What
+    is read keeps its magnitude, as no norm is on it. Attention "slide_to_expression" is [B, heads, K, P],
+    "expression_to_tiles" [T, heads, P], with what goes to the slide tokens left out of the latter.
 
     Args:
         heads: heads of each cross-attention.
@@ -164,10 +170,10 @@ class CrossAttentionFusion(Fusion):
     def __init__(self, width: int, *, heads: int = 4, n_blocks: int = 1, dropout: float = 0.1) -> None:
         super().__init__(width)
         self.slide_blocks = nn.ModuleList(
-            CrossAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
+            CrossAttentionBlock(width, heads, dropout=dropout, norm_context=False) for _ in range(n_blocks)
         )
         self.expression_blocks = nn.ModuleList(
-            CrossAttentionBlock(width, heads, dropout=dropout) for _ in range(n_blocks)
+            CrossAttentionBlock(width, heads, dropout=dropout, norm_context=False) for _ in range(n_blocks)
         )
         self.gate = Gate(width)
         self.out = ReadOut(width, width, dropout)
@@ -176,14 +182,26 @@ class CrossAttentionFusion(Fusion):
         self, slide: SlideEncoding, expression: ExpressionEncoding, has_slide: Tensor, has_expression: Tensor
     ) -> Fused:
         attention: dict[str, Tensor] = {}
-        of_slide, of_expression = slide.tokens, expression.tokens
+        genes = expression.tokens
         for slide_block, expression_block in zip(self.slide_blocks, self.expression_blocks, strict=True):
-            next_slide, attention["slide_to_expression"] = slide_block(of_slide, of_expression)
-            of_expression, attention["expression_to_slide"] = expression_block(of_expression, of_slide)
-            of_slide = next_slide
-        pooled_slide, pooled_expression = of_slide.mean(1), of_expression.mean(1)
+            of_slide, attention["slide_to_expression"] = slide_block(slide.tokens, genes)
+            genes, attention["expression_to_tiles"] = _read_tiles(expression_block, genes, slide, has_slide)
+            slide = replace(slide, tokens=of_slide)
+        pooled_slide, pooled_expression = slide.tokens.mean(1), genes.mean(1)
         gate = self.gate(pooled_slide, pooled_expression, has_slide, has_expression)
         return Fused(self.out(_weighed(gate, pooled_slide, pooled_expression).flatten(1)), gate, attention)
+
+
+def _read_tiles(
+    block: nn.Module, tokens: Tensor, slide: SlideEncoding, has_slide: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B, P, W] after reading slide tokens and tiles, and the weights of tiles, float32 [T, heads, P]."""
+    reads, on_tiles = [], []
+    for context in slide_contexts(slide, has_slide):
+        read, weights = block(tokens[context.bags], context.rows, context.mask)
+        reads.append((read, context.bags))
+        on_tiles.append(context.on_tiles(weights))
+    return in_order(reads), in_order(on_tiles)
 
 
 class ConcatFusion(Fusion):

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from toxfusion.data.batch import Batch, RaggedTiles
-from toxfusion.models.bag import BagEncoder, SlideEncoding
+from toxfusion.models.attention import scale_last
+from toxfusion.models.bag import BagEncoder, SlideEncoding, bag_moments
+from toxfusion.models.closed_form import LinearMap
 from toxfusion.models.expression import ExpressionEncoder, ExpressionEncoding
 from toxfusion.models.fusion import Fused, Fusion, SingleModality, drop_modality
 
 Modality = Literal["both", "wsi", "omics"]
+ProjectionKind = Literal["linear", "perceptron"]
+START = 0.01
+"""Share of its usual size at which what a linear path leaves to be learned begins."""
 Encoding = TypeVar("Encoding", SlideEncoding, ExpressionEncoding)
 
 
@@ -74,10 +79,75 @@ class Projections(nn.Module):
         self.shared_token = nn.Sequential(nn.LayerNorm(shared_dim), nn.Linear(shared_dim, width))
         self.private_token = nn.Sequential(nn.LayerNorm(private_dim), nn.Linear(private_dim, width))
 
-    def forward(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """shared [B, S], private [B, R], tokens [B, 2, W]."""
-        shared, private = self.shared(vector), self.private(vector)
-        return shared, private, torch.stack([self.shared_token(shared), self.private_token(private)], 1)
+    def parts(self, vector: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Shared [B, S] and private [B, R] part.
+
+        Args:
+            vector: [B, W], of the branch's encoder.
+            view: what a linear map reads of the same samples: moments of the bag [B, 2 D], or the profile [B, G].
+        """
+        return self.shared(vector), self.private(vector)
+
+    def tokens(self, shared: Tensor, private: Tensor) -> Tensor:
+        """[B, 2, W], the shared before the private part."""
+        return torch.stack([self.shared_token(shared), self.private_token(private)], 1)
+
+    def carried(self, shared: Tensor) -> Tensor | None:
+        """What of the shared part goes into the fused vector past the fusion, [B, W]; None where nothing does."""
+        return None
+
+
+class LinearFirst(Projections):
+    """A linear path from pooled tiles or the profile to both parts, with the perceptrons beside it near zero.
+
+        parts = A view + b + perceptron(vector)
+
+    What is linear can be solved in closed form from hundreds of pairs, which a perceptron from random weights does not
+    find again by gradient; from there the network learns what is left. The shared part also goes into the fused
+    vector past the fusion, so that a linear head on that has its own shadow: a linear model of the shared parts. No
+    norm follows a part: its directions are as loud as they are shared, and a norm would raise those that hold by
+    chance.
+
+    Args:
+        view_dim: columns of the view.
+        place: the end of the fused vector that carries the shared part; both modalities lie side by side in it where
+            W is 2 S or more.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        shared_dim: int,
+        private_dim: int,
+        *,
+        view_dim: int,
+        place: Literal["first", "last"],
+    ) -> None:
+        super().__init__(width, shared_dim, private_dim)
+        self.shared_dim, self.private_dim = shared_dim, private_dim
+        self.linear = nn.Linear(view_dim, shared_dim + private_dim)
+        for perceptron in (self.shared, self.private):
+            scale_last(perceptron, START)
+        self.shared_token = nn.Sequential(nn.Linear(shared_dim, width, bias=False))
+        self.private_token = nn.Sequential(nn.Linear(private_dim, width, bias=False))
+        self.carry = nn.Linear(shared_dim, width, bias=False)
+        with torch.no_grad():
+            self.linear.bias.zero_()
+            side = torch.eye(width, shared_dim)
+            self.carry.weight.copy_(side if place == "first" else side.flip(0, 1))
+
+    def parts(self, vector: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        shared, private = self.linear(view).split([self.shared_dim, self.private_dim], 1)
+        return shared + self.shared(vector), private + self.private(vector)
+
+    def carried(self, shared: Tensor) -> Tensor | None:
+        return self.carry(shared)
+
+    @torch.no_grad()
+    def start_at(self, shared: LinearMap, private: LinearMap) -> None:
+        """Set the linear path; the rest stays as it is."""
+        self.linear.weight.copy_(torch.cat([shared.weight, private.weight]))
+        self.linear.bias.copy_(torch.cat([shared.bias, private.bias]))
 
 
 class Network(nn.Module):
@@ -91,6 +161,7 @@ class Network(nn.Module):
         shared_dim, private_dim: S and R of the projections.
         modality: "both", "wsi" or "omics"; the branch left out is neither built nor trained.
         modality_dropout: share of paired samples whose fusion sees one modality only, in training.
+        projections: "linear" for `LinearFirst`, "perceptron" for `Projections`.
     """
 
     def __init__(
@@ -103,6 +174,7 @@ class Network(nn.Module):
         private_dim: int,
         modality: Modality = "both",
         modality_dropout: float = 0.0,
+        projections: ProjectionKind = "linear",
     ) -> None:
         super().__init__()
         needed = {"both": (bag, expression, fusion), "wsi": (bag,), "omics": (expression,)}
@@ -119,10 +191,15 @@ class Network(nn.Module):
         self.fusion: Fusion | SingleModality = (
             fusion if modality == "both" and fusion is not None else SingleModality(width, modality)
         )
-        self.slide_projections = Projections(width, shared_dim, private_dim) if modality != "omics" else None
-        self.expression_projections = (
-            Projections(width, shared_dim, private_dim) if modality != "wsi" else None
-        )
+        sizes = width, shared_dim, private_dim
+        self.slide_projections: Projections | None = None
+        self.expression_projections: Projections | None = None
+        if self.bag is not None:
+            self.slide_projections = _projections(projections, sizes, 2 * self.bag.in_dim, "first")
+        if self.expression is not None:
+            self.expression_projections = _projections(projections, sizes, self.expression.n_genes, "last")
+        # What the fusion adds to the shared parts that the fused vector carries; 1 throughout where it carries none.
+        self.fusion_gain = nn.Parameter(torch.full((width,), START)) if projections == "linear" else None
 
     def forward(
         self, batch: Batch, *, visible: Tensor | None = None, generator: torch.Generator | None = None
@@ -142,8 +219,8 @@ class Network(nn.Module):
         if self.bag is None or self.slide_projections is None:
             return None
         encoding = self.bag(tiles)
-        shared, private, extra = self.slide_projections(encoding.vector)
-        tokens = torch.cat([encoding.tokens, extra], 1)
+        shared, private = self.slide_projections.parts(encoding.vector, bag_moments(tiles))
+        tokens = torch.cat([encoding.tokens, self.slide_projections.tokens(shared, private)], 1)
         return Seen(encoding, shared, private, replace(encoding, tokens=tokens))
 
     def see_expression(self, x: Tensor, visible: Tensor | None = None) -> Seen[ExpressionEncoding] | None:
@@ -151,8 +228,9 @@ class Network(nn.Module):
         if self.expression is None or self.expression_projections is None:
             return None
         encoding = self.expression(x, visible)
-        shared, private, extra = self.expression_projections(encoding.vector)
-        tokens = torch.cat([encoding.tokens, extra], 1)
+        profile = x if visible is None else x.masked_fill(~visible, 0.0)
+        shared, private = self.expression_projections.parts(encoding.vector, profile)
+        tokens = torch.cat([encoding.tokens, self.expression_projections.tokens(shared, private)], 1)
         return Seen(encoding, shared, private, replace(encoding, tokens=tokens))
 
     def join(
@@ -177,7 +255,7 @@ class Network(nn.Module):
                 )
             fused = self.fusion(slide.seen, expression.seen, has_slide, has_expression)
         return Representation(
-            fused,
+            self._carrying(fused, slide, expression, has_slide, has_expression),
             slide=None if slide is None else slide.encoding,
             expression=None if expression is None else expression.encoding,
             slide_shared=None if slide is None else slide.shared,
@@ -185,3 +263,48 @@ class Network(nn.Module):
             expression_shared=None if expression is None else expression.shared,
             expression_private=None if expression is None else expression.private,
         )
+
+    def _carrying(
+        self,
+        fused: Fused,
+        slide: Seen[SlideEncoding] | None,
+        expression: Seen[ExpressionEncoding] | None,
+        has_slide: Tensor,
+        has_expression: Tensor,
+    ) -> Fused:
+        """The fused vector with the shared parts in it, each times its gate over the equal share.
+
+        A part whose modality is missing is 0, and the other one is not made louder for that.
+        """
+        if self.fusion_gain is None:
+            return fused
+        vector = self.fusion_gain * fused.vector
+        present = torch.stack([has_slide, has_expression], 1)
+        if isinstance(self.fusion, SingleModality):
+            present = fused.gate > 0
+        share = (fused.gate * present * present.sum(1, keepdim=True)).to(vector.dtype)
+        for projections, seen, column in (
+            (self.slide_projections, slide, 0),
+            (self.expression_projections, expression, 1),
+        ):
+            if projections is not None and seen is not None:
+                carried = projections.carried(seen.shared)
+                if carried is not None:
+                    # where, not a product: what lies in a missing modality may be anything.
+                    vector = vector + torch.where(
+                        present[:, column, None], share[:, column, None] * carried, 0.0
+                    )
+        return replace(fused, vector=vector)
+
+
+def _projections(
+    kind: ProjectionKind, sizes: tuple[int, int, int], view_dim: int, place: Literal["first", "last"]
+) -> Projections:
+    """The projections of one branch; sizes are W, S and R.
+
+    Raises:
+        ModalityError: an unknown kind.
+    """
+    if kind not in ("linear", "perceptron"):
+        raise ModalityError(f"projections={kind!r} is neither linear nor perceptron")
+    return LinearFirst(*sizes, view_dim=view_dim, place=place) if kind == "linear" else Projections(*sizes)

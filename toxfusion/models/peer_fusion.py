@@ -7,61 +7,15 @@ encoded tile of a sample, beside the tokens of its bag encoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.models.attention import Attention, FeedForward, SelfAttentionBlock
-from toxfusion.models.bag import LengthGroup, SlideEncoding, length_groups
+from toxfusion.models.bag import SlideEncoding
 from toxfusion.models.expression import ExpressionEncoding
 from toxfusion.models.fusion import Fused, Fusion, present_softmax, side_by_side
-
-
-@dataclass(frozen=True)
-class SlideContext:
-    """All there is to read of the slides of b samples.
-
-    bags: int64 [b], their places in the batch. rows: [b, K + L, W], the K tokens before the encoded tiles.
-    mask: bool [b, K + L], True at tokens and real tiles. group: of the tiles; None where no sample has any.
-    """
-
-    bags: Tensor
-    rows: Tensor
-    mask: Tensor
-    group: LengthGroup | None
-
-    def on_tiles(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention [b, heads, Q, K + L] -> that on real tiles [t, heads, Q], and their rows among all tiles [t]."""
-        if self.group is None:
-            return weights.new_zeros(0, *weights.shape[1:3]), self.bags[:0]
-        length = self.group.mask.shape[1]
-        return self.group.unpad(weights[..., -length:].permute(0, 3, 1, 2))
-
-
-def slide_contexts(slide: SlideEncoding, has_slide: Tensor) -> Iterator[SlideContext]:
-    """The samples of a batch by the length of their bags; tiles of a slide that is missing or hidden are masked."""
-    for group in length_groups(slide.tiles):
-        tokens = slide.tokens[group.bags]
-        mask = group.mask & has_slide[group.bags][:, None]
-        yield SlideContext(
-            group.bags,
-            torch.cat([tokens, group.pad(slide.tiles.features).to(tokens.dtype)], 1),
-            F.pad(mask, (tokens.shape[1], 0), value=True),
-            group,
-        )
-    bare = (slide.tiles.lengths == 0).nonzero()[:, 0]
-    if len(bare):
-        tokens = slide.tokens[bare]
-        yield SlideContext(bare, tokens, torch.ones_like(tokens[..., 0], dtype=torch.bool), None)
-
-
-def _in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Rows of several parts, put where the second of each pair says."""
-    rows = torch.cat([part for part, _ in parts])
-    return torch.empty_like(rows).index_copy(0, torch.cat([where for _, where in parts]), rows)
+from toxfusion.models.slide_context import in_order, slide_contexts
 
 
 class GatedPool(nn.Module):
@@ -121,11 +75,11 @@ class GuidedCoAttention(Fusion):
             read, weights = self.co_attention(queries[context.bags], context.rows, context.mask)
             reads.append((read, context.bags))
             on_tiles.append(context.on_tiles(weights))
-        pooled = [self.slide_blocks(_in_order(reads)), self.expression_blocks(expression.tokens)]
+        pooled = [self.slide_blocks(in_order(reads)), self.expression_blocks(expression.tokens)]
         return Fused(
             self.out(torch.cat(pooled, 1)),
             _equal_shares(has_slide, has_expression),
-            {"expression_to_tiles": _in_order(on_tiles)},
+            {"expression_to_tiles": in_order(on_tiles)},
         )
 
 
@@ -174,8 +128,8 @@ class PartialAttention(Fusion):
             slide_mean = (self._fed(context.rows, of_slide) * real).sum(1) / real.sum(1)
             pooled.append((torch.cat([self._fed(genes, of_genes).mean(1), slide_mean], 1), context.bags))
             on_tiles.append(context.on_tiles(weights))
-        attention = {"expression_to_tiles": _in_order(on_tiles)}
-        return Fused(self.out(_in_order(pooled)), _equal_shares(has_slide, has_expression), attention)
+        attention = {"expression_to_tiles": in_order(on_tiles)}
+        return Fused(self.out(in_order(pooled)), _equal_shares(has_slide, has_expression), attention)
 
     def _fed(self, tokens: Tensor, read: Tensor) -> Tensor:
         tokens = tokens + self.dropout(read)

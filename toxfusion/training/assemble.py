@@ -148,6 +148,7 @@ def build_network(
         private_dim=settings.private_dim,
         modality=modality,
         modality_dropout=settings.modality_dropout,
+        projections=settings.projections,
     )
 
 
@@ -198,16 +199,23 @@ class Assembled:
             accumulate=trainer.accumulate_grad_batches,
         )
 
+    def pretraining_fold(self) -> FoldData:
+        """The fold, with slides dealt anew where the run shuffles pairs for pretraining."""
+        if self.settings.nulls.shuffle_pairs == "pretraining":
+            return with_pairs_dealt(self.fold, self.settings.seed)
+        return self.fold
+
+    def draw_weights(self) -> tuple[float, ...] | None:
+        """How often each training sample is drawn in pretraining; None where all are equal."""
+        return group_weights(self.fold.study.obs.loc[self.train], **self.settings.data.draw)
+
     def pretraining_data(self) -> StudyDataModule:
-        """Batches of single samples, of slides dealt anew where the run shuffles pairs for pretraining."""
-        settings, fold = self.settings, self.fold
-        if settings.nulls.shuffle_pairs == "pretraining":
-            fold = with_pairs_dealt(fold, settings.seed)
-        weights = group_weights(fold.study.obs.loc[self.train], **settings.data.draw)
+        """Batches of single samples."""
+        settings = self.settings
         sampler = SampleStream(
-            tuple(self.train), settings.pretrain.batch_size, settings.seed, weights=weights
+            tuple(self.train), settings.pretrain.batch_size, settings.seed, weights=self.draw_weights()
         )
-        return self.data_module(sampler, "pretrain", fold)
+        return self.data_module(sampler, "pretrain", self.pretraining_fold())
 
     def for_finetuning(self) -> Assembled:
         """The same network on what fine-tuning and test read of the fold."""

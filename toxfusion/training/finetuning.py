@@ -15,6 +15,7 @@ from toxfusion.data.sampling import seed_draws
 from toxfusion.distributed.ranks import rank
 from toxfusion.models.predictor import Predictor
 from toxfusion.tasks.task_set import TaskSet
+from toxfusion.training.head_start import HeadRidge
 from toxfusion.training.optimization import Optimization, is_logged
 
 
@@ -26,6 +27,7 @@ class FinetuningModule(L.LightningModule):
         tasks: fitted; their weights are those of the losses.
         labels: by task, of the samples that are trained on ([n] or [n, L]); weights of rare lesions come from them.
         network_lr_share: learning rate of the network as a share of that of the heads; 0 freezes the network.
+        ridge: penalty on the heads beside the losses of training; None for none.
         contract: what the checkpoint carries beside the weights; see ``toxfusion.training.run.contract``.
     """
 
@@ -39,8 +41,10 @@ class FinetuningModule(L.LightningModule):
         optimization: Optimization,
         seed: int,
         contract: dict[str, Any],
+        ridge: HeadRidge | None = None,
     ) -> None:
         super().__init__()
+        self.ridge = ridge
         self.predictor, self.tasks = predictor, tasks
         self.objectives = nn.ModuleDict(tasks.objectives(labels))
         self.network_lr_share, self.optimization = network_lr_share, optimization
@@ -52,6 +56,17 @@ class FinetuningModule(L.LightningModule):
         """Loss of each task from the fused vectors [B, W] of a batch; tasks without a label in it give 0."""
         return self.tasks.losses(self.objectives, self.predictor.heads, vector, batch)
 
+    def penalised(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each loss with the penalty of its head."""
+        if self.ridge is None:
+            return losses
+        penalties = self.ridge(self.predictor.heads)
+        return {task: loss + penalties[task] if task in penalties else loss for task, loss in losses.items()}
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum, scalar."""
+        return torch.stack([self.tasks[k].weight * v for k, v in losses.items()]).sum()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         seed_draws(self.device, self.seed, "finetune", batch.step, rank())
 
@@ -59,7 +74,7 @@ class FinetuningModule(L.LightningModule):
         fused = self.predictor(batch).fused
         if is_logged(self.trainer):
             self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
-        return self._log(self.losses(fused.vector, batch), "train", len(batch))
+        return self._log(self.penalised(self.losses(fused.vector, batch)), "train", len(batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log the losses; returns the fused vectors [B, W]."""
@@ -74,7 +89,7 @@ class FinetuningModule(L.LightningModule):
         checkpoint["contract"] = self.contract
 
     def _log(self, losses: dict[str, Tensor], part: str, size: int) -> Tensor:
-        total = torch.stack([self.tasks[k].weight * v for k, v in losses.items()]).sum()
+        total = self.total(losses)
         values = {f"{part}/{k}": v.detach() for k, v in losses.items()} | {f"{part}/loss": total.detach()}
         if part == "valid" or is_logged(self.trainer):
             self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")

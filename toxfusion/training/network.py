@@ -25,6 +25,7 @@ from toxfusion.training.averaging import AveragedWeights
 from toxfusion.training.choice import Score, WeightChoice
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.folder import RunFolder
+from toxfusion.training.head_start import HeadRidge, labelled_units, solve_heads
 from toxfusion.training.outputs import (
     SampleOutputs,
     encode_samples,
@@ -37,6 +38,7 @@ from toxfusion.training.settings import TrainerSettings
 from toxfusion.training.stage import fit_stage
 from toxfusion.training.validation import TaskChoice
 from toxfusion.training.validation_metrics import table_metrics
+from toxfusion.training.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ class Stages:
 def pretrain(of: Assembled, stages: Stages) -> None:
     """Self-supervised pretraining on training samples."""
     settings, fold = of.settings, of.fold
+    if settings.pretrain.warm_start is not None:
+        warm_start(
+            of.network,
+            of.pretraining_fold(),
+            of.train,
+            settings.pretrain.warm_start,
+            batch_size=settings.batches.eval_batch,
+            weights=of.draw_weights(),
+        )
     torch.manual_seed(torch_seed(settings.seed, "pretraining"))
     module = PretrainingModule(
         of.network,
@@ -90,6 +101,8 @@ def pretrain(of: Assembled, stages: Stages) -> None:
         ),
         optimization=of.optimization(settings.optimizer.pretrain_lr, settings.pretrain.steps),
         seed=settings.seed,
+        noise=settings.pretrain.noise,
+        linear_lr_share=settings.pretrain.linear_lr_share,
     )
     stages.fit(module, of.pretraining_data(), stage="pretrain", steps=settings.pretrain.steps)
 
@@ -116,6 +129,8 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
         contract=contract(fold, of.tasks, of.gene_sets),
     )
 
+    if optimizer.head_c is not None and not from_scratch:
+        start_heads(of, module, optimizer.head_c)
     choice = choose(
         stages.folder.stage("finetune") / "best.ckpt",
         settings.trainer.patience,
@@ -145,6 +160,15 @@ def _judge(of: Assembled, predictor: Predictor, vectors: Tensor) -> tuple[Score,
         seed=of.settings.seed,
     )
     return validation_score(table), table_metrics(table, vectors.device)
+
+
+def start_heads(of: Assembled, module: FinetuningModule, c: float) -> None:
+    """Put the heads at the minimum of their penalised loss on the training samples, with the network as it is."""
+    vectors = torch.from_numpy(encode(of, of.train).fused)
+    # Labels and codes alone are read of this batch; one tile of a bag is as good as all.
+    batch = of.fold.batch(of.train, stage="evaluate", tiles_per_bag=1)
+    module.ridge = HeadRidge.of(vectors, labelled_units(of.tasks, batch), c)
+    solve_heads(module.predictor.heads, lambda: module.total(module.penalised(module.losses(vectors, batch))))
 
 
 def encode(of: Assembled, sample_ids: Sequence[str]) -> SampleOutputs:

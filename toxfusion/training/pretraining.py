@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from toxfusion.data.batch import Batch
+from toxfusion.data.input_noise import InputNoise
 from toxfusion.data.sampling import seed_draws, torch_generator
 from toxfusion.distributed.ranks import rank
 from toxfusion.models.network import Network, Representation
@@ -21,6 +22,9 @@ from toxfusion.objectives.monitors import alignment, smooth_rank, uniformity, va
 from toxfusion.objectives.terms.term_set import TermSet
 from toxfusion.objectives.terms.view import HiddenTiles, View
 from toxfusion.training.optimization import Optimization, is_logged
+from toxfusion.training.warm_start import linear_parameters
+
+NO_NOISE = InputNoise(slide=0.0, expression=0.0)
 
 
 class PretrainingModule(L.LightningModule):
@@ -29,7 +33,9 @@ class PretrainingModule(L.LightningModule):
     Args:
         network: what is pretrained.
         terms: those in use on this network.
-        seed: masks and sub-bags are a function of it and the step.
+        seed: masks, noise and sub-bags are a function of it and the step.
+        noise: on what the network reads in training; targets and validation are without.
+        linear_lr_share: learning rate of the linear paths as a share of that of all else.
     """
 
     def __init__(
@@ -39,10 +45,13 @@ class PretrainingModule(L.LightningModule):
         *,
         optimization: Optimization,
         seed: int,
+        noise: InputNoise = NO_NOISE,
+        linear_lr_share: float = 1.0,
     ) -> None:
         super().__init__()
         self.network, self.terms = network, terms
         self.optimization, self.seed = optimization, seed
+        self.noise, self.linear_lr_share = noise, linear_lr_share
 
     def losses(self, batch: Batch, generator: torch.Generator) -> tuple[dict[str, Tensor], Representation]:
         """The terms in use, unweighted, and the representation they were taken from.
@@ -59,7 +68,10 @@ class PretrainingModule(L.LightningModule):
             hidden = draw_hidden_tiles(batch.tiles, settings.tile_mask, generator)
             shown, hidden_tiles = batch.tiles.select(~hidden), HiddenTiles(batch.tiles, hidden)
         visible = None if hidden_genes is None else ~hidden_genes
-        out = self.network(replace(batch, tiles=shown), visible=visible)
+        read = replace(batch, tiles=shown)
+        if self.training:
+            read = self.noise(read, generator)
+        out = self.network(read, visible=visible)
         view = View(batch, out, generator, hidden_genes, hidden_tiles, self.terms.style_branch)
         return self.terms(view, self.network), out
 
@@ -77,7 +89,8 @@ class PretrainingModule(L.LightningModule):
         self._log(terms, "valid", len(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return self.optimization.configure(self)
+        shares = {f"network.{name}": self.linear_lr_share for name in linear_parameters(self.network)}
+        return self.optimization.configure(self, shares)
 
     @torch.no_grad()
     def _monitor(self, out: Representation, batch: Batch) -> None:

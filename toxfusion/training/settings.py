@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 from toxfusion.config.nodes import build, located
 from toxfusion.config.values import check_arguments
+from toxfusion.data.input_noise import InputNoise
 from toxfusion.models.compilation import check_backend
-from toxfusion.models.network import Modality
+from toxfusion.models.network import Modality, ProjectionKind
 from toxfusion.objectives.terms.term_set import ListedTerm, TermSettings, ViewSettings
 from toxfusion.study.split import Split
 from toxfusion.study.study import Study
@@ -21,6 +22,7 @@ from toxfusion.training.task_nodes import build_tasks
 
 Config = dict[str, Any]
 Shuffled = Literal["pretraining", "throughout"]
+WARM_STARTS = ("cca", "none")
 
 
 class SettingsError(ValueError):
@@ -151,6 +153,7 @@ class NetworkSettings:
     Attributes:
         bag, expression, fusion: what makes each part, called with what the data decide (``in_dim``, ``n_genes``).
         gene_sets: of an expression encoder that reads sets.
+        projections: from the branches to their shared and private parts; see conf/train.yaml.
     """
 
     bag: partial[Any]
@@ -162,6 +165,7 @@ class NetworkSettings:
     width: int
     shared_dim: int
     private_dim: int
+    projections: ProjectionKind
 
     @classmethod
     def read(cls, config: Config) -> NetworkSettings:
@@ -177,6 +181,7 @@ class NetworkSettings:
             width=size["width"],
             shared_dim=size["shared_dim"],
             private_dim=size["private_dim"],
+            projections=config["projections"],
         )
 
 
@@ -192,6 +197,20 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
+class WarmStartSettings:
+    """The closed form that the linear paths start at; see conf/pretrain/full.yaml.
+
+    Attributes:
+        slide_ridge, expression_ridge: in units of the mean eigenvalue of each view's correlations.
+        power: of the canonical correlations.
+    """
+
+    slide_ridge: float
+    expression_ridge: float
+    power: float
+
+
+@dataclass(frozen=True)
 class PretrainSettings:
     """Self-supervised pretraining; see conf/pretrain.
 
@@ -199,11 +218,38 @@ class PretrainSettings:
         steps: optimiser steps; 0 for no pretraining.
         batch_size: samples of a batch of one rank.
         terms: what is learned.
+        warm_start: None to start at random.
+        noise: on what is read.
+        linear_lr_share: learning rate of the linear paths as a share of pretrain_lr.
     """
 
     steps: int
     batch_size: int
     terms: TermSettings
+    warm_start: WarmStartSettings | None
+    noise: InputNoise
+    linear_lr_share: float
+
+    @classmethod
+    def read(cls, node: Config) -> PretrainSettings:
+        """From the group pretrain of a config.
+
+        Raises:
+            SettingsError: an unknown warm start.
+        """
+        start = node["warm_start"]
+        if start["kind"] not in WARM_STARTS:
+            raise SettingsError(
+                f"pretrain.warm_start.kind: {start['kind']!r} is none of {', '.join(WARM_STARTS)}"
+            )
+        return cls(
+            node["steps"],
+            node["batch_size"],
+            read_terms(node),
+            _fields_of(WarmStartSettings, start) if start["kind"] == "cca" else None,
+            InputNoise(**node["noise"]),
+            node["linear_lr_share"],
+        )
 
 
 def read_terms(node: Config) -> TermSettings:
@@ -249,7 +295,11 @@ def read_finetune_modality(config: Config) -> Modality:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Learning rates, weight decay and the average of weights; see conf/optimizer."""
+    """Learning rates, penalties and the average of weights; see conf/optimizer.
+
+    Attributes:
+        head_c: of the penalty on heads, which are solved before fine-tuning; None to begin them at random.
+    """
 
     pretrain_lr: float
     finetune_lr: float
@@ -257,6 +307,7 @@ class OptimizerSettings:
     weight_decay: float
     warmup: float
     average: float
+    head_c: float | None
 
 
 @dataclass(frozen=True)
@@ -328,7 +379,7 @@ class RunSettings:
             tasks=build_tasks(config),
             network=NetworkSettings.read(config),
             batches=_fields_of(BatchSettings, config["size"]),
-            pretrain=PretrainSettings(pretrain["steps"], pretrain["batch_size"], read_terms(pretrain)),
+            pretrain=PretrainSettings.read(pretrain),
             finetune=FinetuneSettings(
                 config["size"]["finetune_steps"] + pretrain["finetune_extra_steps"],
                 config["task"]["budget"],

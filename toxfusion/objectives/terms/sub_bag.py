@@ -40,11 +40,8 @@ class SubBagContrast(Term):
         self.contrast = InfoNCE(temperature=temperature, learnable=learn_temperature, duplicates=negatives)
 
     def forward(self, view: View, network: Network) -> Tensor:
-        bag = needed(network.bag, "the branch bag")
-        project = needed(network.slide_projections, "the branch bag")
         first, second = split_bags(view.batch.tiles, view.generator)
-        vectors = bag(first.followed_by(second)).vector
-        shared = project.shared(vectors)
+        shared = needed(network.see_slide(first.followed_by(second)), "the branch bag").shared
         has_both = second.lengths > 0
         term: ContrastiveTerm = self.contrast(*shared.chunk(2), view.kin, has_both)
         self.beside = said_beside(term)

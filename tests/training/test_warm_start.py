@@ -1,0 +1,112 @@
+"""The warm start of a fold: of training samples alone, the same whatever the batches, refused where it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.feature_store import featured_study
+from toxfusion.config.entry import compose
+from toxfusion.data.datamodule import FoldData
+from toxfusion.models.bag import bag_moments
+from toxfusion.models.closed_form import shared_maps
+from toxfusion.models.network import Network
+from toxfusion.study.audit import Audit
+from toxfusion.training.assemble import assemble, make_fold, make_tasks, open_study, with_nulls
+from toxfusion.training.settings import RunSettings, WarmStartSettings
+from toxfusion.training.tile_features import tile_features
+from toxfusion.training.warm_start import WarmStartError, warm_start
+
+SETTINGS = WarmStartSettings(slide_ridge=1.0, expression_ridge=4.0, power=1.0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return featured_study(tmp_path_factory.mktemp("warm") / "study").root
+
+
+def on_fold(root: Path, *overrides: str) -> tuple[Network, FoldData, list[str]]:
+    config = compose(
+        "train",
+        [
+            f"data.root={root}",
+            "size=tiny",
+            "tile_features=store",
+            "tile_features.name=test",
+            "split.n_folds=3",
+            "task.min_animals=3",
+            "task.min_compounds=2",
+            *overrides,
+        ],
+    )
+    settings, audit = RunSettings.read(config), Audit()
+    study, split = open_study(settings)
+    study = with_nulls(settings, study, split)
+    store = tile_features(settings, study, split, []) if settings.modality != "omics" else None
+    tasks = make_tasks(settings, study, split, audit)
+    fold = make_fold(settings, study, split, tasks, store, audit)
+    of = assemble(settings, fold, tasks, None, audit)
+    return of.network.eval(), fold, of.train
+
+
+@torch.no_grad()
+def test_a_network_begins_at_the_canonical_variates_of_its_training_pairs(root: Path) -> None:
+    network, fold, train = on_fold(root)
+    warm_start(network, fold, train, SETTINGS, batch_size=5)
+    paired = [s for s in train if fold.has_slide(s) and fold.has_expression(s)]
+    batch = fold.batch(paired, stage="evaluate")
+    dim = network.slide_projections.shared_dim  # type: ignore[union-attr]
+    maps = shared_maps(
+        bag_moments(batch.tiles), batch.expression, dim, first_ridge=1.0, second_ridge=4.0, power=1.0
+    )
+    out = network(batch)
+    for found, expected in (
+        (out.slide_shared, maps.first(bag_moments(batch.tiles))),
+        (out.expression_shared, maps.second(batch.expression)),
+    ):
+        assert (found - expected).norm() < 0.03 * expected.norm()
+
+
+@torch.no_grad()
+def test_samples_of_other_parts_and_the_size_of_batches_do_not_matter(root: Path) -> None:
+    weights = []
+    for size in (3, 100):
+        network, fold, train = on_fold(root)
+        warm_start(network, fold, train, SETTINGS, batch_size=size)
+        weights.append(network.slide_projections.linear.weight)  # type: ignore[union-attr]
+    assert_close(weights[0].abs(), weights[1].abs(), rtol=1e-3, atol=1e-4)
+    network, fold, train = on_fold(root)
+    warm_start(network, fold, [*train, *fold.split.test], SETTINGS, batch_size=100)
+    assert (network.slide_projections.linear.weight.abs() - weights[0].abs()).abs().max() > 1e-3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("modality", ["wsi", "omics"])
+@torch.no_grad()
+def test_one_modality_begins_at_its_principal_components(root: Path, modality: str) -> None:
+    network, fold, train = on_fold(root, f"modality={modality}")
+    warm_start(network, fold, train, SETTINGS, batch_size=8)
+    out = network(fold.batch(train, stage="evaluate"))
+    shared = out.slide_shared if modality == "wsi" else out.expression_shared
+    there = torch.tensor([(fold.has_slide if modality == "wsi" else fold.has_expression)(s) for s in train])
+    spread = shared[there].var(0)  # type: ignore[index]
+    assert (spread[:4].diff() < 0).all()
+    mixed = torch.corrcoef(shared[there][:, :4].T)  # type: ignore[index]
+    assert (mixed - torch.eye(4)).abs().max() < 0.2
+
+
+def test_what_cannot_be_started_is_refused(root: Path) -> None:
+    network, fold, train = on_fold(root, "projections=perceptron")
+    with pytest.raises(WarmStartError, match="projections=linear"):
+        warm_start(network, fold, train, SETTINGS, batch_size=8)
+    network, fold, train = on_fold(root)
+    with pytest.raises(WarmStartError, match="2 training samples with slide and expression"):
+        warm_start(
+            network,
+            fold,
+            [s for s in train if fold.has_slide(s) and fold.has_expression(s)][:2],
+            SETTINGS,
+            batch_size=8,
+        )
