@@ -60,7 +60,7 @@ def kept(scores: list[Score], folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def gains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    """Trajectory -> rule -> mean gain in true AUROC over the last weights, over 150 validation parts."""
+    """Trajectory -> rule -> mean gain in true AUROC over the last weights, over 60 validation parts."""
     folder = tmp_path_factory.mktemp("choice")
     found: dict[str, dict[str, float]] = {}
     for name, strengths in TRAJECTORIES.items():
@@ -69,7 +69,7 @@ def gains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
         spread = np.sqrt(0.5**2 + 0.8**2 + 0.4**2)
         worth = torch.special.ndtr(torch.from_numpy(strengths / spread / np.sqrt(2))).numpy()
         ours, highest = [], []
-        for _ in range(150):
+        for _ in range(60):
             scores = part(rng, strengths)
             ours.append(worth[kept(list(scores), folder)])
             highest.append(worth[int(np.argmax([s.value for s in scores]))])
