@@ -33,7 +33,7 @@ from toxfusion.training.assemble import (
     study_gene_sets,
     with_nulls,
 )
-from toxfusion.training.choice import Score, is_beyond
+from toxfusion.training.choice import Score
 from toxfusion.training.finetuning import FinetuningModule
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.network import Stages, encode, finetune, part_predictions, pretrain
@@ -96,10 +96,12 @@ def rules(validated: list[Validated]) -> dict[str, Validated]:
     """What each rule keeps."""
     highest = max(validated, key=lambda v: v.score.value)
     last = validated[-1]
+    gain, error = highest.score.gain_over(last.score)
     return {
         "last": last,
         "highest": highest,
-        "ours": highest if is_beyond(highest.score, last.score) else last,
+        "one error": highest if gain > error else last,
+        "two errors": highest if gain > 2 * error else last,
     }
 
 
@@ -133,6 +135,7 @@ def main() -> None:
         error=("gain", lambda g: g.std(ddof=1) / np.sqrt(len(g)) if len(g) > 1 else np.nan),
         worst=("gain", "min"),
     )
+    print(table.round(4).to_string())
     print(summary.round(4).to_string())
 
 
