@@ -1,12 +1,13 @@
-"""Which weights of fine-tuning are kept, and what that is worth on the test part: three rules on the same trainings.
+"""Which weights of fine-tuning are kept, and what that is worth on the test part: rules on the same trainings.
 
     python benchmarks/selection.py data.root=blca data=cohort tile_features=none experiment=survival_snn \
         split=predefined split.path=blca/splits/published.csv split.valid_folds=5 --folds 0 1 2 3 4 --members 0 1
 
 Every validation scores its weights on the validation part, by which a rule chooses, and on the test part, by which the
-rules are compared here; no training sees that. Rules: the last weights; those of the highest score; and ours, the last
-unless the highest gains more over them than the error of the gain. Each with averaged weights and without. Prints the
-mean over trainings of the test score that each rule ends with, and of its gain over the last weights as they are.
+rules are compared here; no training sees that. Rules: the last weights; those of the highest score; and the last unless
+the highest gains more over them than once or (as in training) twice the error of the gain. Each with averaged weights
+and without. Prints what each training keeps, and the mean over trainings of the test score that each rule ends with and
+of its gain over the last weights as they are.
 """
 
 from __future__ import annotations

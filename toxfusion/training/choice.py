@@ -15,6 +15,8 @@ from toxfusion.distributed.ranks import is_rank_zero
 from toxfusion.study.files import replacing
 
 LOSS = "valid/loss"
+ERRORS = 2.0
+"""A gain counts from so many standard errors on: the best of a dozen scores exceeds one by luck as often as not."""
 
 
 class DivergedError(RuntimeError):
@@ -59,8 +61,8 @@ class WeightChoice(Callback):
     """Scores the weights at every validation, keeps those to be chosen in best.ckpt, and ends a stage that overfits.
 
     The best of many noisy scores is high by luck as well. So the last weights are kept unless the best ones gain more
-    over them than the standard error of that gain; and a validation counts against the stage only if its weights fall
-    as far behind the best.
+    over them than twice the standard error of that gain; and a validation counts against the stage only if its weights
+    fall as far behind the best.
 
     Args:
         path: of best.ckpt.
@@ -136,6 +138,6 @@ class WeightChoice(Callback):
 
 
 def is_beyond(best: Score, other: Score) -> bool:
-    """Whether the best weights gain more over others than the standard error of the gain."""
+    """Whether the best weights gain more over others than `ERRORS` standard errors of the gain."""
     gain, error = best.gain_over(other)
-    return gain > error
+    return gain > ERRORS * error
