@@ -388,10 +388,13 @@ def test_a_choice_on_the_command_line_is_the_experiment_that_makes_it() -> None:
     """experiment=X equals its overrides given by hand, but for names and folders."""
     for experiment in EXPERIMENTS:
         content = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())
-        pairs = [pair for entry in content.pop("defaults", []) for pair in entry.items()]
+        entries = content.pop("defaults", [])
+        parents = [entry for entry in entries if isinstance(entry, str) and entry != "_self_"]
+        pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
         if not pairs or any(isinstance(value, dict) for value in content.values()):
             continue
-        by_hand = [f"{str(key).removeprefix('override /')}={option}" for key, option in pairs]
+        by_hand = [f"experiment={parent}" for parent in parents]
+        by_hand += [f"{str(key).removeprefix('override /')}={option}" for key, option in pairs]
         by_hand += [f"{key}={yaml.safe_dump(value).split()[0]}" for key, value in content.items()]
         one, other = composed("train", f"experiment={experiment}"), composed("train", *by_hand)
         one.pop("paths"), other.pop("paths")

@@ -56,7 +56,11 @@ def build_workspace(entity: str, project: str, name: str, *, terms: Sequence[str
             wr.MediaBrowser(title="ROC, PR and calibration", media_keys=[f"{FIGURES}/curves"]),
         ],
         "Losses of pretraining": pretraining,
-        "Losses of fine-tuning": [*finetuning, _line("score", "finetune-valid/score")],
+        "Losses of fine-tuning": finetuning,
+        "Validation of fine-tuning": [
+            _line("score", "finetune-valid/score"),
+            wr.LinePlot(title="metrics", x=STEP, metric_regex=_VALIDATION, groupby=GROUP),
+        ],
         "Collapse monitors": [
             *(_line(m, *(f"pretrain-monitor/{m}_{x}" for x in ("slide", "expression"))) for m in _COLLAPSE),
             _line("alignment", "pretrain-monitor/alignment"),
@@ -106,6 +110,7 @@ def save_workspace(workspace: ws.Workspace) -> str:
 
 _CALIBRATION = ("brier", "ece", "calibration_slope")
 _COLLAPSE = ("rank", "uniformity", "variance_private")
+_VALIDATION = "^finetune-valid/.*_(auroc|auprc|quadratic_kappa|spearman|error)$"
 _TERM_MONITORS = "^pretrain-monitor/.*_(accuracy|scale|skipped|entropy|kl|floor)$"
 
 
