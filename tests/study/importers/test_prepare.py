@@ -90,7 +90,8 @@ def test_a_source_file_holds_every_setting_of_its_importer(source: str) -> None:
 def test_a_split_file_holds_every_setting_of_its_scheme(
     scheme: str, tiny_study: Study, tmp_path: Path
 ) -> None:
-    node = yaml.safe_load((config_dir() / "split" / f"{scheme}.yaml").read_text())
+    path = ["split.path=folds.csv"] if scheme == "predefined" else []
+    node = compose("train", ["data.root=study", f"split={scheme}", *path])["split"]
     target = located(node["_target_"], "split")
     assert {k for k in node if k != "_target_"} == set(inspect.signature(target).parameters)
     if scheme == "predefined":
