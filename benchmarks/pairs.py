@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.pairs_closed_form import logistic_vectors, random_vectors, ridge_vectors, site_vectors
-from benchmarks.pairs_readings import Vectors, write_readings
+from benchmarks.pairs_readings import CONTROLS, EVERY, FEW, LABELS, Vectors, write_predictions, write_readings
 from benchmarks.pairs_tables import write_document
 from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
@@ -44,11 +44,16 @@ class Row:
     Attributes:
         name: of the row. what: it is, in the words of the document.
         overrides: of ``toxfusion.train``, for a network; None for a closed form, which needs no seed.
+        reads: what a row that is trained on labels sees of a patient ("slide", "expression" or "both"), once with ten
+            labelled patients a class and once with all; "" for a row that gives vectors alone.
+        takes_sets: its tokens of expression are gene sets where there are any (``--gene-sets``).
     """
 
     name: str
     what: str
     overrides: tuple[str, ...] | None = None
+    reads: str = ""
+    takes_sets: bool = False
 
 
 def _preset(name: str, what: str, *overrides: str) -> Row:
@@ -57,6 +62,10 @@ def _preset(name: str, what: str, *overrides: str) -> Row:
 
 def _ablation(name: str, what: str, *overrides: str) -> Row:
     return Row(name, what, ("experiment=full", f"name={name}", *overrides))
+
+
+def _trained(name: str, what: str, reads: str, *overrides: str, takes_sets: bool = False) -> Row:
+    return Row(name, what, (*overrides, f"name={name}"), reads, takes_sets)
 
 
 ROWS = {
@@ -71,10 +80,26 @@ ROWS = {
         _preset("tangle", "TANGLE"),
         _preset("clip", "InfoNCE alone"),
         _preset("siglip", "SigLIP alone"),
+        _trained("full_finetuned", "the default, fine-tuned on labels", "both", "experiment=full"),
+        _trained(
+            "slide_after_both",
+            "pretrained on both, fine-tuned on slides alone",
+            "slide",
+            "experiment=full",
+            "modality.finetune=wsi",
+        ),
+        _trained("slide_alone", "slides alone from the start", "slide", "experiment=ablation_wsi_only"),
+        _trained("expression_alone", "expression alone", "expression", "experiment=ablation_omics_only"),
+        _trained("nopretrain", "both, without pretraining", "both", "experiment=ablation_nopretrain"),
+        _trained("abmil", "gated attention", "slide", "experiment=abmil"),
+        _trained("clam", "gated attention with instance clustering (CLAM)", "slide", "experiment=clam"),
+        _trained("mcat", "MCAT", "both", "experiment=mcat", takes_sets=True),
+        _trained("survpath", "SurvPath", "both", "experiment=survpath", takes_sets=True),
         Row("ridge", "reduced-rank ridge on the pairs of all cohorts, the own weighing 3"),
         Row("ridge_own", "the same on the pairs of the own cohort alone"),
         Row("logistic", "mean and deviation of tiles; principal components of expression"),
         _preset("null_shuffled_pairs", "null: pretrained on pairs that do not belong together"),
+        _trained("null_permuted_labels", "null: labels permuted", "both", "experiment=null_permuted_labels"),
         Row("null_random", "null: random vectors"),
         Row("null_site", "null: the site alone"),
     )
@@ -182,17 +207,41 @@ def split_of(root: Path, fold: int) -> pd.Series:
 def run_cell(cell: Cell, root: Path, extra: Sequence[str]) -> None:
     """Train, or fit, one cell, and read it."""
     if cell.row.overrides is None:
-        vectors = closed_form(cell, root)
-    else:
-        command(
-            "toxfusion.train", *cell.row.overrides, f"data.root={root}", "data=cohorts", "tile_features=store",
-            f"tile_features.name={STORE}", "data.expression.n_genes=null", "task=none", "split=predefined",
-            f"split.path={root / SPLIT}", f"split.fold={cell.fold}", f"seed={cell.seed}", "heatmaps=0",
-            f"paths.output={cell.folder}", "trainer.progress=false", *extra,
-            log=cell.folder.with_suffix(".log"),
-        )  # fmt: skip
-        vectors = network_vectors(cell, root)
-    write_readings(vectors, cell.readings, cell.seed)
+        write_readings(closed_form(cell, root), cell.readings, cell.seed)
+        return
+    common = (
+        *cell.row.overrides, f"data.root={root}", "data=cohorts", "tile_features=store",
+        f"tile_features.name={STORE}", "data.expression.n_genes=null", "split=predefined",
+        f"split.path={root / SPLIT}", f"split.fold={cell.fold}", f"seed={cell.seed}", "heatmaps=0",
+        "trainer.progress=false", *extra,
+    )  # fmt: skip
+    log = cell.folder.with_suffix(".log")
+    if not cell.row.reads:
+        command("toxfusion.train", *common, "task=none", f"paths.output={cell.folder}", log=log)
+        write_readings(network_vectors(cell, root), cell.readings, cell.seed)
+        return
+    obs, predictions = Study.open(root).obs, {}
+    for budget in (FEW, EVERY):
+        output = cell.folder / (f"labels{budget}" if budget else "all")
+        limit = f"task.budget={budget or 'null'}"
+        command("toxfusion.train", *common, *label_tasks(obs), limit, f"paths.output={output}", log=log)
+        predictions[budget] = pd.read_parquet(output / "predictions.parquet")
+    write_predictions(predictions, cell.row.reads, cell.readings)
+
+
+def label_tasks(obs: pd.DataFrame) -> tuple[str, ...]:
+    """Overrides that make a task of each label that the cohorts have, and of survival."""
+    nodes = []
+    for label in (*LABELS, *CONTROLS):
+        if len(np.unique(label.of(obs)[~np.isnan(label.of(obs))])) == 2:
+            values = obs[label.column].astype(str)
+            words = {
+                side: ",".join(f'"{word}"' for word in of if (values == word).any())
+                for side, of in (("negative", label.negative), ("positive", label.positive))
+            }
+            told = ",".join(f"{side}:[{of}]" for side, of in words.items())
+            nodes.append(f"{label.slug}:{{column:{label.column},{told}}}")
+    return "task=labels", f"task.labels={{{','.join(nodes)}}}", "task.survival.method=discrete"
 
 
 def network_vectors(cell: Cell, root: Path) -> Vectors:
@@ -247,6 +296,9 @@ def cells_of(given: argparse.Namespace) -> Iterator[Cell]:
         for fold in given.folds:
             for name in given.rows:
                 row = ROWS[name]
+                if row.takes_sets and given.gene_sets is not None:
+                    sets = ("expression=pathways", f"expression.gene_sets.gmt={given.gene_sets.resolve()}")
+                    row = replace(row, overrides=(*(row.overrides or ()), *sets))
                 if row.overrides is not None or seed == given.seeds[0]:
                     yield Cell(row, fold, seed, given.output)
 
@@ -290,6 +342,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="cells side by side, one thread each")
     parser.add_argument("--limit-minutes", type=float, help="begin no cell after so many minutes")
     parser.add_argument("--output", type=Path, default=Path("pairs"))
+    parser.add_argument(
+        "--gene-sets", type=Path, help="GMT file of symbols, for the tokens of mcat and survpath"
+    )
     parser.add_argument("--document", type=Path, default=Path("docs/pairs.md"))
     parser.add_argument(
         "--overrides",

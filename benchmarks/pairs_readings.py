@@ -6,6 +6,7 @@ closed form. All rows are read in the same way: nothing is fitted on test patien
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Label:
     column: str
     negative: tuple[str, ...]
     positive: tuple[str, ...]
+
+    @property
+    def slug(self) -> str:
+        """Its name as that of a task."""
+        return re.sub(r"\W+", "_", self.name).strip("_").lower()
 
     def of(self, obs: pd.DataFrame) -> np.ndarray:
         """float64 [n], 0, 1 or NaN."""
@@ -226,3 +232,26 @@ def write_readings(vectors: Vectors, folder: Path, seed: int) -> None:
     if genes is not None:
         write_parquet(genes, folder / "genes.parquet")
     write_parquet(label_scores(vectors, (*LABELS, *CONTROLS), seed), folder / "labels.parquet")
+
+
+def write_predictions(predictions: Mapping[int, pd.DataFrame], reads: str, folder: Path) -> None:
+    """labels.parquet and survival.parquet of a row that was trained on labels, as those of rows that give vectors.
+
+    Args:
+        predictions: ``labels`` (10, or 0 = all) -> predictions table of the run.
+        reads: "slide", "expression" or "both".
+    """
+    names = {label.slug: label.name for label in (*LABELS, *CONTROLS)}
+    tables, survival = [], []
+    for budget, table in predictions.items():
+        tested = table[(table["part"] == "test") & table["label"].notna()].rename(
+            columns={"unit_id": "sample_id"}
+        )
+        about = tested[tested["task"].isin(names)]
+        about = about.assign(task=about["task"].map(names), labels=budget, input=reads, draw=0)
+        tables.append(about[["task", "labels", "input", "draw", "sample_id", "label", "score"]])
+        times = tested[tested["task"] == "survival"].rename(columns={"label": "time"})
+        survival.append(times.assign(labels=budget)[["labels", "sample_id", "time", "event", "score"]])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_parquet(pd.concat(survival, ignore_index=True), folder / "survival.parquet")
+    write_parquet(pd.concat(tables, ignore_index=True), folder / "labels.parquet")

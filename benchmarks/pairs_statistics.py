@@ -147,7 +147,12 @@ def _correlation(x: np.ndarray, y: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     covariance = drawn @ (x * y) - mean_x * mean_y
     variance = (drawn @ x**2 - mean_x**2) * (drawn @ y**2 - mean_y**2)
     return np.asarray(
-        np.divide(covariance, np.sqrt(variance), where=variance > 1e-20, out=np.full_like(variance, np.nan))
+        np.divide(
+            covariance,
+            np.sqrt(np.maximum(variance, 0.0)),
+            where=variance > 1e-20,
+            out=np.full_like(variance, np.nan),
+        )
     )
 
 

@@ -13,6 +13,7 @@ from benchmarks.pairs_readings import CONTROLS, EVERY, FEW, LABELS
 from benchmarks.pairs_statistics import (
     Estimate,
     auroc,
+    concordance,
     gene_correlation,
     mean_of,
     median_share,
@@ -57,6 +58,16 @@ def labels(cells: Sequence[Cell], budget: int, given: str, tasks: Sequence[str])
         by_task = {t: auroc(of) for t, of in chosen.groupby("task") if t in tasks}
         if by_task:
             found[row] = {t: by_task[t] for t in tasks if t in by_task}
+    return found
+
+
+def survival(cells: Sequence[Cell], cohort: pd.Series) -> Measured:
+    """Harrell's C of each cohort, of rows that were trained on all labels."""
+    found: Measured = {}
+    for row, table in read(cells, "survival").items():
+        every = table[table["labels"] == EVERY]
+        by_cohort = every.groupby(cohort.loc[every["sample_id"]].to_numpy())
+        found[row] = {str(c): concordance(of) for c, of in by_cohort if of["event"].sum() > 1}
     return found
 
 
@@ -166,7 +177,8 @@ def write_document(
         "vector of the slide (of `ridge` and `logistic`: from mean and deviation of tiles).",
         table_of(genes(done, study, lambda fold: truth_of(given.output, fold)), order, cohorts, folds),
         "## Labels\n\nAUROC of logistic regression on frozen vectors, over pairs of patients of one fold. With ten "
-        "labelled patients a class: the mean of ten draws, the same for all rows.",
+        "labelled patients a class: the mean of ten draws, the same for all rows; of rows that are trained on labels: "
+        "one draw a seed.",
     ]
     for given_name in ("slide", "expression", "both"):
         for budget in (FEW, EVERY):
@@ -177,6 +189,11 @@ def write_document(
             control = labels(done, budget, given_name, controls)
             if given_name == "slide" and control:
                 blocks += ["Negative control:", table_of(control, order, controls, folds)]
+    blocks += [
+        "## Survival\n\nHarrell's C of overall survival over pairs of patients of one fold and cohort, of rows that "
+        "are trained on it beside the labels.",
+        table_of(survival(done, study.obs["batch"]), order, cohorts, folds),
+    ]
     replace_file(given.document, ("\n\n".join(blocks) + "\n").encode())
     print(f"written: {given.document}")
 

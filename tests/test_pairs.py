@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.pairs import ROWS, cells_of, cohorts_in, parse, site_folds
+from benchmarks.pairs import ROWS, cells_of, cohorts_in, label_tasks, parse, site_folds
 from benchmarks.pairs_readings import EVERY, FEW, Label, Vectors, label_scores, predicted_genes, retrieval
 from benchmarks.pairs_statistics import (
     auroc,
@@ -18,6 +18,8 @@ from benchmarks.pairs_statistics import (
     recall,
     weights,
 )
+from toxfusion.config.entry import compose
+from toxfusion.training.task_nodes import build_tasks
 
 GRADE = Label("grade", "grade", ("low",), ("high",))
 
@@ -155,3 +157,19 @@ def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -
     assert set(ROWS) >= {"full", "mirror", "tangle", "clip", "siglip", "ridge", "logistic"}
     with pytest.raises(SystemExit, match="holds no cohort"):
         cohorts_in(tmp_path, ["luad"])
+
+
+def test_rows_that_are_trained_ask_for_the_labels_that_the_cohorts_have() -> None:
+    obs = pd.DataFrame(
+        {"batch": ["luad", "lusc", "lihc", "lihc"], "subtype": "x",
+         "ishak_fibrosis_score": ["", "", "0 - No Fibrosis", "1,2 - Portal Fibrosis"]}
+    )  # fmt: skip
+    task, labels, _ = label_tasks(obs)
+    config = compose("train", ["data.root=study", task, labels])
+    assert config["task"]["labels"] == {
+        "luad_or_lusc": {"column": "batch", "negative": ["luad"], "positive": ["lusc"]},
+        "lihc_fibrosis_any_or_none": {
+            "column": "ishak_fibrosis_score", "negative": ["0 - No Fibrosis"], "positive": ["1,2 - Portal Fibrosis"],
+        },
+    }  # fmt: skip
+    assert set(build_tasks(config).weights) == {"luad_or_lusc", "lihc_fibrosis_any_or_none"}

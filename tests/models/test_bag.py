@@ -22,6 +22,7 @@ from toxfusion.models.bag import (
     bag_moments,
     length_groups,
 )
+from toxfusion.models.clam import ClusteredAttention
 
 Make = Callable[..., RaggedTiles]
 DIM, WIDTH = 10, 16
@@ -30,6 +31,7 @@ ENCODERS: dict[str, Callable[[], BagEncoder]] = {
     "max": lambda: MaxPool(DIM, WIDTH),
     "abmil": lambda: GatedAttention(DIM, WIDTH, heads=3),
     "pooled": lambda: PooledAttention(DIM, WIDTH, heads=3),
+    "clam": lambda: ClusteredAttention(DIM, WIDTH),
     "latent": lambda: LatentAttention(DIM, WIDTH, n_latents=5, heads=2),
     "transmil": lambda: TransMIL(DIM, WIDTH, heads=4),
 }

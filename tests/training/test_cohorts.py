@@ -65,3 +65,13 @@ def test_slides_alone_after_pretraining_on_both_with_few_labels(tmp_path: Path) 
 def test_a_network_of_one_modality_cannot_go_on_with_another(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"modality\.finetune: 'wsi' with modality=omics"):
         RunSettings.read(settings(tmp_path, "modality=omics", "modality.finetune=wsi"))
+
+
+def test_instance_clustering_is_part_of_fine_tuning_with_clam(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", **tiny_tables())
+    write_features(study)
+    run(settings(tmp_path, "experiment=clam", "task.labels=[mechanism,dose_level]", "task.budget=null"))  # type: ignore[arg-type]
+    history = pd.read_csv(RunFolder(tmp_path / "run").history)
+    found = history.loc[history["stage"] == "finetune"].filter(like="instances").dropna()
+    assert len(found)
+    assert (found > 0).all().all()

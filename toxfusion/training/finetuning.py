@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from toxfusion.data.batch import Batch
 from toxfusion.data.sampling import seed_draws
 from toxfusion.distributed.ranks import rank
+from toxfusion.models.network import Representation
 from toxfusion.models.predictor import Predictor
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.head_start import HeadRidge
+from toxfusion.training.instances import InstanceTerms
 from toxfusion.training.optimization import Optimization, is_logged
 
 
@@ -47,6 +49,7 @@ class FinetuningModule(L.LightningModule):
         self.ridge = ridge
         self.predictor, self.tasks = predictor, tasks
         self.objectives = nn.ModuleDict(tasks.objectives(labels))
+        self.instances = InstanceTerms.of(predictor.network.bag, tasks)
         self.network_lr_share, self.optimization = network_lr_share, optimization
         self.seed, self.contract = seed, contract
         if network_lr_share == 0:
@@ -71,10 +74,12 @@ class FinetuningModule(L.LightningModule):
         seed_draws(self.device, self.seed, "finetune", batch.step, rank())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        fused = self.predictor(batch).fused
+        said = self.predictor(batch)
+        fused = said.fused
         if is_logged(self.trainer):
             self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
-        return self._log(self.penalised(self.losses(fused.vector, batch)), "train", len(batch))
+        losses = self.penalised(self.losses(fused.vector, batch))
+        return self._log(losses, "train", len(batch), self.clustering(said, batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log the losses; returns the fused vectors [B, W]."""
@@ -82,14 +87,25 @@ class FinetuningModule(L.LightningModule):
         self._log(self.losses(vector, batch), "valid", len(batch))
         return vector
 
+    def clustering(self, said: Representation, batch: Batch) -> Tensor | None:
+        """The loss of instance clustering; None for a bag encoder without."""
+        if self.instances is None or said.slide is None:
+            return None
+        return self.instances(said.slide, batch)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimization.configure(self, {"predictor.network.": self.network_lr_share})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["contract"] = self.contract
 
-    def _log(self, losses: dict[str, Tensor], part: str, size: int) -> Tensor:
+    def _log(
+        self, losses: dict[str, Tensor], part: str, size: int, clustering: Tensor | None = None
+    ) -> Tensor:
         total = self.total(losses)
+        if clustering is not None and self.instances is not None:
+            total = (1 - self.instances.weight) * total + self.instances.weight * clustering
+            losses = {**losses, "instances": clustering}
         values = {f"{part}/{k}": v.detach() for k, v in losses.items()} | {f"{part}/loss": total.detach()}
         if part == "valid" or is_logged(self.trainer):
             self.log_dict(values, batch_size=size, sync_dist=part == "valid", on_step=part == "train")
