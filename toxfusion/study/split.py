@@ -184,3 +184,22 @@ def _apart(rows: pd.DataFrame) -> tuple[str, str]:
     """Two compounds of one unit in different parts."""
     part = rows.groupby("compound")["part"].first()
     return next((str(a), str(b)) for a, b in combinations(part.index, 2) if part[a] != part[b])
+
+
+def describe_parts(obs: pd.DataFrame, units: pd.Series) -> dict[str, Any]:
+    """Units, sizes and class counts of one part."""
+    treated = obs[~obs["is_control"]]
+    labels = treated.groupby("compound")["dili"].first()
+    members = obs.groupby(units.loc[obs.index])["compound"].unique()
+    return {
+        "units": {str(unit): sorted(map(str, compounds)) for unit, compounds in members.items()},
+        "n_units": len(members),
+        "n_compounds": int(obs["compound"].nunique()),
+        "n_samples": len(obs),
+        "n_controls": int(obs["is_control"].sum()),
+        "dili": {
+            "positive": int((labels == 1).sum()),
+            "negative": int((labels == 0).sum()),
+            "unlabelled": int(labels.isna().sum()),
+        },
+    }

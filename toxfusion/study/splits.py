@@ -16,7 +16,15 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.analogues import read_analogues, read_parts, unknown_analogues
-from toxfusion.study.split import PARTS, UNIT_COLUMNS, Split, SplitError, column_values, split_units
+from toxfusion.study.split import (
+    PARTS,
+    UNIT_COLUMNS,
+    Split,
+    SplitError,
+    column_values,
+    describe_parts,
+    split_units,
+)
 from toxfusion.study.study import Study
 from toxfusion.study.tables import TableError
 from toxfusion.study.vocabulary import DOSE_LEVELS, TREATED_LEVELS
@@ -476,29 +484,10 @@ def _split(
         "valid_together": list(valid_together or together),
         "analogues": dict(analogues),
         "left_out": int((part == "").sum()),
-        "parts": {p: _describe(study.obs.loc[ids[p]], units) for p in PARTS},
+        "parts": {p: describe_parts(study.obs.loc[ids[p]], units) for p in PARTS},
     }
     if unknown := unknown_analogues(analogues, study.obs["compound"]):
         manifest["unknown_analogues"] = unknown
     split = Split(ids["train"], ids["valid"], ids["test"], int(scheme.fold), manifest)
     split.check(study)
     return split
-
-
-def _describe(obs: pd.DataFrame, units: pd.Series) -> dict[str, Any]:
-    """Units, sizes and class counts of one part."""
-    treated = obs[~obs["is_control"]]
-    labels = treated.groupby("compound")["dili"].first()
-    members = obs.groupby(units.loc[obs.index])["compound"].unique()
-    return {
-        "units": {str(unit): sorted(map(str, compounds)) for unit, compounds in members.items()},
-        "n_units": len(members),
-        "n_compounds": int(obs["compound"].nunique()),
-        "n_samples": len(obs),
-        "n_controls": int(obs["is_control"].sum()),
-        "dili": {
-            "positive": int((labels == 1).sum()),
-            "negative": int((labels == 0).sum()),
-            "unlabelled": int(labels.isna().sum()),
-        },
-    }
