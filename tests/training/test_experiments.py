@@ -90,7 +90,12 @@ def part_of_network(name: str) -> str:
     top, _, rest = name.partition(".")
     if top.endswith("_projections"):
         kind = rest.partition(".")[0]
-        return "fusion" if kind.endswith("_token") else f"{top.removesuffix('_projections')}_{kind}"
+        # The linear path gives both parts, and no term reads a private part alone.
+        part = "shared" if kind == "linear" else kind
+        to_fusion = kind.endswith("_token") or kind == "carry"
+        return "fusion" if to_fusion else f"{top.removesuffix('_projections')}_{part}"
+    if top == "fusion_gain":
+        return "fusion"
     return "decoder" if top == "expression" and rest.startswith(DECODER) else top
 
 
