@@ -51,7 +51,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="module")
 def full(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return trained(study, tmp_path_factory.mktemp("full"), "size.finetune_steps=3", "size.pretrain_steps=3")
+    style = ["pretrain.weights.style=0.1", "pretrain.weights.cluster=0.1"]
+    steps = ["size.finetune_steps=3", "size.pretrain_steps=3"]
+    return trained(study, tmp_path_factory.mktemp("full"), *steps, *style)
 
 
 @pytest.fixture(scope="module")
