@@ -275,7 +275,7 @@ def test_every_experiment_runs_alone(featured: Study, tmp_path: Path, experiment
         assert "valid/genes" in names
         assert not names & {"valid/align", "valid/sub_bag"}
     if experiment == "ablation_wsi_only":
-        assert "valid/sub_bag" in names
+        assert "valid/orthogonality" in names
         assert not names & {"valid/align", "valid/genes"}
     if experiment == "ablation_noalign":
         assert "valid/align" not in names
