@@ -25,6 +25,19 @@ if TYPE_CHECKING:
     from benchmarks.pairs import Cell
     from toxfusion.study.study import Study
 
+DATA = (
+    "## To get the same data\n\nA folder a cohort. `tcga_<cohort>_all_clean.csv.zip` is of the release of PORPOISE: "
+    "clinical columns and z-scores of expression within the cohort. `bags/<slide_id>.pt` holds a tensor [regions, 192] "
+    "a slide: the region features of HIPT (academic use). `<cohort>_labels.csv` is TCGA's clinical supplement, one row "
+    "a case. Any cohort of that form can be added."
+)
+LEAK = (
+    "**Of expression, LUAD or LUSC and KIRC or KIRP are no evidence.** The published z-scores are within each cohort, "
+    "and how a table was standardised tells which it is: see the random directions of `null_random`. The same holds of "
+    "both modalities together. Of slides: no site code has cases of both cohorts of an organ, so that a part of what "
+    "tells these cohorts apart may be how their sites stain and scan."
+)
+
 Measured = dict[str, dict[str, Estimate]]
 """Row -> cohort or task -> estimate."""
 REFERENCE, FIRST = "ridge", "full"
@@ -189,10 +202,12 @@ def write_document(
             control = labels(done, budget, given_name, controls)
             if given_name == "slide" and control:
                 blocks += ["Negative control:", table_of(control, order, controls, folds)]
+    blocks += [LEAK]
     blocks += [
         "## Survival\n\nHarrell's C of overall survival over pairs of patients of one fold and cohort, of rows that "
         "are trained on it beside the labels.",
         table_of(survival(done, study.obs["batch"]), order, cohorts, folds),
+        DATA,
     ]
     replace_file(given.document, ("\n\n".join(blocks) + "\n").encode())
     print(f"written: {given.document}")
