@@ -10,7 +10,7 @@ INSTALL = $(UV) pip install --quiet --python $(PY) -r requirements.lock && \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo test lint docs format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,14 +38,18 @@ lint: $(READY) ## style and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(READY) ## the documentation as a site, below site/
+	$(PY) -m mkdocs build --strict
+
 format: $(READY) ## rewrite the code in the one style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 lock: $(READY) ## choose versions anew from the ranges of pyproject.toml
-	$(UV) pip compile pyproject.toml --extra dev --extra sweeps --universal --python-version 3.11 --upgrade \
+	$(UV) pip compile pyproject.toml --extra dev --extra docs --extra sweeps --universal --python-version 3.11 --upgrade \
 		--no-header --no-emit-index-url --no-annotate --quiet -o requirements.lock
 
 clean: ## remove what the tools leave behind; .venv, studies, runs and the demo's results stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -141,7 +141,7 @@ def write_document(study: Study, output: Path, document: Path, folds: int, permu
         "compounds resolve an AUROC to about 0.12 either way.\n\n"
         "## Can batches be read off vehicle controls?\n\n"
         "By linear discriminant in stratified folds (`toxfusion.doctor batch_audit=true`, "
-        "[evaluation.md](evaluation.md)); `study` is the experiment.\n\n"
+        "[evaluation](explanation/evaluation.md)); `study` is the experiment.\n\n"
         f"{markdown(batches)}\n\n"
         "## What was dropped or altered\n\n" + "\n".join(f"    {line}" for line in audit.splitlines()) + "\n"
     )

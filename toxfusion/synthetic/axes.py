@@ -1,7 +1,7 @@
 """The fourteen injury axes: slide phenotypes, zones, time courses and expression programmes of rat genes.
 
-Sizes and courses follow the reference tables that docs/synthetic.md describes. Numbers of compounds, doses and
-animals live in `cohort`; how lesions are drawn, in `parenchyma` and `lesions`.
+Sizes and courses follow the reference tables that docs/explanation/virtual_study.md describes. Numbers of compounds,
+doses and animals live in `cohort`; how lesions are drawn, in `parenchyma` and `lesions`.
 """
 
 from __future__ import annotations
