@@ -10,13 +10,19 @@ from toxfusion.config.entry import entry_point
 
 @entry_point("compare")
 def main(config: dict[str, Any]) -> None:
-    """Set finished runs beside a reference: intervals, paired differences, corrected p-values, shares of the
-    oracle.
+    """Set finished runs, and other models' predictions, beside a reference: intervals, paired differences, corrected
+    p-values, shares of the oracle.
     """
     from toxfusion.runs.compared import compare_runs
 
     settings = {key: config[key] for key in ("reference", "draws", "seed", "interval")}
-    compare_runs(str(config["runs"]), Path(config["paths"]["output"]), **settings)
+    external = config["external"]
+    compare_runs(
+        str(config["runs"]),
+        Path(config["paths"]["output"]),
+        external=[external] if isinstance(external, str) else external or (),
+        **settings,
+    )
 
 
 if __name__ == "__main__":

@@ -378,16 +378,23 @@ def test_command_line_end_to_end(
 ) -> None:
     from toxfusion.compare import main
 
-    folder = tmp_path / "table"
-    main(
-        [f"runs='{outputs / pattern}'", f"output={folder}", "draws=100", f"hydra.run.dir={tmp_path / 'log'}"]
-    )
+    folder, rival = tmp_path / "table", outputs / "ablation_wsi_only"
+    theirs = pd.concat([pd.read_parquet(rival / f"fold{k}_seed0" / "predictions.parquet") for k in range(2)])
+    theirs = theirs[(theirs["task"] == "dili") & (theirs["part"] == "test")]
+    columns = {"unit_id": "case", "fold": "fold", "task": "task", "score": "probability"}
+    theirs = theirs.rename(columns=columns)[list(columns.values())]
+    nobody = theirs.iloc[[0]].assign(case="nobody")
+    pd.concat([theirs, nobody]).to_csv(tmp_path / "theirs.csv", index=False)
+    main([f"runs='{outputs / pattern}'", f"output={folder}", "draws=100", f"external={tmp_path / 'theirs.csv'}",
+          f"hydra.run.dir={tmp_path / 'log'}"])  # fmt: skip
     printed = capsys.readouterr().out
     assert "ablation_wsi_only" in printed
     assert "unfinished" in printed
     assert "not finished, left out" in printed
     wide = pd.read_csv(folder / "comparison.csv", index_col="experiment")
-    assert wide.index.tolist() == ["full", "ablation_wsi_only"]
+    assert wide.index.tolist() == ["full", "ablation_wsi_only", "theirs"]
+    assert wide.at["theirs", "dili_difference"] == wide.at["ablation_wsi_only", "dili_difference"] != 0
+    assert "theirs/dili/nobody" in (folder / "audit.json").read_text()
     assert {"dili_value", "dili_difference", "injury_p_holm", "lesions_strata", "dili_share"} <= set(
         wide.columns
     )

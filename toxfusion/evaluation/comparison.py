@@ -53,6 +53,7 @@ class Run:
         transductive: its split put test compounds into training too, and meant to.
         null: what was destroyed in it on purpose ("permuted labels"); "" for a method.
         view: the oracle view of what it reads (``scoring.VIEWS``).
+        external: its scores come from a table of somebody else's model, not from a run.
     """
 
     experiment: str
@@ -65,6 +66,7 @@ class Run:
     transductive: bool = False
     null: str = ""
     view: str = "both"
+    external: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,9 @@ def compare(
             )  # fmt: skip
             found = made.record(standard if experiment != reference else None, oracles, notes)
             leak = _suspected_leak(made, float(found["value"]), virtual, notes)
-            flags = {"transductive": made.transductive, f"null: {made.null}": made.null != "",
-                     "SUSPECTED LEAK": leak, "above the oracle": found["above_oracle"]}  # fmt: skip
+            flags = {"external": any(r.external for r in mine), "transductive": made.transductive,
+                     f"null: {made.null}": made.null != "", "SUSPECTED LEAK": leak,
+                     "above the oracle": found["above_oracle"]}  # fmt: skip
             records.append({**found, "flags": "; ".join(name for name, raised in flags.items() if raised)})
     if not records:
         raise ComparisonError("no task has labelled test units of both classes; there is nothing to compare.")

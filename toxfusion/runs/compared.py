@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
@@ -14,8 +15,10 @@ from toxfusion.evaluation import comparison_pages as pages
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.bootstrap import IntervalMethod
 from toxfusion.evaluation.comparison import Cohort, ComparisonError, Run, compare
+from toxfusion.evaluation.external import external_runs
 from toxfusion.evaluation.oracles import read_oracles
 from toxfusion.evaluation.probing import mean_over_runs
+from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
 from toxfusion.study.split import read_manifest
 from toxfusion.study.study import read_provenance, virtual_setting
@@ -23,7 +26,7 @@ from toxfusion.training.folder import RunError, RunFolder, modality_in_use
 
 #: Every file of a comparison: what an earlier one left must not lie beside the tables of a later one.
 WRITTEN = ("comparison.csv", "comparison.md", "comparison.tex", "comparison.html", "comparison.png",
-           "differences.png", "few_shot.png")  # fmt: skip
+           "differences.png", "few_shot.png", "audit.json")  # fmt: skip
 #: What a modality lets a method see, as the oracles are named; without any, doses and times only.
 VIEW_OF = {"both": "both", "wsi": "slide", "omics": "expression", "none": "both"}
 #: Keys of a config that destroy something on purpose, and what.
@@ -35,7 +38,14 @@ _NULLS = {
 
 
 def compare_runs(
-    pattern: str, output: Path, *, reference: str, draws: int, seed: int, interval: IntervalMethod
+    pattern: str,
+    output: Path,
+    *,
+    reference: str,
+    draws: int,
+    seed: int,
+    interval: IntervalMethod,
+    external: Sequence[str] = (),
 ) -> None:
     """Compare the runs that a pattern matches; writes tables and figures in place of an earlier comparison.
 
@@ -44,14 +54,21 @@ def compare_runs(
         output: folder of comparison.csv, .md, .tex, .html and the figures.
         reference: the experiment that the others are set beside.
         draws, seed, interval: of the bootstrap.
+        external: tables of other models' predictions, see `external_runs`; what they leave out goes to audit.json.
 
     Raises:
-        ComparisonError: no finished run, or runs that cannot be set side by side.
+        ComparisonError: no finished run, or runs or external predictions that cannot be set side by side.
+        TableError: an external table that cannot be read.
         RunError, PredictionsError: a run folder that lacks or breaks a file.
     """
     runs, cohorts, notes = read_runs(pattern)
+    rows, audit = list(runs), Audit()
+    for file in external:
+        others, said = external_runs(file, rows, reference, audit)
+        rows += others
+        notes += said
     found = compare(
-        runs,
+        rows,
         cohorts,
         reference=reference,
         draws=draws,
@@ -68,6 +85,8 @@ def compare_runs(
     for name, draw in drawn.items():
         draw(found, output / name)
     pictures = [*drawn, *_few_shot(runs, output, found.notes)]
+    if len(audit):
+        audit.write(output / "audit.json")
     replace_file(output / "comparison.csv", found.wide().to_csv().encode())
     replace_file(output / "comparison.md", pages.to_markdown(found).encode())
     replace_file(output / "comparison.tex", pages.to_latex(found).encode())
