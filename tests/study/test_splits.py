@@ -318,6 +318,36 @@ def test_a_patient_of_a_predefined_table_on_both_sides_is_named(tmp_path: Path) 
         Predefined(str(path), valid_fraction=0.0)(study)
 
 
+def test_published_parts_that_overlap_are_refused_or_repeated_under_their_name(tmp_path: Path) -> None:
+    """The patient on both sides trains and is tested, is never drawn to choose on, and the manifest lists it."""
+    study = cohort(10, 10, [0])
+    path = tmp_path / "folds.csv"
+    test = study.obs.index[[0, 1, 10, 11]]
+    table = pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": "train"})
+    table = pd.concat([table[~table["sample_id"].isin(test[1:])],
+                       pd.DataFrame({"sample_id": test, "fold": 0, "part": "test"})])  # fmt: skip
+    table.to_csv(path, index=False)
+    with pytest.raises(
+        SplitError, match=rf"1 samples are in train and in test of fold 0 \({test[0]}\).*allow_over"
+    ):
+        Predefined(str(path))(study)
+    for seed in range(5):
+        split = Predefined(str(path), seed=seed, valid_fraction=0.5, allow_overlap=True)(study)
+        assert set(split.test) & set(split.train) == {test[0]}
+        assert not set(split.valid) & {*split.train, *split.test}
+    assert split.manifest["overlap"] == [test[0]]
+    assert split.manifest["transductive"] is True
+    assert split.part_of()[test[0]] == "test"
+    with pytest.raises(SplitError, match="2 times"):
+        replace(split, manifest={**split.manifest, "overlap": []}).check(study)
+    honest = table.drop_duplicates("sample_id", keep="last")
+    honest.to_csv(path, index=False)
+    assert Predefined(str(path), allow_overlap=True)(study).manifest["transductive"] is False
+    table.replace({"part": {"train": "valid"}}).to_csv(path, index=False)
+    with pytest.raises(SplitError, match=rf"'{test[0]}': twice in fold 0, in valid and test"):
+        Predefined(str(path), allow_overlap=True)(study)
+
+
 def test_a_range_without_samples_is_named(tiny_study: Study) -> None:
     with pytest.raises(SplitError, match=r"TimeForward.*range to test"):
         TimeForward(test_from_h=700)(tiny_study)
@@ -480,6 +510,8 @@ def test_the_name_of_a_run_tells_a_transductive_split_from_the_others(
     config = compose("train", ["data.root=study", "split=time_forward", "split.unseen_compounds=false"])
     assert "transductive" in config["paths"]["output"]
     assert "transductive" not in compose("train", ["data.root=study"])["paths"]["output"]
+    overlap = ["data.root=study", "split=predefined", "split.path=folds.csv", "split.allow_overlap=true"]
+    assert "_overlap/fold0" in compose("train", overlap)["paths"]["output"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: type(s).__name__)

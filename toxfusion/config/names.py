@@ -38,6 +38,8 @@ def variant_name(overrides: Sequence[str], unnamed: Sequence[str] = ()) -> str:
 def transductive_name(split: Mapping[str, Any]) -> str:
     """The part of a run folder's name that tells a split which trains and tests one compound; '' for any other.
 
+    A published split whose parts may overlap has a name of its own.
+
     ``split`` is the node of the configuration; the manifest of what it builds says the same.
     """
     told = (
@@ -46,7 +48,8 @@ def transductive_name(split: Mapping[str, Any]) -> str:
         split.get("keep_compounds") is False,
         split.get("unseen_compounds") is False,
     )
-    return "_transductive" if any(told) else ""
+    overlap = "_overlap" if split.get("allow_overlap") is True else ""
+    return ("_transductive" if any(told) else "") + overlap
 
 
 def register_resolvers() -> None:

@@ -6,11 +6,13 @@ name whatever the case and the blanks, and one that joins nothing of the study i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from toxfusion.study.any_table import read_any_table
 from toxfusion.study.names import plain_name, strangers
 from toxfusion.study.tables import TableError, read_table
 
@@ -64,23 +66,53 @@ def unknown_analogues(pairs: Mapping[str, str], compounds: Iterable[str]) -> lis
     return [f"{name!r} is no compound of the study{odd.told(name)}" for name in odd.near]
 
 
-def read_parts(path: Path | str) -> pd.DataFrame:
-    """The columns sample_id, fold and part of a parquet file, or of a text table or spreadsheet, as text.
+@dataclass(frozen=True)
+class PublishedParts:
+    """One fold that somebody published.
+
+    Attributes:
+        part: sample_id -> train, valid or test, once each; test for a sample of ``overlap``.
+        overlap: samples that are in train and in test.
+    """
+
+    part: pd.Series
+    overlap: list[str]
+
+
+def read_parts(path: Path | str, fold: int, parts: Sequence[str]) -> PublishedParts:
+    """A fold of a table (parquet, text or a spreadsheet) with the columns sample_id, fold and part.
+
+    Args:
+        parts: what part may be.
 
     Raises:
-        TableError: there is no such file, it is no table, or it lacks a column or a cell.
+        TableError: there is no such file, it is no table, lacks a column, a value or the fold, or a sample is twice
+            in the fold in any way but in train and test.
     """
     columns = ("sample_id", "fold", "part")
-    place = Path(path)
-    if place.suffix == ".parquet" and place.is_file():
-        try:
-            table = pd.read_parquet(place)
-        except (ValueError, OSError) as error:
-            raise TableError(f"{path}: no table can be read from it ({error})") from error
-        for column in columns:
-            if column not in table.columns:
-                raise TableError(f"{path}: column {column!r} is missing; it needs {', '.join(columns)}")
-        return table.assign(sample_id=table["sample_id"].astype(str))
-    if not place.is_file():
+    if not Path(path).is_file():
         raise TableError(f"{path}: no such file; split.path names a table {', '.join(columns)}")
-    return read_table(path, required=columns)
+    table = read_any_table(path, columns)
+    wrong = table["part"][~table["part"].isin(parts)]
+    if len(wrong):
+        raise TableError(f"{path}, column 'part', value {wrong.iloc[0]!r}: is none of {tuple(parts)}")
+    folds = pd.to_numeric(table["fold"].astype(object), errors="coerce")
+    wrong = table["fold"][folds.isna() | (folds % 1 != 0)]
+    if len(wrong):
+        raise TableError(
+            f"{path}, column 'fold', value {wrong.iloc[0]!r}: is no whole number; number the folds from 0"
+        )
+    of_fold = table[folds == fold]
+    if of_fold.empty:
+        raise TableError(f"{path}, column 'fold', value {fold}: there are {sorted(set(folds.astype(int)))}")
+    named = of_fold.assign(sample_id=of_fold["sample_id"].astype(str)).groupby("sample_id", sort=False)[
+        "part"
+    ]
+    overlap = [str(sample) for sample, of in named if sorted(of) == ["test", "train"]]
+    for sample, of in named:
+        if len(of) > 1 and sample not in overlap:
+            raise TableError(
+                f"{path}, column 'sample_id', value {sample!r}: twice in fold {fold}, in {' and '.join(of)}; give it "
+                "one part"
+            )
+    return PublishedParts(named.last().mask(named.size() > 1, "test"), overlap)

@@ -28,13 +28,16 @@ class SplitError(ValueError):
 class Split:
     """Sample ids of three disjoint parts; samples in none of them are left out of the run.
 
+    Parts overlap in one case: a published split that was taken as it is; its manifest lists the samples.
+
     Attributes:
         train, valid, test: sample ids in the study's order.
         fold: which fold of its scheme this is.
         manifest: plain JSON: the scheme and its settings, ``transductive``, ``together`` (columns whose
             values never straddle parts), ``valid_together`` (the same between train and valid only, where it
-            differs), ``analogues`` (compound -> parent), ``unknown_analogues`` (what of their table is no
-            compound of the study), and units, sizes and classes of each part.
+            differs), ``overlap`` (samples that train and test), ``analogues`` (compound -> parent),
+            ``unknown_analogues`` (what of their table is no compound of the study), and units, sizes and classes of
+            each part.
     """
 
     train: list[str]
@@ -44,7 +47,7 @@ class Split:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     def part_of(self) -> dict[str, str]:
-        """sample_id -> its part."""
+        """sample_id -> its part; test for a sample that is trained on as well."""
         return {sample: part for part in PARTS for sample in getattr(self, part)}
 
     def units(self, obs: pd.DataFrame) -> pd.Series:
@@ -53,13 +56,15 @@ class Split:
         return split_units(obs, together, self.manifest.get("analogues", {}))
 
     def check(self, study: Study) -> None:
-        """Check that the parts are disjoint, known to the study and straddled by no unit.
+        """Check that the parts are disjoint (but for the overlap that the manifest lists), known to the study and
+        straddled by no unit.
 
         Raises:
             SplitError: names the compounds that meet across two parts, and through what.
         """
         counts = Counter(s for part in PARTS for s in getattr(self, part))
-        twice = [s for s, n in counts.items() if n > 1]
+        both = set(self.manifest.get("overlap", ())) & set(self.train) & set(self.test)
+        twice = [s for s, n in counts.items() if n > 1 + (s in both)]
         if twice:
             raise SplitError(
                 f"sample {twice[0]!r} is in the split {counts[twice[0]]} times; give it one part"

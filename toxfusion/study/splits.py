@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from toxfusion.study.analogues import read_analogues, read_parts, unknown_analogues
+from toxfusion.study.analogues import PublishedParts, read_analogues, read_parts, unknown_analogues
 from toxfusion.study.split import (
     PARTS,
     UNIT_COLUMNS,
@@ -28,6 +27,9 @@ from toxfusion.study.split import (
 from toxfusion.study.study import Study
 from toxfusion.study.tables import TableError
 from toxfusion.study.vocabulary import DOSE_LEVELS, TREATED_LEVELS
+
+#: Samples that an error about an overlap of parts names.
+_NAMED = 20
 
 
 def _analogues(path: str | None, study: Study) -> dict[str, str]:
@@ -237,6 +239,8 @@ class Predefined:
         valid_folds, valid_fold: as in ``CompoundKFold``, in place of that draw.
         seed: of that draw; independent of the seed of training.
         transductive: the table knowingly divides compounds; only the animals' groups are then checked.
+        allow_overlap: samples that the table has in train and in test are trained on and tested, as somebody published
+            it; none of them is drawn for validation, and the manifest lists them as ``overlap``.
     """
 
     path: str
@@ -247,15 +251,16 @@ class Predefined:
     analogues: str | None = None
     valid_folds: int | None = None
     valid_fold: int = 0
+    allow_overlap: bool = False
 
     def __call__(self, study: Study) -> Split:
-        rows = self._rows()
-        unknown = [s for s in rows.index if s not in study.obs.index]
+        published = self._published()
+        unknown = [s for s in published.part.index if s not in study.obs.index]
         if unknown:
             raise SplitError(
                 f"{self.path}, column 'sample_id', value {unknown[0]!r}: no such sample in {study.name!r}"
             )
-        part = rows.reindex(study.obs.index).fillna("")
+        part = published.part.reindex(study.obs.index).fillna("")
         together = ("group_id",) if self.transductive else UNIT_COLUMNS
         analogues = _analogues(self.analogues, study)
         named = bool((part == "valid").any())
@@ -266,7 +271,9 @@ class Predefined:
             )
         drawn = [] if named else self._draw_valid(study.obs[part == "train"], together, analogues)
         part[drawn] = "valid"
-        split = _split(study, self, part, together, analogues, transductive=self.transductive)
+        split = _split(
+            study, self, part, together, analogues, self.transductive, overlap=frozenset(published.overlap)
+        )
         return replace(split, manifest={**split.manifest, "valid_drawn": bool(drawn)})
 
     def _draw_valid(
@@ -279,36 +286,19 @@ class Predefined:
         valid = _choose_valid(units, self, np.random.default_rng([self.seed, 4, self.fold]))
         return train.index[split_units(train, together, analogues).isin(valid)].tolist()
 
-    def _rows(self) -> pd.Series:
-        """sample_id -> part, of this fold."""
-        path = Path(self.path)
+    def _published(self) -> PublishedParts:
         try:
-            table = read_parts(path)
+            published = read_parts(self.path, self.fold, PARTS)
         except TableError as error:
             raise SplitError(str(error)) from error
-        wrong = table["part"][~table["part"].isin(PARTS)]
-        if len(wrong):
-            raise SplitError(f"{path}, column 'part', value {wrong.iloc[0]!r}: is none of {PARTS}")
-        folds = pd.to_numeric(table["fold"], errors="coerce")
-        wrong = table["fold"][folds.isna() | (folds % 1 != 0)]
-        if len(wrong):
+        if published.overlap and not self.allow_overlap:
+            named = ", ".join(published.overlap[:_NAMED]) + (" ..." if published.overlap[_NAMED:] else "")
             raise SplitError(
-                f"{path}, column 'fold', value {wrong.iloc[0]!r}: is no whole number; number the folds from 0"
+                f"{self.path}, column 'sample_id': {len(published.overlap)} samples are in train and in test of fold "
+                f"{self.fold} ({named}); scores of them say nothing of new patients. Take them out of train, or set "
+                "split.allow_overlap=true to repeat a published split as it is, and its name will say so"
             )
-        rows = table[folds == self.fold]
-        if rows.empty:
-            raise SplitError(
-                f"{path}, column 'fold', value {self.fold}: there are {sorted(set(folds.astype(int)))}"
-            )
-        twice = rows["sample_id"][rows["sample_id"].duplicated()]
-        if len(twice):
-            raise SplitError(
-                f"{path}, column 'sample_id', value {twice.iloc[0]!r}: twice in fold {self.fold}"
-            )
-        return rows.set_index(rows["sample_id"].astype(str))["part"]
-
-
-# -------------------------------------------------------------------------------- manifests
+        return published
 
 
 # -------------------------------------------------------------------------------- how parts are made
@@ -466,10 +456,18 @@ def _split(
     analogues: Mapping[str, str],
     transductive: bool,
     valid_together: Sequence[str] | None = None,
+    overlap: frozenset[str] = frozenset(),
 ) -> Split:
-    """Build, describe and check a split; ``part`` is train, valid, test or '' (left out), by sample."""
+    """Build, describe and check a split; ``part`` is train, valid, test or '' (left out), by sample.
+
+    Args:
+        overlap: test samples that are trained on as well.
+    """
     name = type(scheme).__name__
     ids = {p: part.index[part == p].tolist() for p in PARTS}
+    both = [sample for sample in ids["test"] if sample in overlap]
+    ids["train"] = part.index[(part == "train") | part.index.isin(both)].tolist()
+    transductive = transductive or bool(both)
     for needed in ("train", "test"):
         if not ids[needed]:
             raise SplitError(f"{name} leaves no sample in {needed}; look at its settings {scheme}")
@@ -484,6 +482,7 @@ def _split(
         "valid_together": list(valid_together or together),
         "analogues": dict(analogues),
         "left_out": int((part == "").sum()),
+        "overlap": both,
         "parts": {p: describe_parts(study.obs.loc[ids[p]], units) for p in PARTS},
     }
     if unknown := unknown_analogues(analogues, study.obs["compound"]):

@@ -196,7 +196,7 @@ def held_out_predictions(
     """
     split = of.fold.split
     held_out = [*split.valid, *split.test]
-    outputs = encode(of, [*of.train, *held_out])
+    outputs = encode(of, list(dict.fromkeys([*of.train, *held_out])))
     if is_rank_zero():
         write_embeddings(of.fold, outputs, folder.embeddings)
     if predictor is None:

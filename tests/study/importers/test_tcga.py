@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.importers.tables import ImportTableError
 from toxfusion.study.importers.tcga import import_tcga
 from toxfusion.study.rules import AUDIT_FILE
+from toxfusion.study.split import SplitError
 from toxfusion.study.splits import GroupKFold, Predefined
 from toxfusion.study.study import Study
 from toxfusion.train import main as train
@@ -194,10 +196,6 @@ def spoil_fold(text: str) -> Any:
             spoil_fold(f"train,val\n{case(0)},TCGA-ZZ-0000\n"),
             r"splits_0\.csv, column 'test', value 'TCGA-ZZ-0000'",
         ),
-        (
-            spoil_fold(f"train,val\n{case(0)},{case(0)}\n"),
-            rf"value '{case(0)}': the case is in train as well",
-        ),
         (spoil_fold("train\nx\n"), r"splits_0\.csv: column 'val' is missing"),
         (
             lambda s: s.update(time_column="survival_months_os"),
@@ -324,9 +322,16 @@ def test_refusals_of_several_cohorts(
 
 
 def test_pretraining_on_expression_alone_with_published_folds(tmp_path: Path, source: dict[str, Any]) -> None:
+    """The folds as they were published, a patient in both parts: audited, refused, and repeated when asked for."""
+    first = Path(source["folds"]) / "splits_0.csv"
+    first.write_text(first.read_text() + f",{case(0)},\n")
     study = import_tcga(tmp_path / "study", **source)
+    assert f"fold row 0 {case(0)}: in several parts of splits_0.csv" in " ".join(reasons(study))
+    with pytest.raises(SplitError, match=rf"in train and in test of fold 0 \({case(0)}\)"):
+        Predefined(f"{study.root}/splits/published.csv")(study)
     train(
         [
+            "split.allow_overlap=true",
             "data=cohort", f"data.root={study.root}", f"paths.outputs={tmp_path / 'runs'}", "modality=omics",
             "tile_features=none", "task=none", "split=predefined", f"split.path={study.root}/splits/published.csv",
             "expression=pathways", f"expression.gene_sets.gmt={study.root}/gene_sets/sets.gmt",
@@ -338,6 +343,11 @@ def test_pretraining_on_expression_alone_with_published_folds(tmp_path: Path, so
     (done,) = (tmp_path / "runs").rglob("done.json")
     split = json.loads((done.parent / "split.json").read_text())
     assert split["test"] == [case(0), case(1), case(2)]
+    assert case(0) in split["train"]
+    assert done.parent.parent.name.endswith("_overlap")
+    embedded = anndata.read_h5ad(done.parent / "embeddings.h5ad").obs
+    assert embedded.index.is_unique
+    assert embedded.at[case(0), "part"] == "test"
 
 
 @needs_real

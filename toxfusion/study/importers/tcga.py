@@ -305,7 +305,12 @@ def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audi
     rows = []
     for fold, path in sorted(files.items()):
         parts = _parts_of(path)
-        for case, part in parts.items():
+        for case in sorted(case for case, n in Counter(case for case, _ in parts).items() if n > 1):
+            audit.change(
+                STAGE, "fold row", f"{fold} {case}",
+                f"in several parts of {path.name}: a split refuses it, or repeats it with split.allow_overlap=true",
+            )  # fmt: skip
+        for case, part in parts:
             if case not in known:
                 raise ImportTableError(
                     f"{path}, column {part!r}, value {case!r}: no such case in the clinical table; give the folds of "
@@ -315,7 +320,7 @@ def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audi
                 rows.append((case, fold, part))
             else:
                 audit.drop(STAGE, "fold row", f"{fold} {case}", "its case was dropped")
-        for case in cases.difference(list(parts)):
+        for case in cases.difference([case for case, _ in parts]):
             audit.drop(
                 STAGE, "fold row", f"{fold} {case}", f"in no part of {path.name}: left out of that fold"
             )
@@ -323,17 +328,13 @@ def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audi
     return table.sort_values(["fold", "sample_id"], kind="stable")
 
 
-def _parts_of(path: Path) -> dict[str, str]:
-    """Case -> train, valid or test; where the file has no column test, its val is the test part."""
+def _parts_of(path: Path) -> list[tuple[str, str]]:
+    """Case and part (train, valid or test), once each; where the file has no column test, its val is the test part."""
     table = read_table(path, required=("train", "val"))
     names = _PARTS if "test" in table.columns else {"train": "train", "val": "test"}
-    parts: dict[str, str] = {}
-    for column, part in names.items():
-        for barcode in table[column].dropna():
-            case = case_of(barcode, path, column)
-            if parts.setdefault(case, part) != part:
-                raise ImportTableError(
-                    f"{path}, column {column!r}, value {case!r}: the case is in {parts[case]} as well; keep a patient "
-                    "in one part"
-                )
-    return parts
+    named = {
+        (case_of(barcode, path, column), part): None
+        for column, part in names.items()
+        for barcode in table[column].dropna()
+    }
+    return list(named)
