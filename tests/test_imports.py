@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Room -> the rooms it may import from, itself aside; ``entry`` is what lies at the root.
 MAY_IMPORT = {
+    "console": set(),
     "config": {"study"},
     "distributed": {"config", "study"},
     "study": set(),
@@ -23,11 +24,12 @@ MAY_IMPORT = {
     "evaluation": {"study"},
     "tasks": {"study", "data", "models", "objectives", "evaluation"},
     "baselines": {"study", "tasks", "data", "evaluation"},
-    "slides": {"study", "data", "models"},
-    "synthetic": {"study", "evaluation"},
+    "slides": {"console", "study", "data", "models"},
+    "synthetic": {"console", "study", "evaluation"},
     "checkup": {"config", "models", "study", "evaluation", "slides"},
     "training": {
-        "config", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation", "baselines",
+        "config", "console", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation",
+        "baselines",
     },
     "runs": {"distributed", "study", "tasks", "data", "models", "evaluation", "baselines", "slides", "training"},
     "explanation": {

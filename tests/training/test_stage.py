@@ -294,3 +294,17 @@ def test_a_loss_that_is_no_number_ends_the_stage_with_a_reason(tmp_path: Path) -
             loggers=[],
             resume=True,
         )
+
+
+def test_a_stage_tells_its_steps_loss_and_validation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tmp_path, replace(SETTINGS, progress=True))
+    written = pd.read_csv(tmp_path / "history.csv")
+    loss, valid = (
+        written.loc[written["name"] == name, "value"].iloc[-1] for name in ("train/loss", "valid/loss")
+    )
+    said = capsys.readouterr().err
+    assert said.startswith(f"test: 23/23 steps, valid {valid:.4g}, loss {loss:.4g}, took ")
+    assert said.count("\n") == 1
+    assert "\r" not in said

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from toxfusion.console.progress import Progress
 from toxfusion.data.encoding import BagEncoder, encode_tile_store
 from toxfusion.models.published import LoadedEncoder, load_encoder
 from toxfusion.slides.grid import TileGrid
@@ -127,7 +127,8 @@ def _encode_tiles(config: dict[str, Any]) -> None:
     spec = _feature_spec(loaded, {**about, "grid": config["tiles"]})
     store = BagStore.create(place.root / "features" / (config["name"] or loaded.name), spec)
     wanted = [task.slide_id for task in place.tasks if task.slide_id in tiles]
-    with tqdm(total=len(wanted), initial=sum(s in store for s in wanted), unit="slide", disable=None) as bar:
+    before = sum(slide_id in store for slide_id in wanted)
+    with Progress("encode", len(wanted), unit="slides", done=before) as shown:
         done = encode_tile_store(
             tiles,
             store,
@@ -136,7 +137,7 @@ def _encode_tiles(config: dict[str, Any]) -> None:
             device=device,
             across_bags=device != "cpu",
             slide_ids=wanted,
-            progress=bar.update,
+            progress=shown.advance,
         )
     without = len(place.tasks) - len(wanted)
     print(f"{len(done)} slides encoded now, {len(wanted) - len(done)} before; {without} have no tiles")

@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from toxfusion.console.progress import Progress
 from toxfusion.slides.colour import Pixels
 from toxfusion.slides.faults import SlideError, SlideUnreadable, SlideUnsuitable
 from toxfusion.slides.grid import Corners, Region, TileGrid, check_resolution, clip_region, spread_evenly
@@ -370,8 +370,9 @@ def extract_slides(
             ledger.put(_stored_before(task, store))
     ledger.write()
     waiting: dict[str, TilePlan] = {}
-    states: Counter[str] = Counter(done=len(tasks) - len(missing))
-    bar = tqdm(total=len(tasks), initial=len(tasks) - len(missing), unit="slide", disable=None)
+    before = len(tasks) - len(missing)
+    states: Counter[str] = Counter(done=before)
+    shown = Progress("slides", len(tasks), unit="slides", done=before)
 
     def ended(slide_id: str, refusal: BagRejected | None) -> None:
         plan = waiting.pop(slide_id)
@@ -385,10 +386,10 @@ def extract_slides(
     def settle(record: SlideRecord) -> None:
         ledger.put(record)
         states[record.state] += 1
-        bar.update()
-        bar.set_postfix(states)
+        shown.show(**states)
+        shown.advance()
 
-    with ThreadPoolExecutor(jobs) as pool, store.writer() as writer, bar:
+    with ThreadPoolExecutor(jobs) as pool, store.writer() as writer, shown:
         sink = make_sink(writer, ended)
         groups = _by_image(missing)
         for planned in in_order(

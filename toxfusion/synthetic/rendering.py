@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import pandas as pd
 
+from toxfusion.console.progress import Progress
 from toxfusion.study.files import replace_file, write_parquet
 from toxfusion.synthetic.cohort import GENERATOR_VERSION, CohortError
 from toxfusion.synthetic.slide_spec import SlideSpec
@@ -33,19 +34,17 @@ def render_slides(
     last, each file by a rename, so that an interrupted call is taken up where it ended. The tables
     truth/slides.parquet and truth/lesions.parquet hold the rows of all.
     """
-    from tqdm import tqdm
-
     for folder in ("slides", "truth/masks", "truth/slides"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     missing = [spec for _, spec in specs.values() if not _is_rendered(root, spec)]
-    bar = tqdm(total=len(specs), initial=len(specs) - len(missing), unit="slide", disable=not progress)
-    if jobs == 1 or len(missing) < 2:
-        for spec in missing:
-            render_one(root, spec, cache)
-            bar.update()
-    else:
-        _render_in_processes(root, missing, jobs, cache, bar.update)
-    bar.close()
+    before = len(specs) - len(missing)
+    with Progress("slides", len(specs), unit="slides", done=before, hidden=not progress) as shown:
+        if jobs == 1 or len(missing) < 2:
+            for spec in missing:
+                render_one(root, spec, cache)
+                shown.advance()
+        else:
+            _render_in_processes(root, missing, jobs, cache, shown.advance)
     _write_slide_truth(root, specs)
 
 

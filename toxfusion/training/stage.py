@@ -12,8 +12,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers.logger import Logger
-from tqdm import tqdm
 
+from toxfusion.console.progress import Progress
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.distributed.ranks import is_rank_zero
 from toxfusion.study.files import replace_file
@@ -22,8 +22,9 @@ from toxfusion.training.history import History
 from toxfusion.training.position import PositionCheckpoint
 from toxfusion.training.settings import TrainerSettings
 
+TRAIN_LOSS = "train/loss"
 SHOWN = ("valid/score", "valid/loss")
-"""The first of these that a stage logs is shown beside its bar."""
+"""The first of these that a stage logs is shown beside the loss of training."""
 
 
 class CheckpointError(ValueError):
@@ -133,29 +134,32 @@ def fit_stage(
 
 
 class StageProgress(Callback):
-    """One bar over the steps of a stage, on a terminal only."""
+    """The steps of a stage with the loss of training and the validation score, of rank zero."""
 
     def __init__(self, stage: str, total: int) -> None:
         self.stage, self.total = stage, total
-        self.bar: tqdm[Any] | None = None
+        self.shown: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        hidden = None if trainer.is_global_zero else True
-        start = trainer.global_step
-        self.bar = tqdm(total=self.total, initial=start, desc=self.stage, unit="step", disable=hidden)
+        hidden, done = not trainer.is_global_zero, trainer.global_step
+        self.shown = Progress(self.stage, self.total, unit="steps", done=done, hidden=hidden)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(trainer.global_step - self.bar.n)
+        if self.shown is None:
+            return
+        # A loss is read where the loggers read it: each reading makes a GPU wait.
+        if trainer.global_step % trainer.log_every_n_steps == 0 and TRAIN_LOSS in trainer.callback_metrics:  # type: ignore[attr-defined]
+            self.shown.show(loss=float(trainer.callback_metrics[TRAIN_LOSS]))
+        self.shown.reach(trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        shown = next((name for name in SHOWN if name in trainer.callback_metrics), None)
-        if self.bar is not None and shown is not None:
-            self.bar.set_postfix(valid=f"{float(trainer.callback_metrics[shown]):.3f}")
+        name = next((name for name in SHOWN if name in trainer.callback_metrics), None)
+        if self.shown is not None and name is not None:
+            self.shown.show(valid=float(trainer.callback_metrics[name]))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        if self.shown is not None:
+            self.shown.close()
 
 
 def _trainer(

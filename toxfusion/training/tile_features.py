@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.loggers.logger import Logger
 from torch import nn
-from tqdm import tqdm
 
+from toxfusion.console.progress import Progress
 from toxfusion.data.encoding import encode_tile_store
 from toxfusion.data.sampling import torch_seed
 from toxfusion.data.tile_sampling import TileDataModule
@@ -273,9 +273,7 @@ def _encoded(
             store.refresh()
             if is_rank_zero():
                 left = [slide_id for slide_id in tiles.slide_ids if slide_id not in store]
-                with tqdm(
-                    total=len(left), desc="encoding", unit="slide", disable=not trainer.progress
-                ) as bar:
+                with Progress("encode", len(left), unit="slides", hidden=not trainer.progress) as shown:
                     encode_tile_store(
                         tiles,
                         store,
@@ -283,7 +281,7 @@ def _encoded(
                         batch_size=batch_size,
                         device=device_of(trainer.accelerator),
                         slide_ids=left,
-                        progress=bar.update,
+                        progress=shown.advance,
                     )
             barrier()
     store.refresh()
