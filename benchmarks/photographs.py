@@ -1,4 +1,4 @@
-"""What a tile encoder tells of findings in photographs of rat liver: prints a table, writes it to docs/real_data.md.
+"""What a tile encoder tells of findings in photographs of rat liver: prints a table, writes it to docs/photographs.md.
 
     python -m benchmarks.photographs --photographs drugmatrix --encoder study/encoders/contrastive-<digest>.ckpt --write
 
@@ -347,7 +347,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10, help="of the cross-validation")
     parser.add_argument("--random-seeds", type=int, default=5, help="random weights, so many times")
     parser.add_argument("--permutations", type=int, default=0, help="a row of what chance gives")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/real_data.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/photographs.md")
     given = parser.parse_args()
     try:
         photographs, left_out = read_photographs(given.photographs)
@@ -373,7 +373,7 @@ def main() -> None:
     )
     print(text)
     if given.write:
-        write("photographs", text, "real_data.md")
+        write("photographs", text, "photographs.md")
 
 
 if __name__ == "__main__":

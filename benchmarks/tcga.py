@@ -174,14 +174,15 @@ def write_document(cohorts: list[Cohort], given: argparse.Namespace) -> None:
     blocks = [
         "# Survival of TCGA patients from expression\n\n"
         f"Written by `python benchmarks/tcga.py {' '.join(s.name for s in given.sources)} --members {given.members} "
-        f"--methods {' '.join(given.methods)}`. "
-        f"Networks are the mean of the log risks of {given.members} networks, each of which chose its step on another "
-        "inner fold of the training patients; baselines are fitted on all of them, with penalties chosen by five inner "
-        "folds (of the forest, by out-of-bag C). Cox networks have no survival curve, so no Brier score. "
+        f"--methods {' '.join(given.methods)}`.\n\n"
+        f"A network is the mean of the log risks of {given.members} networks. Each chose its step on another inner "
+        "fold of the training patients. Baselines are fitted on all of them. Their penalties are chosen by five inner "
+        "folds, and that of the forest by out-of-bag C. Cox networks have no survival curve, so they have no Brier "
+        "score.\n\n"
         "Settings of the networks (conf/size/survival.yaml, conf/experiment/survival_snn.yaml) come from inner "
-        "cross-validation within the training parts of the bladder and liver cohorts, pooled over folds (weight "
-        "decay and the number of steps from judgement); every patient of these two is in the training part of some "
-        "fold, so that this is not strictly nested, and a cohort that had no part in it is the cleaner test."
+        "cross-validation within the training parts of the bladder and liver cohorts, pooled over folds. Weight decay "
+        "and the number of steps are from judgement. Every patient of these two is in the training part of some fold. "
+        "So this is not strictly nested. A cohort that had no part in it is the cleaner test."
     ]
     for cohort in cohorts:
         runs, output = given.output / "runs" / cohort.name, given.output / "comparison" / cohort.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,32 @@ def test_a_page_of_a_command_has_every_key_of_its_files(command: str) -> None:
         )
         assert "| `task.weights` |" in page
         assert "`pretrain.weights.align` | `1.0` | InfoNCE or SigLIP" in page
+
+
+def sentences(page: Path) -> list[list[str]]:
+    """Words of each sentence of the running text: code counts as one word, tables and headings as none."""
+    blocks: list[list[str]] = [[]]
+    running = re.sub(r"<!--.*?-->", "", CODE.sub("\n\n", page.read_text()), flags=re.DOTALL)
+    for line in running.splitlines():
+        text = line.strip()
+        item = re.match(r"([-*]|\d+\.) ", text)
+        apart = not text or text.startswith(("|", "#", "!!!", "???", ":::", "!["))
+        if item or apart:
+            blocks.append([])
+        if not apart:
+            blocks[-1].append(text[item.end() :] if item else text)
+    plain = (
+        re.sub(r"`[^`]*`", "Code", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(block))).replace("*", "")
+        for block in blocks
+    )
+    parts = (re.split(r"(?<=[.!?])[\")]?\s+(?=[\"(A-Z0-9])", block) for block in plain)
+    return [words for block in parts for sentence in block if (words := sentence.split())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_sentences_are_short(page: Path) -> None:
+    lengths = [len(words) for words in sentences(page)]
+    assert statistics.median(lengths) < 20
+    if "Written by `python" not in page.read_text():  # a command's words hold paths and lists
+        longest = max(sentences(page), key=len)
+        assert len(longest) <= 40, " ".join(longest)

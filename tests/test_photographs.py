@@ -261,5 +261,5 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, fault: str, says: 
 
 
 def test_a_table_is_written_between_its_marks_alone() -> None:
-    with pytest.raises(SystemExit, match=r"real_data\.md: no <!-- nothing: begin -->"):
-        write("nothing", "text", "real_data.md")
+    with pytest.raises(SystemExit, match=r"photographs\.md: no <!-- nothing: begin -->"):
+        write("nothing", "text", "photographs.md")

@@ -3,9 +3,15 @@
     import toxfusion as tf
 
     study = tf.Study.open("studies/mine")
+    config = tf.compose("train", ["data.root=studies/mine", "experiment=full"])
+    start = tf.begin(config)            # fold, tasks and network before the first step
+    start.batch(start.train[:8])        # tensors of both modalities
+
+    tf.run(config)                      # the same as toxfusion train
     run = tf.load("outputs/mine/full/fold0_seed0")
     run.predict("studies/new")          # a table of calibrated risks
     run.embed("studies/new")            # AnnData of fused vectors
+    tf.tile_scores(run.on(), ["S12"], ["dili"])
 
 Names are imported when they are first used, so that ``import toxfusion`` is quick.
 """
@@ -18,12 +24,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Assembled": "toxfusion.training.assemble",
     "Batch": "toxfusion.data.batch",
     "CompoundKFold": "toxfusion.study.splits",
     "FoldData": "toxfusion.data.datamodule",
     "Fused": "toxfusion.models.fusion",
     "Fusion": "toxfusion.models.fusion",
     "InfoNCE": "toxfusion.objectives.contrastive",
+    "Kin": "toxfusion.objectives.contrastive",
+    "LoadedRun": "toxfusion.runs.loaded",
     "Network": "toxfusion.models.network",
     "Orthogonality": "toxfusion.objectives.orthogonality",
     "Predictor": "toxfusion.models.predictor",
@@ -34,8 +43,12 @@ _HOMES = {
     "Study": "toxfusion.study.study",
     "Task": "toxfusion.tasks.task",
     "Term": "toxfusion.objectives.terms.term",
+    "attribute_genes": "toxfusion.explanation.genes",
+    "begin": "toxfusion.training.run",
     "compose": "toxfusion.config.entry",
     "load": "toxfusion.runs.door",
+    "run": "toxfusion.training.run",
+    "tile_scores": "toxfusion.explanation.regions",
     "write_study": "toxfusion.study.study",
 }
 """Public name -> the module that defines it."""

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import toxfusion as tf
-from tests.feature_store import featured_study
-from tests.training.test_run import small
+from tests.training.test_run import SMALL, STORED
+from toxfusion.study.study import Study
+from toxfusion.training.assemble import TrainingError
 from toxfusion.training.folder import RunError, RunFolder
-from toxfusion.training.run import run
 
 
 def test_every_public_name_is_where_the_door_says() -> None:
@@ -32,11 +32,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert not {"torch", "numpy", "pandas", "hydra", "anndata"} & set(modules)
 
 
-def test_a_run_embeds_and_predicts_a_study(tmp_path: Path) -> None:
-    study = featured_study(tmp_path / "study")
-    config = small(study, tmp_path)
-    run(config)
-    folder = Path(config["paths"]["output"])
+def test_a_run_embeds_and_predicts_a_study(finished_run: tuple[Study, Path]) -> None:
+    study, folder = finished_run
     loaded = tf.load(folder)
     own = loaded.embed()
     written = anndata.read_h5ad(RunFolder(folder).embeddings)
@@ -52,3 +49,17 @@ def test_a_run_embeds_and_predicts_a_study(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="name a run folder"):
         tf.load(tmp_path)
+
+
+def test_a_configuration_begins_as_its_run_does(finished_run: tuple[Study, Path]) -> None:
+    study, folder = finished_run
+    line = [f"data.root={study.root}", *SMALL, *STORED]
+    start = tf.begin(tf.compose("train", line))
+    loaded = tf.load(folder).on()
+    assert start.fold.split == loaded.fold.split
+    assert start.tasks.state() == loaded.contract["tasks"]
+    ours, theirs = start.batch(start.train[:4]), loaded.batch(start.train[:4])
+    np.testing.assert_array_equal(ours.expression, theirs.expression)
+    np.testing.assert_array_equal(ours.tiles.features, theirs.tiles.features)
+    with pytest.raises(TrainingError, match="method=network"):
+        tf.begin(tf.compose("train", [*line, "experiment=pca_logistic"]))

@@ -101,8 +101,10 @@ def test_ids_are_text_and_only_the_named_marks_are_missing(tmp_path: Path) -> No
     assert table["word"].tolist() == ["None", "none", "-", None, None]
     values = read_values(file(tmp_path, "id,v\n010,1\n10,2\n1E02,3\nNA,4\n"))
     assert values.index.tolist() == ["010", "10", "1E02", "NA"]
-    docs = (Path(__file__).parents[2] / "docs" / "real_data.md").read_text()
-    assert all(f"`{mark}`" in docs for mark in MISSING_MARKS if mark), "docs/real_data.md names every mark"
+    docs = (Path(__file__).parents[2] / "docs" / "reference" / "tables.md").read_text()
+    assert all(f"`{mark}`" in docs for mark in MISSING_MARKS if mark), (
+        "docs/reference/tables.md names every mark"
+    )
 
 
 def test_what_is_unknown_is_a_number_only_where_it_is_written_as_one() -> None:

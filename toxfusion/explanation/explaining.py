@@ -1,6 +1,6 @@
 """Everything that explains finished runs, into one folder with a fixed layout: what ``toxfusion.explain`` calls.
 
-docs/explanations.md lists the files.
+docs/reference/explain_folder.md lists the files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What lies beside the explanations of runs so that a report can be made from the folder alone.
 
 Samples and predictions, configs and hashes, tiles for a viewer, and how far the scores agree with those of random
-weights, of nulls and of other seeds. docs/explanations.md lists the files.
+weights, of nulls and of other seeds. docs/reference/explain_folder.md lists the files.
 """
 
 from __future__ import annotations

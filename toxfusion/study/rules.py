@@ -1,6 +1,6 @@
 """The rules of the study contract: what each table must hold, and the error that says what it does not.
 
-Beyond docs/architecture.md: ``dose`` and ``time_h`` may be NaN, and ``dose_level``, ``batch`` and
+Beyond docs/reference/study_folder.md: ``dose`` and ``time_h`` may be NaN, and ``dose_level``, ``batch`` and
 ``control_group`` may be the empty string, where a study has no such thing (spatial sections, for example).
 Other columns of obs are kept as they are.
 """

@@ -42,7 +42,7 @@ class Study:
     Attributes:
         root: the study folder.
         name, species: of the study; virtual: written by the generator.
-        obs: indexed by sample_id, columns as in docs/architecture.md; dose mg/kg, time_h hours.
+        obs: indexed by sample_id, columns as in docs/reference/study_folder.md; dose mg/kg, time_h hours.
         var: indexed by gene_id, with ``symbol`` and optionally ``human_ortholog``.
         expression: float32 [n_samples, n_genes], log2 scale; a row of NaN is a sample without a profile.
         findings: float [n_samples, n_terms], grade 0..4, NaN = not examined.

@@ -21,7 +21,7 @@ import pandas as pd
 
 from toxfusion.study.table_files import Content, TableError, read_content
 
-#: What stands for a missing value, in every table; docs/real_data.md names them.
+#: What stands for a missing value, in every table; docs/reference/tables.md names them.
 MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 DELIMITERS = ("\t", ",", ";")
 _TAB_SUFFIXES = (".tsv", ".tab")

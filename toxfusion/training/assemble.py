@@ -5,11 +5,13 @@ What is fitted is fitted here, on training samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from toxfusion.data.batch import Batch
 from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
@@ -17,6 +19,7 @@ from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, group
 from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.distributed.ranks import device_of
 from toxfusion.models.compilation import compile_dense_parts
+from toxfusion.models.modes import place_of
 from toxfusion.models.network import Network
 from toxfusion.objectives.terms.term import NetworkShape
 from toxfusion.objectives.terms.term_set import TermSet, TermSettings
@@ -185,6 +188,10 @@ class Assembled:
     train: list[str]
     valid: list[str]
     gene_sets: GeneSets | None
+
+    def batch(self, sample_ids: Sequence[str]) -> Batch:
+        """Samples with all their tiles, where the network lies."""
+        return self.fold.batch(sample_ids, stage="evaluate").to(*place_of(self.network))
 
     def data_module(self, sampler: Sampler, stage: str, fold: FoldData | None = None) -> StudyDataModule:
         """Loaders of one stage, on the fold where no view of it is given."""

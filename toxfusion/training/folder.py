@@ -46,7 +46,7 @@ def modality_in_use(config: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Files of one run; see docs/architecture.md."""
+    """Files of one run; see docs/reference/run_folder.md."""
 
     root: Path
 

@@ -32,6 +32,7 @@ from toxfusion.study.split import Split, read_manifest, write_manifest
 from toxfusion.study.study import Study
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import (
+    Assembled,
     TrainingError,
     assemble,
     make_fold,
@@ -110,10 +111,7 @@ def _run(settings: RunSettings, folder: RunFolder, open_loggers: Callable[[], li
             f"method={settings.method}: a baseline learns labels, and task=none has none; give a task"
         )
     loggers = open_loggers()
-    gene_sets = study_gene_sets(settings, study)  # before any work that a wrong file would waste
-    reads_slides = settings.modality in ("both", "wsi")
-    store = tile_features(settings, study, split, loggers) if reads_slides else None
-    fold = make_fold(settings, study, split, tasks, store, audit)
+    fold, gene_sets = _open_fold(settings, study, split, tasks, loggers, audit)
     table: pd.DataFrame | None
     beside: dict[str, Any] = {}
     if settings.method == "network":
@@ -124,6 +122,40 @@ def _run(settings: RunSettings, folder: RunFolder, open_loggers: Callable[[], li
         return math.nan
     audit.write(folder.audit)
     return _report(folder, None if settings.nulls.permute_labels else study, table, beside, loggers)
+
+
+def _open_fold(
+    settings: RunSettings, study: Study, split: Split, tasks: TaskSet, loggers: list[Logger], audit: Audit
+) -> tuple[FoldData, list[GeneSet] | None]:
+    """The fold with its tile features, and the gene sets of the study; slides that are not encoded are, first."""
+    gene_sets = study_gene_sets(settings, study)  # before any work that a wrong file would waste
+    reads_slides = settings.modality in ("both", "wsi")
+    store = tile_features(settings, study, split, loggers) if reads_slides else None
+    return make_fold(settings, study, split, tasks, store, audit), gene_sets
+
+
+def begin(config: Config) -> Assembled:
+    """The network of a configuration before its first step, on its fold: what `run` trains.
+
+    Slides of the study are encoded first, as far as they are not. No run folder is made.
+
+    Args:
+        config: of ``compose("train", [...])``, with ``method=network``.
+
+    Raises:
+        TrainingError: the method is a baseline, or its parts do not go together.
+        StudyError, SplitError, TaskError: the study, the split or the labels are not what the configuration asks for.
+    """
+    settings, audit = RunSettings.read(config), Audit()
+    if settings.method != "network":
+        raise TrainingError(
+            f"method={settings.method}: there is no network to begin with; give method=network"
+        )
+    study, split = open_study(settings)
+    study = with_nulls(settings, study, split)
+    tasks = make_tasks(settings, study, split, audit)
+    fold, gene_sets = _open_fold(settings, study, split, tasks, [], audit)
+    return assemble(settings, fold, tasks, gene_sets, audit)
 
 
 def _keep_split(settings: RunSettings, folder: RunFolder, split: Split) -> None:

@@ -1,7 +1,7 @@
 """Open TG-GATEs: attributes, pathology, expression of any of its arrays, and FDA labels of compounds.
 
 One sample is one rat with an arrayed liver (in vivo). What each column becomes is said at the function
-that makes it; docs/real_data.md walks through it.
+that makes it; docs/howto/open_tggates.md walks through it.
 """
 
 from __future__ import annotations
