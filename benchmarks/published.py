@@ -33,7 +33,29 @@ class Section:
     blocks: Callable[[Path, Path], list[str]]
 
 
-SECTIONS: tuple[Section, ...] = ()
+def risks(results: Path, pictures: Path) -> list[str]:
+    """Released risks of eleven models paired with ours."""
+    from benchmarks.released_risks import blocks
+
+    return blocks(results, pictures)
+
+
+def mirror(results: Path, pictures: Path) -> list[str]:
+    """Subtypes on the folds of MIRROR."""
+    from benchmarks.mirror_tables import blocks
+
+    return blocks(results, pictures)
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section(
+        "risks",
+        "Paired with published runs",
+        "python -m benchmarks.released_risks FOLDER --external mcat_predictions.csv",
+        risks,
+    ),
+    Section("mirror", "MIRROR's folds", "python -m benchmarks.mirror_folds FOLDER", mirror),
+)
 
 
 def page(results: Path, pictures: Path, sections: Sequence[Section] = SECTIONS) -> str:
