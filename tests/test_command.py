@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from toxfusion.__main__ import COMMANDS, main
+from toxfusion.config.entry import compose
 
 PACKAGE = Path(__file__).resolve().parents[1] / "toxfusion"
 
@@ -26,3 +28,17 @@ def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
         main(["trian"])
     assert ended.value.code == 2
     assert "did you mean train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_that_compose(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([command, "--help"])
+    said = capsys.readouterr().out.splitlines()
+    examples = [line for line in said if line.startswith(f"  toxfusion {command}")]
+    assert examples
+    assert said[said.index(examples[0]) - 1] == "Examples:"
+    for line in examples:
+        overrides = [word for word in shlex.split(line)[2:] if word != "-m"]
+        if overrides != shlex.split(line)[2:]:  # a cell of the sweep is composed
+            overrides = [word.partition(",")[0] for word in overrides]
+        assert compose(command, overrides)["paths"]

@@ -31,7 +31,9 @@ MAY_IMPORT = {
         "config", "console", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation",
         "baselines",
     },
-    "runs": {"distributed", "study", "tasks", "data", "models", "evaluation", "baselines", "slides", "training"},
+    "runs": {
+        "config", "distributed", "study", "tasks", "data", "models", "evaluation", "baselines", "slides", "training",
+    },
     "explanation": {
         "study", "data", "models", "objectives", "evaluation", "slides", "synthetic", "training", "runs",
     },

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "score a finished run again, with intervals and probes",
     "compare": "many runs in one table, with paired differences",
     "predict": "score a study without labels",
+    "export": "finished runs as one bundle, for use without their study",
     "explain": "regions, genes and modalities behind a prediction, in one report",
     "dashboard": "build the Weights & Biases workspace of a project",
 }

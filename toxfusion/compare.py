@@ -12,6 +12,10 @@ from toxfusion.config.entry import entry_point
 def main(config: dict[str, Any]) -> None:
     """Set finished runs, and other models' predictions, beside a reference: intervals, paired differences, corrected
     p-values, shares of the oracle.
+
+    Examples:
+      toxfusion compare runs=outputs/mine
+      toxfusion compare "runs=outputs/mine/*" reference=supervised_concat output=tables
     """
     from toxfusion.runs.compared import compare_runs
 

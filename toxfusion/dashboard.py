@@ -9,7 +9,12 @@ from toxfusion.config.entry import entry_point
 
 @entry_point("dashboard")
 def main(config: dict[str, Any]) -> None:
-    """Build the Weights & Biases workspace of a project, write it as JSON, and save it where asked."""
+    """Build the Weights & Biases workspace of a project, write it as JSON, and save it where asked.
+
+    Examples:
+      toxfusion dashboard entity=mylab
+      toxfusion dashboard entity=mylab project=liver save=true
+    """
     from pathlib import Path
 
     try:

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @entry_point("demo")
 def main(config: dict[str, Any]) -> None:
-    """Synthesize a study, pretrain, fine-tune, ablate and compare on held-out compounds; tables and figures."""
+    """Synthesize a study, pretrain, fine-tune, ablate and compare on held-out compounds; tables and figures.
+
+    Examples:
+      toxfusion demo
+      toxfusion demo output=mine jobs=8 experiments=[full,ablation_noxattn]
+    """
     import time
     from pathlib import Path
 

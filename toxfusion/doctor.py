@@ -12,7 +12,13 @@ from toxfusion.config.nodes import ConfigError
 
 @entry_point("doctor")
 def main(config: dict[str, Any]) -> None:
-    """What is installed and works here; with study=FOLDER whether it and its stores are sound (else exit status 1)."""
+    """What is installed and works here; with study=FOLDER whether it and its stores are sound (else exit status 1).
+
+    Examples:
+      toxfusion doctor
+      toxfusion doctor study=studies/mine
+      toxfusion doctor study=studies/mine batch_audit=true
+    """
     from toxfusion.checkup import installation as here
     from toxfusion.checkup import study_checks
     from toxfusion.study.study import Study

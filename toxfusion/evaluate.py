@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 @entry_point("evaluate")
 def main(config: dict[str, Any]) -> None:
-    """Score a finished run again from its checkpoint: predictions, embeddings, metrics with intervals, figures."""
+    """Score a finished run again from its checkpoint: predictions, embeddings, metrics with intervals, figures.
+
+    Examples:
+      toxfusion evaluate run=outputs/mine/full/fold0_seed0
+      toxfusion evaluate run=outputs/mine/full/fold0_seed0 probes=[few_shot,retrieval]
+    """
     from pathlib import Path
 
     from toxfusion.runs.again import evaluate_run

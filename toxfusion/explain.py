@@ -11,6 +11,10 @@ from toxfusion.config.entry import entry_point
 def main(config: dict[str, Any]) -> None:
     """Explain finished runs: regions, genes, pathways, fusion and cohort as tables, pictures, GeoJSON and one HTML
     report, from their test samples.
+
+    Examples:
+      toxfusion explain run=outputs/mine/full
+      toxfusion explain run=outputs/mine/full/fold0_seed0 tasks=[dili] n_slides=8
     """
     from dataclasses import fields, replace
     from pathlib import Path

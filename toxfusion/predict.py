@@ -9,25 +9,23 @@ from toxfusion.config.entry import entry_point
 
 @entry_point("predict")
 def main(config: dict[str, Any]) -> None:
-    """Score a study without labels: calibrated risk, spread over runs, distance from training, and abstention."""
-    from glob import glob
+    """Score a study without labels: calibrated risk, spread over runs, distance from training, and abstention.
+
+    Examples:
+      toxfusion predict "run=outputs/mine/full/*" study=studies/new
+      toxfusion predict run=bundles/full study=studies/new error=0.2
+      toxfusion predict run=hf://owner/name study=studies/new
+    """
     from pathlib import Path
 
     from toxfusion.evaluation import figures
+    from toxfusion.runs.named import named_runs
     from toxfusion.runs.new_study import score_study
     from toxfusion.study.audit import Audit
     from toxfusion.study.study import Study
-    from toxfusion.training.folder import RunError, RunFolder
 
-    begun = sorted(Path(p) for p in glob(str(config["run"])) if (Path(p) / "config.yaml").is_file())
-    runs = [folder for folder in begun if RunFolder(folder).finished() is not None]
-    if not runs:
-        raise RunError(f"run={config['run']}: no finished run; give a run folder, or a pattern in quotes")
     audit = Audit()
-    for folder in begun:
-        if folder not in runs:
-            audit.drop("predict", "run", str(folder), "not finished: no done.json")
-            print(f"left out, not finished: {folder}")
+    runs = named_runs(str(config["run"]), audit, config["trust"])
     output = Path(config["paths"]["output"])
     study = Study.open(config["study"])
     scores = score_study(runs, study, audit, alpha=config["alpha"], error=config["error"])

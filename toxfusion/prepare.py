@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 @entry_point("prepare")
 def main(config: dict[str, Any]) -> None:
-    """Write a study from real tables and images, with an audit of every record dropped or altered."""
+    """Write a study from real tables and images, with an audit of every record dropped or altered.
+
+    Examples:
+      toxfusion prepare source=counts output=studies/mine source.expression=counts.csv source.samples=samples.csv
+      toxfusion prepare source=spatial output=studies/sections source.sections=[sections/A1,sections/B1]
+      toxfusion prepare source=features output=studies/mine source.files=features/h5_files
+    """
     from toxfusion.config.nodes import build
     from toxfusion.study.audit import Audit
     from toxfusion.study.rules import AUDIT_FILE

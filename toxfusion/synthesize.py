@@ -10,9 +10,12 @@ from toxfusion.config.nodes import Config
 def main(config: Config) -> float | None:
     """Write a virtual rat-liver study with known truth into `output`.
 
-    synthesize output=studies/demo size=demo seed=1
-    synthesize output=studies/demo size=demo slides=false       expression and labels only
-    synthesize output=studies/demo audit=true                   check the generator (and the slides of a study)
+    With slides=false expression and labels only; with audit=true the generator is checked, and the slides of a study.
+
+    Examples:
+      toxfusion synthesize output=studies/demo size=demo seed=1
+      toxfusion synthesize output=studies/demo size=demo slides=false
+      toxfusion synthesize output=studies/demo audit=true
     """
     from pathlib import Path
 

@@ -77,7 +77,7 @@ def dili(units: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_a_compound_unlike_those_of_training_is_the_farthest(run: RunFolder, new: Study) -> None:
-    scores = score_study([run.root], new, Audit())
+    scores = score_study([run], new, Audit())
     compounds = scores.compounds.set_index("compound")
     assert compounds["distance"].idxmax() == "novelin"
     assert not compounds.at["novelin", "seen_in_training"]
@@ -96,7 +96,7 @@ def test_a_compound_unlike_those_of_training_is_the_farthest(run: RunFolder, new
 
 
 def test_abstention_by_distance_follows_alpha(run: RunFolder, new: Study) -> None:
-    units = dili(score_study([run.root], new, Audit(), alpha=0.5).units)
+    units = dili(score_study([run], new, Audit(), alpha=0.5).units)
     assert units.at["novelin", "abstain"]
     assert units.at["novelin", "reason"] == "farther than 50 % of validation units"
     assert (units["abstain"] == (units["distance_percentile"] >= 50)).all()
@@ -106,22 +106,22 @@ def test_abstention_by_distance_follows_alpha(run: RunFolder, new: Study) -> Non
 def test_what_a_run_keeps_is_enough_and_without_it_there_is_no_distance(
     run: RunFolder, new: Study, tmp_path: Path
 ) -> None:
-    kept = score_study([run.root], new, Audit()).compounds
+    kept = score_study([run], new, Audit()).compounds
     moved = copied(run, tmp_path / "moved")
     config = moved.read_config()
     config["data"]["root"] = str(tmp_path / "gone")
     moved.config.write_text(yaml.safe_dump(config))
-    pd.testing.assert_frame_equal(score_study([moved.root], new, Audit()).compounds, kept)
+    pd.testing.assert_frame_equal(score_study([moved], new, Audit()).compounds, kept)
     table = anndata.read_h5ad(moved.embeddings)
     table[table.obs["part"] != "train"].copy().write_h5ad(moved.embeddings)
     with pytest.raises(RunError, match=r"no vectors of training samples .* train the run again"):
-        score_study([moved.root], new, Audit())
+        score_study([moved], new, Audit())
 
 
 def test_calibration_is_of_validation_and_too_few_units_are_said(
     run: RunFolder, new: Study, tmp_path: Path
 ) -> None:
-    few, many = (score_study([with_valid(run, tmp_path / str(n), n).root], new, Audit()) for n in (19, 40))
+    few, many = (score_study([with_valid(run, tmp_path / str(n), n)], new, Audit()) for n in (19, 40))
     assert not dili(few.units)["calibrated"].any()
     assert "dili: not calibrated, 19 labelled validation units are under 20" in few.notes
     # Eight of ten right at 0.9 and 0.1: calibration makes 0.8 of 0.9, and 0.2 of 0.1.
@@ -135,7 +135,7 @@ def test_calibration_is_of_validation_and_too_few_units_are_said(
 def test_risks_that_validation_cannot_call_are_abstained_on(
     run: RunFolder, new: Study, tmp_path: Path
 ) -> None:
-    folder = with_valid(run, tmp_path / "run", 40).root
+    folder = with_valid(run, tmp_path / "run", 40)
     loose, strict = (score_study([folder], new, Audit(), error=e) for e in (0.25, 0.1))
     # A fifth is wrong: all are called at an error of 0.25, none at 0.1.
     assert not dili(loose.units)["abstain"].any()
@@ -149,17 +149,17 @@ def test_risks_that_validation_cannot_call_are_abstained_on(
 @pytest.mark.parametrize("wrong", [{"alpha": 0.0}, {"alpha": 1.0}, {"error": 0.5}, {"error": -0.1}])
 def test_shares_out_of_range_are_refused(run: RunFolder, new: Study, wrong: dict[str, Any]) -> None:
     with pytest.raises(ApplicabilityError, match="must lie between"):
-        score_study([run.root], new, Audit(), **wrong)
+        score_study([run], new, Audit(), **wrong)
 
 
 def test_one_run_twice_and_two_experiments_are_refused(run: RunFolder, new: Study, tmp_path: Path) -> None:
     other = copied(run, tmp_path / "copy")
     with pytest.raises(RunError, match=r"several runs of fold and seed \(0, 0\)"):
-        score_study([run.root, other.root], new, Audit())
+        score_study([run, other], new, Audit())
     config = other.read_config()
     other.config.write_text(yaml.safe_dump({**config, "name": "mirror", "seed": 1}))
     with pytest.raises(RunError, match=r"experiments \['full', 'mirror'\]"):
-        score_study([run.root, other.root], new, Audit())
+        score_study([run, other], new, Audit())
 
 
 def test_a_study_without_slides_or_without_a_gene_says_what_is_missing(
@@ -168,10 +168,10 @@ def test_a_study_without_slides_or_without_a_gene_says_what_is_missing(
     tables = tiny_tables(seed=6)
     bare = write_study(tmp_path / "bare", **{**tables, "slides": tables["slides"].iloc[:0]})
     with pytest.raises(ValueError, match="no features 'test'"):
-        score_study([run.root], bare, Audit())
+        score_study([run], bare, Audit())
     # With a store, samples without a slide are scored by expression alone.
     write_features(bare)
-    samples = score_study([run.root], bare, Audit()).samples
+    samples = score_study([run], bare, Audit()).samples
     assert not samples["has_slide"].any()
     assert samples["has_expression"].all()
     assert (samples["gate_slide"] < 1e-5).all()
@@ -180,7 +180,7 @@ def test_a_study_without_slides_or_without_a_gene_says_what_is_missing(
     )
     write_features(lacking)
     with pytest.raises(ValueError, match="lacks 20 of the 20 genes"):
-        score_study([run.root], lacking, Audit())
+        score_study([run], lacking, Audit())
 
 
 def test_samples_without_a_matched_control_are_in_the_audit(run: RunFolder, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_samples_without_a_matched_control_are_in_the_audit(run: RunFolder, tmp_
         study = write_study(tmp_path / name, **{**tables, "obs": obs})
         write_features(study)
         audit = Audit()
-        score_study([run.root], study, audit)
+        score_study([run], study, audit)
         return {r.id for r in audit.records if "compared with the mean of the training controls" in r.reason}
 
     renamed = tables["obs"]["control_group"].astype(str).mask(treated, "controls that were never sent")

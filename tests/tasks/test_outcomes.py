@@ -24,9 +24,9 @@ from toxfusion.study.splits import CompoundKFold
 from toxfusion.study.study import Study, write_study
 from toxfusion.tasks.subtype import Subtype
 from toxfusion.tasks.task import TaskError
+from toxfusion.training.checkpoint import read_checkpoint
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.run import run
-from toxfusion.training.stage import read_checkpoint
 
 CLASSES = ("hepatocellular", "cholestatic", "mixed")
 

@@ -21,8 +21,8 @@ from toxfusion.runs.again import evaluate_run
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.study.study import Study, write_study
 from toxfusion.tasks.task import TaskError
+from toxfusion.training.checkpoint import read_checkpoint
 from toxfusion.training.folder import RunFolder
-from toxfusion.training.stage import read_checkpoint
 from toxfusion.training.task_nodes import build_tasks
 
 CLASS = """

@@ -15,8 +15,8 @@ from toxfusion import train
 from toxfusion.objectives.terms.term import NetworkShape, PretrainingError, Term
 from toxfusion.objectives.terms.term_set import ListedTerm, TermSet, TermSettings, ViewSettings
 from toxfusion.objectives.terms.view import MissingPart, View
+from toxfusion.training.checkpoint import read_checkpoint
 from toxfusion.training.folder import RunFolder
-from toxfusion.training.stage import read_checkpoint
 
 CLASS = """
     import torch

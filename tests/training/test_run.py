@@ -43,11 +43,11 @@ from toxfusion.training.assemble import (
     make_tasks,
     open_study,
 )
+from toxfusion.training.checkpoint import CheckpointError, read_checkpoint
 from toxfusion.training.choice import PlainScore
 from toxfusion.training.folder import RunError, RunFolder, config_digest
 from toxfusion.training.run import run
 from toxfusion.training.settings import NullSettings, RunSettings, SettingsError
-from toxfusion.training.stage import CheckpointError, read_checkpoint
 
 SMALL = [
     "size=demo",
@@ -419,7 +419,7 @@ def test_the_published_encoder_is_the_default_and_encodes_a_study_once_for_all_f
     assert set(store.slide_ids) == set(study.slides.index)
     assert store.spec.provenance["trained_on"] == []
     other = tiled_study(tmp_path / "other", seed=1)
-    assert len(score_study([Path(config["paths"]["output"])], other, Audit()).units)
+    assert len(score_study([RunFolder(Path(config["paths"]["output"]))], other, Audit()).units)
     assert set(other.features("imagenet-default").slide_ids) == set(other.slides.index)
     extract.main([f"study={study.root}", "output=features", "input=tiles", "device=cpu"])
     extracted = study.features("imagenet")
@@ -467,7 +467,7 @@ def test_predict_scores_a_study_without_labels(
     study_tables["var"] = study_tables["var"].iloc[order]
     shuffled = write_study(tmp_path / "shuffled", **study_tables)
     write_features(shuffled)
-    first, second = (score_study([folder.root], s, Audit()) for s in (plain, shuffled))
+    first, second = (score_study([folder], s, Audit()) for s in (plain, shuffled))
     assert set(first.units.loc[first.units["task"] == "dili", "unit_id"]) == set(plain.obs["compound"])
     # Genes are found by name, so their order does not matter.
     np.testing.assert_allclose(first.units["risk"], second.units["risk"], atol=1e-6)
@@ -478,7 +478,7 @@ def test_predict_scores_a_study_without_labels(
     contract = read_checkpoint(folder.stage("finetune") / "best.ckpt")["contract"]
     if gene in contract["expression"]["gene_ids"]:
         with pytest.raises(ValueError, match=gene):
-            score_study([folder.root], lacking, Audit())
+            score_study([folder], lacking, Audit())
 
 
 def test_features_of_another_scale_are_refused(
@@ -489,7 +489,7 @@ def test_features_of_another_scale_are_refused(
     coarse = write_study(tmp_path / "coarse", **study_tables)
     write_features(coarse, mpp=1.0)
     with pytest.raises(ValueError, match=r"not trained on \(mpp 1\.0, not 0\.5\)"):
-        score_study([full_run[0].root], coarse, Audit())
+        score_study([full_run[0]], coarse, Audit())
 
 
 def test_predict_names_the_runs_it_leaves_out(
@@ -548,7 +548,7 @@ def test_gene_sets_of_a_file_are_tokens_and_stay_with_the_checkpoint(
     assert said["half"].outcome == "changed"
     table = pd.read_parquet(folder.predictions)
     test = table[(table["part"] == "test") & (table["task"] == "dili")].set_index("unit_id")["score"]
-    again = score_study([folder.root], featured, Audit()).units
+    again = score_study([folder], featured, Audit()).units
     again = again[again["task"] == "dili"].set_index("unit_id")["risk"]
     np.testing.assert_allclose(again[test.index], test, atol=1e-5)
 

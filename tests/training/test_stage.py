@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.data.sampling import torch_generator, torch_seed
 from toxfusion.training.averaging import AveragedWeights
+from toxfusion.training.checkpoint import read_checkpoint
 from toxfusion.training.choice import DivergedError, PlainScore, Score, WeightChoice
 from toxfusion.training.optimization import Optimization, is_logged
 from toxfusion.training.settings import TrainerSettings
-from toxfusion.training.stage import fit_stage, read_checkpoint
+from toxfusion.training.stage import fit_stage
 
 SETTINGS = TrainerSettings(
     accelerator="cpu",

@@ -42,7 +42,9 @@ def config_dir() -> Path:
     raise ConfigError(f"no configuration files beside {package} or in it; install the package again")
 
 
-def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None]]:
+def entry_point(
+    config_name: str, after_sweep: Callable[[Path], None] | None = None
+) -> Callable[[MainFunction], Callable[..., None]]:
     """Make ``main(config)`` a command line over ``conf/<config_name>.yaml``.
 
     The decorated function takes the arguments (``sys.argv[1:]`` where None is given), composes them with
@@ -50,6 +52,7 @@ def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None
     a sweeper optimises. A ConfigError, and any other exception class of this package, ends the process
     with one line on stderr and exit status 2; set HYDRA_FULL_ERROR=1 for the traceback. A cell of a sweep that
     fails leaves ``failed.json`` in its folder and does not keep the others from running; a SweepError ends it.
+    ``after_sweep`` is called with the folder of the cells when all of them have run.
     """
 
     def decorate(function: MainFunction) -> Callable[..., None]:
@@ -65,7 +68,7 @@ def entry_point(config_name: str) -> Callable[[MainFunction], Callable[..., None
 
                     print(help_text(config_name, inspect.getdoc(function) or "", _folders(given)))
                 else:
-                    _run(config_name, function, given)
+                    _run(config_name, function, given, after_sweep)
             except Exception as error:
                 message = _unresolved(error) or (error if is_message(error) else system_fault(error)) or error
                 if not is_message(message) or os.environ.get(FULL_ERROR) == "1":
@@ -231,7 +234,12 @@ def _hydra(task_name: str, config_path: str | None, extra_folder: str | None) ->
     return hydra
 
 
-def _run(config_name: str, function: MainFunction, arguments: list[str]) -> None:
+def _run(
+    config_name: str,
+    function: MainFunction,
+    arguments: list[str],
+    after_sweep: Callable[[Path], None] | None,
+) -> None:
     from hydra._internal.utils import get_args_parser
     from hydra.core.global_hydra import GlobalHydra
 
@@ -250,25 +258,39 @@ def _run(config_name: str, function: MainFunction, arguments: list[str]) -> None
         elif given.shell_completion:
             hydra.shell_completion(config_name=name, overrides=overrides)
         elif given.multirun:
-            _sweep(hydra, name, function, [*overrides, "hydra.mode=MULTIRUN"])
+            outputs = _sweep(hydra, name, function, [*overrides, "hydra.mode=MULTIRUN"])
+            if after_sweep is not None:
+                after_sweep(outputs)
         else:
             hydra.run(name, Job(function), [*overrides, "hydra.mode=RUN"])
     finally:
         GlobalHydra.instance().clear()
 
 
-def _sweep(hydra: Any, config_name: str, function: MainFunction, overrides: list[str]) -> None:
-    """Run every cell; what failed is listed on stderr and ends in a SweepError, after the others."""
+def is_sweep() -> bool:
+    """Whether the job that is running is a cell of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _sweep(hydra: Any, config_name: str, function: MainFunction, overrides: list[str]) -> Path:
+    """Run every cell; what failed is listed on stderr and ends in a SweepError, after the others.
+
+    Returns:
+        The folder of the cells.
+    """
     from hydra.types import RunMode
 
     from toxfusion.config.sweep import FAILED, SweepError, failures
 
     composed = hydra.compose_config(config_name, overrides, RunMode.MULTIRUN, with_log_configuration=False)
-    token = secrets.token_hex(8)
+    token, outputs = secrets.token_hex(8), Path(composed.hydra.sweep.dir)
     try:
         hydra.multirun(config_name, Job(function, token), overrides)
     finally:  # Hydra raises the first failure, after all cells
-        failed = failures(Path(composed.hydra.sweep.dir), token)
+        failed = failures(outputs, token)
         for folder, record in failed:
             print(f"failed: {folder / FAILED}: {record['message']}", file=sys.stderr)
         if failed:
@@ -276,3 +298,4 @@ def _sweep(hydra: Any, config_name: str, function: MainFunction, overrides: list
                 f"{len(failed)} cells of the sweep failed, listed above; the same command line runs them again, and "
                 "none that is finished"
             )
+    return outputs

@@ -30,7 +30,7 @@ def check_targets(config: Any, path: str = "") -> None:
     Imports the modules of the targets, and builds nothing. Raises ConfigError for a target that does not
     exist and for a key that its callable does not take.
     """
-    for where, node in _nodes(config, path):
+    for where, node in target_nodes(config, path):
         known = _keywords(located(str(node["_target_"]), where))
         if known is None:
             continue
@@ -91,16 +91,16 @@ def build(node: Config, **extra: Any) -> Any:
     return functools.partial(constructor, **extra) if node.get("_partial_") else constructor(**extra)
 
 
-def _nodes(config: Any, path: str) -> Iterator[tuple[str, Config]]:
+def target_nodes(config: Any, path: str = "") -> Iterator[tuple[str, Config]]:
     """Every mapping with a ``_target_``, with its dotted path."""
     if isinstance(config, dict):
         if "_target_" in config:
             yield path, config
         for key, value in config.items():
-            yield from _nodes(value, _join(path, str(key)))
+            yield from target_nodes(value, _join(path, str(key)))
     elif isinstance(config, list):
         for position, value in enumerate(config):
-            yield from _nodes(value, f"{path}[{position}]")
+            yield from target_nodes(value, f"{path}[{position}]")
 
 
 def _join(path: str, key: str) -> str:

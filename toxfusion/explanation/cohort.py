@@ -21,7 +21,7 @@ from toxfusion.runs.probes import network_of
 from toxfusion.slides.faults import SlideError
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit
-from toxfusion.training.stage import read_checkpoint
+from toxfusion.training.checkpoint import read_checkpoint
 
 STAGE = "explain"
 STYLE_BRANCH = "terms.style_branch."

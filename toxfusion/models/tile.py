@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from toxfusion.models import lite0
@@ -18,6 +22,7 @@ from toxfusion.study.files import replace_file
 
 LITE0_STAGES = "lite0_stages"
 CHECKPOINT_SCHEMA = 1
+_ABOUT = "toxfusion"
 
 
 class TileEncoderError(ValueError):
@@ -103,11 +108,16 @@ class ContrastiveProjection(nn.Sequential):
 
 @dataclass(frozen=True)
 class LoadedTileEncoder:
-    """A trained encoder in eval mode and what is known of its training (``trained_on`` among it)."""
+    """A trained encoder in eval mode and what is known of its training (``trained_on`` among it).
+
+    Attributes:
+        weights: SHA-256 of the checkpoint that was trained, which names its features.
+    """
 
     encoder: TileEncoder
     trained_on: list[str]
     provenance: dict[str, Any]
+    weights: str
 
 
 def save_tile_encoder(
@@ -139,13 +149,42 @@ def save_tile_encoder(
     replace_file(path, packed.getvalue())
 
 
+def share_tile_encoder(checkpoint: Path, target: Path) -> None:
+    """Write a checkpoint of `save_tile_encoder` as safetensors, which `load_tile_encoder` reads alike.
+
+    Raises:
+        TileEncoderError: as `load_tile_encoder`.
+    """
+    content = _read_checkpoint(checkpoint)
+    about = {key: value for key, value in content.items() if key != "state"}
+    about["weights"] = _sha256(checkpoint)
+    replace_file(target, save(content["state"], metadata={_ABOUT: json.dumps(about)}))
+
+
 def load_tile_encoder(path: Path) -> LoadedTileEncoder:
-    """Read a checkpoint of `save_tile_encoder`; code in a file is refused, never run.
+    """Read what `save_tile_encoder` or `share_tile_encoder` wrote; code in a file is refused, never run.
 
     Raises:
         TileEncoderError: where the file is missing, damaged, holds more than tensors and plain types, or is
             another kind.
     """
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    else:
+        content = {**_read_checkpoint(path), "weights": _sha256(path)}
+    encoder = TileEncoder(
+        content["backbone"],
+        mean=content["mean"],
+        std=content["std"],
+        mpp=content["mpp"],
+        tile_px=content["tile_px"],
+    )
+    encoder.backbone.load_state_dict(content["state"])
+    return LoadedTileEncoder(encoder.eval(), content["trained_on"], content["provenance"], content["weights"])
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_tile_encoder` wrote."""
     if not path.is_file():
         raise TileEncoderError(f"no tile encoder at {path}; train one with experiment=tile_encoder")
     try:
@@ -156,12 +195,21 @@ def load_tile_encoder(path: Path) -> LoadedTileEncoder:
         ) from error
     if not isinstance(content, dict) or content.get("schema") != CHECKPOINT_SCHEMA:
         raise TileEncoderError(f"{path} is no tile encoder of schema {CHECKPOINT_SCHEMA}")
-    encoder = TileEncoder(
-        content["backbone"],
-        mean=content["mean"],
-        std=content["std"],
-        mpp=content["mpp"],
-        tile_px=content["tile_px"],
-    )
-    encoder.backbone.load_state_dict(content["state"])
-    return LoadedTileEncoder(encoder.eval(), content["trained_on"], content["provenance"])
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """What `share_tile_encoder` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise TileEncoderError(f"{path} is damaged or no file of safetensors: {error}") from error
+    if about.get("schema") != CHECKPOINT_SCHEMA:
+        raise TileEncoderError(f"{path} is no tile encoder of schema {CHECKPOINT_SCHEMA}")
+    return {**about, "state": state}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -83,3 +84,34 @@ def _track(config: dict[str, Any], folder: RunFolder) -> None:
             "tries again",
             file=sys.stderr,
         )
+
+
+def next_steps(config: dict[str, Any], *, brief: bool) -> str:
+    """Where a finished run lies, what it holds, and which commands take it; "" where it is not finished.
+
+    Args:
+        brief: its place and validation score alone, for a cell of a sweep.
+    """
+    folder = RunFolder(Path(config["paths"]["output"]))
+    done = folder.finished() if is_rank_zero() else None
+    if done is None:
+        return ""
+    score = f", validation score {done['objective']:.3f}" if math.isfinite(done["objective"]) else ""
+    lines = [f"finished: {folder.root}{score}"]
+    if brief or config["method"] == "tile_encoder":
+        return lines[0] + "\n"
+    best = folder.stage("finetune") / "best.ckpt"
+    kept = [best, folder.metrics, folder.predictions, folder.embeddings, folder.figures]
+    lines += [f"  {file.relative_to(folder.root)}" for file in kept if file.exists()]
+    lines.append("next:")
+    if folder.predictions.is_file():
+        lines.append(f"  toxfusion evaluate run={folder.root}")
+    if best.is_file():
+        folds = folder.root.parent
+        lines += [
+            f"  toxfusion explain run={folds}",
+            f'  toxfusion predict "run={folds}/*" study=NEW_STUDY',
+            f'  toxfusion export "run={folds}/*" output=bundles/{folds.name}',
+        ]
+    lines.append(f"  toxfusion compare runs={folder.root.parents[1]}")
+    return "\n".join(lines) + "\n"

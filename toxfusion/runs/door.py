@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,27 +12,48 @@ import anndata
 import pandas as pd
 
 from toxfusion.runs.loaded import LoadedRun, encode_slides, load_own_study, load_run
+from toxfusion.runs.named import named_runs
 from toxfusion.runs.new_study import score_study
 from toxfusion.study.audit import Audit
 from toxfusion.study.split import Split
 from toxfusion.study.study import Study
-from toxfusion.training.folder import RunFolder
+from toxfusion.training.folder import RunError, RunFolder
 from toxfusion.training.outputs import embeddings_table
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run of a network, by its folder.
+    """Finished runs of one network: one, or the folds and seeds of an experiment, which predict together.
 
     Nothing is read before it is asked for, and no label of a study is looked at.
+
+    Attributes:
+        folders: one a run.
     """
 
-    folder: Path
+    folders: tuple[RunFolder, ...]
+
+    @property
+    def members(self) -> list[Run]:
+        """Each run by itself."""
+        return [Run((folder,)) for folder in self.folders]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies; raises RunError where there are several."""
+        return self._only().root
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration that the run was made with."""
-        return RunFolder(self.folder).read_config()
+        """The resolved configuration that the run was made with; raises RunError where there are several."""
+        return self._only().read_config()
+
+    def _only(self) -> RunFolder:
+        if len(self.folders) > 1:
+            raise RunError(
+                f"{len(self.folders)} runs, each with a network and vectors of its own; take one of run.members"
+            )
+        return self.folders[0]
 
     def on(self, study: Study | str | PathLike[str] | None = None) -> LoadedRun:
         """The network of the run on a study: batches, vectors, and numbers with gradient.
@@ -41,10 +63,10 @@ class Run:
                 encoded first, as far as they are not.
 
         Raises:
-            RunError: the run is not finished, or of no network.
+            RunError: the run is of no network, there are several, or it is of a bundle and no study is named.
             StudyError: the folder is no study.
         """
-        folder = RunFolder(self.folder)
+        folder = self._only()
         if study is None:
             return load_run(folder, *load_own_study(folder))
         opened = _opened(study)
@@ -53,12 +75,12 @@ class Run:
         return load_run(folder, opened, everything)
 
     def predict(self, study: Study | str | PathLike[str]) -> pd.DataFrame:
-        """Calibrated risks of every unit of a study, as ``toxfusion predict`` writes them for one run.
+        """Calibrated risks of every unit of a study, as ``toxfusion predict`` writes them.
 
         Returns:
             One row a task and unit: risk, its bounds, the distance from the training study, and whether to abstain.
         """
-        return score_study([self.folder], _opened(study), Audit()).units
+        return score_study(self.folders, _opened(study), Audit()).units
 
     def embed(self, study: Study | str | PathLike[str] | None = None) -> anndata.AnnData:
         """Fused vectors of every sample that the run can read, with the gate and the shared parts beside.
@@ -71,14 +93,18 @@ class Run:
         return embeddings_table(loaded.fold, outputs)
 
 
-def load(folder: str | PathLike[str]) -> Run:
-    """A finished run, by its folder.
+def load(name: str | PathLike[str], trust: Sequence[str] = ()) -> Run:
+    """Finished runs, as ``toxfusion predict run=...`` takes them.
+
+    Args:
+        name: a run folder, a pattern of run folders, a bundle, or ``hf://owner/name`` of the Hugging Face hub.
+        trust: packages beside toxfusion whose classes a bundle may name. Their code is run.
 
     Raises:
         RunError: no finished run lies there.
+        BundleError: a bundle that is damaged, not trusted, or cannot be fetched.
     """
-    RunFolder(Path(folder)).read_config()
-    return Run(Path(folder))
+    return Run(tuple(named_runs(str(name), Audit(), trust)))
 
 
 def _opened(study: Study | str | PathLike[str]) -> Study:

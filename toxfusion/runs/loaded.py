@@ -21,6 +21,7 @@ from toxfusion.distributed.ranks import device_of
 from toxfusion.models.modes import place_of
 from toxfusion.models.network import Network
 from toxfusion.models.predictor import Predictor
+from toxfusion.runs.bundle import BundledRun
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.files import replacing
@@ -28,10 +29,10 @@ from toxfusion.study.split import Split, read_manifest
 from toxfusion.study.study import Study
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import build_network, with_nulls, with_pairs_dealt
+from toxfusion.training.checkpoint import CheckpointError
 from toxfusion.training.folder import RunError, RunFolder
 from toxfusion.training.outputs import SampleOutputs, encode_samples, predictions_table, survival_curves
 from toxfusion.training.settings import PublishedFeatures, RunSettings, StoredFeatures, TrainedFeatures
-from toxfusion.training.stage import CheckpointError, read_checkpoint
 from toxfusion.training.tile_features import encode_by_published, encode_study
 
 
@@ -111,8 +112,10 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
     """The study and split that a run was made on, with its nulls.
 
     Raises:
-        RunError: no run lies there.
+        RunError: no run lies there, or it is of a bundle.
     """
+    if isinstance(folder, BundledRun):
+        raise RunError(f"{folder.root}: a bundle holds no study; name the one to use it on")
     settings = RunSettings.read(folder.read_config())
     study, split = Study.open(settings.data.root), read_manifest(folder.split)
     return with_nulls(settings, study, split), split
@@ -132,9 +135,8 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         CheckpointError: its checkpoint cannot be read.
         ExpressionError: the study lacks a gene that the network reads, or has it twice.
     """
-    config, settings = _network_run(folder)
-    best = folder.stage("finetune") / "best.ckpt"
-    checkpoint = read_checkpoint(best)
+    config, settings = check_network_run(folder)
+    checkpoint = folder.read_trained()
     contract = checkpoint["contract"]
     tasks = settings.tasks.restored(contract["tasks"])
     tiles, genes = contract["tiles"], contract["expression"]
@@ -156,7 +158,7 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract["gene_sets"]
     )
     predictor = Predictor(network, tasks.heads(settings.network.width))
-    load_part(predictor, checkpoint["state_dict"], "predictor.", best)
+    load_part(predictor, checkpoint["state_dict"], "predictor.", folder.root)
     predictor.eval().to(device_of(settings.trainer.accelerator))
     return LoadedRun(folder, config, settings, contract, tasks, predictor, fold)
 
@@ -190,8 +192,8 @@ def encode_slides(folder: RunFolder, study: Study) -> int:
         StudyError: the study has no tiles.
         TileFeaturesError: tiles of another scale or size than the encoder's.
     """
-    _, settings = _network_run(folder)
-    contract = read_checkpoint(folder.stage("finetune") / "best.ckpt")["contract"]
+    _, settings = check_network_run(folder)
+    contract = folder.read_trained()["contract"]
     made, grid, trainer = settings.tile_features, settings.data.grid, settings.trainer
     if contract["features"] is None or not isinstance(made, PublishedFeatures | TrainedFeatures):
         return 0
@@ -200,7 +202,7 @@ def encode_slides(folder: RunFolder, study: Study) -> int:
     if isinstance(made, PublishedFeatures):
         store = encode_by_published(made, study, grid=grid, trainer=trainer)
     else:
-        encoder = _encoder_in(study, settings.data.root, name)
+        encoder = _encoder_in(study, folder.tile_encoder(name))
         store = encode_study(study, encoder, grid=grid, batch_size=made.encode_batch, trainer=trainer)
     encoded = len(store.slide_ids) - before
     if encoded:
@@ -208,8 +210,12 @@ def encode_slides(folder: RunFolder, study: Study) -> int:
     return encoded
 
 
-def _network_run(folder: RunFolder) -> tuple[dict[str, Any], RunSettings]:
-    """The config of a finished run of a network, and the same as settings."""
+def check_network_run(folder: RunFolder) -> tuple[dict[str, Any], RunSettings]:
+    """The config of a finished run of a network, and the same as settings.
+
+    Raises:
+        RunError: the run is not finished, of no network, or of an earlier version.
+    """
     config = folder.read_config()
     if folder.finished() is None or config["method"] != "network":
         raise RunError(
@@ -222,11 +228,10 @@ def _network_run(folder: RunFolder) -> tuple[dict[str, Any], RunSettings]:
     return config, RunSettings.read(config)
 
 
-def _encoder_in(study: Study, trained_on: Path, name: str) -> Path:
-    """The run's tile encoder in a study; copied from the study of the run where it is not there yet."""
-    encoder = study.root / "encoders" / f"{name}.ckpt"
+def _encoder_in(study: Study, own: Path) -> Path:
+    """The run's own tile encoder in a study; copied there where it is not there yet."""
+    encoder = study.root / "encoders" / own.name
     if not encoder.is_file():
-        own = trained_on / "encoders" / encoder.name
         if not own.is_file():
             raise RunError(
                 f"{own}: the run's tile encoder is not there (the study the run was trained on has moved?); copy it "

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 
@@ -21,7 +19,7 @@ from toxfusion.evaluation.applicability import (
     choose_band,
     conformal_p,
 )
-from toxfusion.evaluation.calibration import fit_platt
+from toxfusion.evaluation.calibration import Platt, fit_platt
 from toxfusion.runs.loaded import encode_slides, load_run
 from toxfusion.study.audit import Audit
 from toxfusion.study.split import Split
@@ -74,7 +72,7 @@ class _RunScores:
 
 
 def score_study(
-    run_folders: Sequence[Path],
+    folders: Sequence[RunFolder],
     study: Study,
     audit: Audit,
     *,
@@ -97,13 +95,12 @@ def score_study(
         raise ApplicabilityError(
             f"alpha {alpha} must lie between 0 and 1, and error {error} between 0 and {DECISION} (null = none)"
         )
-    folders = [RunFolder(Path(folder)) for folder in run_folders]
-    _check_one_experiment(folders)
+    check_one_experiment(folders)
     for folder in folders:
         encode_slides(folder, study)
     found = [_score_with(folder, study, audit) for folder in folders]
     notes: list[str] = []
-    valid = _validation(folders)
+    valid = validation_units(folders)
     tables, valid = _calibrated([run.table for run in found], valid, notes)
     joined = pd.concat(tables, ignore_index=True)
     keys = ["task", *_UNIT, "compound", "dose_level", "time_h", "study"]
@@ -134,14 +131,15 @@ def score_study(
     )
 
 
-def _validation(folders: Sequence[RunFolder]) -> pd.DataFrame:
+def validation_units(folders: Sequence[RunFolder]) -> pd.DataFrame:
     """Labelled validation units of all runs, once each: task, unit_id, label, and score, the mean over runs."""
-    pooled = predictions.pool([predictions.read(folder.predictions) for folder in folders], part="valid")
+    pooled = predictions.pool([folder.read_predictions() for folder in folders], part="valid")
     grouped = pooled[pooled["label"].notna()].groupby(["task", "unit_id"], as_index=False)
     return grouped.agg(label=("label", "first"), score=("score", "mean"))
 
 
-def _check_one_experiment(folders: Sequence[RunFolder]) -> None:
+def check_one_experiment(folders: Sequence[RunFolder]) -> None:
+    """Raise RunError where runs are of several experiments, or one fold and seed is there twice."""
     configs = [folder.read_config() for folder in folders]
     names = sorted({c["name"] for c in configs})
     cells = [(c["split"]["fold"], c["seed"]) for c in configs]
@@ -187,16 +185,8 @@ def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
 
 
 def _known_samples(folder: RunFolder) -> tuple[pd.DataFrame, np.ndarray]:
-    """obs and fused vectors of training and validation samples that have something the run reads.
-
-    Raises:
-        RunError: the run left no vectors of training samples.
-    """
-    table = anndata.read_h5ad(folder.embeddings) if folder.embeddings.is_file() else None
-    if table is None or not (table.obs["part"] == "train").any():
-        raise RunError(
-            f"{folder.embeddings}: no vectors of training samples to measure distances from; train the run again"
-        )
+    """obs and fused vectors of training and validation samples that have something the run reads."""
+    table = folder.read_embeddings()
     there = (table.obs["has_slide"] | table.obs["has_expression"]).to_numpy(dtype=bool)
     return table.obs[there], np.asarray(table.X)[there]
 
@@ -252,14 +242,11 @@ def _calibrated(
     """
     tables = [table.assign(calibrated=False) for table in tables]
     valid = valid.copy()
-    for task in _called(tables[0]):
-        mine = valid["task"] == task
-        if mine.sum() < LEAST_UNITS:
-            notes.append(
-                f"{task}: not calibrated, {mine.sum()} labelled validation units are under {LEAST_UNITS}"
-            )
+    for task in called_tasks(tables[0]):
+        n, platt = fitted_platt(valid, task)
+        if platt is None:
+            notes.append(f"{task}: not calibrated, {n} labelled validation units are under {LEAST_UNITS}")
             continue
-        platt = fit_platt(valid.loc[mine, "label"].to_numpy(), valid.loc[mine, "score"].to_numpy())
         if platt.reason:
             notes.append(f"{task}: calibrated to the prevalence of validation, {platt.reason}")
         for table in [*tables, valid]:
@@ -269,7 +256,19 @@ def _calibrated(
     return tables, valid
 
 
-def _called(table: pd.DataFrame) -> list[str]:
+def fitted_platt(valid: pd.DataFrame, task: str) -> tuple[int, Platt | None]:
+    """How many validation units of a task are labelled, and their Platt scaling; None below `LEAST_UNITS`.
+
+    Args:
+        valid: of `validation_units`.
+    """
+    mine = valid[valid["task"] == task]
+    if len(mine) < LEAST_UNITS:
+        return len(mine), None
+    return len(mine), fit_platt(mine["label"].to_numpy(), mine["score"].to_numpy())
+
+
+def called_tasks(table: pd.DataFrame) -> list[str]:
     """Tasks whose score is the probability of one of two classes."""
     return [str(task) for task in table.loc[table["family"] == "binary", "task"].unique()]
 
@@ -280,7 +279,7 @@ def _bands(
     if error is None:
         return {}
     bands = {}
-    for task in _called(joined):
+    for task in called_tasks(joined):
         mine = valid[valid["task"] == task]
         bands[task] = choose_band(mine["label"].to_numpy(), mine["score"].to_numpy(), error)
         kept, n, wrong = bands[task].kept, bands[task].n, bands[task].error

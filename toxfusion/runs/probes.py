@@ -25,8 +25,8 @@ from toxfusion.runs.loaded import LoadedRun, load_part
 from toxfusion.study.draws import generator
 from toxfusion.tasks.task import PooledTask, Task
 from toxfusion.training.assemble import build_network
+from toxfusion.training.checkpoint import read_checkpoint
 from toxfusion.training.outputs import SampleOutputs
-from toxfusion.training.stage import read_checkpoint
 
 EMBEDDING_PROBES = probing.EMBEDDING_PROBES
 PROBES = (*EMBEDDING_PROBES, "retrieval", "missing_modality")

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anndata
+import pandas as pd
 import yaml
 
+from toxfusion.evaluation import predictions
 from toxfusion.study.files import replace_file
+from toxfusion.training.checkpoint import read_checkpoint
 
 INCIDENTAL = ("paths", "logger", "resume", "heatmaps")
 """Config keys that change nothing in the results."""
@@ -117,6 +121,35 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """What done.json says, or None while the run is not finished."""
         return json.loads(self.done.read_text()) if self.done.is_file() else None
+
+    def read_trained(self) -> dict[str, Any]:
+        """What fine-tuning kept: "state_dict", with the predictor's weights, and "contract".
+
+        Raises:
+            CheckpointError: it is not there, or cannot be read.
+        """
+        return read_checkpoint(self.stage("finetune") / "best.ckpt")
+
+    def read_predictions(self) -> pd.DataFrame:
+        """Predictions of validation and test units; raises PredictionsError where there are none."""
+        return predictions.read(self.predictions)
+
+    def read_embeddings(self) -> anndata.AnnData:
+        """Fused vectors of the run's own samples.
+
+        Raises:
+            RunError: the run left none of training samples.
+        """
+        table = anndata.read_h5ad(self.embeddings) if self.embeddings.is_file() else None
+        if table is None or not (table.obs["part"] == "train").any():
+            raise RunError(
+                f"{self.embeddings}: no vectors of training samples to measure distances from; train the run again"
+            )
+        return table
+
+    def tile_encoder(self, name: str) -> Path:
+        """Where the tile encoder of that name lies, which the run trained."""
+        return Path(self.read_config()["data"]["root"]) / "encoders" / f"{name}.ckpt"
 
     def claim(self, config: dict[str, Any]) -> None:
         """Write the config, or check that the run begun here is the same.

@@ -17,6 +17,7 @@ from toxfusion.console.progress import Progress
 from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.distributed.ranks import is_rank_zero
 from toxfusion.study.files import replace_file
+from toxfusion.training.checkpoint import CheckpointError, read_checkpoint
 from toxfusion.training.choice import WeightChoice
 from toxfusion.training.history import History
 from toxfusion.training.position import PositionCheckpoint
@@ -25,32 +26,6 @@ from toxfusion.training.settings import TrainerSettings
 TRAIN_LOSS = "train/loss"
 SHOWN = ("valid/score", "valid/loss")
 """The first of these that a stage logs is shown beside the loss of training."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or that was made for other data or another network."""
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of tensors and plain types.
-
-    Raises:
-        CheckpointError: the file is missing, broken, or holds anything else, code for instance.
-    """
-    import pickle
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: not a checkpoint of tensors and plain types, so it is not loaded "
-            f"({str(error).splitlines()[0]}); make it again with toxfusion.train"
-        ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{path}: holds no state_dict; make it again with toxfusion.train")
-    return content
 
 
 def load_weights(module: torch.nn.Module, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -213,8 +212,7 @@ def encode_study(
             f"{encoder.tile_px} px at {encoder.mpp:g} um/px; extract the slides with grid.mpp={encoder.mpp:g} "
             f"grid.tile_px={encoder.tile_px}"
         )
-    weights = hashlib.sha256(encoder_path.read_bytes()).hexdigest()
-    about = {"encoder": encoder_path.stem, "weights": weights, "trained_on": loaded.trained_on}
+    about = {"encoder": encoder_path.stem, "weights": loaded.weights, "trained_on": loaded.trained_on}
     return _encoded(study, encoder_path.stem, encoder, encoder.dim, about, grid, batch_size, trainer)
 
 
