@@ -7,7 +7,7 @@ import pytest
 
 from toxfusion.evaluation.survival import harrell_c, integrated_brier, uno_c
 
-pytest.importorskip("sksurv", reason="scikit-survival has no wheel of its solver for Python 3.13")
+pytest.importorskip("sksurv", reason="the extra survival is not installed")
 
 
 def cohort(n: int, seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -57,7 +57,7 @@ def test_cox_without_effects_counts_the_risk_sets() -> None:
 
 
 def test_cox_is_highest_where_scikit_survival_fits() -> None:
-    pytest.importorskip("sksurv", reason="scikit-survival has no wheel of its solver for Python 3.13")
+    pytest.importorskip("sksurv", reason="the extra survival is not installed")
     from sksurv.linear_model import CoxPHSurvivalAnalysis
     from sksurv.util import Surv
 

@@ -47,7 +47,7 @@ def test_a_run_embeds_and_predicts_a_study(finished_run: tuple[Study, Path]) -> 
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="name a run folder"):
+    with pytest.raises(RunError, match="no finished run; give a run folder"):
         tf.load(tmp_path)
 
 
