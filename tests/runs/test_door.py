@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import toxfusion as tf
 from tests.training.test_run import SMALL, STORED
+from toxfusion.runs.after import next_steps
 from toxfusion.study.study import Study
 from toxfusion.training.assemble import TrainingError
 from toxfusion.training.folder import RunError, RunFolder
@@ -63,3 +65,24 @@ def test_a_configuration_begins_as_its_run_does(finished_run: tuple[Study, Path]
     np.testing.assert_array_equal(ours.tiles.features, theirs.tiles.features)
     with pytest.raises(TrainingError, match="method=network"):
         tf.begin(tf.compose("train", [*line, "experiment=pca_logistic"]))
+
+
+def test_a_finished_run_says_what_it_holds_and_commands_that_exist(
+    finished_run: tuple[Study, Path], tmp_path: Path
+) -> None:
+    _, folder = finished_run
+    config = RunFolder(folder).read_config()
+    first, *rest = next_steps(config, brief=False).splitlines()
+    assert next_steps(config, brief=True) == first + "\n"
+    assert first.startswith(f"finished: {folder}")
+    files, commands = rest[: rest.index("next:")], rest[rest.index("next:") + 1 :]
+    assert "  checkpoints/finetune/best.ckpt" in files
+    assert all((folder / file.strip()).exists() for file in files)
+    for line in commands:
+        _, command, *overrides = shlex.split(line)
+        assert tf.compose(command, overrides)["paths"]
+    assert [line.split()[1] for line in commands] == ["evaluate", "explain", "predict", "export", "compare"]
+    other = {**config, "paths": {"output": str(tmp_path)}}
+    assert next_steps(other, brief=True) == ""
+    RunFolder(tmp_path).close(other, 0.7124)
+    assert next_steps(other, brief=True) == f"finished: {tmp_path}, validation score 0.712\n"
