@@ -146,25 +146,52 @@ def _group_table(groups: dict[str, str], conf: Path) -> str:
 
 
 def _options(group: str, conf: Path) -> Iterator[str]:
-    for file in sorted((conf / group).glob("*.yaml")):
+    options = sorted((conf / group).glob("*.yaml"))
+    described = {name: what for file in options for name, what in _descriptions(file, conf).items() if what}
+    for file in options:
         yield f"### {group}={file.stem}"
         yield _prose(file_comment(file))
-        content = yaml.safe_load(file.read_text()) or {}
         if group in PRESETS:
             body = re.sub(r"\A(#.*\n)+", "", file.read_text()).strip()
             yield f"```yaml\n{body}\n```"
             continue
-        siblings = [
-            e
-            for e in content.get("defaults", [])
-            if isinstance(e, str) and (file.parent / f"{e}.yaml").is_file()
-        ]
+        siblings = _siblings(file)
         if siblings:
-            yield (
-                "Begins as " + " and ".join(f"`{group}={name}`" for name in siblings) + "; these keys differ:"
-            )
+            names = " and ".join(f"`{group}={sibling.stem}`" for sibling in siblings)
+            yield f"Begins as {names}; these keys differ:"
         prefix = "" if "# @package _global_" in file.read_text() else f"{group}."
-        yield _table([replace(key, name=prefix + key.name) for key in file_keys(file, conf)])
+        known = described | {name: what for name, what in _descriptions(file, conf).items() if what}
+        keys = [
+            replace(key, description=known.get(key.name) or _source(key)) for key in file_keys(file, conf)
+        ]
+        yield _table([replace(key, name=prefix + key.name) for key in keys])
+
+
+def _source(key: Key) -> str:
+    """Where a key without a comment takes its value from, if from another key."""
+    taken = re.fullmatch(r"\$\{([\w.]+)\}", key.default)
+    return f"As `{taken.group(1)}`." if taken else ""
+
+
+def _siblings(file: Path) -> list[Path]:
+    """Options of the same group that a file begins as."""
+    entries = (yaml.safe_load(file.read_text()) or {}).get("defaults", [])
+    paths = (file.parent / f"{entry}.yaml" for entry in entries if isinstance(entry, str))
+    return [path for path in paths if path.is_file()]
+
+
+def _descriptions(file: Path, conf: Path) -> dict[str, str]:
+    """What each key is, by the file's own comments or else by those of the options it begins as."""
+    known: dict[str, str] = {}
+    for sibling in _siblings(file):
+        known |= _descriptions(sibling, conf)
+    own = {key.name: key.description for key in file_keys(file, conf)}
+    for name, description in own.items():
+        above = name.rpartition(".")[0]
+        inherited = known.get(name) or ("" if above in own else known.get(above, ""))
+        built = "What the other keys build." if name.endswith("_target_") else ""
+        known[name] = description or inherited or built
+    return known
 
 
 def _table(keys: list[Key]) -> str:
