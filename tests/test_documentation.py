@@ -109,7 +109,7 @@ def sentences(page: Path) -> list[list[str]]:
     blocks: list[list[str]] = [[]]
     running = re.sub(r"<!--.*?-->", "", CODE.sub("\n\n", page.read_text()), flags=re.DOTALL)
     for line in running.splitlines():
-        text = line.strip()
+        text = line.strip().lstrip("> ")
         item = re.match(r"([-*]|\d+\.) ", text)
         apart = not text or text.startswith(("|", "#", "!!!", "???", ":::", "!["))
         if item or apart:
