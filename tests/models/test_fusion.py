@@ -311,7 +311,7 @@ def parts(r: Representation) -> dict[str, torch.Tensor | None]:
 
 def test_the_network_represents_every_sample_whatever_it_lacks(batch: Batch) -> None:
     r = network().eval()(batch)
-    assert r.fused.vector.shape == (6, WIDTH)
+    assert r.fused.vector.shape == (6, WIDTH + 2 * (8 + 6))
     assert r.fused.vector.isfinite().all()
     assert {k: v.shape[1] for k, v in parts(r).items()} == {
         "slide_shared": 8,

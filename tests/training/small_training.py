@@ -76,8 +76,9 @@ def pretraining(settings: dict[str, Any]) -> PretrainingModule:
 
 
 def finetuning(settings: dict[str, Any]) -> FinetuningModule:
+    network = network_of(settings)
     return FinetuningModule(
-        Predictor(network_of(settings), FOUR_TASKS.heads(settings["size"]["width"])),
+        Predictor(network, FOUR_TASKS.heads(network.fused_width)),
         FOUR_TASKS,
         labels=eight_samples().labels,
         network_lr_share=1.0,

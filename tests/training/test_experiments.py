@@ -70,7 +70,7 @@ READS: dict[str, tuple[str, ...]] = {
     "sub_bag": ("bag", "slide_shared"),
     "genes": ("expression", "decoder"),
     "orthogonality": (*VECTORS, *SHARED, *PRIVATE),
-    "retention": (*VECTORS, *SHARED, *PRIVATE, "fusion"),
+    "retention": (*VECTORS, *SHARED, *PRIVATE),
     "tiles": ("bag",),
     "slide_latents": ("bag",),
     "expression_latents": ("expression",),
@@ -92,8 +92,7 @@ def part_of_network(name: str) -> str:
         kind = rest.partition(".")[0]
         # The linear path gives both parts, and no term reads a private part alone.
         part = "shared" if kind == "linear" else kind
-        to_fusion = kind.endswith("_token") or kind == "carry"
-        return "fusion" if to_fusion else f"{top.removesuffix('_projections')}_{part}"
+        return "fusion" if kind.endswith("_token") else f"{top.removesuffix('_projections')}_{part}"
     if top == "fusion_gain":
         return "fusion"
     return "decoder" if top == "expression" and rest.startswith(DECODER) else top

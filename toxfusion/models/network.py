@@ -35,7 +35,7 @@ class Representation:
 
     Attributes:
         slide, expression: tokens and vectors of the branches.
-        fused: vector [B, W], gate [B, 2], attention between the modalities.
+        fused: vector [B, F] (F is `Network.fused_width`), gate [B, 2], attention between the modalities.
         slide_shared, expression_shared: [B, S], what the modalities have in common; not normalised.
         slide_private, expression_private: [B, R], what each has alone.
     """
@@ -92,10 +92,6 @@ class Projections(nn.Module):
         """[B, 2, W], the shared before the private part."""
         return torch.stack([self.shared_token(shared), self.private_token(private)], 1)
 
-    def carried(self, shared: Tensor) -> Tensor | None:
-        """What of the shared part goes into the fused vector past the fusion, [B, W]; None where nothing does."""
-        return None
-
 
 class LinearFirst(Projections):
     """A linear path from pooled tiles or the profile to both parts, with the perceptrons beside it near zero.
@@ -103,26 +99,16 @@ class LinearFirst(Projections):
         parts = A view + b + perceptron(vector)
 
     What is linear can be solved in closed form from hundreds of pairs, which a perceptron from random weights does not
-    find again by gradient; from there the network learns what is left. The shared part also goes into the fused
-    vector past the fusion, so that a linear head on that has its own shadow: a linear model of the shared parts. No
-    norm follows a part: its directions are as loud as they are shared, and a norm would raise those that hold by
+    find again by gradient; from there the network learns what is left. Both parts also stand in the fused vector,
+    beside what the fusion makes of them, so that a linear head on that has its own shadow: a linear model of the parts.
+    No norm follows a part: its directions are as loud as they are shared, and a norm would raise those that hold by
     chance.
 
     Args:
         view_dim: columns of the view.
-        place: the end of the fused vector that carries the shared part; both modalities lie side by side in it where
-            W is 2 S or more.
     """
 
-    def __init__(
-        self,
-        width: int,
-        shared_dim: int,
-        private_dim: int,
-        *,
-        view_dim: int,
-        place: Literal["first", "last"],
-    ) -> None:
+    def __init__(self, width: int, shared_dim: int, private_dim: int, *, view_dim: int) -> None:
         super().__init__(width, shared_dim, private_dim)
         self.shared_dim, self.private_dim = shared_dim, private_dim
         self.linear = nn.Linear(view_dim, shared_dim + private_dim)
@@ -130,18 +116,11 @@ class LinearFirst(Projections):
             scale_last(perceptron, START)
         self.shared_token = nn.Sequential(nn.Linear(shared_dim, width, bias=False))
         self.private_token = nn.Sequential(nn.Linear(private_dim, width, bias=False))
-        self.carry = nn.Linear(shared_dim, width, bias=False)
-        with torch.no_grad():
-            self.linear.bias.zero_()
-            side = torch.eye(width, shared_dim)
-            self.carry.weight.copy_(side if place == "first" else side.flip(0, 1))
+        nn.init.zeros_(self.linear.bias)
 
     def parts(self, vector: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         shared, private = self.linear(view).split([self.shared_dim, self.private_dim], 1)
         return shared + self.shared(vector), private + self.private(vector)
-
-    def carried(self, shared: Tensor) -> Tensor | None:
-        return self.carry(shared)
 
     @torch.no_grad()
     def start_at(self, shared: LinearMap, private: LinearMap) -> None:
@@ -157,7 +136,8 @@ class Network(nn.Module):
         bag, expression: the branches; None where ``modality`` leaves one out.
         fusion: reads the tokens of both branches, with each branch's shared and private part as two further
             tokens; not used for one modality, where the tokens of that one are pooled.
-        width: W, of the branches and the fusion.
+        width: W, of the branches and the fusion; the fused vector has ``fused_width``: W, and with linear projections
+            also S + R for each branch.
         shared_dim, private_dim: S and R of the projections.
         modality: "both", "wsi" or "omics"; the branch left out is neither built nor trained.
         modality_dropout: share of paired samples whose fusion sees one modality only, in training.
@@ -195,11 +175,13 @@ class Network(nn.Module):
         self.slide_projections: Projections | None = None
         self.expression_projections: Projections | None = None
         if self.bag is not None:
-            self.slide_projections = _projections(projections, sizes, 2 * self.bag.in_dim, "first")
+            self.slide_projections = _projections(projections, sizes, 2 * self.bag.in_dim)
         if self.expression is not None:
-            self.expression_projections = _projections(projections, sizes, self.expression.n_genes, "last")
-        # What the fusion adds to the shared parts that the fused vector carries; 1 throughout where it carries none.
+            self.expression_projections = _projections(projections, sizes, self.expression.n_genes)
+        # How loud the fusion is beside the parts that the fused vector carries; None where it carries none.
         self.fusion_gain = nn.Parameter(torch.full((width,), START)) if projections == "linear" else None
+        carried = [self.slide_projections, self.expression_projections] if projections == "linear" else []
+        self.fused_width = width + (shared_dim + private_dim) * sum(each is not None for each in carried)
 
     def forward(
         self, batch: Batch, *, visible: Tensor | None = None, generator: torch.Generator | None = None
@@ -272,34 +254,26 @@ class Network(nn.Module):
         has_slide: Tensor,
         has_expression: Tensor,
     ) -> Fused:
-        """The fused vector with the shared parts in it, each times its gate over the equal share.
+        """The fused vector with the parts of both branches beside it, each times its gate over the equal share.
 
         A part whose modality is missing is 0, and the other one is not made louder for that.
         """
         if self.fusion_gain is None:
             return fused
-        vector = self.fusion_gain * fused.vector
         present = torch.stack([has_slide, has_expression], 1)
         if isinstance(self.fusion, SingleModality):
             present = fused.gate > 0
-        share = (fused.gate * present * present.sum(1, keepdim=True)).to(vector.dtype)
-        for projections, seen, column in (
-            (self.slide_projections, slide, 0),
-            (self.expression_projections, expression, 1),
-        ):
-            if projections is not None and seen is not None:
-                carried = projections.carried(seen.shared)
-                if carried is not None:
-                    # where, not a product: what lies in a missing modality may be anything.
-                    vector = vector + torch.where(
-                        present[:, column, None], share[:, column, None] * carried, 0.0
-                    )
-        return replace(fused, vector=vector)
+        share = (fused.gate * present * present.sum(1, keepdim=True)).to(fused.vector.dtype)
+        blocks = [self.fusion_gain * fused.vector]
+        for column, seen in enumerate((slide, expression)):
+            if seen is not None:
+                parts = torch.cat([seen.shared, seen.private], 1)
+                # where, not a product: what lies in a missing modality may be anything.
+                blocks.append(torch.where(present[:, column, None], share[:, column, None] * parts, 0.0))
+        return replace(fused, vector=torch.cat(blocks, 1))
 
 
-def _projections(
-    kind: ProjectionKind, sizes: tuple[int, int, int], view_dim: int, place: Literal["first", "last"]
-) -> Projections:
+def _projections(kind: ProjectionKind, sizes: tuple[int, int, int], view_dim: int) -> Projections:
     """The projections of one branch; sizes are W, S and R.
 
     Raises:
@@ -307,4 +281,4 @@ def _projections(
     """
     if kind not in ("linear", "perceptron"):
         raise ModalityError(f"projections={kind!r} is neither linear nor perceptron")
-    return LinearFirst(*sizes, view_dim=view_dim, place=place) if kind == "linear" else Projections(*sizes)
+    return LinearFirst(*sizes, view_dim=view_dim) if kind == "linear" else Projections(*sizes)

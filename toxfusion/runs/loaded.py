@@ -157,7 +157,7 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
     network = build_network(
         settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract["gene_sets"]
     )
-    predictor = Predictor(network, tasks.heads(settings.network.width))
+    predictor = Predictor(network, tasks.heads(network.fused_width))
     load_part(predictor, checkpoint["state_dict"], "predictor.", folder.root)
     predictor.eval().to(device_of(settings.trainer.accelerator))
     return LoadedRun(folder, config, settings, contract, tasks, predictor, fold)

@@ -1,4 +1,4 @@
-"""What the parts of a branch, and the fused vector, still tell of the input."""
+"""What the parts of a branch still tell of its input."""
 
 from __future__ import annotations
 
@@ -15,38 +15,36 @@ from toxfusion.objectives.terms.view import View
 class PartRetention(Term):
     """Linear read-out of the bag's mean tile and of the whole profile.
 
-    Read from the shared and private parts of the branch together, and from the fused vector; mean squared errors, and
-    the mean of those.
+    Read from the shared and private parts of the branch together; mean squared errors, and the mean of those. Not read
+    from the fused vector: a gate learns from that to close the modality with less to restore, and never opens again.
     """
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         parts = shape.shared_dim + shape.private_dim
-        self.read_out = nn.ModuleDict()
-        for source, size in (("parts", parts), ("fused", shape.width)):
-            for target, width in (("tile", shape.tile_dim), ("profile", shape.n_genes)):
-                if width:
-                    self.read_out[f"{target}_from_{source}"] = nn.Linear(size, width)
+        self.read_out = nn.ModuleDict(
+            {
+                target: nn.Linear(parts, width)
+                for target, width in (("tile", shape.tile_dim), ("profile", shape.n_genes))
+                if width
+            }
+        )
 
     def forward(self, view: View, network: Network) -> Tensor:
         out, batch = view.out, view.batch
         errors: list[Tensor] = []
         if out.slide_shared is not None and out.slide_private is not None:
             parts = torch.cat([out.slide_shared, out.slide_private], 1)
-            errors += self._errors("tile", view, parts, bag_means(batch.tiles), batch.has_slide)
+            errors.append(self._error("tile", parts, bag_means(batch.tiles), batch.has_slide))
         if out.expression_shared is not None and out.expression_private is not None:
             parts = torch.cat([out.expression_shared, out.expression_private], 1)
-            errors += self._errors("profile", view, parts, batch.expression, batch.has_expression)
+            errors.append(self._error("profile", parts, batch.expression, batch.has_expression))
         return torch.stack(errors).mean()
 
-    def _errors(
-        self, name: str, view: View, parts: Tensor, target: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Errors of reading ``target`` [B, D] from the parts of its branch, and from the fused vector."""
+    def _error(self, name: str, parts: Tensor, target: Tensor, present: Tensor) -> Tensor:
+        """Error of reading ``target`` [B, D] from parts [B, S + R], over the samples that have it."""
         keep = present[:, None].expand_as(target)
-        from_parts = self.read_out[f"{name}_from_parts"](parts)
-        from_fused = self.read_out[f"{name}_from_fused"](view.out.fused.vector)
-        return masked_mean_square(from_parts, target, keep), masked_mean_square(from_fused, target, keep)
+        return masked_mean_square(self.read_out[name](parts), target, keep)
 
 
 def bag_means(tiles: RaggedTiles) -> Tensor:
