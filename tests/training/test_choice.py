@@ -39,8 +39,8 @@ def part(rng: np.random.Generator, strengths: np.ndarray) -> list[SelectionScore
     ]
 
 
-def kept(scores: list[Score], folder: Path) -> int:
-    """Position of the weights that `WeightChoice` keeps when it sees these scores."""
+def kept(scores: list[Score], folder: Path, start: Score | None = None) -> int:
+    """Position of the weights that `WeightChoice` keeps when it sees these scores; -1 for the start."""
     waiting = iter(scores)
 
     class Planted(WeightChoice):
@@ -48,14 +48,19 @@ def kept(scores: list[Score], folder: Path) -> int:
             return next(waiting)
 
     choice = Planted(folder / "best.ckpt", None)
-    module = cast(Any, SimpleNamespace(state_dict=dict, on_save_checkpoint=lambda content: None))
+    weight = {"w": torch.full((1,), -1.0)}
+    module = cast(Any, SimpleNamespace(state_dict=lambda: weight, on_save_checkpoint=lambda content: None))
+    if start is not None:
+        choice.begin_at(start, module)
     for step in range(len(scores)):
+        weight["w"] += 1
         trainer = cast(Any, SimpleNamespace(callback_metrics={"valid/loss": 1.0}, global_step=step))
         choice.on_validation_epoch_end(trainer, module)
     trainer.strategy = SimpleNamespace(barrier=lambda: None)
     chosen = choice.settle(trainer, module)
-    assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == chosen["step"]
-    return int(chosen["step"])
+    written = torch.load(folder / "best.ckpt", weights_only=True)
+    assert written["global_step"] == chosen["step"]
+    return int(written["state_dict"]["w"])
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +96,17 @@ def test_where_training_does_not_overfit_at_most_a_hundredth_is_lost(
 def test_where_training_overfits_nearly_all_is_gained(gains: dict[str, dict[str, float]]) -> None:
     assert gains["overfits"]["highest"] > 0.15
     assert gains["overfits"]["ours"] > 0.9 * gains["overfits"]["highest"]
+
+
+def test_a_start_is_kept_unless_training_gains_beyond_the_error(tmp_path: Path) -> None:
+    kept_of = {
+        gain: [
+            kept(list(scores[1:]), tmp_path, scores[0])
+            for rng in map(np.random.default_rng, range(20))
+            for scores in [part(rng, np.array([0.6, *np.linspace(0.6, 0.6 + gain, 4)]))]
+        ]
+        for gain in (-0.3, 0.0, 2.0)
+    }
+    assert kept_of[-0.3].count(-1) == 20
+    assert kept_of[0.0].count(-1) >= 18
+    assert kept_of[2.0].count(-1) == 0

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from toxfusion.distributed.ranks import is_rank_zero
 from toxfusion.study.files import replacing
@@ -62,7 +63,8 @@ class WeightChoice(Callback):
 
     The best of many noisy scores is high by luck as well. So the last weights are kept unless the best ones gain more
     over them than twice the standard error of that gain; and a validation counts against the stage only if its weights
-    fall as far behind the best.
+    fall as far behind the best. Where the stage began at a solution (`begin_at`), that is kept unless what training
+    made of it gains as much over it.
 
     Args:
         path: of best.ckpt.
@@ -74,6 +76,14 @@ class WeightChoice(Callback):
         self.best: Score | None = None
         self.last: Score | None = None
         self.best_step = self.behind = 0
+        self.start: tuple[Score, dict[str, Tensor]] | None = None
+
+    def begin_at(self, score: Score, module: L.LightningModule) -> None:
+        """Hold the weights that the module has before the first step, a solution in themselves, against all others."""
+        self.start = (
+            score,
+            {name: value.detach().cpu().clone() for name, value in module.state_dict().items()},
+        )
 
     def score(self, trainer: L.Trainer, module: L.LightningModule) -> Score:
         """The score of the weights that the module has: minus the validation loss."""
@@ -102,28 +112,36 @@ class WeightChoice(Callback):
         if self.patience is not None and self.behind >= self.patience:
             trainer.should_stop = True
 
-    def write(self, module: L.LightningModule, step: int) -> None:
-        """Put the weights that the module has into best.ckpt, with what it adds to its checkpoints."""
+    def write(self, module: L.LightningModule, step: int, weights: dict[str, Tensor] | None = None) -> None:
+        """Put weights, by default those that the module has, into best.ckpt, with what it adds to its checkpoints."""
         if is_rank_zero():
-            content: dict[str, Any] = {"global_step": step, "state_dict": module.state_dict()}
+            state = module.state_dict() if weights is None else weights
+            content: dict[str, Any] = {"global_step": step, "state_dict": state}
             module.on_save_checkpoint(content)
             with replacing(self.path) as draft:
                 torch.save(content, draft)
 
     def settle(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
-        """Choose between the best weights, which are in best.ckpt, and the last, which the module has.
+        """Choose between the start, the best weights, which are in best.ckpt, and the last, which the module has.
 
         Returns:
             What was chosen: "step" after which best.ckpt was taken, "gain" of the best weights over the last ones and
-            its "error".
+            its "error"; where there was a start, "start_gain" of trained weights over it, and "start_error".
         """
         assert self.best is not None, "every stage ends with a validation"
         chosen: dict[str, Any] = {"step": self.best_step, "gain": None, "error": None}
+        trained = self.best
         if self.last is not None:  # no weights were scored after the loss diverged
             chosen["gain"], chosen["error"] = self.best.gain_over(self.last)
             if not is_beyond(self.best, self.last):
-                chosen["step"] = trainer.global_step
+                chosen["step"], trained = trainer.global_step, self.last
                 self.write(module, trainer.global_step)
+        if self.start is not None:
+            score, weights = self.start
+            chosen["start_gain"], chosen["start_error"] = trained.gain_over(score)
+            if not is_beyond(trained, score):  # its error, where it has none, says nothing for training
+                chosen["step"] = 0
+                self.write(module, 0, weights)
         trainer.strategy.barrier()  # all ranks read what rank zero wrote
         return chosen
 

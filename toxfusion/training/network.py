@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -118,7 +119,7 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
     frozen = optimizer.network_lr_share == 0
     from_scratch = settings.pretrain.steps == 0 and not frozen
     torch.manual_seed(torch_seed(settings.seed, "finetuning"))
-    predictor = Predictor(of.network, of.tasks.heads(settings.network.width))
+    predictor = Predictor(of.network, of.tasks.heads(of.network.fused_width))
     module = FinetuningModule(
         predictor,
         of.tasks,
@@ -129,7 +130,8 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
         contract=contract(fold, of.tasks, of.gene_sets),
     )
 
-    if optimizer.head_c is not None and not from_scratch:
+    solved = optimizer.head_c is not None and not from_scratch
+    if solved:
         start_heads(of, module, optimizer.head_c)
     choice = choose(
         stages.folder.stage("finetune") / "best.ckpt",
@@ -137,6 +139,11 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
         row={sample: fold.row(sample) for sample in of.valid},
         judge=partial(_judge, of, predictor),
     )
+    if solved:
+        vectors = torch.from_numpy(encode(of, sorted(of.valid, key=fold.row)).fused)
+        score = _judge(of, predictor, vectors)[0]
+        if not math.isnan(score.value):
+            choice.begin_at(score, module)
     average = []
     if optimizer.average > 0:
         average = [AveragedWeights(optimizer.average, steps, device_of(settings.trainer.accelerator))]
