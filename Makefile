@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 READY := $(VENV)/.installed
 WORKERS ?= 2
-INSTALL = $(UV) pip install --quiet --python $(PY) -r requirements.lock && \
+INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(PY) -r requirements.lock && \
 	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
 
 .DEFAULT_GOAL := help
