@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+SETTINGS = {"control": "positive control", "realistic": "study as hard as a real one"}
+
 
 @entry_point("demo")
 def main(config: dict[str, Any]) -> None:
-    """Synthesize a study, pretrain, fine-tune, ablate and compare on held-out compounds; tables and figures.
+    """Synthesize a study, pretrain, fine-tune, ablate and compare on held-out compounds; ends in one page.
 
     Examples:
       toxfusion demo
@@ -25,7 +27,7 @@ def main(config: dict[str, Any]) -> None:
     import time
     from pathlib import Path
 
-    from toxfusion import compare, extract, synthesize, train
+    from toxfusion import compare, extract, synthesize
 
     root = Path(config["output"])
     study, runs = root / "study", root / "runs"
@@ -46,28 +48,14 @@ def main(config: dict[str, Any]) -> None:
     # Training would do this too, in the first cell while the others wait; here it has all cores.
     features = ["output=features", "input=tiles", "encoder=imagenet", "name=imagenet-default"]
     _run("extract", extract.main, [f"study={study}", *features])
-    _run(
-        "train",
-        train.main,
-        [
-            "-m",
-            f"experiment={','.join(config['experiments'])}",
-            f"split.fold={','.join(map(str, range(config['folds'])))}",
-            f"split.n_folds={config['folds']}",
-            f"data.root={study}",
-            "size=demo",
-            f"paths.outputs={runs}",
-            "heatmaps=0",
-            "trainer.progress=false",
-            "hydra/launcher=joblib",
-            f"hydra.launcher.n_jobs={jobs}",
-            "hydra.launcher.verbose=10",
-        ],
-    )
-    _run("compare", compare.main, [f"runs={runs}", f"output={root / 'comparison'}"])
-    _draw(study, runs, root / "figures")
+    few = root / "runs_few"
+    _sweep(config, study, runs, config["experiments"])
+    _sweep(config, study, few, config["experiments_few"], f"task.budget={config['budget']}")
+    for folder, tables in ((runs, root / "comparison"), (few, root / "comparison_few")):
+        _run("compare", compare.main, [f"runs={folder}", f"output={tables}"])
+    page = _show(config, root, runs)
     print(
-        f"\n{(time.monotonic() - began) / 60:.1f} min. Tables: {root / 'comparison'}; figures: {root / 'figures'}"
+        f"\n{(time.monotonic() - began) / 60:.1f} min. Open {page}: the table, a lesion, its genes, and what they mean."
     )
 
 
@@ -76,15 +64,46 @@ def _run(name: str, command: Callable[..., None], arguments: list[str]) -> None:
     command(arguments)
 
 
-def _draw(study: Path, runs: Path, folder: Path) -> None:
-    """An embedding map of the test samples and a slide under its attention, of the first fold of the full method."""
-    from toxfusion.runs.heatmap import draw_embeddings, draw_heatmap
+def _sweep(config: dict[str, Any], study: Path, runs: Path, experiments: list[str], *overrides: str) -> None:
+    """Experiments on every fold, cells side by side."""
+    from toxfusion import train
+
+    folds = range(config["folds"])
+    _run(
+        "train",
+        train.main,
+        [
+            "-m",
+            f"experiment={','.join(experiments)}",
+            f"split.fold={','.join(map(str, folds))}",
+            f"split.n_folds={config['folds']}",
+            f"data.root={study}",
+            "size=demo",
+            f"paths.outputs={runs}",
+            "heatmaps=0",
+            "trainer.progress=false",
+            "hydra/launcher=joblib",
+            f"hydra.launcher.n_jobs={config['jobs']}",
+            "hydra.launcher.verbose=10",
+            *overrides,
+        ],
+    )
+
+
+def _show(config: dict[str, Any], root: Path, runs: Path) -> Path:
+    """The page of the demo, of the first fold of the full method; returns it."""
+    from toxfusion.report.demo_page import Compared, write_demo_page
     from toxfusion.training.folder import RunFolder
 
-    full = next(f.parent for f in sorted(runs.glob("*/full*/fold0_seed0/done.json")))
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_embeddings(RunFolder(full), folder / "embeddings.png")
-    draw_heatmap(RunFolder(full), folder / "heatmap.png")
+    full = RunFolder(next(f.parent for f in sorted(runs.glob("*/full*/fold0_seed0/done.json"))))
+    compared = Compared.read(root / "comparison", root / "comparison_few", config["budget"])
+    links = {
+        "All comparisons, learned from all labels": root / "comparison" / "comparison.html",
+        "All comparisons, learned from few": root / "comparison_few" / "comparison.html",
+        "The run that is drawn here: curves, predictions, config": full.root,
+        "The study, with its truth": root / "study",
+    }
+    return write_demo_page(root, full, compared, links, setting=SETTINGS[config["setting"]])
 
 
 if __name__ == "__main__":

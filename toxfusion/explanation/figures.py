@@ -30,6 +30,8 @@ from toxfusion.study.vocabulary import short_name
 SMOOTHING = 0.35
 """Standard deviation of the smoothing over a slide, in sides of a tile."""
 OPACITY = 0.6
+PANEL = 4.6
+"""Width of a slide in a picture, inches."""
 MOST_SETS, SETS_A_TASK = 24, 5
 """Gene sets in one picture, and of each task those with the largest scores."""
 
@@ -142,32 +144,37 @@ def slide_scores(
             f"{title}: {len(of_slide)} tiles; scores must be finite, and there must be some tiles."
         )
     height, width = view.pixels.shape[:2]
-    corners = (of_slide[["x", "y"]].to_numpy(np.float64) - [view.left, view.top]) / view.downsample
-    side = float(of_slide["side"].iloc[0]) / view.downsample
-    inside = (corners > -side).all(1) & (corners < [width, height]).all(1)
     with mpl.rc_context(STYLE):
-        panel = 4.6
-        figure = new_figure((1 + len(columns)) * panel, 0.5 + 0.85 * panel * height / width)
+        figure = new_figure((1 + len(columns)) * PANEL, 0.5 + 0.85 * PANEL * height / width)
         axes = np.atleast_1d(figure.subplots(1, 1 + len(columns)))
         axes[0].imshow(view.pixels)
         axes[0].set_title(textwrap.fill(title, 48), fontsize="small")
         for axis, (column, name) in zip(axes[1:], columns.items(), strict=True):
-            values = of_slide[column].to_numpy(np.float64)
-            colours = score_colours(values)
-            axis.imshow(view.pixels)
-            if inside.any():
-                drawn = smooth_map(view.pixels.shape[:2], corners[inside], side, values[inside])
-                opacity = OPACITY * colours.opacity(drawn.filled(0.0 if colours.signed else colours.low))
-                there = ~np.ma.getmaskarray(drawn)
-                axis.imshow(drawn, cmap=colours.colour_map, norm=colours.norm, alpha=opacity * there)
-            mappable = ScalarMappable(colours.norm, colours.colour_map)
-            bar = figure.colorbar(mappable, ax=axis, fraction=0.046, pad=0.02, extend="both")
-            bar.ax.tick_params(labelsize="x-small")
-            axis.set_title(textwrap.fill(name, 48), fontsize="small")
+            draw_scores(axis, view, of_slide, column, name)
         for axis in axes:
             scale_bar(axis, width, height, view.mpp)
             axis.set_axis_off()
         save_figure(figure, path)
+
+
+def draw_scores(axis: Axes, view: View, of_slide: pd.DataFrame, column: str, name: str) -> None:
+    """A view of a slide under one score of its tiles, smoothed, with a colour bar."""
+    corners = (of_slide[["x", "y"]].to_numpy(np.float64) - [view.left, view.top]) / view.downsample
+    side = float(of_slide["side"].iloc[0]) / view.downsample
+    height, width = view.pixels.shape[:2]
+    inside = (corners > -side).all(1) & (corners < [width, height]).all(1)
+    values = of_slide[column].to_numpy(np.float64)
+    colours = score_colours(values)
+    axis.imshow(view.pixels)
+    if inside.any():
+        drawn = smooth_map(view.pixels.shape[:2], corners[inside], side, values[inside])
+        opacity = OPACITY * colours.opacity(drawn.filled(0.0 if colours.signed else colours.low))
+        there = ~np.ma.getmaskarray(drawn)
+        axis.imshow(drawn, cmap=colours.colour_map, norm=colours.norm, alpha=opacity * there)
+    mappable = ScalarMappable(colours.norm, colours.colour_map)
+    bar = axis.figure.colorbar(mappable, ax=axis, fraction=0.046, pad=0.02, extend="both")
+    bar.ax.tick_params(labelsize="x-small")
+    axis.set_title(textwrap.fill(name, 48), fontsize="small")
 
 
 def tile_sheet(tiles: pd.DataFrame, pixels: list[np.ndarray], column: str, path: Path, *, title: str) -> None:
@@ -215,15 +222,15 @@ def gates(samples: pd.DataFrame, path: Path, *, title: str) -> None:
         levels = [d for d in DOSE_COLOURS if (both["dose_level"] == d).any()] or sorted(
             both["dose_level"].unique()
         )
-        _strips(left, both, "dose_level", levels, "dose level")
-        _strips(right, both, "time_h", sorted(both["time_h"].dropna().unique()), "time, h")
+        gate_strips(left, both, "dose_level", levels, "dose level")
+        gate_strips(right, both, "time_h", sorted(both["time_h"].dropna().unique()), "time, h")
         left.set_ylabel("share of the slide in what is fused")
         figure.suptitle(title, fontsize="small")
         save_figure(figure, path)
 
 
-def _strips(axis: Axes, table: pd.DataFrame, column: str, values: list, name: str) -> None:
-    """One strip of points a value, with its mean."""
+def gate_strips(axis: Axes, table: pd.DataFrame, column: str, values: list, name: str) -> None:
+    """The slide's gate, one strip of points a value of a column, with its mean."""
     for i, value in enumerate(values):
         gate = table.loc[table[column] == value, "gate_slide"].to_numpy()
         spread = np.linspace(-0.3, 0.3, len(gate)) if len(gate) > 1 else np.zeros(len(gate))

@@ -6,7 +6,6 @@ Reads ``truth/`` of a study that the generator wrote; nothing here is used by a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -70,7 +69,7 @@ def lesion_shares(study: Study, tiles: pd.DataFrame) -> pd.DataFrame:
     """
     found = np.zeros((len(tiles), len(PHENOTYPES)))
     for slide, rows in tiles.groupby("slide_id").indices.items():
-        bits = _mask(study.root / "truth" / "masks" / f"{slide}.png")
+        bits = lesion_mask(study, str(slide))
         for i in rows:
             tile = tiles.iloc[i]
             scale = float(tile["mpp0"]) / MASK_MPP
@@ -82,7 +81,13 @@ def lesion_shares(study: Study, tiles: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, index=tiles.index, columns=list(PHENOTYPES))
 
 
-def _mask(path: Path) -> np.ndarray:
+def lesion_mask(study: Study, slide_id: str) -> np.ndarray:
+    """The planted lesions of a slide at `MASK_MPP`; bit k stands for ``PHENOTYPES[k]``.
+
+    Raises:
+        TruthError: there is no mask.
+    """
+    path = study.root / "truth" / "masks" / f"{slide_id}.png"
     bits = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if bits is None:
         raise TruthError(f"{path}: no lesion mask; synthesize the study with slides to measure localisation")
@@ -118,15 +123,28 @@ def active_samples(study: Study, axis: str, sample_ids: Sequence[str]) -> list[s
     return _treated_from(study, f"activity:{axis}", ACTIVE, sample_ids)
 
 
+def seen_in(study: Study, sample_ids: Sequence[str]) -> pd.Series:
+    """Where what a treated animal has can be seen: "slide", "expression", "both" or "neither"; controls are left out.
+
+    In the slide from severity `SEVERE` of any lesion, in expression from activity `ACTIVE` of any programme.
+    """
+    planted = table(study, "animals").set_index("sample_id").reindex(list(sample_ids))
+    planted = planted[~study.obs.loc[planted.index, "is_control"].astype(bool)]
+    slide = planted.filter(regex="^slide:").max(axis=1) >= SEVERE
+    expression = planted.filter(regex="^activity:").max(axis=1) >= ACTIVE
+    where = np.select([slide & expression, slide, expression], ["both", "slide", "expression"], "neither")
+    return pd.Series(where, index=planted.index)
+
+
 def _treated_from(study: Study, column: str, least: float, sample_ids: Sequence[str]) -> list[str]:
-    planted = _table(study, "animals").set_index("sample_id").reindex(list(sample_ids))[column]
+    planted = table(study, "animals").set_index("sample_id").reindex(list(sample_ids))[column]
     treated = ~study.obs.loc[list(sample_ids), "is_control"].to_numpy(bool)
     return [s for s, value, t in zip(sample_ids, planted, treated, strict=True) if t and value >= least]
 
 
 def programme(study: Study, axis: str) -> set[str]:
     """Symbols of the genes that the axis moves."""
-    genes = _table(study, "genes")
+    genes = table(study, "genes")
     return set(genes.loc[genes["axis"] == axis, "symbol"].astype(str))
 
 
@@ -137,7 +155,12 @@ def recovery(score: np.ndarray, symbols: Sequence[str], planted: set[str]) -> di
     return {"average_precision": value, "prevalence": float(there.mean()), "n_genes": float(there.sum())}
 
 
-def _table(study: Study, name: str) -> pd.DataFrame:
+def table(study: Study, name: str) -> pd.DataFrame:
+    """A table of the planted truth: animals, compounds, genes, lesions or slides.
+
+    Raises:
+        TruthError: the study is not of the generator.
+    """
     path = study.root / "truth" / f"{name}.parquet"
     if not path.is_file():
         raise TruthError(f"{path} is missing: truth is known of a virtual study alone; synthesize one")

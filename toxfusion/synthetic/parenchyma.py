@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from toxfusion.synthetic.lesions import Stroma, bit_of, by_severity, in_target_zone, plan_cell_lesion
 from toxfusion.synthetic.lobules import Lobules, Points
 from toxfusion.synthetic.noise import FloatArray
-from toxfusion.synthetic.slide_spec import Lesion, SlideSpec
+from toxfusion.synthetic.slide_spec import Lesion, SlideSpec, SlideSpecError
 
 PACKING = 0.70
 """Cells of a saturated random packing with exclusion radius r: about PACKING / r^2 per unit area."""
@@ -92,7 +92,11 @@ AREA_FACTOR = (1.0, 1.15, 1.3, 1.5, 1.8, 1.9)
 
 
 def build_hepatocytes(spec: SlideSpec, lobules: Lobules, stroma: Stroma) -> Hepatocytes:
-    """Place the hepatocytes of a slide and apply its lesions to them."""
+    """Place the hepatocytes of a slide and apply its lesions to them.
+
+    Raises:
+        SlideSpecError: the slide is so small that none has room.
+    """
     rng = np.random.default_rng([spec.seed, 41])
     width_um, height_um = spec.width * spec.mpp, spec.height * spec.mpp
     count = int((width_um + 2 * REACH_UM) * (height_um + 2 * REACH_UM) * 1e-6 * CANDIDATES_PER_MM2)
@@ -100,6 +104,11 @@ def build_hepatocytes(spec: SlideSpec, lobules: Lobules, stroma: Stroma) -> Hepa
     free = (lobules.sample(stroma.depth, points) < -4) & (lobules.sample(lobules.central, points) > 5)
     free &= lobules.sample(lobules.tissue, points) > 2
     points = points[free]
+    if not len(points):
+        raise SlideSpecError(
+            f"a slide of {spec.width} x {spec.height} px at {spec.mpp:g} um/px has no room for a hepatocyte; "
+            "give a larger slide_px"
+        )
     zone = lobules.sample(lobules.zone, points)
     affected = {
         lesion.phenotype: _affected(spec, lobules, lesion, points)

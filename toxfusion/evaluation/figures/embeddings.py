@@ -54,7 +54,7 @@ def embedding_map(
         raise FigureError(
             f"a finite embedding [n >= 3, d] of {len(obs)} samples is needed, not {embedding.shape}."
         )
-    points, names = _project(embedding, method, seed)
+    points, names = project(embedding, method, seed)
     with mpl.rc_context(STYLE):
         figure = new_figure(13, 5.2)
         axes = figure.subplots(1, 3, sharex=True, sharey=True)
@@ -80,7 +80,8 @@ def embedding_map(
         save_figure(figure, path)
 
 
-def _project(embedding: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, tuple[str, str]]:
+def project(embedding: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, tuple[str, str]]:
+    """Two dimensions of an embedding [n, D] by "pca" or "umap", float [n, 2], and what the axes are called."""
     if method == "pca":
         if embedding.shape[1] == 1:
             raise FigureError("a map needs an embedding of two dimensions or more.")
