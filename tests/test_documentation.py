@@ -94,6 +94,7 @@ def test_a_page_of_a_command_has_every_key_of_its_files(command: str) -> None:
                 assert all(
                     f"### {group}={file.stem}\n" in page for file in (config_dir() / group).glob("*.yaml")
                 )
+    assert re.search(rf"```bash\n(toxfusion {command}\b.*\n)+```\n\n## Keys", page), "the examples of --help"
     if command == "train":
         assert "| `split.n_folds` | `5` |" in page, (
             "keys of shared files are those of the options that take them"

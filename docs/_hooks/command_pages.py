@@ -48,11 +48,14 @@ def command_page(command: str, conf: Path | None = None) -> str:
     conf = conf or config_dir()
     main_file = conf / f"{command}.yaml"
     groups = dict(chosen_groups(main_file))
-    purpose = inspect.getdoc(importlib.import_module(f"toxfusion.{command}").main) or ""
+    purpose, _, examples = (
+        inspect.getdoc(importlib.import_module(f"toxfusion.{command}").main) or ""
+    ).partition("Examples:")
     parts = [
         f"# {command}",
         _prose(purpose),
         f"```bash\ntoxfusion {command} [group=option ...] [key=value ...]\n```",
+        f"Examples:\n\n```bash\n{inspect.cleandoc(examples)}\n```" if examples else "",
         "## Keys",
         _table(file_keys(main_file, conf)),
     ]
