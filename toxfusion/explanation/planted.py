@@ -218,20 +218,35 @@ def find_programme(run: LoadedRun, path: Path) -> FoundProgramme:
 
 
 @torch.no_grad()
-def gate_by_lesion(run: LoadedRun, path: Path) -> pd.Series:
-    """Draw the slide's gate of treated test animals by where their lesions can be seen; returns the means."""
+def listened_to(run: LoadedRun, path: Path) -> pd.DataFrame:
+    """What treated test animals with both modalities are judged by, by where their lesions can be seen.
+
+    Args:
+        path: of the picture: the slide's gate, animal by animal.
+
+    Returns:
+        Indexed by where (slide, both, expression, neither): n; gate, the slide's mean share; slide and expression, how
+        much the expected grade moves when that modality is taken away, mean of absolute changes.
+    """
     test = [s for s in run.fold.split.test if run.fold.has_slide(s) and run.fold.has_expression(s)]
-    gates = fusion.gates(run, run.batch(test)).set_index("sample_id")
-    gates["seen"] = truth.seen_in(run.fold.study, test).reindex(gates.index)
-    gates = gates.dropna(subset="seen")
-    order = [name for name in ("slide", "both", "expression", "neither") if (gates["seen"] == name).any()]
+    batch = run.batch(test)
+    animals = fusion.gates(run, batch).set_index("sample_id")
+    animals["seen"] = truth.seen_in(run.fold.study, test).reindex(animals.index)
+    number = fusion.without_each(run, batch, ["severity"]).set_index("sample_id")
+    for modality in ("slide", "expression"):
+        animals[modality] = (number["value"] - number[f"without_{modality}"]).abs()
+    animals = animals.dropna(subset="seen")
+    order = [name for name in ("slide", "both", "expression", "neither") if (animals["seen"] == name).any()]
     with mpl.rc_context(STYLE):
         figure = new_figure(6.5, 3.6)
         axis = figure.subplots()
-        gate_strips(axis, gates, "seen", order, "lesions and programmes of the animal are seen in")
+        gate_strips(axis, animals, "seen", order, "lesions and programmes of the animal are seen in")
         axis.set_ylabel("share of the slide in what is fused")
         save_figure(figure, path)
-    return gates.groupby("seen")["gate_slide"].mean().reindex(order)
+    by = animals.groupby("seen")
+    means = by[["gate_slide", "slide", "expression"]].mean().rename(columns={"gate_slide": "gate"})
+    means.insert(0, "n", by.size())
+    return means.reindex(order)
 
 
 def draw_mechanisms(folder: RunFolder, path: Path) -> int:

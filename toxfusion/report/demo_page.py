@@ -78,10 +78,10 @@ class Compared:
                     for name, words in ALONE.items()
                     if name in table.index
                 ]
-                both = _of_hundred(table, "full", headline)
+                both = f"both together {_of_hundred(table, 'full', headline)}"
                 said.append(
-                    f"{title_of(headline)}, learned from {labels}: both together rank {both} of 100 pairs right, "
-                    f"{', '.join(alone)}."
+                    f"{title_of(headline)}, learned from {labels}. Of 100 pairs they rank right: "
+                    f"{', '.join([both, *alone])}."
                 )
         return said
 
@@ -126,7 +126,7 @@ def write_demo_page(
     loaded = planted.load(run)
     lesion = planted.find_lesion(loaded, figures / "lesion.png")
     programme = planted.find_programme(loaded, figures / "genes.png")
-    gates = planted.gate_by_lesion(loaded, figures / "gate.png")
+    listened = planted.listened_to(loaded, figures / "gate.png")
     planted.draw_mechanisms(run, figures / "mechanisms.png")
     static = resources.files("toxfusion.report") / "static"
     replace_file(figures / "report.css", (static / "report.css").read_bytes())
@@ -146,7 +146,7 @@ def write_demo_page(
         compared=compared,
         lesion=lesion,
         programme=programme,
-        gates=gates,
+        listened=listened.reset_index().to_dict("records"),
         links={
             title: quote(os.path.relpath(target, root).replace(os.sep, "/"))
             for title, target in links.items()
