@@ -58,7 +58,7 @@ def bag_cell(encoder: str, length: int, steps: int, device: str, gradient: bool)
     import torch
 
     from toxfusion.config.entry import compose
-    from toxfusion.config.nodes import build
+    from toxfusion.config.nodes import part
     from toxfusion.data.batch import RaggedTiles
 
     config = compose("train", ["data.root=none", "size=published", f"bag={encoder}"])
@@ -69,7 +69,7 @@ def bag_cell(encoder: str, length: int, steps: int, device: str, gradient: bool)
     place = torch.arange(length, device=device)
     coordinates = torch.stack([place % side, place // side], 1).float() * 112
     tiles = RaggedTiles(features, coordinates, torch.tensor([0, length], device=device))
-    model = build(config["bag"])(in_dim=TILE_DIM).to(device)
+    model = part(config["bag"])(in_dim=TILE_DIM).to(device)
     if not gradient:
         before = resident()  # what is asked for is the memory above the features
         model.eval()

@@ -21,11 +21,11 @@ def main(config: dict[str, Any]) -> None:
       toxfusion prepare source=spatial output=studies/sections source.sections=[sections/A1,sections/B1]
       toxfusion prepare source=features output=studies/mine source.files=features/h5_files
     """
-    from toxfusion.config.nodes import build
+    from toxfusion.config.nodes import part
     from toxfusion.study.audit import Audit
     from toxfusion.study.rules import AUDIT_FILE
 
-    study = build(config["source"])(Path(config["output"]))
+    study = part(config["source"])(Path(config["output"]))
     print(describe(study))
     audit = Audit.read(study.root / AUDIT_FILE)
     for line in near_names(audit):

@@ -21,7 +21,7 @@ from toxfusion.config import entry as config_module
 from toxfusion.config.entry import Job, compose, config_dir, entry_point
 from toxfusion.config.help import help_text
 from toxfusion.config.names import variant_name
-from toxfusion.config.nodes import ConfigError, build, check_targets, located
+from toxfusion.config.nodes import ConfigError, build, check_targets, located, part
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -41,7 +41,7 @@ TREE = {
           - hydra: default
         # seed of every draw
         seed: 0
-        name: full
+        name: ${basename:${hydra:runtime.choices.experiment}}
         width: 64
         trainer: {devices: 1, clip: 1.0}
         paths: {run: "${name}${paths.variant}/seed${seed}", output: "${paths.outputs}/${paths.run}"}
@@ -50,9 +50,9 @@ TREE = {
     "hydra/default.yaml": (CONF / "hydra" / "default.yaml").read_text(),
     "bag/abmil.yaml": "_target_: fractions.Fraction\nnumerator: ${width}\n",
     "bag/mean.yaml": "_target_: fractions.Fraction\nnumerators: ${width}\n",
-    "experiment/full.yaml": "# @package _global_\n# The full method\nname: full\n",
-    "experiment/narrow.yaml": "# @package _global_\n# Few channels\nname: narrow\nwidth: 8\n",
-    "experiment/wrong.yaml": "# @package _global_\n# Misspelt\nname: wrong\ntrainer: {device: 2}\n",
+    "experiment/full.yaml": "# @package _global_\n# The full method\n",
+    "experiment/narrow.yaml": "# @package _global_\n# Few channels\nwidth: 8\n",
+    "experiment/wrong.yaml": "# @package _global_\n# Misspelt\ntrainer: {device: 2}\n",
     "debug/quick.yaml": "# @package _global_\n# One step\nwidth: 2\n",
     "unused/a.yaml": "x: 1\n",
 }
@@ -114,6 +114,7 @@ def test_an_experiment_wins_over_groups_and_the_command_line_over_the_experiment
         (["trainer={devices: 2, x: 1}"], ["x"]),
         (["bag=mena"], ["unknown option of bag 'mena'", "mean", "abmil"]),
         (["experiment=ful"], ["unknown experiment 'ful'", "full", "narrow"]),
+        (["experiment=null"], ["experiment=null: choose one of full, narrow, wrong"]),
         (["debug=slow"], ["debug", "quick"]),
         (["unused=a"], ["train has no group 'unused'", "bag"]),
         (["experiment=wrong"], ["experiment/wrong.yaml", "unknown key 'trainer.device'", "devices"]),
@@ -175,9 +176,10 @@ def test_cells_of_a_sweep_have_the_folders_of_the_same_runs_alone(tree: Path, tm
 def test_a_folder_of_the_user_adds_options_and_wins(tree: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     (own / "experiment").mkdir(parents=True)
-    (own / "experiment" / "mine.yaml").write_text("# @package _global_\n# My own\nname: mine\nwidth: 3\n")
+    (own / "experiment" / "mine.yaml").write_text("# @package _global_\n# My own\nwidth: 3\n")
     (config,) = run("--config-dir", str(own), "experiment=mine")
     assert (config["name"], config["width"]) == ("mine", 3)
+    assert run("--config-dir", str(own), "experiment=mine", "name=other")[0]["name"] == "other"
     assert "My own" in help_text("train", "", [own, tree])
 
 
@@ -221,9 +223,9 @@ def test_build_makes_nested_objects_partials_and_takes_ready_made_ones() -> None
     assert built["ready"] is ready
     assert built["plain"] == 0
     assert type(build(node)["plain"]) is dict
-    made = build({"_target_": "fractions.Fraction", "_partial_": True, "numerator": 3}, denominator=4)
-    assert isinstance(made, functools.partial)
-    assert made() * 4 == 3
+    part_of_it = part({"_target_": "fractions.Fraction", "numerator": 3})
+    assert part_of_it.keywords == {"numerator": 3}
+    assert part_of_it(denominator=4) * 4 == 3
 
 
 def test_build_refuses_a_node_without_target() -> None:
@@ -299,15 +301,18 @@ def _options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
-def _choices() -> list[tuple[str, str]]:
-    """Every main file with every option of every group it uses, one at a time."""
-    return [
-        (main_file, f"{group}={option}")
-        for main_file in MAIN_FILES
-        for group in _defaults(main_file)
-        for option in _options(group)
-        if group not in ("hydra", "local")
-    ]
+def _choices() -> list[tuple[str, tuple[str, ...]]]:
+    """Every main file with every option of every group it uses: the n-th of each group at once, experiments alone."""
+    choices: list[tuple[str, tuple[str, ...]]] = []
+    for main_file in MAIN_FILES:
+        groups = {group: _options(group) for group in _defaults(main_file) if group not in ("hydra", "local")}
+        experiments = groups.pop("experiment", [])
+        chosen = itertools.zip_longest(
+            *([f"{group}={option}" for option in options] for group, options in groups.items())
+        )
+        choices += [(main_file, tuple(filter(None, together))) for together in chosen]
+        choices += [(main_file, (f"experiment={experiment}",)) for experiment in experiments]
+    return choices
 
 
 def must_choose(main_file: str, *overrides: str) -> list[str]:
@@ -341,9 +346,16 @@ def _completed(main_file: str, given: list[str]) -> tuple[dict[str, Any], list[s
         return _completed(main_file, [*given, f"{key}={REQUIRED}"])
 
 
-@pytest.mark.parametrize(("main_file", "choice"), _choices())
-def test_every_option_of_every_group_composes_and_fits_what_it_builds(main_file: str, choice: str) -> None:
-    check_targets(composed(main_file, choice))
+@pytest.mark.parametrize(
+    ("main_file", "choices"), _choices(), ids=lambda value: value if isinstance(value, str) else value[0]
+)
+def test_every_option_of_every_group_composes_and_fits_what_it_builds(
+    main_file: str, choices: tuple[str, ...]
+) -> None:
+    config = composed(main_file, *choices)
+    check_targets(config)
+    if choices[0].startswith("experiment="):
+        assert choices == (f"experiment={config['name']}",)
 
 
 @pytest.mark.parametrize("main_file", MAIN_FILES)
@@ -359,8 +371,8 @@ def test_an_experiment_is_overrides_and_scalars_under_its_own_name(experiment: s
     lines = text.splitlines()
     assert lines[0] == "# @package _global_", "Hydra reads the package from the first line only"
     assert lines[1].startswith("# "), "--help shows the second line"
-    content = yaml.safe_load(text)
-    assert content["name"] == experiment
+    content = yaml.safe_load(text) or {}
+    assert "name" not in content, "the file's name is the name of its runs"
     for entry in content.pop("defaults", []):
         if isinstance(entry, str):  # an ablation of a peer begins at that peer
             assert entry == "_self_" or entry in EXPERIMENTS
@@ -385,9 +397,9 @@ def test_cells_of_the_experiments_have_folders_of_their_own() -> None:
 
 
 def test_a_choice_on_the_command_line_is_the_experiment_that_makes_it() -> None:
-    """experiment=X equals its overrides given by hand, but for names and folders."""
-    for experiment in EXPERIMENTS:
-        content = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())
+    """experiment=X equals its overrides given by hand, but for names and folders: ablations, and one of a peer."""
+    for experiment in (*(name for name in EXPERIMENTS if name.startswith("ablation_")), "tangle_rec"):
+        content = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text()) or {}
         entries = content.pop("defaults", [])
         parents = [entry for entry in entries if isinstance(entry, str) and entry != "_self_"]
         pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
@@ -397,7 +409,8 @@ def test_a_choice_on_the_command_line_is_the_experiment_that_makes_it() -> None:
         by_hand += [f"{str(key).removeprefix('override /')}={option}" for key, option in pairs]
         by_hand += [f"{key}={yaml.safe_dump(value).split()[0]}" for key, value in content.items()]
         one, other = composed("train", f"experiment={experiment}"), composed("train", *by_hand)
-        one.pop("paths"), other.pop("paths")
+        for config in (one, other):
+            del config["paths"], config["name"]
         assert one == other
 
 

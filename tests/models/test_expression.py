@@ -15,7 +15,6 @@ from toxfusion.models.expression import (
     MaskedGeneEncoder,
     MLPExpression,
     PathwayTokens,
-    ResponseExpression,
     SNNExpression,
 )
 
@@ -23,7 +22,6 @@ GENES, WIDTH = 40, 16
 SETS = [[0, 1, 2, 3], [3, 4, 5], [10, 11]]
 ENCODERS: dict[str, Callable[[], ExpressionEncoder]] = {
     "mlp": lambda: MLPExpression(GENES, WIDTH),
-    "response": lambda: ResponseExpression(GENES, WIDTH),
     "snn": lambda: SNNExpression(GENES, WIDTH),
     "masked_genes": lambda: MaskedGeneEncoder(GENES, WIDTH, n_latents=6),
     "pathways": lambda: PathwayTokens(GENES, WIDTH, SETS),
@@ -52,7 +50,7 @@ def test_shapes_and_independence_of_samples(name: str, n: int) -> None:
     assert_close(alone.tokens[0], encoding.tokens[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "response", "masked_genes", "pathways"])
+@pytest.mark.parametrize("name", ["mlp", "masked_genes", "pathways"])
 @torch.no_grad()
 def test_the_strength_of_a_response_survives(name: str) -> None:
     """Values are changes against controls: four times the change must not look like the change itself."""
@@ -68,35 +66,6 @@ def test_values_of_hidden_genes_are_not_read(name: str) -> None:
     other = torch.where(visible, x, x + 100.0)
     assert_close(encoder(other, visible).tokens, encoder(x, visible).tokens)
     assert not torch.allclose(encoder(x, visible).vector, encoder(x).vector, atol=1e-4)
-
-
-@torch.no_grad()
-def test_a_response_has_a_direction_and_a_size() -> None:
-    encoder, x = ResponseExpression(GENES, WIDTH, magnitudes=6).eval(), profiles()
-    there, back, none = (encoder(sign * x).vector for sign in (1.0, -1.0, 0.0))
-    assert_close(back[:, :-6], -there[:, :-6])
-    assert_close(back[:, -6:], there[:, -6:])
-    # Sizes add up over genes, whatever the sign: what a programme that training never saw still raises.
-    parts = [
-        encoder(torch.where(torch.arange(GENES) < 20, a * x, b * x)).vector for a, b in ((1, 0), (0, -1))
-    ]
-    assert_close((parts[0] + parts[1] - none)[:, -6:], there[:, -6:], rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_sizes_of_noise_cancel() -> None:
-    encoder = ResponseExpression(2000, WIDTH).eval()
-    encoder.magnitude.weight.fill_(1 / 2000)
-    noise = torch.randn(64, 2000, generator=torch.Generator().manual_seed(4))
-    size = (encoder(noise).vector - encoder.magnitude.bias[0])[:, -1]
-    assert size.abs().max() < 0.06
-    assert ((encoder(2 * noise).vector - encoder.magnitude.bias[0])[:, -1] > 0.7).all()
-
-
-@pytest.mark.parametrize("magnitudes", [0, WIDTH])
-def test_a_response_needs_entries_of_both_kinds(magnitudes: int) -> None:
-    with pytest.raises(GeneError, match=f"magnitudes={magnitudes} must be between 1 and width - 1 = 15"):
-        ResponseExpression(GENES, WIDTH, magnitudes=magnitudes)
 
 
 def test_hidden_genes_get_no_attention_at_all() -> None:

@@ -37,7 +37,7 @@ def test_a_fusion_of_a_package_of_ones_own_trains(tmp_path: Path) -> None:
     (tmp_path / "mylab" / "fusion.py").write_text(FUSION)
     (tmp_path / "conf" / "fusion").mkdir(parents=True)
     (tmp_path / "conf" / "fusion" / "largest.yaml").write_text(
-        "_target_: mylab.fusion.LargestFusion\n_partial_: true\nwidth: ${size.width}\nsharpness: 1.5\n"
+        "_target_: mylab.fusion.LargestFusion\nwidth: ${size.width}\nsharpness: 1.5\n"
     )
     study = featured_study(tmp_path / "study")
     lines = overrides(study, tmp_path / "outputs", "fusion=largest", "name=largest", "heatmaps=0")

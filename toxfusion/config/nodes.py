@@ -72,10 +72,18 @@ def located(target: str, where: str = "") -> Callable[..., Any]:
 
 
 def build(node: Config, **extra: Any) -> Any:
-    """Build what a plain node with a ``_target_`` names, nested nodes first.
+    """Call what a plain node with a ``_target_`` names, nested nodes first.
 
-    ``extra`` goes to the callable as it is, and wins over a key of the node; a node with
-    ``_partial_: true`` gives a ``functools.partial``. Raises ConfigError for a node without a target.
+    ``extra`` goes to the callable as it is, and wins over a key of the node. Raises ConfigError for a node without a
+    target.
+    """
+    return part(node)(**extra)
+
+
+def part(node: Config) -> functools.partial[Any]:
+    """What a plain node with a ``_target_`` names, with the node's keys, to be called once the data are known.
+
+    Nested nodes are built now. Raises ConfigError for a node without a target.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -83,12 +91,12 @@ def build(node: Config, **extra: Any) -> Any:
     if "_target_" not in node:
         raise ConfigError(f"nothing to build: no _target_ among {sorted(node)}")
     try:
-        constructor = instantiate({**node, "_partial_": True}, _convert_="all")
+        made: functools.partial[Any] = instantiate({**node, "_partial_": True}, _convert_="all")
     except InstantiationException as error:
         if error.__cause__ is not None and is_message(error.__cause__):
             raise error.__cause__ from error
         raise
-    return functools.partial(constructor, **extra) if node.get("_partial_") else constructor(**extra)
+    return made
 
 
 def target_nodes(config: Any, path: str = "") -> Iterator[tuple[str, Config]]:

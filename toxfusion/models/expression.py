@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toxfusion.models.attention import READ_ONTO, SelfAttentionBlock, learned_tokens
-
-NOISE_SIZE = math.sqrt(2 / math.pi)
-"""Mean of |x| where x is standard normal."""
 
 
 class GeneError(ValueError):
@@ -70,35 +66,6 @@ class MLPExpression(ExpressionEncoder):
 
     def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
         vector = self.layers(x) + self.linear(x)
-        return ExpressionEncoding(vector[:, None], vector)
-
-
-class ResponseExpression(ExpressionEncoder):
-    """Which way genes move, and how far whichever way: two linear maps, of x and of |x|; one token.
-
-        vector = [x A, (|x| - sqrt(2 / pi)) B + b]
-
-    A linear map keeps what few animals with a rare lesion say, which a hidden layer fitted on dozens of compounds
-    folds away; but it cannot say that a liver responds at all, by whatever mechanism: a programme that training never
-    saw points anywhere. The size of changes does. sqrt(2 / pi) is the mean size of a gene that is noise alone.
-
-    Args:
-        magnitudes: entries of the vector that read |x|; a quarter of ``width`` where None.
-    """
-
-    def __init__(self, n_genes: int, width: int, *, magnitudes: int | None = None) -> None:
-        super().__init__(n_genes, width, n_tokens=1)
-        magnitudes = width // 4 if magnitudes is None else magnitudes
-        if not 0 < magnitudes < width:
-            raise GeneError(f"magnitudes={magnitudes} must be between 1 and width - 1 = {width - 1}")
-        self.direction = nn.Linear(n_genes, width - magnitudes, bias=False)
-        self.magnitude = nn.Linear(n_genes, magnitudes)
-
-    def encode(self, x: Tensor, visible: Tensor | None) -> ExpressionEncoding:
-        size = x.abs() - NOISE_SIZE
-        if visible is not None:
-            size = size.masked_fill(~visible, 0.0)
-        vector = torch.cat([self.direction(x), self.magnitude(size)], 1)
         return ExpressionEncoding(vector[:, None], vector)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from toxfusion.config.nodes import build, located
+from toxfusion.config.nodes import build, located, part
 from toxfusion.config.values import check_arguments
 from toxfusion.data.input_noise import InputNoise
 from toxfusion.models.compilation import check_backend
@@ -174,7 +174,7 @@ class NetworkSettings:
         if sets is not None:
             sets = GeneSetSettings(Path(sets["gmt"]), sets["min_genes"], sets["max_genes"])
         return cls(
-            **{name: build(config[name]) for name in ("bag", "expression", "fusion")},
+            **{name: part(config[name]) for name in ("bag", "expression", "fusion")},
             gene_sets=sets,
             modality=config["modality"]["name"],
             modality_dropout=config["modality"]["dropout"],
