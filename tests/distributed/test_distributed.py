@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tests.processes import METHOD
 from toxfusion.data.batch import RaggedTiles
 from toxfusion.distributed.ranks import first_row, gather_rows, global_mean, rank, world_size
 from toxfusion.models.heads import CompoundHead, Pooling
@@ -248,7 +249,7 @@ def one_rank(index: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(one_rank, args=(str(folder),), nprocs=2)
+    torch.multiprocessing.start_processes(one_rank, args=(str(folder),), nprocs=2, start_method=METHOD)
     return [torch.load(folder / f"rank{index}.pt", weights_only=True) for index in range(2)]
 
 

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from toxfusion.models.expression import (
     ExpressionEncoder,
     GeneDecoder,
-    GeneError,
     MaskedGeneEncoder,
     MLPExpression,
     PathwayTokens,

@@ -31,6 +31,7 @@ from toxfusion.slides.pipeline import (
     SlideTask,
     TileSink,
     extract_slides,
+    file_name,
     in_order,
     shard_of,
     tasks_of_files,
@@ -54,7 +55,8 @@ def run(
     tasks: list[SlideTask], store: BagStore, grid: TileGrid = GRID, jobs: int = 2
 ) -> dict[str, SlideRecord]:
     ledger = Ledger(store.root / "extraction.csv")
-    return extract_slides(tasks, store, grid, TileSink, jobs=jobs, ledger=ledger, previews=None)
+    previews = store.root / "previews"
+    return extract_slides(tasks, store, grid, TileSink, jobs=jobs, ledger=ledger, previews=previews)
 
 
 def rows_of(path: Path) -> dict[str, dict[str, str]]:
@@ -72,12 +74,13 @@ def mixed(tmp_path: Path, write_slide: WriteSlide, section: Section) -> list[Sli
     write_slide("slides/unscaled.tif", mpp=None)
     Image.fromarray(np.full((300, 300, 3), 244, np.uint8)).save(folder / "glass.png")
     Image.fromarray(section(40, 40)).save(folder / "tiny.png")
+    Image.fromarray(np.full((300, 300, 3), (9, 9, 60), np.uint8)).save(folder / "black.png")
     (folder / "empty.svs").touch()
     (folder / "noise.svs").write_bytes(b"no slide at all")
     cut = write_slide("slides/cut.tif", levels=1, jpeg=False)
     cut.write_bytes(cut.read_bytes()[:-200_000])
     tasks = tasks_of_files([folder])
-    override = {"glass": 0.5, "tiny": 0.5}
+    override = {"glass": 0.5, "tiny": 0.5, "black": 0.5}
     tasks = [SlideTask(t.slide_id, t.path, override.get(t.slide_id)) for t in tasks]
     return [*tasks, SlideTask("absent", folder / "absent.svs"), SlideTask("folder", folder)]
 
@@ -92,6 +95,7 @@ def test_every_slide_ends_in_a_state_with_a_reason(tmp_path: Path, mixed: list[S
         "unscaled": ("skipped", "mpp_override"),
         "glass": ("skipped", "none of 16 tiles has at least 50% tissue"),
         "tiny": ("skipped", "smaller than one tile"),
+        "black": ("skipped", "does not look like transmitted light"),
         "empty": ("failed", "the file is empty"),
         "noise": ("failed", "no reader opens it"),
         "cut": ("failed", "cut short"),
@@ -106,10 +110,13 @@ def test_every_slide_ends_in_a_state_with_a_reason(tmp_path: Path, mixed: list[S
         assert reason in records[name].reason
         assert (table[name]["state"], table[name]["reason"]) == (state, records[name].reason)
     assert store.slide_ids == ["good [1] ü(a)", "other"]
+    # Every slide whose tissue was looked for is seen, those without a tile among them.
+    seen = {path.stem for path in (store.root / "previews").iterdir()}
+    assert seen == {file_name(name) for name in ("good [1] ü(a)", "other", "glass", "tiny", "black")}
     assert table["other"]["n_tiles"] == "12"
     assert store.verify() == []
     text = summary(records.values())
-    assert "11 slides: 2 done (24 tiles), 4 skipped, 5 failed" in text
+    assert "12 slides: 2 done (24 tiles), 5 skipped, 5 failed" in text
     assert all(name in text for name, (state, _) in expected.items() if state != "done")
 
 

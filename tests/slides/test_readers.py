@@ -19,6 +19,7 @@ from toxfusion.slides import readers
 from toxfusion.slides.colour import rgb
 from toxfusion.slides.faults import SlideUnreadable, SlideUnsuitable
 from toxfusion.slides.readers import Slide, TiffSource, open_slide
+from toxfusion.slides.resolution import IN_SLIDES_TABLE, ON_THE_COMMAND_LINE, believed_mpp
 
 WriteSlide = Callable[..., Path]
 Section = Callable[..., np.ndarray]
@@ -215,6 +216,20 @@ def test_an_override_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(SlideUnsuitable, match=message):
         open_slide(write_slide("a.tif"), mpp_override=override)
+
+
+@pytest.mark.parametrize(
+    ("of_file", "override", "remedy"),
+    [(0.5, 9.0, "correct"), (28.97, None, "set"), (0.01, None, "set")],
+)
+@pytest.mark.parametrize("said_by", [ON_THE_COMMAND_LINE, IN_SLIDES_TABLE])
+def test_what_is_to_be_corrected_is_where_it_can_be_given(
+    of_file: float, override: float | None, remedy: str, said_by: str
+) -> None:
+    other = {ON_THE_COMMAND_LINE: "slides.parquet", IN_SLIDES_TABLE: "command line"}[said_by]
+    with pytest.raises(SlideUnsuitable, match=rf"a\.svs: .*{remedy} {said_by}$") as refused:
+        believed_mpp(Path("a.svs"), (of_file, of_file), override, said_by)
+    assert other not in str(refused.value)
 
 
 def test_an_override_wins_over_the_file_and_nan_means_none(write_slide: WriteSlide) -> None:

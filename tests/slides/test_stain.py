@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from toxfusion.slides.faults import SlideUnsuitable
 from toxfusion.slides.grid import TileGrid
@@ -101,6 +102,10 @@ def test_a_study_is_brought_to_its_first_slide_and_stores_are_not_mixed(
     tasks = [SlideTask(name, write_slide(f"{name}.tif", seed=i)) for i, name in enumerate("ba")]
     (tmp_path / "0.tif").write_bytes(b"no slide")
     tasks.append(SlideTask("0", tmp_path / "0.tif"))
+    flat = np.full((400, 400, 3), 246, np.uint8)
+    flat[72:328, 72:328] = EOSIN
+    Image.fromarray(flat).save(tmp_path / "flat.png")
+    tasks.append(SlideTask("flat", tmp_path / "flat.png", 0.5))
     chosen, picture = stain_target(tasks, GRID)
     assert chosen == "a"
     normaliser = StainNormaliser.fit("macenko", picture)
@@ -112,10 +117,14 @@ def test_a_study_is_brought_to_its_first_slide_and_stores_are_not_mixed(
         about = GRID.provenance() | ({} if stain is None else {"stain": stain.provenance()})
         stores[name] = BagStore.create(tmp_path / name, StoreSpec("tiles", "uint8", (32, 32, 3), about))
         ledger = Ledger(tmp_path / name / "extraction.csv")
+        previews = tmp_path / f"previews of {name}"
         records = extract_slides(
-            tasks, stores[name], GRID, TileSink, jobs=1, ledger=ledger, previews=None, stain=stain
+            tasks, stores[name], GRID, TileSink, jobs=1, ledger=ledger, previews=previews, stain=stain
         )
-        assert {s: r.state for s, r in records.items()} == {"a": "done", "b": "done", "0": "failed"}
+        ended = {"a": "done", "b": "done", "0": "failed", "flat": "done" if stain is None else "skipped"}
+        assert {s: r.state for s, r in records.items()} == ended
+        assert {path.stem for path in previews.iterdir()} == {"a", "b", "flat"}
+    assert "stain cannot be estimated" in records["flat"].reason
     assert (stores["plain"].coordinates("b") == stores["stained"].coordinates("b")).all()
     assert (stores["plain"].rows("b") != stores["stained"].rows("b")).any()
     with pytest.raises(StoreMismatch, match="stain"):

@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.training.small_training import (
     ALONE,
+    CONF,
     PRESETS,
     config,
     eight_samples,
@@ -38,8 +39,11 @@ def distinct(cases: list[tuple[str, ...]], *keys: str) -> Iterator[tuple[str, ..
             yield case
 
 
-EXPERIMENTS = [(f"experiment={name}",) for name in names("experiment")]
-NETWORKS = [case for case in EXPERIMENTS if config(*case)["method"] == "network"]
+NETWORKS = [
+    (f"experiment={name}",)
+    for name in names("experiment")
+    if "\nmethod:" not in (CONF / "experiment" / f"{name}.yaml").read_text()
+]
 PARTS = ("modality", "bag", "expression", "fusion")
 #: Everything that is pretrained in its own way, and everything whose fine-tuned network is of its own kind.
 PRETRAINED = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 from tests.feature_store import featured_study
 from tests.training.test_run import overrides
+from toxfusion.train import main
 
 FUSION = '''
 import torch
@@ -32,7 +33,7 @@ class LargestFusion(Fusion):
 '''
 
 
-def test_a_fusion_of_a_package_of_ones_own_trains(tmp_path: Path) -> None:
+def test_a_fusion_of_a_package_of_ones_own_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mylab").mkdir()
     (tmp_path / "mylab" / "fusion.py").write_text(FUSION)
     (tmp_path / "conf" / "fusion").mkdir(parents=True)
@@ -40,12 +41,8 @@ def test_a_fusion_of_a_package_of_ones_own_trains(tmp_path: Path) -> None:
         "_target_: mylab.fusion.LargestFusion\nwidth: ${size.width}\nsharpness: 1.5\n"
     )
     study = featured_study(tmp_path / "study")
-    lines = overrides(study, tmp_path / "outputs", "fusion=largest", "name=largest", "heatmaps=0")
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from toxfusion.train import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", program, "--config-dir", str(tmp_path / "conf"), *lines],
-        check=True,
-        cwd=Path(__file__).resolve().parents[2],
-    )
+    lines = overrides(study, tmp_path / "outputs", "fusion=largest", "heatmaps=0")
+    monkeypatch.syspath_prepend(tmp_path)
+    main(["--config-dir", str(tmp_path / "conf"), *lines])
     (metrics,) = (tmp_path / "outputs").rglob("metrics.json")
     assert json.loads(metrics.read_text())["scores"]["lesions"]

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.processes import METHOD
 from tests.training.small_training import (
     ALONE,
     PRESETS,
@@ -84,7 +85,7 @@ CASES = {",".join(case): case for case in (*PRESETS, *(only(term) for term in AL
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Tensor, Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
     cases = {name: config(*case) for name, case in CASES.items()}
-    torch.multiprocessing.spawn(one_rank, args=(str(folder), cases), nprocs=2)
+    torch.multiprocessing.start_processes(one_rank, args=(str(folder), cases), nprocs=2, start_method=METHOD)
     return [torch.load(folder / f"rank{index}.pt", weights_only=True) for index in range(2)]
 
 

@@ -206,8 +206,8 @@ def plan_image(
 ) -> list[TilePlan | SlideRecord]:
     """Open an image, find its tissue, lay the grid, estimate its stain; for each slide a plan, or how it ended.
 
-    A slide that has no tile, or does not look like transmitted light, leaves its preview in ``previews``, so that a
-    person sees why.
+    A slide that has no tile, does not look like transmitted light or has no stain to estimate leaves its preview in
+    ``previews``, so that a person sees why.
     """
     slide = None
     try:
@@ -221,16 +221,16 @@ def plan_image(
             slide.source.close()
         return [_ended(task, error) for task in tasks]
     if stain is not None:
-        planned = _with_stain(planned, grid, stain)
+        planned = _with_stain(planned, grid, stain, previews)
     if not any(isinstance(plan, TilePlan) for plan in planned):
         slide.source.close()
     return planned
 
 
 def _with_stain(
-    planned: Sequence[TilePlan | SlideRecord], grid: TileGrid, stain: StainNormaliser
+    planned: Sequence[TilePlan | SlideRecord], grid: TileGrid, stain: StainNormaliser, previews: Path | None
 ) -> list[TilePlan | SlideRecord]:
-    """The plans of one image with its stain; how they ended where it cannot be estimated."""
+    """The plans of one image with its stain; how they ended, and their previews, where it cannot be estimated."""
     plans = [plan for plan in planned if isinstance(plan, TilePlan)]
     if not plans:
         return list(planned)
@@ -240,6 +240,8 @@ def _with_stain(
         for plan in plans:
             plan.record.state = "skipped" if isinstance(error, SlideUnsuitable) else "failed"
             plan.record.reason = str(error)
+            if previews is not None:
+                write_picture(previews / f"{file_name(plan.slide_id)}.png", plan.picture)
         return [plan.record if isinstance(plan, TilePlan) else plan for plan in planned]
     for plan in plans:
         plan.normalise = normalise

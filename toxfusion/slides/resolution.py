@@ -17,29 +17,37 @@ _UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-
 
 
 def believed_mpp(
-    path: Path, found: tuple[float, float] | None, override: float | None, said_by: str
+    path: Path, of_file: tuple[float, float] | None, override: float | None, said_by: str
 ) -> float:
+    """Micrometres per level-0 pixel: the override where there is one, else what the file says of x and y.
+
+    Args:
+        path: of the slide, for messages. said_by: where the override is given, or would be.
+
+    Raises:
+        SlideUnsuitable: neither says it, or it cannot be believed.
+    """
     if override is not None and not math.isnan(override):
         mpp, origin = float(override), said_by
-    elif found is None:
+    elif of_file is None:
         raise SlideUnsuitable(
             f"{path.name}: the file does not say how many micrometres a pixel is; "
             "set `mpp_override` in slides.parquet (or mpp_override=... on the command line)"
         )
     else:
-        x, y = found
+        x, y = of_file
         if abs(x - y) > MPP_ANISOTROPY * max(x, y):
             raise SlideUnsuitable(f"{path.name}: its pixels are not square ({x:.4g} x {y:.4g} um)")
         mpp, origin = (x + y) / 2, "the file's metadata"
     if mpp > MPP_RANGE[1] and origin == "the file's metadata":
         raise SlideUnsuitable(
             f"{path.name}: {mpp:.4g} um/px by {origin} is coarser than {MPP_RANGE[1]:g} um/px, too coarse "
-            "for any target mpp; if the metadata are wrong, set `mpp_override` in slides.parquet"
+            "for any target mpp; if the metadata are wrong, set {said_by}"
         )
     if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise SlideUnsuitable(
             f"{path.name}: {mpp:.4g} um/px by {origin} is outside {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g}; "
-            f"correct {said_by if origin == said_by else '`mpp_override` in slides.parquet'}"
+            f"{'correct' if origin == said_by else 'set'} {said_by}"
         )
     return mpp
 

@@ -212,6 +212,23 @@ def test_every_unusable_file_is_audited_with_its_reason_and_the_rest_imported(
     assert reasons == {}
 
 
+def test_a_file_of_no_slide_is_told_the_name_near_it_before_what_it_lacks(study: Study, folder: Path) -> None:
+    """A misspelt file has no patches/<slide>.h5 beside it either: its name is what is wrong."""
+    ids = list(study.slides.index)
+    rows, corners = tiles()
+    write_trident(folder / f"{ids[0]}.h5", rows, corners)
+    write_trident(folder / "Image-2.h5", rows, corners)
+    for stem in (ids[1].upper(), "entirely other", ids[3]):
+        torch.save(torch.from_numpy(rows), folder / f"{stem}.pt")
+    import_features(study.root, files=str(folder))
+    reasons = dropped(study)
+    unknown = "no slide_id and no image of slides.parquet has its name"
+    assert reasons["Image-2.h5"] == f"{unknown}; did you mean 'image 2'?"
+    assert reasons[f"{ids[1].upper()}.pt"] == f"{unknown}; did you mean {ids[1]!r}?"
+    assert reasons["entirely other.pt"] == unknown
+    assert "has no coordinates" in reasons[f"{ids[3]}.pt"]
+
+
 def test_two_files_of_a_slide_are_both_left_out(study: Study, folder: Path) -> None:
     ids = list(study.slides.index)
     write_trident(folder / f"{ids[0]}.h5", *tiles())
