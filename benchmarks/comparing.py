@@ -39,7 +39,7 @@ def tables(obs: pd.DataFrame, damage: np.ndarray, noise: float, seed: int) -> li
     """One table a fold: test and validation rows of every task."""
     rng = np.random.default_rng([1, seed])
     seen = damage + noise * rng.normal(size=damage.shape)
-    found = []
+    frames = []
     for fold in range(FOLDS):
         parts = []
         for part, of in (("test", fold), ("valid", (fold + 1) % FOLDS)):
@@ -62,8 +62,8 @@ def tables(obs: pd.DataFrame, damage: np.ndarray, noise: float, seed: int) -> li
                 parts.append(predictions.rows(predictions.describe_units(obs[treated], level), task=task,
                                               family="binary", level=level, label=(mean["label"] > 2.8).astype(float),
                                               score=1 / (1 + np.exp(2.8 - mean["score"])), **where))  # fmt: skip
-        found.append(pd.concat(parts, ignore_index=True))
-    return found
+        frames.append(pd.concat(parts, ignore_index=True))
+    return frames
 
 
 def main() -> None:
@@ -81,13 +81,13 @@ def main() -> None:
         made = tables(obs, damage, 1.0 if i == 0 else 1.0 + 2.0 * i / settings.experiments, i)
         runs += [Run(name, "s", fold, 0, FOLDS, table, f"{name}/{fold}") for fold, table in enumerate(made)]
     start = time.process_time()
-    found = compare(runs, {"s": Cohort("s", virtual=True)}, reference="full")
+    comparison = compare(runs, {"s": Cohort("s", virtual=True)}, reference="full")
     seconds = time.process_time() - start
     print(
         f"{settings.experiments} experiments beside the reference, {len(obs)} animals: {seconds:.1f} s of CPU"
     )
-    for headline in found.headlines:
-        rows = found.table[(found.table["headline"] == headline) & found.table["p"].notna()]
+    for headline in comparison.headlines:
+        rows = comparison.table[(comparison.table["headline"] == headline) & comparison.table["p"].notna()]
         print(
             f"{headline}: {(rows['p_holm'] < 0.05).sum()} of {len(rows)} below 0.05 after Holm's correction, "
             f"least p {rows['p'].min():.2g}, corrected {rows['p_holm'].min():.2g}"

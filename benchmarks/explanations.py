@@ -201,8 +201,8 @@ def programme_table(rows: Sequence[tuple[str, str, int, pd.Series]], study: Stud
 
 def over_compounds(rows: pd.DataFrame, measure: str) -> str:
     """Mean over slides with the 95 % interval of a bootstrap over compounds."""
-    found = mean_over_clusters(rows[measure].to_numpy(float), rows["compound"].to_numpy())
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    mean = mean_over_clusters(rows[measure].to_numpy(float), rows["compound"].to_numpy())
+    return f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
 
 
 def tile_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -217,8 +217,8 @@ def tile_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(group: pd.DataFrame) -> dict[str, object]:
-    found: dict[str, object] = {"slides": len(group), "compounds": group["compound"].nunique()}
-    return found | {m: over_compounds(group, m) for m in TILE_MEASURES}
+    measured: dict[str, object] = {"slides": len(group), "compounds": group["compound"].nunique()}
+    return measured | {m: over_compounds(group, m) for m in TILE_MEASURES}
 
 
 def gene_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -248,27 +248,27 @@ def main() -> None:
     parser.add_argument("--random-seeds", type=int, default=1, help="random weights, so many times")
     parser.add_argument("--steps", type=int, default=16, help="points of an integral to begin with")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/explanations.md")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     tiles: list[dict[str, object]] = []
     of_genes: list[dict[str, object]] = []
     signed: list[tuple[str, str, int, pd.Series]] = []
-    folders = finished_runs(given.runs)
+    folders = finished_runs(arguments.runs)
     for folder in folders:
         study, split = load_own_study(folder)
         run = load_run(folder, study, split)
         shares = None
-        if "tiles" in given.measure:
+        if "tiles" in arguments.measure:
             places = tile_places(run, samples_with(run, split.test, "slide"))
             shares = pd.concat([places, truth.lesion_shares(study, places)], axis=1) if len(places) else None
-        for k in range(given.random_seeds + 1):
+        for k in range(arguments.random_seeds + 1):
             weights = "random" if k else "trained"
             seen = randomised(run, 1000 + k) if k else run
             if shares is not None:
-                tiles += tile_rows(seen, shares, weights, given.steps)
-            axes = of_axes(seen, given.steps) if {"genes", "programmes"} & {*given.measure} else []
-            if "genes" in given.measure:
+                tiles += tile_rows(seen, shares, weights, arguments.steps)
+            axes = of_axes(seen, arguments.steps) if {"genes", "programmes"} & {*arguments.measure} else []
+            if "genes" in arguments.measure:
                 of_genes += gene_rows(seen, weights, axes)
-            signed += signed_means(weights, axes) if "programmes" in given.measure else []
+            signed += signed_means(weights, axes) if "programmes" in arguments.measure else []
         print(f"{folder.root.name}: {len(tiles)} slides x scores, {len(of_genes)} axes x scores", flush=True)
     tables: dict[str, pd.DataFrame] = {}
     if tiles:
@@ -282,7 +282,7 @@ def main() -> None:
         command = f"python benchmarks/explanations.py --runs <{name}> --measure {block} --write"
         text = f"`{command}`, {len(folders)} runs.\n\n{markdown(table)}"
         print(f"{block}\n{text}")
-        if given.write:
+        if arguments.write:
             write(block, text)
 
 

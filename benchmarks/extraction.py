@@ -217,29 +217,31 @@ def main() -> None:
     parser.add_argument("--tile-px", type=int)
     parser.add_argument("--encoder", default="imagenet")
     parser.add_argument("--sides", type=int, nargs="+", default=[5_000, 20_000])
-    given = parser.parse_args()
-    if given.what == "cell":
-        extract_all(given.slide)
+    arguments = parser.parse_args()
+    if arguments.what == "cell":
+        extract_all(arguments.slide)
         return
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as folder:
-        if given.what == "memory":
-            for side in given.sides:
+        if arguments.what == "memory":
+            for side in arguments.sides:
                 path = write_slide(Path(folder) / f"{side}.tif", side)
                 cell = [sys.executable, __file__, "cell", str(path)]
                 told = subprocess.run(cell, check=True, capture_output=True, text=True).stdout.split()
                 print(f"  {side:,} x {side:,} px: {int(told[0]):,} tiles, peak {float(told[1]):,.0f} MB")
             return
-        path = given.slide or write_slide(Path(folder) / "slide.tif")
-        mpp, side = (1.0, 112) if given.what == "readers" else (0.5, 224)
-        grid = TileGrid(given.mpp or mpp, given.tile_px or side, max_tiles=given.tiles)
-        print(f"{given.tiles} tiles of {grid.tile_px} px at {grid.mpp:g} um/px of {path.name}")
+        path = arguments.slide or write_slide(Path(folder) / "slide.tif")
+        mpp, side = (1.0, 112) if arguments.what == "readers" else (0.5, 224)
+        grid = TileGrid(arguments.mpp or mpp, arguments.tile_px or side, max_tiles=arguments.tiles)
+        print(f"{arguments.tiles} tiles of {grid.tile_px} px at {grid.mpp:g} um/px of {path.name}")
         rates = (
-            reader_rates(path, grid) if given.what == "readers" else feature_rates(path, grid, given.encoder)
+            reader_rates(path, grid)
+            if arguments.what == "readers"
+            else feature_rates(path, grid, arguments.encoder)
         )
         for name, value in rates.items():
             print(f"  {name:<42}{value:>10.1f} tiles/s")
-        if given.what == "features":
+        if arguments.what == "features":
             forward, whole = rates.values()
             print(f"  share of the pure forward: {whole / forward:.2f}")
 

@@ -111,14 +111,14 @@ def read_photographs(folder: Path) -> tuple[dict[str, Photograph], dict[str, str
         if absent := [c for c in CAPTION_COLUMNS if c not in (rows.fieldnames or ())]:
             raise PhotographError(f"{captions}: no column {', '.join(absent)}; there are {rows.fieldnames}")
         table = list(rows)
-    found: dict[str, Photograph] = {}
+    photographs: dict[str, Photograph] = {}
     named = {row["file"] for row in table}
     pictures = (path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES)
     left_out = {file: "no row in captions.csv" for file in pictures if file not in named}
     for row in table:
         file, finding = row["file"], row["finding"].strip()
         name = file.partition(".")[0]
-        if name in found or file in left_out:
+        if name in photographs or file in left_out:
             raise PhotographError(f"{captions}, column file: {file!r} is there twice, or another {name}")
         rgb = _read_printed(folder / file, captions)
         objective = BAR_SAYS.get(name, row["objective"].strip())
@@ -128,8 +128,8 @@ def read_photographs(folder: Path) -> tuple[dict[str, Photograph], dict[str, str
             left_out[file] = f"objective {objective!r} is none of {', '.join(UM_PER_PIXEL)}"
         else:
             mpp = UM_PER_PIXEL[objective]
-            found[name] = Photograph(name, rgb, mpp, finding, row["grade"].strip(), objective)
-    return found, left_out
+            photographs[name] = Photograph(name, rgb, mpp, finding, row["grade"].strip(), objective)
+    return photographs, left_out
 
 
 def _read_printed(path: Path, captions: Path) -> Image:
@@ -289,13 +289,13 @@ def main() -> None:
     speed = commands.add_parser("speed")
     speed.add_argument("--side", type=int, default=1536)
     speed.add_argument("--count", type=int, default=3)
-    given = parser.parse_args()
-    if given.command == "measure":
-        run_measure(given.photographs, range(given.seed, given.seed + given.count))
-    elif given.command == "sheet":
-        run_sheet(given.photographs, given.out, given.seed, given.zoom)
+    arguments = parser.parse_args()
+    if arguments.command == "measure":
+        run_measure(arguments.photographs, range(arguments.seed, arguments.seed + arguments.count))
+    elif arguments.command == "sheet":
+        run_sheet(arguments.photographs, arguments.out, arguments.seed, arguments.zoom)
     else:
-        run_speed(given.side, given.count)
+        run_speed(arguments.side, arguments.count)
 
 
 if __name__ == "__main__":

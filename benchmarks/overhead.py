@@ -100,8 +100,8 @@ def watch_all(clock: Clock) -> None:
 
 
 def main() -> None:
-    given = sys.argv[1:]
-    if not given or "--help" in given:
+    overrides = sys.argv[1:]
+    if not overrides or "--help" in overrides:
         print(__doc__)
         return
     from toxfusion.config.entry import compose
@@ -110,9 +110,9 @@ def main() -> None:
     from toxfusion.training.settings import RunSettings
     from toxfusion.training.tile_features import tile_features
 
-    size = [] if any(a.startswith("size=") for a in given) else ["size=study"]
+    size = [] if any(a.startswith("size=") for a in overrides) else ["size=study"]
     with tempfile.TemporaryDirectory() as outputs:
-        config = compose("train", [*size, "trainer.progress=false", *given, f"paths.outputs={outputs}"])
+        config = compose("train", [*size, "trainer.progress=false", *overrides, f"paths.outputs={outputs}"])
         settings = RunSettings.read(config)
         study, split = open_study(settings)
         if settings.modality in ("both", "wsi"):

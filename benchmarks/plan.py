@@ -45,19 +45,21 @@ def main() -> None:
     parser.add_argument("--decode", type=float, default=1_000.0)
     parser.add_argument("--read", type=float, default=200.0)
     parser.add_argument("--hours", type=float, default=8.0)
-    given = parser.parse_args()
-    tiles = given.slides * given.tiles
-    print(f"{given.slides:,} slides, {given.terabytes:g} TB, {tiles / 1e6:,.0f} million tiles of 224 px")
-    read = given.terabytes * 1e6 / given.read / 3600
-    decode = tiles / given.decode / CPUS / 3600
-    print(f"reading every byte once: {read:,.1f} h of one job at {given.read:g} MB/s")
-    print(f"decoding: {decode:,.1f} h of one job of {CPUS} cores at {given.decode:g} tiles/s a core")
+    arguments = parser.parse_args()
+    tiles = arguments.slides * arguments.tiles
+    print(
+        f"{arguments.slides:,} slides, {arguments.terabytes:g} TB, {tiles / 1e6:,.0f} million tiles of 224 px"
+    )
+    read = arguments.terabytes * 1e6 / arguments.read / 3600
+    decode = tiles / arguments.decode / CPUS / 3600
+    print(f"reading every byte once: {read:,.1f} h of one job at {arguments.read:g} MB/s")
+    print(f"decoding: {decode:,.1f} h of one job of {CPUS} cores at {arguments.decode:g} tiles/s a core")
     print(f"{'encoder':<15}{'GFLOP/tile':>11}{'tiles/s':>9}{'GPU h':>8}{'jobs':>6}{'store GB':>10}")
     for name, row in ENCODERS.items():
         flops = operations(name)
-        rate = given.teraflops * 1e12 / flops
+        rate = arguments.teraflops * 1e12 / flops
         gpu = tiles / rate / 3600
-        jobs = math.ceil(max(gpu, decode, read) / given.hours)
+        jobs = math.ceil(max(gpu, decode, read) / arguments.hours)
         size = tiles * (row.dim * HALF_BYTES + ROW_BYTES) / 1e9
         print(f"{name:<15}{flops / 1e9:>11.1f}{rate:>9,.0f}{gpu:>8.1f}{jobs:>6}{size:>10,.0f}")
 

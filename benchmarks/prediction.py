@@ -45,9 +45,11 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--unseen", nargs="+", required=True)
-    given = parser.parse_args()
-    compounds = pd.read_csv(given.scores / "compounds.csv").set_index("compound")
-    compounds["group"] = groups(pd.read_parquet(given.study / "truth" / "compounds.parquet"), given.unseen)
+    arguments = parser.parse_args()
+    compounds = pd.read_csv(arguments.scores / "compounds.csv").set_index("compound")
+    compounds["group"] = groups(
+        pd.read_parquet(arguments.study / "truth" / "compounds.parquet"), arguments.unseen
+    )
     grouped = compounds.groupby("group")
     print(
         grouped.agg(
@@ -62,9 +64,9 @@ def main() -> None:
         rows = compounds[compounds["group"].isin(["seen", name])]
         if rows["group"].nunique() == 2:
             print(f"AUROC of distance, {name}: {roc_auc_score(rows['group'] == name, rows['distance']):.2f}")
-    obs = Study.open(given.study).obs
+    obs = Study.open(arguments.study).obs
     label = obs[~obs["is_control"].astype(bool)].groupby("compound")["dili"].first()
-    scores = pd.read_csv(given.scores / "scores.csv")
+    scores = pd.read_csv(arguments.scores / "scores.csv")
     dili = scores[scores["task"] == "dili"].set_index("compound")
     dili["label"] = label
     for name, rows in (("all", dili), ("seen", dili[compounds["group"].reindex(dili.index) == "seen"])):

@@ -105,12 +105,18 @@ def main() -> None:
     shown.add_argument("--height", type=int, default=900)
     shown.add_argument("--zoom", type=int, default=0, help="times the viewer zooms in")
     shown.add_argument("--picture", type=Path, required=True)
-    given = parser.parse_args()
-    if given.command == "time":
-        measure(given.slides, given.slide_px)
+    arguments = parser.parse_args()
+    if arguments.command == "time":
+        measure(arguments.slides, arguments.slide_px)
     else:
         screenshot(
-            given.folder, given.page, given.slide, given.width, given.height, given.zoom, given.picture
+            arguments.folder,
+            arguments.page,
+            arguments.slide,
+            arguments.width,
+            arguments.height,
+            arguments.zoom,
+            arguments.picture,
         )
 
 

@@ -228,12 +228,12 @@ def measure_scale(root: Path, rounds: int) -> dict[str, Any]:
     from toxfusion.doctor import study_problems
     from toxfusion.slides.pipeline import shard_of, tasks_of_study
 
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         out = work()
-        found[name] = time.perf_counter() - start
+        measured[name] = time.perf_counter() - start
         return out
 
     folder = root / "features" / "store"
@@ -243,12 +243,12 @@ def measure_scale(root: Path, rounds: int) -> dict[str, Any]:
         store.write_columns(path.stem)
     del store
     store = timed("open the store (s)", lambda: BagStore.open(folder))
-    found["memory of its index (MB)"] = memory()["RssAnon"] - before
+    measured["memory of its index (MB)"] = memory()["RssAnon"] - before
     study = timed("open the study (s)", lambda: Study.open(root))
     fold = timed("split and fold (s)", lambda: fold_of(study, store))
     timed("shard 3/8 (s)", lambda: shard_of(tasks_of_study(study), "3/8"))
     problems = timed("doctor, without checksums (s)", lambda: study_problems(study, checksums=False))
-    found["problems found"] = len(problems)
+    measured["problems found"] = len(problems)
     few = fold.split.train[:20]
     timed("scale fitted on 20 slides (s)", lambda: fit_tile_scaler(study, store, few, "none"))
     start_memory = memory()["RssAnon"]
@@ -262,10 +262,10 @@ def measure_scale(root: Path, rounds: int) -> dict[str, Any]:
             start = time.perf_counter()
             fold.batch(chosen, stage="train", step=step, tiles_per_bag=1024)
             times.append(time.perf_counter() - start)
-        found[name] = 1e3 * statistics.median(times[1:])
-    found["memory after the batches, grown by (MB)"] = memory()["RssAnon"] - start_memory
-    found["pages of files mapped (MB)"] = memory()["RssFile"]
-    return found
+        measured[name] = 1e3 * statistics.median(times[1:])
+    measured["memory after the batches, grown by (MB)"] = memory()["RssAnon"] - start_memory
+    measured["pages of files mapped (MB)"] = memory()["RssFile"]
+    return measured
 
 
 def scale(folder: Path, sizes: list[int], tiles: int, dim: int, rounds: int) -> None:
@@ -298,18 +298,30 @@ def main() -> None:
     parser.add_argument("--bags", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    if given.what == "cell":
-        print(json.dumps(measure_scale(given.folder, given.rounds)))
+    arguments = parser.parse_args()
+    if arguments.what == "cell":
+        print(json.dumps(measure_scale(arguments.folder, arguments.rounds)))
         return
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        if given.what == "layouts":
-            slides = (given.slides or [24])[0]
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        if arguments.what == "layouts":
+            slides = (arguments.slides or [24])[0]
             layouts(
-                Path(folder), slides, given.tiles or 10_000, given.dim, given.draw, given.bags, given.rounds
+                Path(folder),
+                slides,
+                arguments.tiles or 10_000,
+                arguments.dim,
+                arguments.draw,
+                arguments.bags,
+                arguments.rounds,
             )
         else:
-            scale(Path(folder), given.slides or [500, 50_000], given.tiles or 2000, given.dim, given.rounds)
+            scale(
+                Path(folder),
+                arguments.slides or [500, 50_000],
+                arguments.tiles or 2000,
+                arguments.dim,
+                arguments.rounds,
+            )
 
 
 if __name__ == "__main__":

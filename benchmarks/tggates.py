@@ -158,9 +158,9 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--permutations", type=int, default=200)
     parser.add_argument("--document", type=Path, default=Path("docs/tggates.md"))
-    given = parser.parse_args()
-    study = run(given.data, given.output, given.folds, given.permutations)
-    write_document(study, given.output, given.document, given.folds, given.permutations)
+    arguments = parser.parse_args()
+    study = run(arguments.data, arguments.output, arguments.folds, arguments.permutations)
+    write_document(study, arguments.output, arguments.document, arguments.folds, arguments.permutations)
 
 
 if __name__ == "__main__":

@@ -156,20 +156,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--only", nargs="*", help="encoders or presets; all without")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    common = ("--steps", str(given.steps), "--device", given.device)
-    if given.cell:
-        name, size = given.cell[0], int(given.cell[1])
-        if given.part == "presets":
-            print(preset_cell(name, size, given.steps, given.device))
+    arguments = parser.parse_args()
+    common = ("--steps", str(arguments.steps), "--device", arguments.device)
+    if arguments.cell:
+        name, size = arguments.cell[0], int(arguments.cell[1])
+        if arguments.part == "presets":
+            print(preset_cell(name, size, arguments.steps, arguments.device))
         else:
-            print(bag_cell(name, size, given.steps, given.device, given.part == "bags"))
+            print(bag_cell(name, size, arguments.steps, arguments.device, arguments.part == "bags"))
         return
-    names, sizes = (PRESETS, BATCHES) if given.part == "presets" else (ENCODERS, LENGTHS)
-    print(f"{'':<20}{'samples' if given.part == 'presets' else 'tiles':>10}{'step':>12}{'peak memory':>14}")
-    for name in given.only or names:
+    names, sizes = (PRESETS, BATCHES) if arguments.part == "presets" else (ENCODERS, LENGTHS)
+    print(
+        f"{'':<20}{'samples' if arguments.part == 'presets' else 'tiles':>10}{'step':>12}{'peak memory':>14}"
+    )
+    for name in arguments.only or names:
         for size in sizes:
-            seconds, memory = in_own_process((given.part, *common, "--cell", name, str(size)))
+            seconds, memory = in_own_process((arguments.part, *common, "--cell", name, str(size)))
             print(f"{name:<20}{size:>10,}{seconds:>12}{memory:>14}", flush=True)
 
 

@@ -48,10 +48,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("settings", nargs="+", help="NAME=OVERRIDE OVERRIDE ...")
-    given = parser.parse_args()
-    settings = [text.partition("=")[::2] for text in given.settings]
+    arguments = parser.parse_args()
+    settings = [text.partition("=")[::2] for text in arguments.settings]
     for name, overrides in settings:
-        row = pd.DataFrame([run(given, name, overrides.split())])
+        row = pd.DataFrame([run(arguments, name, overrides.split())])
         print(row.to_string(index=False, header=False, float_format="%.3f"), flush=True)
 
 

@@ -205,11 +205,11 @@ def main() -> None:
     parser.add_argument("--tiles", default="default", help="tile store that colour and texture are taken of")
     parser.add_argument("--features", help="a feature store of the study instead")
     parser.add_argument("--components", type=int, default=60)
-    given = parser.parse_args()
-    study = Study.open(given.study)
+    arguments = parser.parse_args()
+    study = Study.open(arguments.study)
     made = study.provenance
     print(f"{study.name}: setting {made['setting']}, generator {made['generator_version']}")
-    probes = Probes(study, given.features, given.tiles)
+    probes = Probes(study, arguments.features, arguments.tiles)
     tiles = probes.of_tiles()
     print(f"\ntiles, labels of the masks ({len(probes.tiles)} tiles of {len(probes.slides)} slides)")
     print(tiles.to_string(index=False, float_format="%.2f"))
@@ -218,11 +218,11 @@ def main() -> None:
         f"mean of {counted.sum()} lesions of tissue with {ENOUGH} tiles: {tiles.loc[counted, 'AUROC'].mean():.3f}, "
         f"of all {len(tiles)}: {tiles['AUROC'].mean():.3f}"
     )
-    slides = probes.of_slides(given.components)
+    slides = probes.of_slides(arguments.components)
     print(f"\nslides, planted severity above 1, by compounds in training ({len(probes.means)} animals)")
     print(slides.to_string(float_format="%.2f"))
     print("mean " + ", ".join(f"{n} compounds {value:.3f}" for n, value in slides.mean().items()))
-    activities = probes.of_activities(given.components)
+    activities = probes.of_activities(arguments.components)
     print("\nactivities of programmes from slides, correlation on unseen compounds")
     print(activities.round(2).to_string())
     print(f"mean {activities.mean():.3f}")

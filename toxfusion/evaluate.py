@@ -23,7 +23,7 @@ def main(config: dict[str, Any]) -> None:
     from toxfusion.runs.again import evaluate_run
     from toxfusion.training.folder import RunFolder
 
-    found = evaluate_run(
+    evaluation = evaluate_run(
         RunFolder(Path(config["run"])),
         Path(config["paths"]["output"]),
         draws=config["draws"],
@@ -33,20 +33,20 @@ def main(config: dict[str, Any]) -> None:
     )
     ranked = ["auroc", "auprc", "balanced_accuracy", "mcc", "quadratic_kappa"]
     other = ["harrell_c", "uno_c", "integrated_brier", "accuracy", "macro_f1", "spearman", "r2"]
-    scores = found.scores[found.scores["metric"].isin([*ranked, *other])]
+    scores = evaluation.scores[evaluation.scores["metric"].isin([*ranked, *other])]
     print(_aligned(scores, ["task", "metric", "value", "low", "high", "n", "n_compounds", "prevalence"]))
-    of = found.strata["metric"].isin([*ranked, *other, "false_positive_rate"]) & (
-        found.strata["by"] != "batch"
+    of = evaluation.strata["metric"].isin([*ranked, *other, "false_positive_rate"]) & (
+        evaluation.strata["by"] != "batch"
     )
-    strata = found.strata[of & found.strata["value"].notna() & ~_single_lesion(found.strata)]
+    strata = evaluation.strata[of & evaluation.strata["value"].notna() & ~_single_lesion(evaluation.strata)]
     counts = ["n", "n_positive", "n_compounds", "small"]
     print(
         "\nBy stratum (small: fewer than 10 compounds, or units of a class; batches and lesions are in strata.csv)"
     )
     print(_aligned(strata, ["task", "by", "stratum", "metric", "value", "low", "high", *counts]))
-    if len(found.probes):
+    if len(evaluation.probes):
         keys = ["probe", "embedding", "task", "k", "hidden", "share", "metric"]
-        probes = found.probes[~_single_lesion(found.probes)]
+        probes = evaluation.probes[~_single_lesion(evaluation.probes)]
         known = probes["value"].notna()
         print(f"\n{_aligned(probes[known], [*keys, 'value', 'low', 'high', 'chance'])}")
         for row in probes.loc[~known, ["probe", "embedding", "task", "reason"]].to_dict("records"):

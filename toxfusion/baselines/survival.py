@@ -85,17 +85,17 @@ def fit_survival(
 
     def inner_c(risks: Callable[[np.ndarray], list[Callable[[np.ndarray], np.ndarray]]]) -> np.ndarray:
         """Mean C of each candidate over the inner folds where it is defined; chance where it is in none."""
-        found = [
+        concordances = [
             [
                 harrell_c(time[held_out], event[held_out], risk(features[held_out])).value
                 for risk in risks(rows)
             ]
             for rows, held_out in _inner_folds(event, patient, train, seed)
         ]
-        if not found:
+        if not concordances:
             return np.zeros(1)
-        known = ~np.isnan(found)
-        total, n = np.nansum(found, axis=0), known.sum(axis=0)
+        known = ~np.isnan(concordances)
+        total, n = np.nansum(concordances, axis=0), known.sum(axis=0)
         return np.divide(total, n, out=np.full(len(n), 0.5), where=n > 0)
 
     make = {"cox": _ridge, "coxnet": _elastic_net, "rsf": _forest}[learner]
@@ -131,9 +131,9 @@ def _elastic_net(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any
             reached = np.maximum(penalties, path.alphas_[-1])
             return [partial(path.predict, alpha=penalty) for penalty in reached]
 
-        found = inner_c(candidates)
-        if found.max() > highest:
-            best, highest = (ratio, penalties[: int(np.argmax(found)) + 1]), found.max()
+        mean_c = inner_c(candidates)
+        if mean_c.max() > highest:
+            best, highest = (ratio, penalties[: int(np.argmax(mean_c)) + 1]), mean_c.max()
     return _path(fit, train, *best)
 
 

@@ -138,10 +138,10 @@ def _file_problems(study: Study) -> Iterator[Problem]:
     ids_of: dict[str, list[str]] = defaultdict(list)
     names_in: dict[Path, set[str]] = defaultdict(set)
     for slide_id, text in zip(study.slides.index, study.slides["path"], strict=True):
-        given = study.root / text
-        image = Path(realpath(given))
+        place = study.root / text
+        image = Path(realpath(place))
         ids_of[str(image)].append(str(slide_id))
-        names_in[Path(realpath(given.parent))].add(given.name)  # a link is listed as what it links to
+        names_in[Path(realpath(place.parent))].add(place.name)  # a link is listed as what it links to
         names_in[image.parent].add(image.name)
     sizes: dict[int, list[Path]] = defaultdict(list)
     for path, ids in ((Path(text), ids) for text, ids in ids_of.items()):

@@ -56,7 +56,7 @@ def located(target: str, where: str = "") -> Callable[..., Any]:
     for length in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:length])
         try:
-            found: Any = importlib.import_module(module_name)
+            named: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
@@ -64,9 +64,9 @@ def located(target: str, where: str = "") -> Callable[..., Any]:
                 f"{_join(where, '_target_')}: {target} needs the package {error.name}, which is not installed"
             ) from error
         for part in parts[length:]:
-            found = getattr(found, part, None)
-        if callable(found):
-            return found
+            named = getattr(named, part, None)
+        if callable(named):
+            return named
         break
     raise ConfigError(f"{_join(where, '_target_')}: there is no callable '{target}'")
 

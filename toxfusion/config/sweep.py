@@ -47,5 +47,5 @@ def forget_failure(folder: Path) -> None:
 
 def failures(outputs: Path, sweep: str) -> list[tuple[Path, dict[str, Any]]]:
     """Folder and record of every cell below ``outputs`` that failed in the sweep of this token, by folder."""
-    found = ((file.parent, json.loads(file.read_text())) for file in sorted(outputs.rglob(FAILED)))
-    return [(folder, content) for folder, content in found if content["sweep"] == sweep]
+    records = ((file.parent, json.loads(file.read_text())) for file in sorted(outputs.rglob(FAILED)))
+    return [(folder, content) for folder, content in records if content["sweep"] == sweep]

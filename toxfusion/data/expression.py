@@ -132,22 +132,22 @@ class ExpressionTransform:
             batches = ComBat.fit(raw, study.obs.iloc[rows], **combat, audit=audit)
         control_mean = _training_control_mean(study, rows, columns, reference, batches)
         values = _referenced(study, rows, columns, control_mean, reference, batches, audit)
-        found = _fit_scaling(values, study.obs.iloc[rows], Within(**(within or {})), clip_quantile, scaling)
+        fitted = _fit_scaling(values, study.obs.iloc[rows], Within(**(within or {})), clip_quantile, scaling)
         n = len(columns) if n_genes is None else min(n_genes, len(columns))
-        chosen = np.sort(np.argsort(-found.variance, kind="stable")[:n])
+        chosen = np.sort(np.argsort(-fitted.variance, kind="stable")[:n])
         genes = study.var.iloc[columns[chosen]]
         return cls(
             gene_ids=genes.index.tolist(),
             symbols=genes["symbol"].tolist(),
-            mean=np.nanmean(found.values, axis=0)[chosen].astype(np.float32),
-            scale=np.maximum(np.nanstd(found.values, axis=0)[chosen], SD_FLOOR).astype(np.float32),
+            mean=np.nanmean(fitted.values, axis=0)[chosen].astype(np.float32),
+            scale=np.maximum(np.nanstd(fitted.values, axis=0)[chosen], SD_FLOOR).astype(np.float32),
             control_mean=control_mean[chosen].astype(np.float32),
             reference=reference,
             clip=float(clip),
-            low=None if found.low is None else found.low[chosen],
-            high=None if found.high is None else found.high[chosen],
+            low=None if fitted.low is None else fitted.low[chosen],
+            high=None if fitted.high is None else fitted.high[chosen],
             combat=None if batches is None else batches.genes(chosen),
-            groups=None if found.groups is None else found.groups.features(chosen),
+            groups=None if fitted.groups is None else fitted.groups.features(chosen),
         )
 
     def transform(self, study: Study, sample_ids: Sequence[str], audit: Audit | None = None) -> np.ndarray:

@@ -106,11 +106,11 @@ def read_gene_sets(
         bearers.insert(0, {name: genes for name, genes in mapped.items() if genes})
     sets = []
     for set_name, names in read_gmt(path, key).items():
-        found = (
+        named = (
             next((known[name] for known in bearers if name in known), [])
             for name in (each.casefold() for each in names)
         )
-        sets.append(GeneSet(set_name, len(names), tuple(dict.fromkeys(g for genes in found for g in genes))))
+        sets.append(GeneSet(set_name, len(names), tuple(dict.fromkeys(g for genes in named for g in genes))))
     if not any(each.gene_ids for each in sets):
         raise GeneSetError(
             f"{path}: none of its genes is in the study, whose genes are {var.index[:3].tolist()} with symbols "

@@ -29,21 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m toxfusion.distributed.worker", description=__doc__)
     parser.add_argument("file", type=Path, help="YAML file of the resolved configuration")
     parser.add_argument("--target", default=RUN, help="function of the configuration that returns the metric")
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     if "LOCAL_RANK" in os.environ:
         die_with_parent()
     rank = int(os.environ.get("RANK", "0"))
     _log(rank)
     try:
-        metric = float(located(given.target)(yaml.safe_load(given.file.read_text())))
+        metric = float(located(parsed.target)(yaml.safe_load(parsed.file.read_text())))
     except Exception as error:
         if not is_message(error):
             raise
-        _write(message_file(given.file), {"message": str(error)})
+        _write(message_file(parsed.file), {"message": str(error)})
         print(f"rank {rank}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     if rank == 0:
-        _write(result_file(given.file), {"metric": metric})
+        _write(result_file(parsed.file), {"metric": metric})
 
 
 def _log(rank: int) -> None:

@@ -80,8 +80,10 @@ def batch_audit(
         obs = study.obs[control]
         by_animal = pd.DataFrame(values[control]).groupby(obs["animal_id"].to_numpy()).mean()
         for column in columns:
-            found = _audit(by_animal, obs, column, permutations, generator(seed, "batch_audit", name, column))
-            rows.append({"features": name, "column": column, **found})
+            audited = _audit(
+                by_animal, obs, column, permutations, generator(seed, "batch_audit", name, column)
+            )
+            rows.append({"features": name, "column": column, **audited})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

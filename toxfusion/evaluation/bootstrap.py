@@ -196,13 +196,13 @@ def share_interval(
         hits: [n], 1 or 0; NaN is left out.
         codes: int [n], cluster of each unit.
     """
-    found = interval(mean_statistic(hits, codes, len(resampling.clusters)), resampling, method=method)
+    span = interval(mean_statistic(hits, codes, len(resampling.clusters)), resampling, method=method)
     n = len(np.unique(codes[~np.isnan(hits)]))
-    if found.value not in (0.0, 1.0):
-        return found, ""
-    exact = stats.binomtest(round(found.value) * n, n).proportion_ci(method="exact")
+    if span.value not in (0.0, 1.0):
+        return span, ""
+    exact = stats.binomtest(round(span.value) * n, n).proportion_ci(method="exact")
     text = f"interval: exact binomial over {n} compounds, as no draw differs"
-    return replace(found, low=float(exact.low), high=float(exact.high)), text
+    return replace(span, low=float(exact.low), high=float(exact.high)), text
 
 
 def _bca_tails(
@@ -248,10 +248,10 @@ def paired_difference(
         return first(weights) - second(weights)
 
     value, drawn = float(difference(np.ones((1, n_clusters)))[0]), difference(resampling.weights)
-    found = _summary(value, drawn, resampling, np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
-    if np.isnan(found.low):
+    summary = _summary(value, drawn, resampling, np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
+    if np.isnan(summary.low):
         return Difference(
-            found.value, found.low, found.high, found.draws, found.undefined_draws, float("nan")
+            summary.value, summary.low, summary.high, summary.draws, summary.undefined_draws, float("nan")
         )
     below, above, n = (int(x) for x in _sides(drawn))
     for weights in resampling.beyond(p_draws or 0):
@@ -262,7 +262,14 @@ def paired_difference(
         )
     p = min(1.0, 2 * (min(below, above) + 1) / (n + 1))
     return Difference(
-        found.value, found.low, found.high, found.draws, found.undefined_draws, p, n, min(below, above) == 0
+        summary.value,
+        summary.low,
+        summary.high,
+        summary.draws,
+        summary.undefined_draws,
+        p,
+        n,
+        min(below, above) == 0,
     )
 
 

@@ -81,9 +81,9 @@ def fit_platt(label: np.ndarray, score: np.ndarray) -> Platt:
         return Platt(1.0, shift, f"intercept only: {rarer} validation units of the rarer class")
     start = np.array([_shift(z, n_positive / len(y)), 1.0])
     bounds = [(None, None), _SLOPES]
-    found = optimize.minimize(_loss, start, args=(y, z), jac=_gradient, method="L-BFGS-B", bounds=bounds)
+    fit = optimize.minimize(_loss, start, args=(y, z), jac=_gradient, method="L-BFGS-B", bounds=bounds)
     # Of the slope found, the intercept to the last digit: the mean then is the prevalence.
-    fitted = float(found.x[1])
+    fitted = float(fit.x[1])
     return Platt(fitted, _shift(fitted * z, n_positive / len(y)))
 
 
@@ -103,10 +103,10 @@ def slope(label: np.ndarray, score: np.ndarray) -> Measure:
     z = logit(s)
     if np.ptp(z) == 0:
         return undefined("every score is the same")
-    found = optimize.minimize(_loss, np.array([0.0, 1.0]), args=(y, z), jac=_gradient, method="BFGS")
-    if abs(found.x[1]) > _STEEPEST_SLOPE or _separated(y, z):
+    fit = optimize.minimize(_loss, np.array([0.0, 1.0]), args=(y, z), jac=_gradient, method="BFGS")
+    if abs(fit.x[1]) > _STEEPEST_SLOPE or _separated(y, z):
         return undefined("scores separate the classes, so that the slope has no finite estimate")
-    return Measure(float(found.x[1]))
+    return Measure(float(fit.x[1]))
 
 
 def intercept(label: np.ndarray, score: np.ndarray) -> Measure:

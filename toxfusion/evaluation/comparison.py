@@ -132,12 +132,12 @@ def compare(
                 null="; ".join(sorted({r.null for r in mine} - {""})),
                 views=tuple(dict.fromkeys(r.view for r in mine)),
             )  # fmt: skip
-            found = made.record(standard if experiment != reference else None, oracles, notes)
-            leak = _suspected_leak(made, float(found["value"]), virtual, notes)
+            record = made.record(standard if experiment != reference else None, oracles, notes)
+            leak = _suspected_leak(made, float(record["value"]), virtual, notes)
             flags = {"external": any(r.external for r in mine), "transductive": made.transductive,
                      f"null: {made.null}": made.null != "", "SUSPECTED LEAK": leak,
-                     "above the oracle": found["above_oracle"]}  # fmt: skip
-            records.append({**found, "flags": "; ".join(name for name, raised in flags.items() if raised)})
+                     "above the oracle": record["above_oracle"]}  # fmt: skip
+            records.append({**record, "flags": "; ".join(name for name, raised in flags.items() if raised)})
     if not records:
         raise ComparisonError("no task has labelled test units of both classes; there is nothing to compare.")
     table = pd.DataFrame(records)
@@ -173,7 +173,7 @@ def _missing_nulls(table: pd.DataFrame, cohorts: Mapping[str, Cohort]) -> list[s
 
 def _oracle_table(tested: pd.DataFrame, oracles: pd.DataFrame | None, settings: Settings) -> pd.DataFrame:
     """The oracle of each view on the units that the reference scored (see ``Comparison.oracles``)."""
-    found = []
+    records = []
     for headline in headlines_of(tested) if oracles is not None else ():
         rows = _comparable(tested, headline)
         if rows.empty or not family_of(rows).two_class:
@@ -185,8 +185,8 @@ def _oracle_table(tested: pd.DataFrame, oracles: pd.DataFrame | None, settings: 
                 scored = known.assign(score=known["oracle"])
                 best = headline_statistic(scored, resampling, Pairing.of(rows))
                 own = bootstrap.interval(best, resampling, method=settings.method)
-                found.append((headline, view, own.value, own.low, own.high, known["unit_id"].nunique()))
-    return pd.DataFrame(found, columns=["headline", "view", "value", "low", "high", "n"])
+                records.append((headline, view, own.value, own.low, own.high, known["unit_id"].nunique()))
+    return pd.DataFrame(records, columns=["headline", "view", "value", "low", "high", "n"])
 
 
 def _transductive(runs: Sequence[Run], experiments: Sequence[str]) -> list[str]:

@@ -93,7 +93,7 @@ class HeadlineOf:
         }
         two_class = family.two_class and rows["family"].iloc[0] != "classes"
         imputed = rows["imputed"].astype(bool) if "imputed" in rows else pd.Series(False, rows.index)
-        found: dict[str, Any] = {
+        entries: dict[str, Any] = {
             "experiment": self.experiment,
             "headline": self.headline,
             "family": rows["family"].iloc[0],
@@ -112,8 +112,8 @@ class HeadlineOf:
         }
         for name, span in spans.items():
             prefix = "" if name == "value" else f"{name}_"
-            found |= {name: span.value, f"{prefix}low": span.low, f"{prefix}high": span.high}
-        return {**found, **self._against(standard, notes), **self._beside(oracles, notes)}
+            entries |= {name: span.value, f"{prefix}low": span.low, f"{prefix}high": span.high}
+        return {**entries, **self._against(standard, notes), **self._beside(oracles, notes)}
 
     def _resampling(self, rows: pd.DataFrame) -> Resampling:
         return resampling_of(rows, draws=self.settings.draws, seed=self.settings.seed)

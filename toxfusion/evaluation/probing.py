@@ -168,15 +168,15 @@ def _mean_auroc(label: np.ndarray, scores: Sequence[np.ndarray]) -> float:
 
 def few_shot_records(tasks: Sequence[Units], embedding: str, *, seed: int) -> list[Record]:
     """Mean over draws with the 2.5th and 97.5th percentile, for each task and for each averaged headline."""
-    found = {units.task: few_shot(units, seed=seed) for units in tasks}
+    by_task = {units.task: few_shot(units, seed=seed) for units in tasks}
     records = []
     for units in tasks:
-        for k, few in found[units.task].items():
+        for k, few in by_task[units.task].items():
             of_k = _over_draws(embedding, units.task, k, few, len(units.rows("test")))
             records.append(of_k | {"headline": units.headline or units.task})
     for headline, members in _averaged(tasks).items():
         for k in SHOTS:
-            defined = [found[u.task][k].values for u in members if len(found[u.task][k].values)]
+            defined = [by_task[u.task][k].values for u in members if len(by_task[u.task][k].values)]
             note = f"mean of {len(defined)} of {len(members)} {members_of(headline)}"
             macro = FewShot(np.mean(defined, axis=0) if defined else np.empty(0), note)
             n = len({i for u in members for i in u.unit_id[u.rows("test")]})
@@ -220,9 +220,9 @@ def nearest_neighbours(units: Units) -> Scored:
     undecided = one_class_reason(units.label[valid])
     chosen, most = min(UNDECIDED_NEIGHBOURS, len(train)), -np.inf
     for k in () if undecided else (k for k in NEIGHBOURS if k <= len(train)):
-        found = auroc(units.label[valid], voted[valid, :k].mean(axis=1)).value
-        if found > most:
-            chosen, most = k, found
+        score = auroc(units.label[valid], voted[valid, :k].mean(axis=1)).value
+        if score > most:
+            chosen, most = k, score
     note = f"k fixed; validation: {undecided}" if undecided else ""
     return Scored(voted[test, :chosen].mean(axis=1), float(chosen), note)
 
@@ -264,7 +264,7 @@ def classifier_records(
         if reason := units.untestable():
             records.append(record(probe, embedding, units.task, chance=0.5, reason=reason, **place))
             continue
-        found, test = CLASSIFIERS[probe](units), units.rows("test")
+        classified, test = CLASSIFIERS[probe](units), units.rows("test")
         table = pd.DataFrame(
             {
                 "task": units.task,
@@ -274,11 +274,11 @@ def classifier_records(
                 "unit_id": units.unit_id[test],
                 "compound": units.compound[test],
                 "label": units.label[test],
-                "score": found.score,
+                "score": classified.score,
             }
         )
         tables[units.task] = table
-        content = _interval(table, draws, seed) | {"k": found.k, "reason": found.reason}
+        content = _interval(table, draws, seed) | {"k": classified.k, "reason": classified.reason}
         records.append(record(probe, embedding, units.task, **content, **place))
     for headline, members in _averaged(tasks).items():
         scored = [tables[units.task] for units in members if units.task in tables]
@@ -290,9 +290,9 @@ def classifier_records(
 
 def _interval(table: pd.DataFrame, draws: int, seed: int) -> Record:
     resampling = resampling_of(table, draws=draws, seed=seed)
-    found = bootstrap.interval(headline_statistic(table, resampling, Pairing("folds")), resampling)
-    return {"value": found.value, "low": found.low, "high": found.high, "chance": 0.5,
-            "n": table["unit_id"].nunique(), "draws": found.draws, "undefined": found.undefined_draws}  # fmt: skip
+    span = bootstrap.interval(headline_statistic(table, resampling, Pairing("folds")), resampling)
+    return {"value": span.value, "low": span.low, "high": span.high, "chance": 0.5,
+            "n": table["unit_id"].nunique(), "draws": span.draws, "undefined": span.undefined_draws}  # fmt: skip
 
 
 def hide_nested(

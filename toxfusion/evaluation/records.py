@@ -40,12 +40,12 @@ def interval_record(
     method: IntervalMethod,
     reason: str,
 ) -> Record:
-    found = bootstrap.interval(statistic, resampling, method=method)
+    span = bootstrap.interval(statistic, resampling, method=method)
     note = reason
-    if math.isnan(found.value) and not note:
+    if math.isnan(span.value) and not note:
         note = "undefined on these units"
-    return {**base, "metric": metric, "value": found.value, "low": found.low, "high": found.high,
-            "draws": found.draws, "undefined_draws": found.undefined_draws, "reason": note}  # fmt: skip
+    return {**base, "metric": metric, "value": span.value, "low": span.low, "high": span.high,
+            "draws": span.draws, "undefined_draws": span.undefined_draws, "reason": note}  # fmt: skip
 
 
 def share_record(
@@ -64,9 +64,9 @@ def share_record(
         return point_record(base, metric, lacking)
     right = (of_class[column] == value).to_numpy(dtype=np.float64)
     codes = resampling.codes(of_class["compound"].to_numpy())
-    found, note = bootstrap.share_interval(right, codes, resampling, method=method)
-    return {**point_record(base, metric, Measure(found.value, note)), "low": found.low, "high": found.high,
-            "draws": found.draws, "undefined_draws": found.undefined_draws}  # fmt: skip
+    span, note = bootstrap.share_interval(right, codes, resampling, method=method)
+    return {**point_record(base, metric, Measure(span.value, note)), "low": span.low, "high": span.high,
+            "draws": span.draws, "undefined_draws": span.undefined_draws}  # fmt: skip
 
 
 def as_dict(scores: pd.DataFrame) -> dict[str, dict[str, Record]]:

@@ -102,14 +102,14 @@ def retrieval_table(
     records = []
     for direction, (query, target) in directions.items():
         for match, of_group in matches.items():
-            found = _summary(ranks(query, target, of_group), ks)
+            summary = _summary(ranks(query, target, of_group), ks)
             at_chance, median_at_chance = chance(of_group, len(query), ks)
             expected = {
                 **{f"recall_at_{k}": v for k, v in at_chance.items()},
                 "median_rank": median_at_chance,
             }
             null = _shuffled(query, target, of_group, ks, shuffles, seed)
-            for metric, value in found.items():
+            for metric, value in summary.items():
                 records.append(
                     {
                         "direction": direction,

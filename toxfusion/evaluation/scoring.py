@@ -120,23 +120,23 @@ class _TaskScores:
             statistic = make(rows, codes, len(resampling.clusters), groups)
             return interval_record(base, metric, statistic, resampling, self.how.method, reason)
 
-        found = []
+        scored = []
         for metric, make in family.measures.items():
             if metric == "integrated_brier" and not _has_curves(rows):
                 continue
             reason = undecided if metric == "quadratic_kappa" else "" if metric == "brier" else one_class
             if metric == family.metric:
                 reason = reason or pairing.reason
-            found.append(record(metric, make, reason))
-        found += _beside(base, rows, resampling, pairing, self.how, one_class)
+            scored.append(record(metric, make, reason))
+        scored += _beside(base, rows, resampling, pairing, self.how, one_class)
         for metric, make in family.called.items():
             lacking = point_record(base, metric, metrics.undefined(undecided))
-            found.append(lacking if undecided else record(metric, make, one_class))
+            scored.append(lacking if undecided else record(metric, make, one_class))
         if not family.two_class:
-            return found
-        found += [share_record(base, metric, rows, resampling, self.how.method) for metric in CALLED_SHARES]
-        found += [point_record(base, metric, measure) for metric, measure in _points(rows).items()]
-        return found + _oracle_records(base, rows, oracles, pairing, self.how)
+            return scored
+        scored += [share_record(base, metric, rows, resampling, self.how.method) for metric in CALLED_SHARES]
+        scored += [point_record(base, metric, measure) for metric, measure in _points(rows).items()]
+        return scored + _oracle_records(base, rows, oracles, pairing, self.how)
 
 
 def _has_curves(rows: pd.DataFrame) -> bool:
@@ -147,19 +147,19 @@ def _beside(
     base: Record, rows: pd.DataFrame, resampling: Resampling, pairing: Pairing, how: _Bootstrap, reason: str
 ) -> list[Record]:
     """The headline metric with the other choice of pairs, where folds are several, and inside dose x time strata."""
-    family, found = family_of(rows), []
+    family, scored = family_of(rows), []
 
     def record(name: str, of: Pairing, in_strata: bool) -> Record:
         statistic = headline_statistic(rows, resampling, of, in_strata=in_strata)
         return interval_record(base, f"{family.metric}_{name}", statistic, resampling, how.method, reason)
 
     if pairing.several:
-        found.append(record("pooled" if pairing.pairs == "folds" else "within_folds", pairing.other, False))
+        scored.append(record("pooled" if pairing.pairs == "folds" else "within_folds", pairing.other, False))
     if not family.two_class:
-        return found
+        return scored
     if has_strata(rows):
-        return [*found, record("within_strata", pairing, True)]
-    return [*found, point_record(base, f"{family.metric}_within_strata", metrics.undefined(_NO_STRATA))]
+        return [*scored, record("within_strata", pairing, True)]
+    return [*scored, point_record(base, f"{family.metric}_within_strata", metrics.undefined(_NO_STRATA))]
 
 
 def _points(rows: pd.DataFrame) -> dict[str, Measure]:
@@ -198,24 +198,24 @@ def _macro_records(
         statistic = over_tasks(both, resampling, make, groups)
         return interval_record(base, metric, statistic, resampling, how.method, note)
 
-    found = [
+    scored = [
         record(metric, make)
         for metric, make in family.measures.items()
         if metric != "integrated_brier" or _has_curves(both)
     ]
     if rows["family"].iloc[0] == "classes":
-        found += _class_records(rows, how)
+        scored += _class_records(rows, how)
     elif family.called:
         columns = {m: ("called", make) for m, make in family.called.items()}
         columns |= {m: (column, _share(column, value)) for m, (column, value) in CALLED_SHARES.items()}
         for metric, (column, make) in columns.items():
             if both[column].isna().any():
                 lacking = metrics.undefined(f"{_NO_THRESHOLD} and task")
-                found.append(point_record(base, metric, lacking))
+                scored.append(point_record(base, metric, lacking))
             else:
-                found.append(record(metric, make))
-    found += _beside(base, both, resampling, pairing, how, note)
-    return found + (_oracle_records(base, both, oracles, pairing, how) if family.two_class else [])
+                scored.append(record(metric, make))
+    scored += _beside(base, both, resampling, pairing, how, note)
+    return scored + (_oracle_records(base, both, oracles, pairing, how) if family.two_class else [])
 
 
 def _share(column: str, value: int) -> RowStatistic:
@@ -260,7 +260,7 @@ def _oracle_records(
 ) -> list[Record]:
     if oracles is None:
         return []
-    found: list[Record] = []
+    scored: list[Record] = []
     for view in VIEWS:
         known = with_oracle(rows, oracles, view)
         if known.empty:
@@ -271,11 +271,11 @@ def _oracle_records(
         fewer = f"on the {len(known)} of {len(rows)} rows that the oracle scores"
         note = "" if len(known) == len(rows) else fewer
         share = statistics.oracle_share_statistic(ours, oracle)
-        found.append(interval_record(base, f"oracle_auroc_{view}", oracle, resampling, how.method, note))
-        found.append(interval_record(base, f"oracle_share_{view}", share, resampling, how.method, note))
+        scored.append(interval_record(base, f"oracle_auroc_{view}", oracle, resampling, how.method, note))
+        scored.append(interval_record(base, f"oracle_share_{view}", share, resampling, how.method, note))
         gap = bootstrap.paired_difference(ours, oracle, resampling)
         above = "lies wholly above the oracle: look for a leak or a fault" if gap.low > 0 else note
-        found.append({**point_record(base, f"auroc_minus_oracle_{view}", Measure(gap.value, above)),
+        scored.append({**point_record(base, f"auroc_minus_oracle_{view}", Measure(gap.value, above)),
                       "low": gap.low, "high": gap.high, "draws": gap.draws,
                       "undefined_draws": gap.undefined_draws})  # fmt: skip
-    return found
+    return scored

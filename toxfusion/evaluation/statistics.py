@@ -102,15 +102,15 @@ def graded_pairs(
     strata = np.zeros(len(y), dtype=np.int64)
     if stratum is not None:
         strata = np.unique(np.asarray(stratum)[keep], return_inverse=True)[1]
-    found = no_pairs(n_clusters)
+    pairs = no_pairs(n_clusters)
     order = np.argsort(strata, kind="stable")
     for among in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
         grades = np.unique(y[among])
         for grade in grades[1:]:
             # Lower grades are the negatives of this one; higher ones have their own turn.
             held = among[y[among] <= grade]
-            _count_pairs(y[held] == grade, s[held], cluster[held], found.right, found.pairs)
-    return found
+            _count_pairs(y[held] == grade, s[held], cluster[held], pairs.right, pairs.pairs)
+    return pairs
 
 
 def _count_pairs(

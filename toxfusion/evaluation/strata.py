@@ -86,28 +86,28 @@ def _by_stratum(
     spanning = rows[by].isna() | (rows[by] == "")
     family, pairing = family_of(rows), Pairing.of(rows)
     metric, averaged = family.metric, is_averaged(rows) and task == rows["headline"].iloc[0]
-    found = []
+    scored = []
     if n := int(spanning.sum()):
         lacking = metrics.undefined(f"{n} of {len(rows)} units span several, and are in no stratum")
-        found.append(point_record(_base(task, by, "", rows[spanning]), metric, lacking))
+        scored.append(point_record(_base(task, by, "", rows[spanning]), metric, lacking))
     for value, inside in rows[~spanning].groupby(by, sort=True):
         base = _base(task, by, f"{value:g}" if isinstance(value, float) else str(value), inside)
         ranked = labels_differ(inside)
         resampling = resampling_of(inside, draws=draws, seed=seed)
         if ranked.empty:
             reason = metrics.one_class_reason(inside["label"].to_numpy()) if family.two_class else ""
-            found.append(point_record(base, metric, metrics.undefined(reason or "labels do not differ")))
+            scored.append(point_record(base, metric, metrics.undefined(reason or "labels do not differ")))
         else:
             n, n_all = ranked["task"].nunique(), inside["task"].nunique()
             note = f"mean of {n} of {n_all}" if averaged else ""
             of_ranked = resampling_of(ranked, draws=draws, seed=seed)
             statistic = headline_statistic(ranked, of_ranked, pairing)
-            found.append(interval_record(base, metric, statistic, of_ranked, method, note))
+            scored.append(interval_record(base, metric, statistic, of_ranked, method, note))
         if family.two_class and not averaged:
-            found += [
+            scored += [
                 share_record(base, m, inside, resampling, method) for m in ("sensitivity", "specificity")
             ]
-    return found
+    return scored
 
 
 def _base(task: str, by: str, stratum: str, rows: pd.DataFrame) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _control_calls(tested: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     calling = tested["family"].isin(("binary", "classes", "ordinal"))
     controls = tested[calling & tested["is_control"]]
-    found = {str(task): rows for task, rows in controls[controls["label"] == 0].groupby("task", sort=True)}
+    by_task = {str(task): rows for task, rows in controls[controls["label"] == 0].groupby("task", sort=True)}
     several = controls[(controls["family"] == "binary") & (controls["task"] != controls["headline"])]
     for headline, rows in several.groupby("headline", sort=True):
         without = rows.groupby("unit_id")["label"].max() == 0
@@ -136,8 +136,8 @@ def _control_calls(tested: pd.DataFrame) -> dict[str, pd.DataFrame]:
         calls = list(_FALSE_POSITIVES.values())
         first = free.drop_duplicates("unit_id").set_index("unit_id", drop=False)
         first[calls] = free.groupby("unit_id")[calls].max()
-        found[str(headline)] = first
-    return found
+        by_task[str(headline)] = first
+    return by_task
 
 
 def _false_positives(
@@ -151,8 +151,8 @@ def _false_positives(
         )
     resampling = resampling_of(rows, draws=draws, seed=seed)
     called = (rows[column] >= 1).to_numpy(dtype=np.float64)
-    found, note = bootstrap.share_interval(
+    span, note = bootstrap.share_interval(
         called, resampling.codes(rows["compound"].to_numpy()), resampling, method=method
     )
-    return {**point_record(base, metric, metrics.Measure(found.value, note)), "low": found.low, "high": found.high,
-            "draws": found.draws, "undefined_draws": found.undefined_draws}  # fmt: skip
+    return {**point_record(base, metric, metrics.Measure(span.value, note)), "low": span.low, "high": span.high,
+            "draws": span.draws, "undefined_draws": span.undefined_draws}  # fmt: skip

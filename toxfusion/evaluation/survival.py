@@ -82,7 +82,7 @@ def concordance_statistic(
     strata = np.zeros(len(time), np.int64)
     if stratum is not None:
         strata = np.unique(stratum, return_inverse=True)[1]
-    found = no_pairs(n_clusters)
+    pairs = no_pairs(n_clusters)
     # Sorted by cluster, sums over the units of one are sums over a slice.
     order = np.lexsort((codes, strata))
     for among in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
@@ -94,10 +94,10 @@ def concordance_statistic(
             outlives = time[among] > time[i, None]
             outlives |= (time[among] == time[i, None]) & (event[among] == 0)
             ahead = (risk[i, None] > risk[among]) + 0.5 * (risk[i, None] == risk[among])
-            for matrix, counted in ((found.right, outlives * ahead), (found.pairs, outlives.astype(float))):
+            for matrix, counted in ((pairs.right, outlives * ahead), (pairs.pairs, outlives.astype(float))):
                 by_cluster = np.add.reduceat(counted, starts, axis=1) * weight[i, None]
                 np.add.at(matrix, (codes[i][:, None], present), by_cluster)
-    return found
+    return pairs
 
 
 def harrell_c(time: np.ndarray, event: np.ndarray, risk: np.ndarray) -> Measure:
@@ -221,10 +221,10 @@ def survival_columns(
         "event", "uno_weight" and, with a curve, "brier_term", float [n] each.
     """
     censoring = Censoring.fit(train_time, train_event)
-    found = {"event": event, "uno_weight": uno_weights(censoring, time, event, horizon)}
+    columns = {"event": event, "uno_weight": uno_weights(censoring, time, event, horizon)}
     if curve is not None:
-        found["brier_term"] = brier_terms(censoring, time, event, *curve)
-    return found
+        columns["brier_term"] = brier_terms(censoring, time, event, *curve)
+    return columns
 
 
 def curve_on_grid(edges: np.ndarray, horizon: float, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -117,14 +117,14 @@ def _summary(pairs: Sequence[tuple[np.ndarray, np.ndarray]], owner: Sequence[str
     values = np.concatenate(absolute) if absolute else np.empty(0)
     defined = ~np.isnan(values)
     owners = np.asarray(owner, dtype=str)[defined]
-    found = mean_over_clusters(values[defined], owners)
+    mean = mean_over_clusters(values[defined], owners)
     sign = np.concatenate(signed)[defined] if signed else values
     return {
         "n": int(defined.sum()),
         "n_compounds": len(set(owners)),
-        "spearman": found.value,
-        "low": found.low,
-        "high": found.high,
+        "spearman": mean.value,
+        "low": mean.low,
+        "high": mean.high,
         "signed": float(sign.mean()) if defined.any() else float("nan"),
     }
 
@@ -161,13 +161,13 @@ def nulls_of(run: RunFolder, nulls: Sequence[RunFolder]) -> list[RunFolder]:
         RunError: none is.
     """
     test = set(read_manifest(run.split).test)
-    found = [null for null in nulls if set(read_manifest(null.split).test) == test]
-    if nulls and not found:
+    matching = [null for null in nulls if set(read_manifest(null.split).test) == test]
+    if nulls and not matching:
         raise RunError(
             f"{run.root}: none of the nulls ({', '.join(str(n.root) for n in nulls)}) has its test part; train them on "
             "the same study and split (split.fold, split.n_folds, split.seed)"
         )
-    return found
+    return matching
 
 
 def headline_scores(

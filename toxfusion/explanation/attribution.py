@@ -79,17 +79,17 @@ def tile_gradients(run: LoadedRun, batch: Batch, task: str) -> Tensor:
     """dF/dx of every tile feature of B samples, float32 [T, D]; samples do not depend on each other's tiles."""
     features = batch.tiles.features.clone().requires_grad_()
     seen = replace(batch, tiles=batch.tiles.with_features(features))
-    (found,) = torch.autograd.grad(predict(run, seen, task).sum(), features)
-    return found
+    (gradient,) = torch.autograd.grad(predict(run, seen, task).sum(), features)
+    return gradient
 
 
 def gene_gradients(run: LoadedRun, batch: Batch, task: str) -> Tensor:
     """dF/dx of every gene of B samples, float32 [B, G]."""
     expression = batch.expression.clone().requires_grad_()
-    (found,) = torch.autograd.grad(
+    (gradient,) = torch.autograd.grad(
         predict(run, replace(batch, expression=expression), task).sum(), expression
     )
-    return found
+    return gradient
 
 
 def integrate_tiles(
@@ -117,10 +117,10 @@ def integrate_tiles(
         copies = batch.take(torch.zeros(n, dtype=torch.int64, device=tiles.offsets.device))
         return predict(run, replace(copies, tiles=bags), task)
 
-    found = _integrated(
+    attributions = _integrated(
         along, tiles.features[None], begin[None], (), steps, max(1, _ROWS_AT_ONCE // max(length, 1))
     )
-    return replace(found, values=found.values[0])
+    return replace(attributions, values=attributions.values[0])
 
 
 def integrate_genes(
@@ -171,14 +171,14 @@ def _integrated(
         rows = torch.from_numpy(waiting)
         # captum takes at least one point for every example of a call.
         for part in rows.split(max(1, at_once)):
-            found = method.attribute(
+            attributions = method.attribute(
                 inputs[part],
                 baselines[part],
                 additional_forward_args=tuple(e[part] for e in extra) or None,
                 n_steps=steps,
                 internal_batch_size=max(at_once, len(part)),
             )
-            values[part.numpy()] = found.detach().float().cpu().numpy()
+            values[part.numpy()] = attributions.detach().float().cpu().numpy()
         sums = values[waiting].reshape(len(waiting), -1).sum(1, dtype=np.float64)
         error[waiting] = sums - (value - baseline)[waiting]
         taken[waiting] = steps

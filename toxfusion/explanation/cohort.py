@@ -223,11 +223,11 @@ def dose_response(looks: Sequence[Look]) -> pd.DataFrame:
     known = table[table["dose"].notna() | (table["dose_level"].astype(str) != "")]
     keys = ["compound", "task", "time_h", "dose_level", "dose"]
     by_run = known.groupby([*keys, "run"], dropna=False)["risk"].mean().groupby(keys, dropna=False)
-    found = by_run.agg(n_runs="size", mean="mean", sd="std", low="min", high="max")
+    summary = by_run.agg(n_runs="size", mean="mean", sd="std", low="min", high="max")
     by_animal = known.groupby([*keys, "sample_id"], dropna=False)["risk"].mean().groupby(keys, dropna=False)
     animals = by_animal.agg(n_animals="size", animal_low="min", animal_high="max")
     columns = [*keys, "n_animals", "n_runs", "mean", "sd", "low", "high", "animal_low", "animal_high"]
-    return found.join(animals).reset_index()[columns]
+    return summary.join(animals).reset_index()[columns]
 
 
 def _write_curves(curves: pd.DataFrame, looks: Sequence[Look], place: Path, audit: Audit) -> None:
@@ -293,16 +293,16 @@ def nearest_compounds(looks: Sequence[Look], n: int) -> pd.DataFrame:
     columns = ["compound", "neighbour", "rank", "similarity", "dili_known", "mean_rank", "n_runs"]
     if not parts:
         return pd.DataFrame(columns=columns)
-    found = (
+    nearest = (
         pd.concat(parts)
         .groupby(["compound", "neighbour"], sort=False)
         .agg(mean_rank=("place", "mean"), similarity=("cosine", "mean"), n_runs=("place", "size"))
         .reset_index()
         .sort_values(["compound", "mean_rank", "similarity"], ascending=[True, True, False], kind="stable")
     )
-    found["rank"] = found.groupby("compound").cumcount() + 1
-    found["dili_known"] = found["neighbour"].map(dili)
-    return found.loc[found["rank"] <= n, columns].reset_index(drop=True)
+    nearest["rank"] = nearest.groupby("compound").cumcount() + 1
+    nearest["dili_known"] = nearest["neighbour"].map(dili)
+    return nearest.loc[nearest["rank"] <= n, columns].reset_index(drop=True)
 
 
 def style_branch(run: LoadedRun) -> StyleBranch | None:

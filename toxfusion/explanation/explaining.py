@@ -96,16 +96,16 @@ def finished_runs(root: Path) -> list[RunFolder]:
     """
     if (root / "config.yaml").is_file():
         return [RunFolder(root)]
-    found = [RunFolder(p.parent) for p in sorted(root.glob("*/done.json"))]
-    if not found:
+    folders = [RunFolder(p.parent) for p in sorted(root.glob("*/done.json"))]
+    if not folders:
         raise RunError(
             f"{root}: no run and no folder of finished runs; name outputs/<study>/<experiment>/fold0_seed0, or the "
             "folder above it for all folds and seeds"
         )
-    names = sorted({str(folder.read_config()["name"]) for folder in found})
+    names = sorted({str(folder.read_config()["name"]) for folder in folders})
     if len(names) > 1:
         raise RunError(f"{root}: runs of several experiments ({', '.join(names)}); name the folder of one")
-    return found
+    return folders
 
 
 def _study_of(folder: RunFolder, settings: ExplainSettings) -> tuple[Study, Split]:
@@ -242,8 +242,8 @@ def explain_regions(
         sample = str(run.fold.study.slides.at[slide_id, "sample_id"])
         drawn = _tasks_to_draw(run, sample, tasks)
         of_sample = scores[scores["sample_id"] == sample]
-        of_sample, found = regions.add_integrated(run, of_sample, drawn, steps=settings.steps)
-        checks.append(found)
+        of_sample, integrated = regions.add_integrated(run, of_sample, drawn, steps=settings.steps)
+        checks.append(integrated)
         batch = run.batch([sample])
         of_slide = of_sample[of_sample["slide_id"] == slide_id]
         shown.append(of_slide)
@@ -300,15 +300,15 @@ def _slides_to_draw(
 
 def _tasks_to_draw(run: LoadedRun, sample: str, tasks: Sequence[str]) -> list[str]:
     """Tasks of the findings that the animal has, the highest grade first; then severity, injury, DILI."""
-    found = [LESION_PREFIX + term for term, grade in _grades(run, sample).items() if grade >= 1]
-    wanted = [t for t in [*found, "severity", "injury", "dili", *tasks] if t in tasks]
+    lesions = [LESION_PREFIX + term for term, grade in _grades(run, sample).items() if grade >= 1]
+    wanted = [t for t in [*lesions, "severity", "injury", "dili", *tasks] if t in tasks]
     return list(dict.fromkeys(wanted))[:TASKS_DRAWN]
 
 
 def _label(run: LoadedRun, sample: str, slide_id: str) -> str:
     grades = _grades(run, sample)
-    found = ", ".join(f"{term} {grade:.0f}" for term, grade in grades.items() if grade >= 1)
-    return f"{slide_id}: {found or ('no finding' if grades else 'not examined')}"
+    findings = ", ".join(f"{term} {grade:.0f}" for term, grade in grades.items() if grade >= 1)
+    return f"{slide_id}: {findings or ('no finding' if grades else 'not examined')}"
 
 
 def _grades(run: LoadedRun, sample: str) -> dict[str, float]:
@@ -378,17 +378,17 @@ def explain_genes(
     read = genes.gene_attention(run, run.batch(having))
     rankings, checks = {}, []
     for task in tasks:
-        found = genes.attribute_genes(run, having, task, steps=settings.steps)
-        found.integrated.to_parquet(place / f"{file_name(task)}.parquet")
-        table = genes.ranking(found, transform.symbols)
+        attributed = genes.attribute_genes(run, having, task, steps=settings.steps)
+        attributed.integrated.to_parquet(place / f"{file_name(task)}.parquet")
+        table = genes.ranking(attributed, transform.symbols)
         if read is not None:
             table["attention"] = table["gene_id"].map(
                 dict(zip(transform.gene_ids, read.mean(0), strict=True))
             )
         rankings[task] = table
-        checks.append(found.checks.assign(task=task))
+        checks.append(attributed.checks.assign(task=task))
         if attention.shape[1]:
-            pathways = genes.pathway_table(run, found, attention)
+            pathways = genes.pathway_table(run, attributed, attention)
             pathways.to_csv(place / f"{file_name(task)}_pathways.csv", index=False)
     pd.concat([t.assign(task=task) for task, t in rankings.items()]).to_csv(
         place / "ranking.csv", index=False
@@ -424,8 +424,8 @@ def _write_aggregates(
     place.mkdir(parents=True, exist_ok=True)
     tables, stability = {}, []
     for task, by_run in rankings.items():
-        tables[task], found = genes.aggregate(by_run, top_k)
-        stability.append({"task": task, **found})
+        tables[task], leading = genes.aggregate(by_run, top_k)
+        stability.append({"task": task, **leading})
     pd.concat([t.assign(task=task) for task, t in tables.items()], ignore_index=True).to_csv(
         place / "ranking.csv", index=False
     )

@@ -99,8 +99,8 @@ def area_between(curves: pd.DataFrame) -> dict[str, float]:
 
     Deletion: random minus score (a good order lets the number fall sooner); insertion: score minus random.
     """
-    found = {}
+    areas = {}
     for curve, sign in (("deletion", -1.0), ("insertion", 1.0)):
         rows = curves[curves["curve"] == curve]
-        found[curve] = sign * float(trapezoid(rows["value"] - rows["random"], rows["share"]))
-    return found
+        areas[curve] = sign * float(trapezoid(rows["value"] - rows["random"], rows["share"]))
+    return areas

@@ -34,9 +34,9 @@ def file_stem(name: str) -> str:
 
 def file_stems(names: Iterable[str]) -> dict[str, str]:
     """Name -> `file_stem`; with a digest where two would be one file on a system that ignores case."""
-    found = {name: file_stem(name) for name in names}
-    seen = Counter(stem.casefold() for stem in found.values())
-    return {n: f"{s}-{_digest(n)}" if seen[s.casefold()] > 1 else s for n, s in found.items()}
+    stems = {name: file_stem(name) for name in names}
+    seen = Counter(stem.casefold() for stem in stems.values())
+    return {n: f"{s}-{_digest(n)}" if seen[s.casefold()] > 1 else s for n, s in stems.items()}
 
 
 def _digest(name: str) -> str:

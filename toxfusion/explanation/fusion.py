@@ -48,8 +48,8 @@ def gates_by(samples: pd.DataFrame) -> pd.DataFrame:
     both = samples[samples["has_slide"] & samples["has_expression"]]
     parts = []
     for by in ("compound", "dose_level", "time_h"):
-        found = both.groupby(by)["gate_slide"].agg(n="size", mean="mean", sd="std", low="min", high="max")
-        parts.append(found.rename_axis("value").reset_index().assign(by=by).astype({"value": str}))
+        summary = both.groupby(by)["gate_slide"].agg(n="size", mean="mean", sd="std", low="min", high="max")
+        parts.append(summary.rename_axis("value").reset_index().assign(by=by).astype({"value": str}))
     return pd.concat(parts, ignore_index=True)[["by", "value", "n", "mean", "sd", "low", "high"]]
 
 
@@ -124,9 +124,9 @@ def expression_on_tiles(run: LoadedRun, sample_ids: Sequence[str]) -> pd.DataFra
     if table.empty or network.expression is None or network.bag is None:
         return table[list(PLACE)]
     batch = run.batch(sample_ids)
-    found = network(batch)
-    if "expression_to_tiles" not in found.fused.attention:
+    outputs = network(batch)
+    if "expression_to_tiles" not in outputs.fused.attention:
         return table[list(PLACE)]
     names = expression_token_names(run)
-    weights = found.fused.attention["expression_to_tiles"].mean(1)
+    weights = outputs.fused.attention["expression_to_tiles"].mean(1)
     return pd.concat([table, pd.DataFrame(weights.float().cpu().numpy(), columns=names)], axis=1)

@@ -50,17 +50,17 @@ def attribute_genes(
     assert transform is not None, "samples have expression where the fold has a transform"
     batch = run.batch(sample_ids)
     control = transform.control_profiles(run.fold.study, sample_ids)
-    found = integrate_genes(run, batch, task, control, steps=steps)
+    attributions = integrate_genes(run, batch, task, control, steps=steps)
 
     def table(values: np.ndarray) -> pd.DataFrame:
         index = pd.Index(list(sample_ids), name="sample_id")
         return pd.DataFrame(values, index=index, columns=pd.Index(transform.gene_ids, name="gene_id"))
 
     return GeneAttributions(
-        table(found.values),
+        table(attributions.values),
         table(gene_gradients(run, batch, task).float().cpu().numpy()),
         table(batch.expression.float().cpu().numpy() - control),
-        found.checks(sample_ids),
+        attributions.checks(sample_ids),
     )
 
 

@@ -55,8 +55,8 @@ class GeneSetSettings:
     @property
     def files(self) -> list[Path]:
         """The GMT files, that of the project first."""
-        given = [self.gmt] if isinstance(self.gmt, str) else list(self.gmt)
-        return [*([PROGRAMMES] if self.programmes else []), *map(Path, given)]
+        paths = [self.gmt] if isinstance(self.gmt, str) else list(self.gmt)
+        return [*([PROGRAMMES] if self.programmes else []), *map(Path, paths)]
 
     def check(self) -> None:
         """Read every file, so that a wrong one is refused before any work.
@@ -111,9 +111,9 @@ def place_sets(
         own = path == PROGRAMMES
         source = SHIPPED if own else path.name
         try:
-            found = read_gene_sets(path, study.var, orthologs=None if own else orthologs, key=KEY)
+            named = read_gene_sets(path, study.var, orthologs=None if own else orthologs, key=KEY)
             kept = place_gene_sets(
-                found,
+                named,
                 gene_ids,
                 min_genes=settings.min_genes,
                 max_genes=settings.max_genes,
@@ -127,7 +127,7 @@ def place_sets(
             audit.drop(STAGE, "gene_sets", SHIPPED, str(error))
             continue
         titles = set_titles(path) if own else {}
-        for each in found:
+        for each in named:
             rows.append(
                 {
                     "set": each.name,
@@ -249,8 +249,8 @@ def passing_by_chance(
     for draw in range(settings.null_draws):
         shuffled = rng.permutation(genes)
         scores = pd.Series(ranking["integrated"].to_numpy(), index=shuffled)
-        found = enrichment(scores, sets, permutations=settings.permutations, seed=seed + draw + 1)
-        passing["gsea"].append(int((found["fdr"] < FDR).sum()))
+        by_chance = enrichment(scores, sets, permutations=settings.permutations, seed=seed + draw + 1)
+        passing["gsea"].append(int((by_chance["fdr"] < FDR).sum()))
         over = over_representation(shuffled[:top_k].tolist(), genes.tolist(), sets)
         passing["over_representation"].append(int((over["fdr"] < FDR).sum()))
     return passing
@@ -294,13 +294,13 @@ def explain_pathways(
             audit.drop(STAGE, "pathways", task, "every gene has the same attribution: nothing to rank")
             continue
         scores = ranking.set_index("gene_id")["integrated"]
-        found = enrichment(scores, sets, permutations=settings.permutations, seed=seed)
+        enriched = enrichment(scores, sets, permutations=settings.permutations, seed=seed)
         top = ranking["gene_id"].head(top_k).tolist()
         tested = over_representation(top, gene_ids, sets)
         passing = passing_by_chance(ranking, sets, top_k, settings, seed)
-        for method, table in (("gsea", found), ("over_representation", tested)):
+        for method, table in (("gsea", enriched), ("over_representation", tested)):
             null.append({"task": task, "method": method, **_against_chance(table, passing[method])})
-        for table, column, kept in ((found, "leading_genes", gsea), (tested, "genes", over)):
+        for table, column, kept in ((enriched, "leading_genes", gsea), (tested, "genes", over)):
             named = [";".join(symbol[g] for g in genes) for genes in table[column]]
             table[column] = named
             table.insert(0, "task", task)

@@ -107,8 +107,8 @@ class Recording:
                 self._compare(one, SEED, other, self._scores[other], self._study)
         samples = pd.concat(self._samples).drop_duplicates("sample_id")
         samples.to_csv(self._output / "samples.csv", index=False)
-        found = [t for t in self._agreement if len(t)]
-        table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=agreement.COLUMNS)
+        tables = [t for t in self._agreement if len(t)]
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=agreement.COLUMNS)
         table[list(agreement.COLUMNS)].to_csv(self._output / "agreement.csv", index=False)
         nulls = self._output / "nulls.csv"
         if self._null_scores:

@@ -66,15 +66,15 @@ def tile_scores(run: LoadedRun, sample_ids: Sequence[str], tasks: Sequence[str])
         slide = run.network.see_slide(batch.tiles)
     assert slide is not None, "a sample has tiles where the network reads slides"
     attention = slide.encoding.attention.float().cpu().numpy()
-    found = {"attention": attention.mean(1)} | {f"attention_{h}": a for h, a in enumerate(attention.T)}
+    scores = {"attention": attention.mean(1)} | {f"attention_{h}": a for h, a in enumerate(attention.T)}
     control = torch.from_numpy(run.fold.control_tiles(sample_ids)).to(batch.tiles.features)
     control = control.repeat_interleave(batch.tiles.lengths, 0)
     difference = batch.tiles.features - control
     for task in tasks:
         gradient = tile_gradients(run, batch, task)
-        found[f"contribution:{task}"] = (gradient * difference).sum(1).float().cpu().numpy()
-        found[f"gradient:{task}"] = gradient.norm(dim=1).float().cpu().numpy()
-    return pd.concat([table, pd.DataFrame(found)], axis=1)
+        scores[f"contribution:{task}"] = (gradient * difference).sum(1).float().cpu().numpy()
+        scores[f"gradient:{task}"] = gradient.norm(dim=1).float().cpu().numpy()
+    return pd.concat([table, pd.DataFrame(scores)], axis=1)
 
 
 def add_integrated(
@@ -91,9 +91,9 @@ def add_integrated(
         batch = run.batch([str(sample)])
         control = run.fold.control_tiles([str(sample)])[0]
         for task in tasks:
-            found = integrate_tiles(run, batch, task, control, steps=steps)
-            scores.loc[rows, f"integrated:{task}"] = found.values.sum(1)
-            checks.append(found.checks([str(sample)]).assign(task=task))
+            integrated = integrate_tiles(run, batch, task, control, steps=steps)
+            scores.loc[rows, f"integrated:{task}"] = integrated.values.sum(1)
+            checks.append(integrated.checks([str(sample)]).assign(task=task))
     return scores, pd.concat(checks, ignore_index=True)
 
 

@@ -47,12 +47,12 @@ def task_of_axis(axis: str, tasks: Sequence[str]) -> str:
         for term, shown in TERMS.items()
         if phenotype in shown and LESION_PREFIX + term in tasks
     ]
-    found = [*own, *(t for t in FALLBACK_TASKS if t in tasks)]
-    if not found:
+    candidates = [*own, *(t for t in FALLBACK_TASKS if t in tasks)]
+    if not candidates:
         raise TruthError(
             f"axis {axis}: none of the tasks {list(tasks)} asks for it, nor severity, injury or DILI"
         )
-    return found[0]
+    return candidates[0]
 
 
 def lesion_shares(study: Study, tiles: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def lesion_shares(study: Study, tiles: pd.DataFrame) -> pd.DataFrame:
     Raises:
         TruthError: a slide has no mask.
     """
-    found = np.zeros((len(tiles), len(PHENOTYPES)))
+    shares = np.zeros((len(tiles), len(PHENOTYPES)))
     for slide, rows in tiles.groupby("slide_id").indices.items():
         bits = lesion_mask(study, str(slide))
         for i in rows:
@@ -77,8 +77,8 @@ def lesion_shares(study: Study, tiles: pd.DataFrame) -> pd.DataFrame:
             under = bits[
                 round(y) : max(round(y + side), round(y) + 1), round(x) : max(round(x + side), round(x) + 1)
             ]
-            found[i] = [(under >> k & 1).mean() if under.size else 0.0 for k in range(len(PHENOTYPES))]
-    return pd.DataFrame(found, index=tiles.index, columns=list(PHENOTYPES))
+            shares[i] = [(under >> k & 1).mean() if under.size else 0.0 for k in range(len(PHENOTYPES))]
+    return pd.DataFrame(shares, index=tiles.index, columns=list(PHENOTYPES))
 
 
 def lesion_mask(study: Study, slide_id: str) -> np.ndarray:

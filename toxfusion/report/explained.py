@@ -52,11 +52,11 @@ class ExplainedRun:
     def pictures(self, slide_id: str, task: str) -> dict[str, Path]:
         """What was drawn of a slide and task: the end of the file's name -> file."""
         stem = file_name(task)
-        found = {
+        shown = {
             path.stem.removeprefix(f"{stem}_"): path
             for path in sorted((self.place / "regions" / file_stem(slide_id)).glob(f"{stem}_*.png"))
         }
-        return {end: path for end, path in found.items() if _ENDS.fullmatch(end)}
+        return {end: path for end, path in shown.items() if _ENDS.fullmatch(end)}
 
 
 def read_table(path: Path) -> pd.DataFrame | None:
@@ -92,16 +92,16 @@ class Explained:
 
     @cached_property
     def runs(self) -> list[ExplainedRun]:
-        found = []
+        folders = []
         for entry in self.manifest["runs"]:
             place = self.root / "runs" / entry["run"]
             about = json.loads((place / "run.json").read_text())
-            found.append(
+            folders.append(
                 ExplainedRun(
                     entry["run"], entry["fold"], entry["seed"], entry["tasks"], entry["slides"], place, about
                 )
             )
-        return found
+        return folders
 
     @cached_property
     def tasks(self) -> list[str]:

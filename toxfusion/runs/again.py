@@ -83,18 +83,18 @@ def evaluate_run(
         table = source
     predictions.write(table, output / "predictions.parquet")
     truth = study.root / "truth" if study.virtual and not config["permute_labels"] else None
-    found = Evaluation(
+    evaluation = Evaluation(
         score_run(table, truth, draws=draws, seed=seed), score_strata(table, draws=draws, seed=seed), probed
     )
-    replace_file(output / "strata.csv", found.strata.to_csv(index=False).encode())
+    replace_file(output / "strata.csv", evaluation.strata.to_csv(index=False).encode())
     figures.held_out([table], output, title=config["name"])
     metrics = {
-        "scores": as_dict(found.scores),
-        "strata": plain_records(found.strata),
-        "probes": plain_records(found.probes),
+        "scores": as_dict(evaluation.scores),
+        "strata": plain_records(evaluation.strata),
+        "probes": plain_records(evaluation.probes),
     }
     replace_file(output / "metrics.json", json.dumps(metrics, indent=1).encode())
-    return found
+    return evaluation
 
 
 def _predicted_again(run: LoadedRun, output: Path, seed: int) -> pd.DataFrame:

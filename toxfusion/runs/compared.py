@@ -67,7 +67,7 @@ def compare_runs(
         others, said = external_runs(file, rows, reference, audit)
         rows += others
         notes += said
-    found = compare(
+    comparison = compare(
         rows,
         cohorts,
         reference=reference,
@@ -75,23 +75,23 @@ def compare_runs(
         seed=seed,
         method=interval,
     )
-    found.notes.extend(notes)
+    comparison.notes.extend(notes)
     output.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:
         (output / name).unlink(missing_ok=True)
     drawn = {"comparison.png": figures.comparison}
-    if found.table["experiment"].nunique() > 1:
+    if comparison.table["experiment"].nunique() > 1:
         drawn["differences.png"] = figures.differences
     for name, draw in drawn.items():
-        draw(found, output / name)
-    pictures = [*drawn, *_few_shot(runs, output, found.notes)]
+        draw(comparison, output / name)
+    pictures = [*drawn, *_few_shot(runs, output, comparison.notes)]
     if len(audit):
         audit.write(output / "audit.json")
-    replace_file(output / "comparison.csv", found.wide().to_csv().encode())
-    replace_file(output / "comparison.md", pages.to_markdown(found).encode())
-    replace_file(output / "comparison.tex", pages.to_latex(found).encode())
-    replace_file(output / "comparison.html", pages.to_html(found, pictures).encode())
-    print(pages.to_text(found))
+    replace_file(output / "comparison.csv", comparison.wide().to_csv().encode())
+    replace_file(output / "comparison.md", pages.to_markdown(comparison).encode())
+    replace_file(output / "comparison.tex", pages.to_latex(comparison).encode())
+    replace_file(output / "comparison.html", pages.to_html(comparison, pictures).encode())
+    print(pages.to_text(comparison))
     print(f"\nwritten to {output}: comparison.csv, .md, .tex, .html, {', '.join(pictures)}")
 
 
@@ -172,12 +172,12 @@ def _permutations_apart(runs: list[Run]) -> list[Run]:
 
 def _run_folders(pattern: str) -> list[Path]:
     """Folders with a config.yaml, in or below what the pattern matches; Hydra's own hidden folders aside."""
-    found = set()
+    folders = set()
     for match in map(Path, glob(pattern, recursive=True)):
         for file in match.rglob("config.yaml") if match.is_dir() else ():
             if not any(part.startswith(".") for part in file.relative_to(match).parts):
-                found.add(file.parent)
-    return sorted(found)
+                folders.add(file.parent)
+    return sorted(folders)
 
 
 def _variant(config: dict[str, Any]) -> str:

@@ -47,8 +47,8 @@ def check_probes(probes: Sequence[str], embeddings: Sequence[str]) -> None:
     Raises:
         ProbeError: lists the choices.
     """
-    for key, given, known in (("probes", probes, PROBES), ("embeddings", embeddings, EMBEDDINGS)):
-        unknown = [name for name in given if name not in known]
+    for key, names, known in (("probes", probes, PROBES), ("embeddings", embeddings, EMBEDDINGS)):
+        unknown = [name for name in names if name not in known]
         if unknown:
             raise ProbeError(f"{key}: {unknown} unknown; choose among {', '.join(known)}")
 
@@ -174,7 +174,7 @@ def task_units(
     obs = fold.study.obs.loc[list(sample_ids)]
     rows = [fold.row(s) for s in sample_ids]
     compound = obs["compound"].astype(str).to_numpy(dtype=object)
-    found = []
+    of_tasks = []
     for task in tasks:
         unit = obs.index.to_numpy(dtype=object)
         if isinstance(task, PooledTask):
@@ -192,8 +192,8 @@ def task_units(
                 part[keep],
                 "" if task.headline == name else task.headline,
             )
-            found.append(known if task.level == "sample" else _unit_means(known))
-    return found
+            of_tasks.append(known if task.level == "sample" else _unit_means(known))
+    return of_tasks
 
 
 def _unit_means(samples: Units) -> Units:

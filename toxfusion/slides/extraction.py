@@ -210,9 +210,9 @@ def _place(config: dict[str, Any]) -> Place:
         study = Study.open(Path(config["study"]))
         root, tasks = study.root, tasks_of_study(study)
     else:
-        given = config["slides"] if isinstance(config["slides"], list) else [config["slides"]]
+        places = config["slides"] if isinstance(config["slides"], list) else [config["slides"]]
         root = Path(config["paths"]["output"])
-        tasks = tasks_of_files([Path(str(place)) for place in given], config["mpp_override"])
+        tasks = tasks_of_files([Path(str(place)) for place in places], config["mpp_override"])
     return Place(root, root / "audit.json", shard_of(tasks, config["shard"]), tasks)
 
 

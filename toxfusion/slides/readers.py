@@ -282,17 +282,17 @@ class TiffSource:
         if len(content) < page.databytecounts[index]:
             raise ValueError(f"segment {index} is cut short")
         data, (sample, _, y, x, _), shape = page.decode(content or None, index, jpegtables=page.jpegtables)
-        found = None
+        segment = None
         if data is not None:  # the padding of the last tile of a row or column is cut off
             h, w = min(shape[1], page.imagelength - y), min(shape[2], page.imagewidth - x)
-            found = data[0, :h, :w], (sample, y, x)
+            segment = data[0, :h, :w], (sample, y, x)
         with self._lock:
-            self._cached += 0 if found is None or (level, index) in self._cache else found[0].nbytes
-            self._cache[level, index] = found
+            self._cached += 0 if segment is None or (level, index) in self._cache else segment[0].nbytes
+            self._cache[level, index] = segment
             while self._cached > self._CACHED_BYTES and len(self._cache) > 1:
                 oldest = self._cache.popitem(last=False)[1]
                 self._cached -= 0 if oldest is None else oldest[0].nbytes
-        return found
+        return segment
 
     def close(self) -> None:
         self._file.close()

@@ -141,10 +141,10 @@ class Segment:
         path = self._file("columns")
         if not path.exists():
             return 0
-        found = Entries.load(path.read_bytes(), log)
-        if found is None or found[0].end > self._rows_on_disk():
+        entries = Entries.load(path.read_bytes(), log)
+        if entries is None or entries[0].end > self._rows_on_disk():
             return 0
-        self.entries, self._consumed = found
+        self.entries, self._consumed = entries
         return self._consumed
 
     def _take_lines(self, tail: bytes) -> None:

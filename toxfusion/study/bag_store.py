@@ -262,12 +262,12 @@ class BagStore:
                 segment.release()
 
     def _bag(self, slide_id: str) -> tuple[Segment, Entry]:
-        found = self._bags.get(slide_id)
-        if found is None:
+        bag = self._bags.get(slide_id)
+        if bag is None:
             raise StoreError(
                 f"bag store {self.root} has no slide {slide_id!r} among {len(self._bags)}: extract it first"
             )
-        segment, position = found
+        segment, position = bag
         return segment, segment.entries[position]
 
 

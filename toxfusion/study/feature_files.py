@@ -85,18 +85,18 @@ def read_header(path: Path, coordinates: Path | None = None, *, placed: bool = T
         FeatureFileError: damaged, not readable, of no known layout, or without coordinates that it must have.
     """
     with _explained(path):
-        found = _torch_header(path) if path.suffix.lower() == ".pt" else _h5_header(path)
+        header = _torch_header(path) if path.suffix.lower() == ".pt" else _h5_header(path)
     if not placed:
-        return replace(found, coordinates_path=None)
-    if found.coordinates_path is None and coordinates is not None:
+        return replace(header, coordinates_path=None)
+    if header.coordinates_path is None and coordinates is not None:
         with _explained(coordinates), h5py.File(coordinates, "r") as file:
-            found = replace(found, coordinates_path=coordinates, **_geometry(file))
-    if found.coordinates_path is None:
+            header = replace(header, coordinates_path=coordinates, **_geometry(file))
+    if header.coordinates_path is None:
         raise FeatureFileError(
             "has no coordinates, without which a tile has no place on the slide: name the folder that has them by "
             "source.coordinates, or do without places by source.coordinates=none"
         )
-    return found
+    return header
 
 
 def read_coordinates(file: FeatureFile, mpp0: float) -> npt.NDArray[np.int64]:

@@ -49,10 +49,10 @@ def strangers(names: Iterable[object], known: Iterable[object]) -> Strangers:
     Near is a name that differs in blanks, letter case, accents, dashes, leading zeros or marks alone, or else the
     closest of a few by spelling. A known name that some other name already is in full is no candidate.
     """
-    given = list(dict.fromkeys(map(str, names)))
+    asked = list(dict.fromkeys(map(str, names)))
     among = list(dict.fromkeys(map(str, known)))
-    odd = [name for name in given if name not in set(among)]
-    free = [name for name in among if name not in set(given)]
+    odd = [name for name in asked if name not in set(among)]
+    free = [name for name in among if name not in set(asked)]
     by_plain: dict[str, str] = {}
     for name in free:
         by_plain.setdefault(plain_name(name), name)

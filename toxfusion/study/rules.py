@@ -445,8 +445,8 @@ def _check_slides(study: Study) -> None:
             raise fault(
                 SLIDES_FILE, column, value, f"slide {bad.index[0]!r}: not positive", "Correct it or use NaN"
             )
-    given = slides[list(_REGION)].notna().sum(axis=1)
-    torn = slides.index[(given > 0) & (given < len(_REGION))]
+    n_filled = slides[list(_REGION)].notna().sum(axis=1)
+    torn = slides.index[(n_filled > 0) & (n_filled < len(_REGION))]
     if len(torn):
         raise fault(
             SLIDES_FILE,

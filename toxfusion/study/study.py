@@ -231,11 +231,11 @@ def _read(root: Path) -> Study:
         ) from error
     about = adata.uns.get("toxfusion")
     if not isinstance(about, dict) or int(about.get("schema", -1)) != SCHEMA:
-        found = about.get("schema") if isinstance(about, dict) else None
+        schema = about.get("schema") if isinstance(about, dict) else None
         raise fault(
             EXPRESSION_FILE,
             "uns['toxfusion']['schema']",
-            found,
+            schema,
             f"this version reads schema {SCHEMA}",
             "Prepare it again",
         )

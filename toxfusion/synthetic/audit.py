@@ -218,19 +218,19 @@ def oracle_checks(config: CohortConfig) -> Iterator[Check]:
 def _minimal_checks(cohort: Cohort) -> Iterator[Check]:
     """Grade 1 against grade 0 among treated rats, by the lesion's own severity on the digitised slide."""
     shown = cohort.latents.slide_severity[:, :, 1:]
-    found = {}
+    checks = {}
     for k, (term, phenotypes) in enumerate(TERMS.items()):
         grade = cohort.reading.grade[:, :, 1:, :, k]
         severity = shown[..., [PHENOTYPE_INDEX[p] for p in phenotypes]].max(-1)
         kept = grade <= 1
         if (grade == 1).sum() >= 15:
-            found[term] = _auroc(grade[kept] == 1, severity[kept])
-    worst = max(found, key=lambda term: found[term])
-    value = float(np.median(list(found.values())))
+            checks[term] = _auroc(grade[kept] == 1, severity[kept])
+    worst = max(checks, key=lambda term: checks[term])
+    value = float(np.median(list(checks.values())))
     yield _between(
         "minimal lesion (grade 1 against 0) by its severity on the slide, median AUROC", value, 0.5, 0.80
     )
-    yield Check("the most separable of them", f"{worst} {found[worst]:.2f}", "", None)
+    yield Check("the most separable of them", f"{worst} {checks[worst]:.2f}", "", None)
 
 
 # --------------------------------------------------------------------------------------- expression
@@ -361,9 +361,9 @@ def _slide_checks(study: Study) -> Iterator[Check]:
         # Colour may follow the lesions that are colours; files and artefacts may follow nothing.
         limit = SHORTCUT_LIMIT if name != "artefacts" else 0.58
         yield _shortcut(f"{name} for high dose against control, AUROC", value, limit, low_or_high.sum())
-        found = study.findings.loc[obs.index].to_numpy()
+        grades = study.findings.loc[obs.index].to_numpy()
         plain = [k for k, t in enumerate(study.findings.columns) if t not in COLOUR_LESIONS]
-        lesion = np.any(found[:, plain] > 0, axis=1)
+        lesion = np.any(grades[:, plain] > 0, axis=1)
         value = _cross_validated(features, lesion, experiment)
         yield _shortcut(f"{name} for any lesion that is no colour, AUROC", value, limit, len(lesion))
     controls = obs["is_control"].to_numpy()

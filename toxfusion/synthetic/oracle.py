@@ -211,6 +211,6 @@ def oracle_aurocs(table: pd.DataFrame) -> pd.DataFrame:
         rows[task, view] = (
             roc_auc_score(part["label"], part["score"]) if part["label"].nunique() == 2 else np.nan
         )
-    found = pd.Series(rows).unstack()
-    found["positives"] = binary[binary["view"] == "both"].groupby("task")["label"].sum()
-    return found[[c for c in (*VIEWS, "all", "positives") if c in found]]
+    aurocs = pd.Series(rows).unstack()
+    aurocs["positives"] = binary[binary["view"] == "both"].groupby("task")["label"].sum()
+    return aurocs[[c for c in (*VIEWS, "all", "positives") if c in aurocs]]

@@ -61,14 +61,14 @@ def _rgb(values: np.ndarray) -> tuple[float, float, float]:
 
 def zones_of(compounds: Compounds, c: int) -> dict[str, str]:
     """The zone of each phenotype that the compound's axes show; the axis with the greatest severity decides."""
-    found: dict[str, tuple[float, str]] = {}
+    zones: dict[str, tuple[float, str]] = {}
     for a, axis in enumerate(AXES):
         zone = axis.zones[int(compounds.zone[c, a])][0]
         for effect in axis.effects:
             strength = float(compounds.slide_max[c, a]) * effect.weight
-            if strength > found.get(effect.phenotype, (0.0, ""))[0]:
-                found[effect.phenotype] = (strength, _drawable_zone(effect.phenotype, zone))
-    return {phenotype: zone for phenotype, (_, zone) in found.items()}
+            if strength > zones.get(effect.phenotype, (0.0, ""))[0]:
+                zones[effect.phenotype] = (strength, _drawable_zone(effect.phenotype, zone))
+    return {phenotype: zone for phenotype, (_, zone) in zones.items()}
 
 
 def _drawable_zone(phenotype: str, zone: str) -> str:

@@ -238,10 +238,10 @@ def _claim(root: Path, config: StudyConfig) -> None:
     path = root / "truth" / "provenance.json"
     wanted = provenance(config)
     if path.is_file():
-        found = json.loads(path.read_text())
-        if found != wanted:
+        claim = json.loads(path.read_text())
+        if claim != wanted:
             raise CohortError(
-                f"{path}: the folder holds a virtual study of other settings ({_difference(found, wanted)}); "
+                f"{path}: the folder holds a virtual study of other settings ({_difference(claim, wanted)}); "
                 "give another output folder, or delete this one"
             )
     replace_file(path, json.dumps(wanted, indent=1).encode())

@@ -148,10 +148,10 @@ class ColumnTask(SampleTask):
             return np.full(len(sample_ids), np.nan, np.float32)
         values = study.obs.loc[list(sample_ids), self.column]
         if self.family == "value":
-            found = (pd.to_numeric(values, errors="coerce").astype(np.float64) - self.mean) / self.deviation
+            labels = (pd.to_numeric(values, errors="coerce").astype(np.float64) - self.mean) / self.deviation
         else:
-            found = self._places(_text(values))
-        return found.to_numpy(np.float32)
+            labels = self._places(_text(values))
+        return labels.to_numpy(np.float32)
 
     def label_columns(self, labels: np.ndarray) -> np.ndarray:
         if self.family != "classes":
@@ -184,14 +184,14 @@ class ColumnTask(SampleTask):
         return objective(head(vector), columns)
 
     def targets(self, head: nn.Module, vector: Tensor) -> Tensor:
-        found = head(vector)
-        return head.expected_grade(found) if isinstance(head, OrdinalHead) else found
+        outputs = head(vector)
+        return head.expected_grade(outputs) if isinstance(head, OrdinalHead) else outputs
 
     def scores(self, head: nn.Module, vectors: Tensor) -> Tensor:
-        found = self.targets(head, vectors)
+        outputs = self.targets(head, vectors)
         if self.family == "binary":
-            return found.sigmoid()
-        return found.double().softmax(1) if self.family == "classes" else found
+            return outputs.sigmoid()
+        return outputs.double().softmax(1) if self.family == "classes" else outputs
 
 
 def _words(given: Sequence[str] | str | None) -> tuple[str, ...] | None:

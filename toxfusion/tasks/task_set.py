@@ -121,11 +121,11 @@ class TaskSet:
 
     def targets(self, predictor: Predictor, vector: Tensor) -> dict[str, Tensor]:
         """The number that is explained of each task of the predictions table, float [B], with gradient."""
-        found: dict[str, Tensor] = {}
+        of_names: dict[str, Tensor] = {}
         for task in self:
             columns = task.targets(predictor.heads[task.name], vector).unbind(1)
-            found |= dict(zip(task.names, columns, strict=True))
-        return found
+            of_names |= dict(zip(task.names, columns, strict=True))
+        return of_names
 
     def predictions(
         self,

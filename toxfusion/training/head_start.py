@@ -51,23 +51,23 @@ class HeadRidge:
 
     def __call__(self, heads: nn.ModuleDict) -> dict[str, Tensor]:
         """The penalty of each task, unweighted as its loss is."""
-        found = {}
+        fitted = {}
         for task, strength in self.strength.items():
             matrices = [p for p in heads[task].parameters() if p.ndim >= 2]
-            found[task] = strength * torch.stack([p.square().sum() for p in matrices]).sum()
-        return found
+            fitted[task] = strength * torch.stack([p.square().sum() for p in matrices]).sum()
+        return fitted
 
 
 def labelled_units(tasks: TaskSet, batch: Batch) -> dict[str, int]:
     """How many units of each task of a batch have a label: compounds, dose groups, or samples."""
-    found = {}
+    labelled = {}
     for task in tasks:
         known = batch.labels[task.name].isfinite().reshape(len(batch), -1).any(1)
         if isinstance(task, PooledTask):
-            found[task.name] = len(task.codes(batch)[known & ~batch.is_control].unique())
+            labelled[task.name] = len(task.codes(batch)[known & ~batch.is_control].unique())
         else:
-            found[task.name] = int(known.sum())
-    return found
+            labelled[task.name] = int(known.sum())
+    return labelled
 
 
 @full_precision

@@ -123,11 +123,11 @@ def log_results(config: dict[str, Any], folder: RunFolder, figures: Sequence[Pat
         figures: PNG files; those whose name begins with ``figures.HEATMAP`` are heatmaps.
     """
     run = open_run(config, folder)
-    found = json.loads(folder.metrics.read_text()) if folder.metrics.is_file() else {"scores": {}}
-    run.summary.update(_summary(found))
+    metrics = json.loads(folder.metrics.read_text()) if folder.metrics.is_file() else {"scores": {}}
+    run.summary.update(_summary(metrics))
     logged: dict[str, Any] = {}
-    if found["scores"]:
-        logged[METRICS] = wandb.Table(dataframe=_metrics_table(found["scores"]))
+    if metrics["scores"]:
+        logged[METRICS] = wandb.Table(dataframe=_metrics_table(metrics["scores"]))
     if folder.predictions.is_file():
         logged[PREDICTIONS] = _table(predictions.read(folder.predictions), folder.predictions)
     if folder.embeddings.is_file():
@@ -144,7 +144,7 @@ def log_results(config: dict[str, Any], folder: RunFolder, figures: Sequence[Pat
     if logged:
         run.log(logged)
     if config["logger"]["artifacts"]:
-        _log_artifacts(run, folder, figures, found.get("objective"))
+        _log_artifacts(run, folder, figures, metrics.get("objective"))
     run.finish()
     _write_state(folder, {**_read_state(folder), "complete": True})
 

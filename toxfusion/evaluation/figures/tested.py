@@ -84,7 +84,7 @@ def _confusions(tested: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, int]]:
     """Headline -> counts (label x called), and how many labelled units were not called; headlines without a call
     are left out.
     """
-    found: dict[str, tuple[pd.DataFrame, int]] = {}
+    confusions: dict[str, tuple[pd.DataFrame, int]] = {}
     classes: list[tuple[Any, str]]
     for headline in headlines_of(tested):
         rows = headline_rows(tested, headline)
@@ -107,8 +107,8 @@ def _confusions(tested: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, int]]:
                 .set_axis(names)
                 .set_axis(names, axis=1)
             )
-            found[headline] = (counts, 0 if exclusive else len(rows) - len(known))
-    return found
+            confusions[headline] = (counts, 0 if exclusive else len(rows) - len(known))
+    return confusions
 
 
 def curve_headlines(tested: pd.DataFrame) -> list[str]:

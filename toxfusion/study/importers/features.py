@@ -109,15 +109,15 @@ def import_features(
     """
     study = Study.open(root)
     audit = Audit()
-    given = [files] if isinstance(files, str) else list(files)
-    headers = _headers([Path(place) for place in given], coordinates, _names_of_slides(study), audit)
+    places = [files] if isinstance(files, str) else list(files)
+    headers = _headers([Path(place) for place in places], coordinates, _names_of_slides(study), audit)
     of_slides = _files_of_slides(study, headers, audit)
     if coordinates == UNPLACED:
         bags = _unplaced(study, of_slides, tile_px, audit)
     else:
         bags = _bags(study, of_slides, tile_px, mpp, mpp0, audit)
     if not bags:
-        raise FeatureImportError(f"{', '.join(given)}: no file can be imported\n{audit.summary()}")
+        raise FeatureImportError(f"{', '.join(places)}: no file can be imported\n{audit.summary()}")
     made_by = {"encoder": encoder, "weights": weights, "trained_on": sorted(trained_on or ())}
     store = _store(study, bags, name, made_by, mpp, dtype)
     with store.writer() as writer:
@@ -277,8 +277,8 @@ def _common(bags: Sequence[_Bag], what: str, value: Callable[[_Bag], Hashable]) 
         holders[value(bag)].append(bag)
     if len(holders) > 1:
         told = "; ".join(
-            f"{'not said' if key is None else key} in {len(found)} (such as {found[0].file.path.name})"
-            for key, found in sorted(holders.items(), key=lambda item: -len(item[1]))
+            f"{'not said' if key is None else key} in {len(holding)} (such as {holding[0].file.path.name})"
+            for key, holding in sorted(holders.items(), key=lambda item: -len(item[1]))
         )
         raise FeatureImportError(f"{what} are mixed: {told}. Import each kind under a name of its own")
     return next(iter(holders))

@@ -203,11 +203,11 @@ def collapse_genes(
     """
     genes = values.columns
     names = [str(g) for g in genes]
-    given = names if ids is None else list(ids)
+    labels = names if ids is None else list(ids)
     if not genes.has_duplicates:
         return values
     n_of = Counter(names)
-    id_times = Counter(zip(given, names, strict=True))
+    id_times = Counter(zip(labels, names, strict=True))
     for (gene_id, gene), times in id_times.items():
         if times > 1:
             audit.change(STAGE, "gene", gene_id, f"appears {times} times: collapsed to the {how}")
@@ -222,8 +222,8 @@ def collapse_genes(
             range(len(names)),
             key=lambda i: (
                 -means[i],
-                given[i],
-                values.iloc[:, i].to_numpy().tobytes() if id_times[given[i], names[i]] > 1 else b"",
+                labels[i],
+                values.iloc[:, i].to_numpy().tobytes() if id_times[labels[i], names[i]] > 1 else b"",
             ),
         )
         best = {names[i]: i for i in reversed(columns)}
@@ -266,12 +266,12 @@ def _pairs(path: str, source: str | None, target: str | None, ids: Sequence[str]
                 f"{path}: column {column!r} of source.gene_ids.{key}_{end} is missing; there are {names[:12]}"
             )
     if target is None:
-        found = [c for c in names if _plain(c) in SYMBOL_COLUMNS and c != source]
-        if key != "map" or len(found) != 1:
+        columns = [c for c in names if _plain(c) in SYMBOL_COLUMNS and c != source]
+        if key != "map" or len(columns) != 1:
             raise ImportTableError(
                 f"{path}: name its column of genes by source.gene_ids.{key}_to; there are {names[:12]}"
             )
-        target = found[0]
+        target = columns[0]
     if source is None:
         wanted = set(ids)
         hits = {c: len(wanted.intersection(normalised_ids(table[c].tolist()))) for c in names if c != target}
@@ -307,14 +307,14 @@ def _mapped(
         _refuse_none(present, pairs, table, path)
     file, out = Path(table).name, list[str | None]()
     for gene_id in genes:
-        found = [] if gene_id is None else names.get(gene_id, [])
-        if gene_id is not None and not found:
+        mapped = [] if gene_id is None else names.get(gene_id, [])
+        if gene_id is not None and not mapped:
             tally["unmapped"] += 1
             audit.drop(STAGE, "gene", gene_id, f"no gene in {file}")
-        elif gene_id is not None and len(found) > 1:
+        elif gene_id is not None and len(mapped) > 1:
             tally["ambiguous"] += 1
             audit.drop(STAGE, "gene", gene_id, f"several genes in {file}")
-        out.append(found[0] if len(found) == 1 else None)
+        out.append(mapped[0] if len(mapped) == 1 else None)
     return out
 
 
@@ -339,17 +339,17 @@ def _to_orthologs(
         if gene is None:
             out.append(None)
             continue
-        found, reason = orthologs.get(gene, []), ""
-        if len(found) > 1 and many == "collapse":
-            found = [o for o in found if o.casefold() == gene.casefold()] or found
-        if not found:
+        candidates, reason = orthologs.get(gene, []), ""
+        if len(candidates) > 1 and many == "collapse":
+            candidates = [o for o in candidates if o.casefold() == gene.casefold()] or candidates
+        if not candidates:
             reason = f"no ortholog in {file}"
-        elif len(found) > 1:
+        elif len(candidates) > 1:
             reason = f"several orthologs in {file}"
-        elif many == "drop" and sharing[found[0]] > 1:
+        elif many == "drop" and sharing[candidates[0]] > 1:
             reason = f"shares its ortholog in {file} with other genes"
         if reason:
             tally["orthologs"] += 1
             audit.drop(STAGE, "gene", gene_id if gene_id == gene else f"{gene_id} -> {gene}", reason)
-        out.append(None if reason else found[0])
+        out.append(None if reason else candidates[0])
     return out

@@ -240,10 +240,10 @@ def microns_per_pixel(spots: pd.DataFrame, pitch_um: float) -> float:
 
 
 def _only(folder: Path, pattern: str, what: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise ImportTableError(f"{folder}: holds {len(found)} files {pattern}; keep one, {what}")
-    return found[0]
+    matching = sorted(folder.glob(pattern))
+    if len(matching) != 1:
+        raise ImportTableError(f"{folder}: holds {len(matching)} files {pattern}; keep one, {what}")
+    return matching[0]
 
 
 def _read_spots(path: Path) -> pd.DataFrame:

@@ -41,23 +41,23 @@ def read_counts(path: Path | str, audit: Audit) -> AnnData:
     """
     place = Path(path)
     if place.is_dir():
-        found = _read_mtx(place)
+        counts = _read_mtx(place)
     elif not place.is_file():
         raise ImportTableError(f"{path}: no such file; check the path")
     elif place.suffix.lower() == ".h5":
-        found = _read_h5(place)
+        counts = _read_h5(place)
     else:
-        found = _counted_h5ad(read_h5ad(place), place)
-    if "feature_types" in found.var:
-        other = found.var["feature_types"] != GENES
-        for kind, n in found.var["feature_types"][other].value_counts().items():
+        counts = _counted_h5ad(read_h5ad(place), place)
+    if "feature_types" in counts.var:
+        other = counts.var["feature_types"] != GENES
+        for kind, n in counts.var["feature_types"][other].value_counts().items():
             audit.drop(STAGE, "features", str(kind), f"{n} features of {place.name}: not gene expression")
-        found = found[:, ~other.to_numpy()]
-    if not found.n_obs or not found.n_vars:
+        counts = counts[:, ~other.to_numpy()]
+    if not counts.n_obs or not counts.n_vars:
         raise ImportTableError(
-            f"{path}: holds {found.n_obs} barcodes and {found.n_vars} genes; give another file"
+            f"{path}: holds {counts.n_obs} barcodes and {counts.n_vars} genes; give another file"
         )
-    return found
+    return counts
 
 
 def read_h5ad(path: Path | str) -> AnnData:
@@ -117,12 +117,14 @@ def sum_by_sample(cells: AnnData, samples: str, path: Path | str, audit: Audit) 
         audit.drop(
             STAGE, "barcodes", Path(path).name, f"{n_without} of {len(names)} ({first} ...) have no sample"
         )
-    codes, found = pd.factorize(of[has].astype(str), sort=True)
-    one = sparse.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), (len(found), len(codes)))
+    codes, sample_ids = pd.factorize(of[has].astype(str), sort=True)
+    one = sparse.csr_matrix(
+        (np.ones(len(codes)), (codes, np.arange(len(codes)))), (len(sample_ids), len(codes))
+    )
     summed = one @ sparse.csr_matrix(cells.X)[np.flatnonzero(has)]
-    for sample, n in zip(found, np.bincount(codes), strict=True):
+    for sample, n in zip(sample_ids, np.bincount(codes), strict=True):
         audit.change(STAGE, "profile", str(sample), f"the sum of {n} barcodes")
-    return anndata.AnnData(sparse.csr_matrix(summed), pd.DataFrame(index=pd.Index(found)), cells.var)
+    return anndata.AnnData(sparse.csr_matrix(summed), pd.DataFrame(index=pd.Index(sample_ids)), cells.var)
 
 
 def _read_mtx(folder: Path) -> AnnData:
@@ -181,14 +183,14 @@ def _read_h5(path: Path) -> AnnData:
             raise OSError("is no HDF5 file, or cut off")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Variable names are not unique")
-            found = scanpy.read_10x_h5(path, gex_only=False)
+            counts = scanpy.read_10x_h5(path, gex_only=False)
     except Exception as error:  # scanpy raises Exception itself where a data set is missing
         raise ImportTableError(
             f"{path}: cannot be read as a 10x .h5 ({_short(error)}); fetch it again"
         ) from error
-    found.var["symbol"] = found.var_names.astype(str)
-    found.var.index = found.var["gene_ids"].astype(str).to_numpy(object)
-    return found
+    counts.var["symbol"] = counts.var_names.astype(str)
+    counts.var.index = counts.var["gene_ids"].astype(str).to_numpy(object)
+    return counts
 
 
 def _counted_h5ad(found: AnnData, path: Path) -> AnnData:
