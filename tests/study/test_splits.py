@@ -114,7 +114,7 @@ def test_folds_cover_each_unit_once_and_share_classes_evenly(
     positive: int, negative: int, n_folds: int, seed: int, sizes: list[int]
 ) -> None:
     study = cohort(positive, negative, sizes)
-    splits = [CompoundKFold(n_folds, fold, 0.2, seed)(study) for fold in range(n_folds)]
+    splits = [CompoundKFold(n_folds=n_folds, fold=fold, seed=seed)(study) for fold in range(n_folds)]
     tested = [s for split in splits for s in split.test]
     assert sorted(tested) == sorted(study.sample_ids)
     for key in ("positive", "negative"):
@@ -555,7 +555,7 @@ def test_inner_folds_choose_on_every_training_unit_once(tmp_path: Path) -> None:
     with pytest.raises(SplitError, match=r"valid_folds 1 of"):
         CompoundKFold(n_folds=4, valid_folds=1)(study)
     with pytest.raises(SplitError, match="draws within groups"):
-        GroupKFold("compound", n_folds=4, valid_column="animal_id", valid_folds=3)(study)
+        GroupKFold(column="compound", n_folds=4, valid_column="animal_id", valid_folds=3)(study)
     path = tmp_path / "folds.csv"
     part = np.where(study.obs["compound"].isin(["c000", "c010"]), "test", "train")
     table = pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": part})

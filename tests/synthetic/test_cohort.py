@@ -20,12 +20,12 @@ from toxfusion.synthetic.cohort import (
     draw_compounds,
     draw_latents,
 )
+from toxfusion.synthetic.drawn import Cohort, draw_cohort
 from toxfusion.synthetic.expression import measure_expression
 from toxfusion.synthetic.labels import TERMS, group_injury, read_study
 from toxfusion.synthetic.liability import components, dili, rat_liability, weighted_sum
 from toxfusion.synthetic.settings import SETTINGS
 from toxfusion.synthetic.slide_spec import PHENOTYPES
-from toxfusion.synthetic.study import Cohort, draw_cohort
 
 TIMES = (24.0, 360.0)
 DIGESTS = {3: "50dc1b2c87fe185e"}

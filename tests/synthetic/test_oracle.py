@@ -9,10 +9,11 @@ import pytest
 from toxfusion.synthetic import oracle
 from toxfusion.synthetic.axes import INDEX
 from toxfusion.synthetic.cohort import CohortConfig, draw_compounds
+from toxfusion.synthetic.drawn import Cohort, draw_cohort
 from toxfusion.synthetic.liability import dili, dili_probability
 from toxfusion.synthetic.oracle import dili_oracles, marginalise, oracle_aurocs, oracle_table
 from toxfusion.synthetic.settings import SETTINGS
-from toxfusion.synthetic.study import Cohort, draw_cohort, observations
+from toxfusion.synthetic.study import observations
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import pytest
 
 from toxfusion.synthetic.axes import AXES, INDEX
 from toxfusion.synthetic.cohort import CohortConfig
+from toxfusion.synthetic.drawn import Cohort, draw_cohort
 from toxfusion.synthetic.expression import measure_expression
 from toxfusion.synthetic.genes import FACTOR_SHARE, compressed, family_members, gene_catalogue
-from toxfusion.synthetic.study import Cohort, draw_cohort, observations
+from toxfusion.synthetic.study import observations
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 from toxfusion.study.study import Study
 from toxfusion.synthetic import histology, oracle
 from toxfusion.synthetic.cohort import GENERATOR_VERSION, PHENOTYPE_INDEX, CohortConfig, CohortError
+from toxfusion.synthetic.drawn import draw_cohort
 from toxfusion.synthetic.labels import TERMS
 from toxfusion.synthetic.slide_plan import ARTEFACT_RATES, LEAST_DRAWN, batch_stain
 from toxfusion.synthetic.slide_spec import PHENOTYPES
 from toxfusion.synthetic.study import (
     StudyConfig,
-    draw_cohort,
     provenance,
     slide_specs,
     study_name,

@@ -7,7 +7,7 @@ Other columns of obs are kept as they are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from toxfusion.study.vocabulary import DOSE_LEVELS, GRADES
 
 if TYPE_CHECKING:
     from toxfusion.study.audit import Audit
-    from toxfusion.study.study import Study
 
 EXPRESSION_FILE = "expression.h5ad"
 SLIDES_FILE = "slides.parquet"
@@ -45,7 +44,26 @@ def fault(file: str, column: str, value: object, problem: str, remedy: str) -> S
     return StudyError(f"{file}, column {column!r}, value {shown!r}: {problem}. {remedy}.")
 
 
-def check_study(study: Study) -> None:
+class StudyTables(Protocol):
+    """What the rules read of a study; see ``toxfusion.study.study.Study``."""
+
+    @property
+    def obs(self) -> pd.DataFrame: ...
+    @property
+    def var(self) -> pd.DataFrame: ...
+    @property
+    def expression(self) -> np.ndarray: ...
+    @property
+    def findings(self) -> pd.DataFrame: ...
+    @property
+    def spontaneous(self) -> pd.DataFrame | None: ...
+    @property
+    def chemistry(self) -> pd.DataFrame | None: ...
+    @property
+    def slides(self) -> pd.DataFrame: ...
+
+
+def check_study(study: StudyTables) -> None:
     """Check every rule of the contract; Study.open and write_study both end here.
 
     Raises:
@@ -257,7 +275,7 @@ def slide_table(slides: pd.DataFrame) -> pd.DataFrame:
     return slides
 
 
-def _check_samples(study: Study) -> None:
+def _check_samples(study: StudyTables) -> None:
     obs = study.obs
     if obs.empty:
         raise StudyError(
@@ -336,7 +354,7 @@ def _check_constant(obs: pd.DataFrame, by: str, column: str) -> None:
         )
 
 
-def _check_expression(study: Study) -> None:
+def _check_expression(study: StudyTables) -> None:
     x = study.expression
     if x.shape != (len(study.obs), len(study.var)):
         raise fault(
@@ -378,7 +396,7 @@ def _check_expression(study: Study) -> None:
         )
 
 
-def _check_findings(study: Study) -> None:
+def _check_findings(study: StudyTables) -> None:
     for what, table in (
         ("findings", study.findings),
         ("spontaneous", study.spontaneous),
@@ -422,7 +440,7 @@ def _check_findings(study: Study) -> None:
                 )
 
 
-def _check_slides(study: Study) -> None:
+def _check_slides(study: StudyTables) -> None:
     slides = study.slides
     orphans = slides[~slides["sample_id"].isin(study.obs.index)]
     if len(orphans):

@@ -43,24 +43,51 @@ def _analogues(path: str | None, study: Study) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class CompoundKFold:
-    """Folds over compounds with their controls, stratified by DILI class and, for ties, by number of samples.
+class Scheme:
+    """What all schemes take.
 
     Args:
-        n_folds: number of folds; the test parts of all folds cover every unit once.
-        fold: which of them is tested here.
-        valid_fraction: share of the other units, class by class, that makes the validation part.
-        valid_folds: deal the other units into so many folds instead, of which ``valid_fold`` is the validation part;
-            networks that each left out one of them average to one that has learned from every unit. None draws.
-        seed: of the folds; independent of the seed of training.
-        analogues: CSV table compound,parent, or None.
+        fold: which fold is tested here, or which draw it is.
+        valid_fraction: share of the units that are not tested, class by class, that makes the validation part.
+        seed: of the split; independent of the seed of training.
     """
 
-    n_folds: int = 5
     fold: int = 0
     valid_fraction: float = 0.2
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class UnitScheme(Scheme):
+    """Schemes that keep units whole.
+
+    Args:
+        analogues: CSV table compound,parent, or None.
+    """
+
     analogues: str | None = None
+
+
+@dataclass(frozen=True)
+class KFold(UnitScheme):
+    """Schemes of folds; the test parts of all folds cover every unit once.
+
+    Args:
+        n_folds: number of folds.
+    """
+
+    n_folds: int = 5
+
+
+@dataclass(frozen=True)
+class CompoundKFold(KFold):
+    """Folds over compounds with their controls, stratified by DILI class and, for ties, by number of samples.
+
+    Args:
+        valid_folds: deal the other units into so many folds instead, of which ``valid_fold`` is the validation part;
+            networks that each left out one of them average to one that has learned from every unit. None draws.
+    """
+
     valid_folds: int | None = None
     valid_fold: int = 0
 
@@ -69,7 +96,7 @@ class CompoundKFold:
 
 
 @dataclass(frozen=True)
-class GroupKFold:
+class GroupKFold(KFold):
     """Folds over the values of any column of obs (study, mechanism, batch ...).
 
     Args:
@@ -82,13 +109,8 @@ class GroupKFold:
     """
 
     column: str = "study"
-    n_folds: int = 5
-    fold: int = 0
-    valid_fraction: float = 0.2
-    seed: int = 0
     keep_compounds: bool = True
     valid_column: str | None = None
-    analogues: str | None = None
     valid_folds: int | None = None
     valid_fold: int = 0
 
@@ -122,14 +144,10 @@ class GroupKFold:
 
 
 @dataclass(frozen=True)
-class Holdout:
+class Holdout(UnitScheme):
     """One test part of compounds, class by class at random; ``fold`` numbers repeated draws."""
 
     test_fraction: float = 0.2
-    valid_fraction: float = 0.2
-    fold: int = 0
-    seed: int = 0
-    analogues: str | None = None
 
     def __call__(self, study: Study) -> Split:
         _check_fraction("test_fraction", self.test_fraction)
@@ -142,7 +160,7 @@ class Holdout:
 
 
 @dataclass(frozen=True)
-class TimeForward:
+class TimeForward(KFold):
     """Train and choose on early sacrifices, test on later ones.
 
     Args:
@@ -155,11 +173,6 @@ class TimeForward:
     train_until_h: float = 24.0
     test_from_h: float = 96.0
     unseen_compounds: bool = True
-    n_folds: int = 5
-    fold: int = 0
-    valid_fraction: float = 0.2
-    seed: int = 0
-    analogues: str | None = None
 
     def __call__(self, study: Study) -> Split:
         if self.test_from_h <= self.train_until_h:
@@ -171,7 +184,7 @@ class TimeForward:
 
 
 @dataclass(frozen=True)
-class DoseExtrapolation:
+class DoseExtrapolation(KFold):
     """Train and choose on vehicle controls and the lower dose levels, test on ``test_level``.
 
     Args:
@@ -181,11 +194,6 @@ class DoseExtrapolation:
 
     test_level: str = "high"
     unseen_compounds: bool = True
-    n_folds: int = 5
-    fold: int = 0
-    valid_fraction: float = 0.2
-    seed: int = 0
-    analogues: str | None = None
 
     def __call__(self, study: Study) -> Split:
         if self.test_level not in TREATED_LEVELS:
@@ -196,16 +204,13 @@ class DoseExtrapolation:
 
 
 @dataclass(frozen=True)
-class TransductiveLeaveGroupOut:
+class TransductiveLeaveGroupOut(Scheme):
     """Leave one treated group out, other groups of its compound in training: the one-compound illustration.
 
     Fold k tests the k-th treated value of ``column``, sorted. Vehicle controls always train.
     """
 
     column: str = "group_id"
-    fold: int = 0
-    valid_fraction: float = 0.2
-    seed: int = 0
 
     def __call__(self, study: Study) -> Split:
         obs = study.obs
@@ -228,7 +233,7 @@ class TransductiveLeaveGroupOut:
 
 
 @dataclass(frozen=True)
-class Predefined:
+class Predefined(UnitScheme):
     """Parts from a table (parquet or CSV) with the columns sample_id, fold, part (train, valid or test).
 
     Args:
@@ -244,11 +249,7 @@ class Predefined:
     """
 
     path: str
-    fold: int = 0
-    valid_fraction: float = 0.2
-    seed: int = 0
     transductive: bool = False
-    analogues: str | None = None
     valid_folds: int | None = None
     valid_fold: int = 0
     allow_overlap: bool = False

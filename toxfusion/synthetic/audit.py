@@ -18,10 +18,11 @@ import pandas as pd
 from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.synthetic.axes import COURSE_TIMES_H, INDEX
 from toxfusion.synthetic.cohort import PHENOTYPE_INDEX, CohortConfig
+from toxfusion.synthetic.drawn import Cohort, draw_cohort
 from toxfusion.synthetic.expression import measure_expression
 from toxfusion.synthetic.labels import ANALYTES, MEDIAN, TERMS, measure_chemistry
 from toxfusion.synthetic.oracle import oracle_aurocs, oracle_table, population_aurocs
-from toxfusion.synthetic.study import Cohort, StudyConfig, draw_cohort, observations
+from toxfusion.synthetic.study import StudyConfig, observations
 
 if TYPE_CHECKING:
     from toxfusion.study.study import Study

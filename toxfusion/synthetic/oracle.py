@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,9 @@ from toxfusion.study.files import write_parquet
 from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.synthetic.axes import AXES
 from toxfusion.synthetic.cohort import Compounds, Latents, draw_compounds, draw_latents
+from toxfusion.synthetic.drawn import Cohort
 from toxfusion.synthetic.labels import INJURED_RATS, TERMS, redrawn_readings
 from toxfusion.synthetic.liability import dili_probability
-
-if TYPE_CHECKING:
-    from toxfusion.synthetic.study import Cohort
 
 VIEWS: tuple[str, ...] = ("both", "slide", "expression")
 COLUMNS: tuple[str, ...] = ("task", "level", "unit_id", "view", "label", "score")
