@@ -69,6 +69,19 @@ class UnitScheme(Scheme):
 
 
 @dataclass(frozen=True)
+class InnerFolds(UnitScheme):
+    """Schemes whose validation part may be one of the inner folds of the units that are not tested.
+
+    Args:
+        valid_folds: deal those units into so many folds, of which ``valid_fold`` is the validation part; networks
+            that each left out one of them average to one that has learned from every unit. None draws.
+    """
+
+    valid_folds: int | None = None
+    valid_fold: int = 0
+
+
+@dataclass(frozen=True)
 class KFold(UnitScheme):
     """Schemes of folds; the test parts of all folds cover every unit once.
 
@@ -80,23 +93,15 @@ class KFold(UnitScheme):
 
 
 @dataclass(frozen=True)
-class CompoundKFold(KFold):
-    """Folds over compounds with their controls, stratified by DILI class and, for ties, by number of samples.
-
-    Args:
-        valid_folds: deal the other units into so many folds instead, of which ``valid_fold`` is the validation part;
-            networks that each left out one of them average to one that has learned from every unit. None draws.
-    """
-
-    valid_folds: int | None = None
-    valid_fold: int = 0
+class CompoundKFold(KFold, InnerFolds):
+    """Folds over compounds with their controls, stratified by DILI class and, for ties, by number of samples."""
 
     def __call__(self, study: Study) -> Split:
         return _k_fold(study, self, UNIT_COLUMNS, _analogues(self.analogues, study), transductive=False)
 
 
 @dataclass(frozen=True)
-class GroupKFold(KFold):
+class GroupKFold(KFold, InnerFolds):
     """Folds over the values of any column of obs (study, mechanism, batch ...).
 
     Args:
@@ -105,14 +110,12 @@ class GroupKFold(KFold):
             False makes the split transductive over compounds, and its manifest says so.
         valid_column: draw the validation part from values of this column within the training groups (blocks
             of a tissue section, say) where there are too few groups to spare one; None draws whole groups.
-        valid_folds, valid_fold: as in ``CompoundKFold``; of whole groups, without ``valid_column``.
+        valid_folds, valid_fold: as in ``InnerFolds``; of whole groups, without ``valid_column``.
     """
 
     column: str = "study"
     keep_compounds: bool = True
     valid_column: str | None = None
-    valid_folds: int | None = None
-    valid_fold: int = 0
 
     def __call__(self, study: Study) -> Split:
         empty = [not v for v in column_values(study.obs, self.column, required=False)]
@@ -233,7 +236,7 @@ class TransductiveLeaveGroupOut(Scheme):
 
 
 @dataclass(frozen=True)
-class Predefined(UnitScheme):
+class Predefined(InnerFolds):
     """Parts from a table (parquet or CSV) with the columns sample_id, fold, part (train, valid or test).
 
     Args:
@@ -241,7 +244,7 @@ class Predefined(UnitScheme):
         fold: rows of this fold are taken; samples without a row are left out.
         valid_fraction: share of the training units, class by class, that makes the validation part of a fold for
             which the table names none; the manifest then says ``valid_drawn``. 0 leaves it without one.
-        valid_folds, valid_fold: as in ``CompoundKFold``, in place of that draw.
+        valid_folds, valid_fold: as in ``InnerFolds``, in place of that draw.
         seed: of that draw; independent of the seed of training.
         transductive: the table knowingly divides compounds; only the animals' groups are then checked.
         allow_overlap: samples that the table has in train and in test are trained on and tested, as somebody published
@@ -250,8 +253,6 @@ class Predefined(UnitScheme):
 
     path: str
     transductive: bool = False
-    valid_folds: int | None = None
-    valid_fold: int = 0
     allow_overlap: bool = False
 
     def __call__(self, study: Study) -> Split:
@@ -353,12 +354,12 @@ def _draw(units: pd.DataFrame, fraction: float, rng: np.random.Generator) -> set
 
 def _choose_valid(
     units: pd.DataFrame,
-    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation | Holdout | Predefined,
+    scheme: UnitScheme,
     rng: np.random.Generator,
 ) -> set[str]:
     """The validation units among those that are not tested: a draw, or one of the inner folds."""
     _check_fraction("valid_fraction", scheme.valid_fraction)
-    if isinstance(scheme, TimeForward | DoseExtrapolation | Holdout) or scheme.valid_folds is None:
+    if not isinstance(scheme, InnerFolds) or scheme.valid_folds is None:
         return _draw(units, scheme.valid_fraction, rng)
     if not 2 <= scheme.valid_folds <= len(units):
         raise SplitError(
@@ -384,7 +385,7 @@ def _check_fold(fold: int, n: int, what: str) -> None:
 
 def _k_fold(
     study: Study,
-    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation,
+    scheme: KFold,
     together: Sequence[str],
     analogues: Mapping[str, str],
     transductive: bool,
@@ -403,7 +404,7 @@ def _k_fold(
 
 def _from_units(
     study: Study,
-    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation | Holdout,
+    scheme: UnitScheme,
     units: pd.DataFrame,
     test: set[str],
     together: Sequence[str],
@@ -416,7 +417,7 @@ def _from_units(
 
 def _parts(
     study: Study,
-    scheme: CompoundKFold | GroupKFold | TimeForward | DoseExtrapolation | Holdout,
+    scheme: UnitScheme,
     units: pd.DataFrame,
     test: set[str],
     of_sample: pd.Series,
