@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,8 +84,6 @@ _REAL = ("mpp0", "tissue_share", "pen_share", "sharpness")
 
 
 def _csv_line(values: Sequence[object]) -> str:
-    from io import StringIO
-
     line = StringIO()
     csv.writer(line).writerow(values)
     return line.getvalue()

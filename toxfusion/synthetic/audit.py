@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import tifffile
 
+from toxfusion.study.study import Study
 from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.synthetic.axes import COURSE_TIMES_H, INDEX
 from toxfusion.synthetic.cohort import PHENOTYPE_INDEX, CohortConfig
@@ -22,10 +24,8 @@ from toxfusion.synthetic.drawn import Cohort, draw_cohort
 from toxfusion.synthetic.expression import measure_expression
 from toxfusion.synthetic.labels import ANALYTES, MEDIAN, TERMS, measure_chemistry
 from toxfusion.synthetic.oracle import oracle_aurocs, oracle_table, population_aurocs
+from toxfusion.synthetic.slide_plan import ARTEFACT_RATES
 from toxfusion.synthetic.study import StudyConfig, observations
-
-if TYPE_CHECKING:
-    from toxfusion.study.study import Study
 
 AUDIT_COMPOUNDS = 240
 POPULATION = 5_000
@@ -336,8 +336,6 @@ def _best_gene(change: np.ndarray, label: np.ndarray) -> float:
 
 def image_checks(root: Path) -> list[Check]:
     """Colour, file size, dimensions and artefacts of the slides of a study against dose and lesions."""
-    from toxfusion.study.study import Study
-
     if not (root / "slides.parquet").is_file():
         return [Check("image checks", f"no study in {root}", "write one with slides first", None)]
     study = Study.open(root)
@@ -386,8 +384,6 @@ def _shortcut(subject: str, value: float, limit: float, n: int) -> Check:
 
 def _colour_features(study: Study) -> np.ndarray:
     """[n_slides, 27]: mean and histogram of each colour channel of the coarsest level, tissue only."""
-    import tifffile
-
     rows = []
     for slide_id in study.slides.index:
         with tifffile.TiffFile(study.slide_path(slide_id)) as file:
@@ -401,8 +397,6 @@ def _colour_features(study: Study) -> np.ndarray:
 
 def _file_features(study: Study) -> np.ndarray:
     """[n_slides, 4]: bytes, width, height, bytes per pixel."""
-    import tifffile
-
     rows = []
     for slide_id in study.slides.index:
         path = study.slide_path(slide_id)
@@ -415,8 +409,6 @@ def _file_features(study: Study) -> np.ndarray:
 
 def _artefact_features(study: Study) -> np.ndarray:
     """[n_slides, n_artefacts] from the truth."""
-    from toxfusion.synthetic.slide_plan import ARTEFACT_RATES
-
     truth = pd.read_parquet(study.root / "truth" / "slides.parquet").set_index("slide_id")
     named = truth.loc[study.slides.index, "artefacts"].str.split()
     return np.array([[a in names for a in ARTEFACT_RATES] for names in named], float)

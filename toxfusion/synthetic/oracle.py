@@ -20,7 +20,7 @@ from toxfusion.synthetic.axes import AXES
 from toxfusion.synthetic.cohort import Compounds, Latents, draw_compounds, draw_latents
 from toxfusion.synthetic.drawn import Cohort
 from toxfusion.synthetic.labels import INJURED_RATS, TERMS, redrawn_readings
-from toxfusion.synthetic.liability import dili_probability
+from toxfusion.synthetic.liability import dili, dili_probability
 
 VIEWS: tuple[str, ...] = ("both", "slide", "expression")
 COLUMNS: tuple[str, ...] = ("task", "level", "unit_id", "view", "label", "score")
@@ -188,8 +188,6 @@ def _animal_rows(cohort: Cohort) -> Iterator[pd.DataFrame]:
 def population_aurocs(setting: str, n_compounds: int, seed: int) -> pd.DataFrame:
     """AUROC of the DILI oracles over ``n_compounds`` virtual compounds: columns view, auroc."""
     from sklearn.metrics import roc_auc_score
-
-    from toxfusion.synthetic.liability import dili
 
     compounds = draw_compounds(seed, range(n_compounds), setting)
     population = draw_compounds(POPULATION_SEED, range(DILI_POPULATION), setting)

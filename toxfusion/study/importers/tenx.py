@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import warnings
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,7 +174,6 @@ def _beside(folder: Path, prefix: str, names: tuple[str, ...]) -> Path:
 
 
 def _read_h5(path: Path) -> AnnData:
-    import warnings
 
     import h5py
     import scanpy
