@@ -235,7 +235,7 @@ class TransductiveLeaveGroupOut(Scheme):
         return _split(study, self, part, (self.column,), {}, transductive=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predefined(InnerFolds):
     """Parts from a table (parquet or CSV) with the columns sample_id, fold, part (train, valid or test).
 
