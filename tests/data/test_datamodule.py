@@ -141,7 +141,7 @@ def test_an_encoder_that_saw_the_vehicle_controls_of_a_test_compound_is_refused(
     part = obs["compound"].map({"betazole": "test", "gammacin": "train", "deltaprofen": "train"}).dropna()
     table = tmp_path / "folds.csv"
     pd.DataFrame({"sample_id": part.index, "fold": 0, "part": part.to_numpy()}).to_csv(table, index=False)
-    split = Predefined(str(table))(own_tiny_study)
+    split = Predefined(path=str(table))(own_tiny_study)
     make_fold(own_tiny_study, write_features(own_tiny_study, "fair", ("gammacin",)), split=split)
     with pytest.raises(LeakError, match="alphamide"):
         make_fold(own_tiny_study, write_features(own_tiny_study, "near", ("alphamide",)), split=split)

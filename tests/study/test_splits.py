@@ -261,19 +261,19 @@ def test_predefined_parts_are_read_and_refused_when_a_compound_straddles(
         rows.to_parquet(path) if suffix == ".parquet" else rows.to_csv(path, index=False)
 
     save(table)
-    split = Predefined(str(path), fold=1)(tiny_study)
+    split = Predefined(path=str(path), fold=1)(tiny_study)
     assert compounds_of(tiny_study, split.test) == {"epsilol"}
     assert split.manifest["left_out"] == int(part.isna().sum())
     with pytest.raises(SplitError, match=r"value 2"):
-        Predefined(str(path), fold=2)(tiny_study)
+        Predefined(path=str(path), fold=2)(tiny_study)
     table.iloc[0, 2] = "test"
     save(table)
     with pytest.raises(SplitError, match="gammacin"):
-        Predefined(str(path), fold=1)(tiny_study)
+        Predefined(path=str(path), fold=1)(tiny_study)
     table.iloc[0, 2] = "exam"
     save(table)
     with pytest.raises(SplitError, match="'exam'"):
-        Predefined(str(path), fold=1)(tiny_study)
+        Predefined(path=str(path), fold=1)(tiny_study)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_a_predefined_table_with_a_fault_is_refused_by_file_column_and_value(
     path = tmp_path / "folds.csv"
     path.write_text(content.format(*samples))
     with pytest.raises(SplitError) as refused:
-        Predefined(str(path))(tiny_study)
+        Predefined(path=str(path))(tiny_study)
     for words in ([] if "no sample" in says[0] else [str(path)], says):
         assert all(word.format(*samples) in str(refused.value) for word in words)
 
@@ -315,7 +315,7 @@ def test_a_patient_of_a_predefined_table_on_both_sides_is_named(tmp_path: Path) 
     path = tmp_path / "folds.csv"
     pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": parts}).to_csv(path, index=False)
     with pytest.raises(SplitError, match=r"compound 'c003' is in test and train"):
-        Predefined(str(path), valid_fraction=0.0)(study)
+        Predefined(path=str(path), valid_fraction=0.0)(study)
 
 
 def test_published_parts_that_overlap_are_refused_or_repeated_under_their_name(tmp_path: Path) -> None:
@@ -330,9 +330,9 @@ def test_published_parts_that_overlap_are_refused_or_repeated_under_their_name(t
     with pytest.raises(
         SplitError, match=rf"1 samples are in train and in test of fold 0 \({test[0]}\).*allow_over"
     ):
-        Predefined(str(path))(study)
+        Predefined(path=str(path))(study)
     for seed in range(5):
-        split = Predefined(str(path), seed=seed, valid_fraction=0.5, allow_overlap=True)(study)
+        split = Predefined(path=str(path), seed=seed, valid_fraction=0.5, allow_overlap=True)(study)
         assert set(split.test) & set(split.train) == {test[0]}
         assert not set(split.valid) & {*split.train, *split.test}
     assert split.manifest["overlap"] == [test[0]]
@@ -342,10 +342,10 @@ def test_published_parts_that_overlap_are_refused_or_repeated_under_their_name(t
         replace(split, manifest={**split.manifest, "overlap": []}).check(study)
     honest = table.drop_duplicates("sample_id", keep="last")
     honest.to_csv(path, index=False)
-    assert Predefined(str(path), allow_overlap=True)(study).manifest["transductive"] is False
+    assert Predefined(path=str(path), allow_overlap=True)(study).manifest["transductive"] is False
     table.replace({"part": {"train": "valid"}}).to_csv(path, index=False)
     with pytest.raises(SplitError, match=rf"'{test[0]}': twice in fold 0, in valid and test"):
-        Predefined(str(path), allow_overlap=True)(study)
+        Predefined(path=str(path), allow_overlap=True)(study)
 
 
 def test_a_range_without_samples_is_named(tiny_study: Study) -> None:
@@ -362,18 +362,18 @@ def test_a_predefined_fold_without_a_validation_part_draws_one_from_training(tmp
     path = tmp_path / "folds.csv"
     table = pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": np.where(tested, "test", "train")})
     table.to_csv(path, index=False)
-    split = Predefined(str(path))(study)
+    split = Predefined(path=str(path))(study)
     assert compounds_of(study, split.test) == {"c000", "c010"}
     drawn = compounds_of(study, split.valid)
     assert len(drawn) == 4  # a fifth of nine compounds of each class
     assert sum(c < "c010" for c in drawn) == 2
     assert split.manifest["valid_drawn"] is True
-    assert Predefined(str(path))(study) == split
-    assert Predefined(str(path), seed=1)(study).valid != split.valid
-    assert Predefined(str(path), valid_fraction=0.0)(study).valid == []
+    assert Predefined(path=str(path))(study) == split
+    assert Predefined(path=str(path), seed=1)(study).valid != split.valid
+    assert Predefined(path=str(path), valid_fraction=0.0)(study).valid == []
     named = study.obs["compound"].eq("c001").to_numpy()
     table.assign(part=table["part"].mask(named, "valid")).to_csv(path, index=False)
-    split = Predefined(str(path))(study)
+    split = Predefined(path=str(path))(study)
     assert compounds_of(study, split.valid) == {"c001"}  # the table's own, and nothing drawn beside it
     assert split.manifest["valid_drawn"] is False
 
@@ -560,9 +560,9 @@ def test_inner_folds_choose_on_every_training_unit_once(tmp_path: Path) -> None:
     part = np.where(study.obs["compound"].isin(["c000", "c010"]), "test", "train")
     table = pd.DataFrame({"sample_id": study.obs.index, "fold": 0, "part": part})
     table.to_csv(path, index=False)
-    parts = [Predefined(str(path), valid_folds=3, valid_fold=k)(study) for k in range(3)]
+    parts = [Predefined(path=str(path), valid_folds=3, valid_fold=k)(study) for k in range(3)]
     assert set.union(*(set(s.valid) for s in parts)) == set(study.obs.index[part == "train"])
     named = study.obs["compound"].eq("c001").to_numpy()
     table.assign(part=table["part"].mask(named, "valid")).to_csv(path, index=False)
     with pytest.raises(SplitError, match="has its validation part"):
-        Predefined(str(path), valid_folds=3)(study)
+        Predefined(path=str(path), valid_folds=3)(study)

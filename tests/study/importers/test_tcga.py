@@ -108,7 +108,7 @@ def test_gene_sets_and_folds_are_what_training_reads(tmp_path: Path, source: dic
     study = import_tcga(tmp_path / "study", **source)
     sets = read_gene_sets(study.root / "gene_sets" / "sets.gmt", study.var)
     assert {s.name: s.gene_ids for s in sets} == {"One": ("TP53", "ALB", "Marchf1"), "Two": ("EGFR",)}
-    split = Predefined(str(study.root / "splits" / "published.csv"), fold=1)(study)
+    split = Predefined(path=str(study.root / "splits" / "published.csv"), fold=1)(study)
     assert split.test == [case(3), case(4), case(5)]
     assert len(split.train) + len(split.valid) == 9
     assert split.manifest["valid_drawn"] is True
@@ -122,7 +122,7 @@ def test_folds_with_a_test_part_keep_their_own(tmp_path: Path, source: dict[str,
     )
     table.to_csv(Path(source["folds"]) / "splits_0.csv")
     study = import_tcga(tmp_path / "study", **source)
-    split = Predefined(str(study.root / "splits" / "published.csv"))(study)
+    split = Predefined(path=str(study.root / "splits" / "published.csv"))(study)
     assert (split.train, split.valid, split.test) == ([case(0), case(1)], [case(2)], [case(3), case(4)])
     assert split.manifest["valid_drawn"] is False
     assert f"fold row 0 {case(9)}: in no part of splits_0.csv: left out of that fold" in reasons(study)
@@ -328,7 +328,7 @@ def test_pretraining_on_expression_alone_with_published_folds(tmp_path: Path, so
     study = import_tcga(tmp_path / "study", **source)
     assert f"fold row 0 {case(0)}: in several parts of splits_0.csv" in " ".join(reasons(study))
     with pytest.raises(SplitError, match=rf"in train and in test of fold 0 \({case(0)}\)"):
-        Predefined(f"{study.root}/splits/published.csv")(study)
+        Predefined(path=f"{study.root}/splits/published.csv")(study)
     train(
         [
             "split.allow_overlap=true",
@@ -367,7 +367,7 @@ def test_the_real_bladder_cohort(tmp_path: Path) -> None:
     assert "profile TCGA-C4-A0F6: not in the clinical table" in reasons(study)
     assert len(read_gene_sets(study.root / "gene_sets" / "xena_signatures.gmt", study.var)) == 281
     path = study.root / "splits" / "published.csv"
-    tests = [Predefined(str(path), fold=k)(study).test for k in range(5)]
+    tests = [Predefined(path=str(path), fold=k)(study).test for k in range(5)]
     assert [len(t) for t in tests] == [70, 72, 75, 71, 71]
     assert sorted(s for t in tests for s in t) == sorted(study.sample_ids)
 
