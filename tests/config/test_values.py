@@ -15,7 +15,7 @@ from toxfusion.config import environment
 from toxfusion.config.entry import compose
 from toxfusion.config.faults import ConfigError, system_fault
 from toxfusion.config.nodes import check_targets
-from toxfusion.config.values import check_arguments, check_whole_numbers
+from toxfusion.config.values import check_arguments, check_numbers
 from toxfusion.study.splits import CompoundKFold
 
 
@@ -31,6 +31,12 @@ from toxfusion.study.splits import CompoundKFold
         ("split.n_folds=2.5", r"split\.n_folds=2\.5: give a whole number"),
         ("split.valid_fraction=null", r"split\.valid_fraction=null: give a number"),
         ("trainer.devices=0", r"trainer\.devices=0: give a whole number of 1 or more"),
+        ("size.width=-4", r"size\.width=-4: give a whole number of 1 or more"),
+        ("size.finetune_steps=null", r"size\.finetune_steps=null: give a whole number of 0 or more"),
+        ("size.n_genes=0", r"size\.n_genes=0: give a whole number of 1 or more or null"),
+        ("size.dropout=2", r"size\.dropout=2: give a number from 0 to 0\.99"),
+        ("optimizer.finetune_lr=-1e-3", r"optimizer\.finetune_lr=-0\.001: give a number of 0 or more"),
+        ("modality.dropout=null", r"modality\.dropout=null: give a number from 0 to 1"),
         ("logger=null", "logger=null: choose one of csv"),
         ("split=null", "split=null: choose one of"),
         ("~trainer", "~trainer: choose one of"),
@@ -44,7 +50,7 @@ def test_what_is_no_whole_number_or_group_is_refused_before_any_work(override: s
 def checked(*overrides: str) -> None:
     """Compose the configuration of a run and check its values, as the command line does."""
     config = compose("train", ["data.root=x", *overrides])
-    check_whole_numbers(config)
+    check_numbers(config)
     check_targets(config)
 
 

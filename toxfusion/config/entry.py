@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from toxfusion.config.environment import prepare_environment, restart_with_utf8
 from toxfusion.config.faults import system_fault
 from toxfusion.config.nodes import Config, ConfigError, check_targets, is_message
-from toxfusion.config.values import check_whole_numbers
+from toxfusion.config.values import check_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -148,7 +148,7 @@ class Job:
         folder = Path(hydra.runtime.output_dir)
         try:
             config = resolve(composed)
-            check_whole_numbers(config)
+            check_numbers(config)
             check_targets(config)
             if searches and not self.sweep:
                 raise SweepError("a search runs many cells: give -m with hparams_search")

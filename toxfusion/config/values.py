@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from toxfusion.config.faults import ConfigError
@@ -25,31 +26,76 @@ WHOLE: dict[str, tuple[int, bool]] = {
     "trainer.checkpoint_every": (1, False),
     "trainer.validate_every": (1, False),
     "trainer.patience": (1, True),
+    "draws": (1, False),
+    "task.min_animals": (1, False),
+    "task.min_compounds": (1, False),
+    "pretrain.steps": (0, False),
+    "pretrain.batch_size": (1, False),
+    "pretrain.finetune_extra_steps": (0, False),
+    "size.width": (1, False),
+    "size.shared_dim": (1, False),
+    "size.private_dim": (1, False),
+    "size.gene_latents": (1, False),
+    "size.n_genes": (1, True),
+    "size.tiles_per_bag": (1, False),
+    "size.tile_steps": (1, False),
+    "size.tile_batch": (1, False),
+    "size.pretrain_steps": (0, False),
+    "size.pretrain_batch": (1, False),
+    "size.style_latent": (1, False),
+    "size.prototypes": (1, False),
+    "size.finetune_steps": (0, False),
+    "size.compounds_per_batch": (1, False),
+    "size.treated_per_compound": (1, False),
+    "size.controls_per_compound": (0, False),
+    "size.eval_batch": (1, False),
 }
 LARGEST_SEED = 2**32 - 1
+#: key -> the least and the largest number that it takes
+NUMBERS: dict[str, tuple[float, float]] = {
+    "size.dropout": (0.0, 0.99),
+    "modality.dropout": (0.0, 1.0),
+    "optimizer.pretrain_lr": (0.0, math.inf),
+    "optimizer.finetune_lr": (0.0, math.inf),
+    "optimizer.network_lr_share": (0.0, math.inf),
+    "optimizer.weight_decay": (0.0, math.inf),
+    "optimizer.warmup": (0.0, 1.0),
+}
 
 
-def check_whole_numbers(config: dict[str, Any]) -> None:
-    """Check the keys of `WHOLE` that the configuration has.
+def check_numbers(config: dict[str, Any]) -> None:
+    """Check the keys of `WHOLE` and of `NUMBERS` that the configuration has.
 
     Raises:
-        ConfigError: a value is null, a fraction, negative or no number where a whole number belongs.
+        ConfigError: a value is null, out of range or no number, or a fraction where a whole number belongs.
     """
-    for key, (least, nullable) in WHOLE.items():
-        node: Any = config
-        *above, last = key.split(".")
-        for part in above:
-            node = node.get(part) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or last not in node or (node[last] is None and nullable):
+    for key, value in _values(config, NUMBERS):
+        low, high = NUMBERS[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            limits = f"of {low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+            raise ConfigError(f"{key}={_shown(value)}: give a number {limits}")
+    for key, value in _values(config, WHOLE):
+        least, nullable = WHOLE[key]
+        if value is None and nullable:
             continue
-        value = node[last]
-        most = LARGEST_SEED if last == "seed" else None
+        most = LARGEST_SEED if key.endswith("seed") else None
         fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
         if not fits or (most is not None and value > most):
             limits = f"of {least} or more" if most is None else f"from {least} to {most}"
             raise ConfigError(
                 f"{key}={_shown(value)}: give a whole number {limits}{' or null' if nullable else ''}"
             )
+
+
+def _values(config: dict[str, Any], keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The dotted keys that a configuration has, with their values."""
+    for key in keys:
+        node: Any = config
+        *above, last = key.split(".")
+        for part in above:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and last in node:
+            yield key, node[last]
 
 
 def check_arguments(where: str, node: dict[str, Any], target: Callable[..., Any]) -> None:

@@ -42,7 +42,7 @@ def believed_mpp(
     if mpp > MPP_RANGE[1] and origin == "the file's metadata":
         raise SlideUnsuitable(
             f"{path.name}: {mpp:.4g} um/px by {origin} is coarser than {MPP_RANGE[1]:g} um/px, too coarse "
-            "for any target mpp; if the metadata are wrong, set {said_by}"
+            f"for any target mpp; if the metadata are wrong, set {said_by}"
         )
     if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise SlideUnsuitable(
