@@ -107,7 +107,7 @@ def _inherited(entry: Any, file: Path, conf: Path) -> Iterator[tuple[str, Path]]
 def _own_keys(node: yaml.MappingNode, lines: list[str], text: str, prefix: str = "") -> Iterator[Key]:
     for name, value in node.value:
         dotted = prefix + name.value
-        if dotted in ("defaults", "hydra") or name.value == "_partial_":
+        if dotted in ("defaults", "hydra"):
             continue
         comment = _comment_above(lines, name.start_mark.line)
         if isinstance(value, yaml.MappingNode) and not value.flow_style:
