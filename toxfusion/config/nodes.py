@@ -91,12 +91,12 @@ def part(node: Config) -> functools.partial[Any]:
     if "_target_" not in node:
         raise ConfigError(f"nothing to build: no _target_ among {sorted(node)}")
     try:
-        made: functools.partial[Any] = instantiate({**node, "_partial_": True}, _convert_="all")
+        deferred = instantiate({**node, "_partial_": True}, _convert_="all")
     except InstantiationException as error:
         if error.__cause__ is not None and is_message(error.__cause__):
             raise error.__cause__ from error
         raise
-    return made
+    return functools.partial(deferred)
 
 
 def target_nodes(config: Any, path: str = "") -> Iterator[tuple[str, Config]]:
