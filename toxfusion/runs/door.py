@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata
+import numpy as np
 import pandas as pd
 
 from toxfusion.runs.loaded import LoadedRun, encode_slides, load_own_study, load_run
@@ -19,6 +20,9 @@ from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunError, RunFolder
 from toxfusion.training.outputs import embeddings_table
+
+if TYPE_CHECKING:
+    from mudata import MuData
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,40 @@ class Run:
         loaded = self.on(study)
         outputs = loaded.embed(loaded.fold.usable(loaded.fold.sample_ids))
         return embeddings_table(loaded.fold, outputs)
+
+    def multimodal(self, study: Study | str | PathLike[str] | None = None) -> MuData:
+        """Expression, slide vectors and fused vectors of the samples that the run can read, for muon and scvi-tools.
+
+        Returns:
+            MuData; modality ``expression`` is [n, G] log2 with the genes of the study, ``slides`` [n, S] the shared
+            part of the slides and ``fused`` [n, W], each of the samples that have it. obs is that of `embed`;
+            uns["trained_on"] of vectors names the compounds that the run saw.
+
+        Raises:
+            RunError: the package mudata is not installed; and as `on`.
+        """
+        try:
+            from mudata import MuData
+        except ImportError as error:
+            raise RunError("the package mudata is not installed; pip install 'toxfusion[interop]'") from error
+        loaded = self.on(study)
+        fold = loaded.fold
+        fused = embeddings_table(fold, loaded.embed(fold.usable(fold.sample_ids)))
+        obs, seen = fused.obs.copy(), {"trained_on": list(loaded.contract["compounds"])}
+        parts = {"fused": anndata.AnnData(fused.X, obs=obs[[]], uns=seen)}
+        whole = fold.study
+        profiled = [s for s in obs.index if whole.has_expression[whole.positions([s])[0]]]
+        if profiled:
+            values = np.asarray(whole.expression[whole.positions(profiled)])
+            parts["expression"] = anndata.AnnData(values, obs=obs.loc[profiled, []], var=whole.var.copy())
+        if "slide_shared" in fused.obsm:
+            there = obs["has_slide"].to_numpy(dtype=bool)
+            parts["slides"] = anndata.AnnData(
+                fused.obsm["slide_shared"][there], obs=obs.loc[there, []], uns=seen
+            )
+        joined = MuData(parts)
+        joined.obs = obs.loc[joined.obs_names]
+        return joined
 
 
 def load(name: str | PathLike[str], trust: Sequence[str] = ()) -> Run:
