@@ -113,12 +113,13 @@ def _read(file: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], pd.DataFra
 
 
 def _check_finite(vectors: pd.DataFrame, file: str, modality: str) -> None:
-    bad = ~np.isfinite(vectors.to_numpy(dtype=np.float64))
+    values = vectors.to_numpy(dtype=np.float64)
+    bad = ~np.isfinite(values)
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise ImportTableError(
             f"{file}, modality {modality!r}, sample {vectors.index[row]!r}, column {column}: is "
-            f"{vectors.iat[row, column]}; leave samples without a slide out of the modality"
+            f"{values[row, column]}; leave samples without a slide out of the modality"
         )
 
 
