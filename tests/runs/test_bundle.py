@@ -185,7 +185,7 @@ def test_the_command_scores_with_a_bundle_of_the_hub(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     study: Study = tiled_study(tmp_path / "new", seed=2)
     predict.main(["run=hf://lab/liver@main", f"study={study.root}", f"paths.outputs={tmp_path}"])
-    scores = pd.read_csv(tmp_path / "predict" / "new" / "scores.csv")
+    scores = pd.read_csv(tmp_path / "predict" / "new" / "scores.csv", float_precision="round_trip")
     said = tf.load("lab/liver").predict(study)
     np.testing.assert_array_equal(scores["risk"], said["risk"])
     assert set(scores["n_runs"]) == {2}
