@@ -14,8 +14,12 @@ import pytest
 from toxfusion.baselines.blocks import BaselineError
 from toxfusion.baselines.survival import SurvivalBaselineError
 from toxfusion.config.entry import compose
+from toxfusion.data.clinical import ClinicalError
 from toxfusion.evaluation.predictions import pool, read
 from toxfusion.evaluation.survival import harrell_c
+from toxfusion.explanation.clinical import contributions, summary
+from toxfusion.runs.loaded import load_own_study, load_run
+from toxfusion.runs.new_study import score_study
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study, write_study
 from toxfusion.training.folder import RunFolder
@@ -27,18 +31,24 @@ BASELINES = ("pca_cox", "genes_coxnet", "genes_rsf")
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The log hazard is the mean of five genes that move together, times 3; a third is censored."""
+    """The log hazard is the mean of five genes that move together, times 3; a third is censored.
+
+    Of age the log hazard has 1 a deviation more; the age of every tenth patient is unknown.
+    """
     rng = np.random.default_rng(5)
     ids = [f"P{i:03d}" for i in range(PATIENTS)]
     hazard = rng.normal(size=PATIENTS)
     x = rng.normal(size=(PATIENTS, GENES))
     x[:, :5] += 2.0 * hazard[:, None]
-    time, censoring = rng.exponential(np.exp(-1.5 * hazard)), rng.exponential(2.0, PATIENTS)
+    age = rng.normal(size=PATIENTS)
+    time, censoring = rng.exponential(np.exp(-1.5 * hazard - age)), rng.exponential(2.0, PATIENTS)
     obs = pd.DataFrame(
         {
             "animal_id": ids, "compound": ids, "dose": np.nan, "dose_level": "", "time_h": np.nan, "study": "c",
             "batch": "", "is_control": False, "control_group": "", "group_id": ids, "dili": np.nan, "injury": np.nan,
             "survival_time": np.minimum(time, censoring) + 0.01, "event": (time <= censoring).astype(float),
+            "age": np.where(np.arange(PATIENTS) % 10, 60 + 8 * age, np.nan),
+            "half": np.where(np.arange(PATIENTS) % 2, "a", "b"),
         },
         index=pd.Index(ids, name="sample_id"),
     )  # fmt: skip
@@ -147,3 +157,74 @@ def test_two_ranks_finish_a_survival_run(patients: Study, tmp_path: Path) -> Non
     rows = read(folder.predictions).query("part == 'test'")
     assert rows["unit_id"].is_unique
     assert c_of(folder) > 0.6
+
+
+@pytest.fixture(scope="module")
+def with_age(patients: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return finished(
+        patients, tmp_path_factory.mktemp("age"), *network(0), "clinical=[age]", "optimizer.finetune_lr=0.01"
+    )
+
+
+def test_a_network_and_a_baseline_read_age_beside_expression(
+    patients: Study, tmp_path: Path, with_age: RunFolder
+) -> None:
+    pytest.importorskip("sksurv")
+    alone = finished(patients, tmp_path / "a", *network(0), "optimizer.finetune_lr=0.01")
+    assert c_of(with_age) > c_of(alone)
+    asked = ("modality=omics", "clinical=[age]")
+    names = ("pca_cox", "clinical_cox", "pca_clinical_cox")
+    c = {n: c_of(finished(patients, tmp_path / n, f"experiment={n}", *asked)) for n in names}
+    assert c["pca_clinical_cox"] > max(c["pca_cox"], c["clinical_cox"]) > 0.6
+    said = [r for r in Audit.read(with_age.audit).records if r.stage == "clinical"]
+    assert [r.id for r in said] == ["age"]
+    assert said[0].reason.startswith("12 of 120 samples: missing")
+
+
+def test_a_run_says_what_age_adds_and_scores_a_study_without_ages(
+    patients: Study, tmp_path: Path, with_age: RunFolder
+) -> None:
+    run = load_run(with_age, *load_own_study(with_age))
+    tested = run.fold.split.test
+    table = contributions(run, tested, ["survival"], steps=8)
+    age = table[table["entry"] == "age"]
+    weight = summary(age)["slope"].item()
+    assert weight > 0
+    np.testing.assert_allclose(age["contribution"], weight * age["value"], atol=1e-4)  # the head is linear
+    whole = run.clinical_change(run.embed(tested))["survival"]
+    np.testing.assert_allclose(
+        table.groupby("sample_id")["contribution"].sum()[whole.index], whole, atol=1e-4
+    )
+
+    table = anndata.read_h5ad(patients.root / "expression.h5ad")
+    table.obs = table.obs.drop(columns="age")
+    other = tmp_path / "other"
+    other.mkdir()
+    table.write_h5ad(other / "expression.h5ad")
+    (other / "slides.parquet").write_bytes((patients.root / "slides.parquet").read_bytes())
+    scores = score_study([with_age], Study.open(other), Audit())
+    assert scores.samples["clinical:survival"].std() < 1e-6  # all of them miss it
+    assert any("no such column" in note for note in scores.notes)
+
+
+def test_solved_heads_read_age_and_deviate_from_half_to_half(patients: Study, tmp_path: Path) -> None:
+    asked = ["experiment=survival", "modality=omics", "size=tiny", "size.n_genes=null", "size.pretrain_steps=2",
+             "clinical=[age]", "heads_by=half", "task.survival.strata=half", "optimizer.head_c=0.03"]  # fmt: skip
+    folder = finished(patients, tmp_path, *asked)
+    run = load_run(folder, *load_own_study(folder))
+    (matrix,) = (p for p in run.predictor.heads["survival"].parameters() if p.ndim == 2)
+    common, *own = matrix[0].detach().chunk(3)
+    assert common[run.network.fused_width] > 0  # of age, in both halves
+    assert all(float(of.abs().max()) > 0 for of in own)
+    table = read(folder.predictions)
+    assert set(table["stratum"]) == {"a", "b"}
+    cs = [
+        harrell_c(*(of[c].to_numpy() for c in ("label", "event", "score"))).value
+        for _, of in table.groupby("stratum")
+    ]
+    assert min(cs) > 0.55
+
+
+def test_a_column_that_leaks_stops_the_run(patients: Study, tmp_path: Path) -> None:
+    with pytest.raises(ClinicalError, match="'survival_time' would leak"):
+        finished(patients, tmp_path, *network(0), "clinical=[age,survival_time]")

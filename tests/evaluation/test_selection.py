@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from toxfusion.evaluation import bootstrap
+from toxfusion.evaluation.families import FAMILIES
 from toxfusion.evaluation.selection import SelectionScore, validation_score
 from toxfusion.evaluation.statistics import auroc_statistic
 from toxfusion.evaluation.survival import harrell_c
@@ -124,3 +125,20 @@ def test_a_lesion_with_a_handful_of_positives_does_not_decide(n_positive: int) -
     gain, error = validation_score(late).gain_over(validation_score(early))
     assert gain > 0.1
     assert gain > 2 * error
+
+
+def test_times_of_two_strata_make_no_pair_in_choice_or_score() -> None:
+    """All of stratum b die later, at lower risk: right within neither, and no matter between them."""
+    rows = _rows(
+        "survival", "survival", np.array([1.0, 2.0, 8.0, 9.0]), np.array([3.0, 4.0, 1.0, 2.0]), np.arange(4)
+    )
+    table = rows.assign(event=1.0, uno_weight=1.0)
+    assert validation_score(table).value == pytest.approx(4 / 6)
+    stratified = table.assign(stratum=list("aabb"))
+    assert validation_score(stratified).value == 0.0
+    assert validation_score(stratified).n_pairs == {"survival": 2.0}
+    measures = FAMILIES["survival"].measures
+    for name in ("harrell_c", "uno_c"):
+        for of, expected in ((table, 4 / 6), (stratified, 0.0)):
+            statistic = measures[name](of, np.arange(4), 4, np.full(4, "0 0"))
+            assert float(statistic(np.ones((1, 4)))[0]) == pytest.approx(expected)

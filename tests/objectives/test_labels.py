@@ -168,6 +168,19 @@ def test_efron_by_hand() -> None:
     )
 
 
+def test_strata_of_cox_are_likelihoods_that_add_up_whatever_their_times() -> None:
+    generator = torch.Generator().manual_seed(0)
+    risk, time = torch.randn(12, generator=generator), torch.rand(12, generator=generator) + 0.1
+    event = torch.tensor([1.0, 1.0, 0.0] * 4)
+    stratum = torch.arange(12) % 2.0
+    parts = [CoxEfron()(risk[s], time[s], event[s]) * event[s].sum() for s in (stratum == 0, stratum == 1)]
+    expected = float(sum(parts) / event.sum())
+    assert float(CoxEfron()(risk, time, event, stratum)) == pytest.approx(expected, rel=1e-5)
+    later = torch.where(stratum == 1, 1000 * time, time)
+    assert float(CoxEfron()(risk, later, event, stratum)) == pytest.approx(expected, rel=1e-5)
+    assert float(CoxEfron()(risk, later, event)) != pytest.approx(float(CoxEfron()(risk, time, event)))
+
+
 def test_cox_without_an_event_is_zero_with_a_gradient() -> None:
     risk = torch.randn(3, requires_grad=True)
     loss = CoxEfron()(risk, torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3))

@@ -167,6 +167,9 @@ def _write_run(
     pd.concat(parts).assign(without_slide=0.5, without_expression=0.0).to_csv(
         place / "fusion" / "without.csv", index=False
     )
+    (place / "clinical").mkdir()
+    sex = {"task": TASKS[0], "entry": "sex: <b>", "n": 6, "mean_absolute": 0.2}
+    pd.DataFrame([{**sex, "slope": 0.25 + seed}]).to_csv(place / "clinical" / "summary.csv", index=False)
     pd.DataFrame(
         [
             {"slide_id": s, "sample_id": m, "task": t, "deletion": 0.1, "insertion": -0.1}

@@ -131,11 +131,17 @@ def test_sections_stand_where_their_tables_lie(tmp_path: Path, folder: Path) -> 
     sections = {a["id"] for a in Page(bare / "index.html").all("section")}
     assert sections == {a["id"] for a in Page(folder / "index.html").all("section")} - {"pathways", "cohort"}
     assert "Nearest" not in Page(bare / "report" / "compounds" / f"{file_stem(SCRIPT)}.html").text
+    shown = Page(folder / "index.html").text
+    assert "contribution of clinical columns" in shown
+    assert all(
+        text in shown for text in ("sex: <b>", "0.75", "1.25")
+    )  # the mean of two runs, and the higher one
     assert "Nearest" in Page(folder / "report" / "compounds" / f"{file_stem(SCRIPT)}.html").text
     (bare / "report" / "compounds" / "old.html").write_text("of an earlier report")
     for run in ("fold0_seed0", "fold0_seed1"):
         (bare / "runs" / run / "fusion" / "gates_by.csv").unlink()
         (bare / "runs" / run / "fusion" / "without.csv").unlink()
+        (bare / "runs" / run / "clinical" / "summary.csv").unlink()
     (bare / "genes" / "ranking.csv").unlink()
     write_report(bare, compound_pages=2)
     again = Page(bare / "index.html")

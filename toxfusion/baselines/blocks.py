@@ -1,4 +1,4 @@
-"""Features of samples that baselines read: pooled tiles, expression, dose and time, serum chemistry, findings."""
+"""Features of samples that baselines read: tiles, expression, clinical columns, dose and time, chemistry, findings."""
 
 from __future__ import annotations
 
@@ -81,6 +81,13 @@ def standardised_expression(fold: FoldData, settings: BaselineSettings) -> Block
 def every_gene(fold: FoldData, settings: BaselineSettings) -> Block:
     """The same without principal components, for learners that choose or shrink genes themselves."""
     return replace(standardised_expression(fold, settings), reduce=False)
+
+
+def clinical_columns(fold: FoldData, settings: BaselineSettings) -> Block:
+    """The clinical columns of the run as heads of a network read them, [n_samples, C]."""
+    if fold.clinical is None:
+        raise BaselineError("this baseline needs clinical columns: set clinical=[age,sex], for example.")
+    return Block(fold.clinical.encode(fold.study).astype(np.float64), reduce=False)
 
 
 def dose_and_time(fold: FoldData, settings: BaselineSettings) -> Block:

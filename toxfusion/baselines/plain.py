@@ -30,6 +30,7 @@ from toxfusion.baselines.blocks import (
     BaselineSettings,
     Block,
     alt_and_ast,
+    clinical_columns,
     dose_and_time,
     every_gene,
     pathologist_findings,
@@ -59,6 +60,9 @@ FEATURES: dict[str, tuple[Callable[[FoldData, BaselineSettings], Block], ...]] =
     "pca": (standardised_expression,),
     "genes": (every_gene,),
     "concat": (pooled_tiles, standardised_expression),
+    "clinical": (clinical_columns,),
+    "pca_clinical": (standardised_expression, clinical_columns),
+    "genes_clinical": (every_gene, clinical_columns),
     "metadata": (dose_and_time,),
     "chemistry": (serum_chemistry,),
     "alt_ast": (alt_and_ast,),
@@ -216,7 +220,7 @@ class _Scored:
         return self._score(task, units, self.features, allowed=everyone, fit_on=self.known)
 
     def _of_patients(self, survival: Survival) -> list[pd.DataFrame]:
-        time, event = self.labels[survival.name].T.astype(np.float64)
+        time, event = self.labels[survival.name][:, :2].T.astype(np.float64)
         train = self.rows["train"]
         train = train[(self.known & ~np.isnan(time))[train]]
         times = even_grid(survival.end)
@@ -227,10 +231,11 @@ class _Scored:
             rows = self.rows[part]
             if len(rows):
                 curve = times, fitted.curve[rows]
-                columns = survival.optional_columns(time[rows], event[rows], curve)
+                obs = self.obs.iloc[rows]
+                columns = survival.optional_columns(obs, time[rows], event[rows], curve)
                 tables.append(
                     predictions.rows(
-                        predictions.describe_units(self.obs.iloc[rows], "sample").loc[self.obs.index[rows]],
+                        predictions.describe_units(obs, "sample").loc[obs.index],
                         task=survival.name,
                         family=survival.family,
                         headline=survival.headline,

@@ -88,6 +88,9 @@ class Batch:
         is_control: bool [B], vehicle controls.
         labels: name -> float32 [B] or [B, L]; NaN where there is no label.
         step: the position in training that made this batch (0 in evaluation).
+        clinical: float32 [B, C], clinical columns, 0 = the training mean; None where the run reads none.
+        membership: float32 [B, K], 1 in the column of the sample's group, in which heads may deviate (`HeadGroups`);
+            None where they may not.
     """
 
     sample_ids: list[str]
@@ -101,6 +104,8 @@ class Batch:
     is_control: Tensor
     labels: dict[str, Tensor]
     step: int = 0
+    clinical: Tensor | None = None
+    membership: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -129,6 +134,8 @@ class Batch:
             sample_ids=[self.sample_ids[i] for i in rows.tolist()],
             tiles=self.tiles.take(rows),
             labels={k: v[rows] for k, v in self.labels.items()},
+            clinical=None if self.clinical is None else self.clinical[rows],
+            membership=None if self.membership is None else self.membership[rows],
             **{name: getattr(self, name)[rows] for name in per_sample},
         )
 

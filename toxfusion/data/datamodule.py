@@ -18,7 +18,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from toxfusion.data.batch import Batch, RaggedTiles, StoredBatch
+from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.head_groups import HeadGroups
 from toxfusion.data.sampling import Sampler
 from toxfusion.data.tile_reading import TileReader
 from toxfusion.data.tile_scaling import TileScaler, TooFewSamples
@@ -44,6 +46,8 @@ class FoldData:
         expression: the fitted transform, or None when expression is not used.
         scaler: the fitted tile scaler; needed with a store.
         seed: of the run; tiles of a bag depend on it.
+        clinical: fitted clinical columns, or None when none are used.
+        head_groups: groups in which heads may deviate, or None.
         audit: takes what the transform did to single samples.
 
     Raises:
@@ -60,6 +64,8 @@ class FoldData:
         expression: ExpressionTransform | None,
         scaler: TileScaler | None,
         seed: int,
+        clinical: ClinicalColumns | None = None,
+        head_groups: HeadGroups | None = None,
         audit: Audit | None = None,
     ) -> None:
         if (store is None) != (scaler is None):
@@ -77,6 +83,10 @@ class FoldData:
         self._control = torch.from_numpy(obs["is_control"].to_numpy(dtype=bool).copy())
         self._labels = {name: torch.from_numpy(values) for name, values in labels.items()}
         self._expression = self._read_expression(audit)
+        self.clinical = clinical
+        self._clinical = None if clinical is None else torch.from_numpy(clinical.encode(study, audit))
+        self.head_groups = head_groups
+        self._membership = None if head_groups is None else torch.from_numpy(head_groups.membership(study))
         self._tiles: TileReader | None = None
         if store is not None and scaler is not None:
             self._tiles = TileReader(study, store, scaler, seed)
@@ -91,6 +101,16 @@ class FoldData:
     @property
     def tile_dim(self) -> int:
         return 0 if self._tiles is None else self._tiles.dim
+
+    @property
+    def n_clinical(self) -> int:
+        """Entries of the clinical columns that heads read beside the fused vector."""
+        return 0 if self._clinical is None else self._clinical.shape[1]
+
+    @property
+    def n_head_groups(self) -> int:
+        """Groups in which heads may deviate."""
+        return 0 if self._membership is None else self._membership.shape[1]
 
     @property
     def labels(self) -> dict[str, torch.Tensor]:
@@ -235,6 +255,8 @@ class FoldData:
             is_control=self._control[rows],
             labels={k: v[rows] for k, v in self._labels.items()},
             step=step,
+            clinical=None if self._clinical is None else self._clinical[rows],
+            membership=None if self._membership is None else self._membership[rows],
         )
         return batch.without("slide") if self._without_slides else batch
 

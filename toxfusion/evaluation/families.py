@@ -95,6 +95,8 @@ def _absolute_error(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.nda
 
 def _concordance(rows: pd.DataFrame, weight: str, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
     time, event, risk, weights = (_column(rows, c) for c in ("label", "event", "score", weight))
+    if "stratum" in rows:
+        group = np.array([f"{g} {s}" for g, s in zip(group, rows["stratum"], strict=True)], dtype=str)
     return concordance_statistic(time, event, risk, weights, codes, n, group)
 
 

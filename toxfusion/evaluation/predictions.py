@@ -44,6 +44,7 @@ OPTIONAL_DTYPES: dict[str, str] = {
     "event": "float64",
     "uno_weight": "float64",
     "brier_term": "float64",
+    "stratum": "str",
 }
 _UNIT_COLUMNS = ("compound", "dose_level", "time_h", "study", "batch", "is_control")
 _KEY = ["task", "unit_id", "fold", "seed"]
@@ -66,7 +67,8 @@ def validate(table: pd.DataFrame, source: str = "predictions table") -> pd.DataF
             ``compound`` is never empty; ``dose_level``, ``study`` and ``batch`` are "" and ``time_h`` is NaN
             where the unit spans several values. Optional columns: ``imputed``, true where a modality that the
             method needs was absent; of survival ``event`` (1, 0, NaN), ``uno_weight``
-            (``survival.uno_weights``) and, for discrete hazards, ``brier_term`` (``survival.brier_terms``).
+            (``survival.uno_weights``), for discrete hazards ``brier_term`` (``survival.brier_terms``), and ``stratum``,
+            within which alone times are compared ("" for none).
         source: what the errors call the table.
 
     Returns:
@@ -90,6 +92,8 @@ def validate(table: pd.DataFrame, source: str = "predictions table") -> pd.DataF
             f"{source}: unknown columns {unknown}; drop them or rename them to the contract's."
         )
     wanted = {**DTYPES, **{c: t for c, t in OPTIONAL_DTYPES.items() if c in table.columns}}
+    if "stratum" in table:
+        table = table.assign(stratum=table["stratum"].fillna(""))  # of tasks without times
     checked = pd.DataFrame({c: _as_dtype(table[c], t, source) for c, t in wanted.items()}).reset_index(
         drop=True
     )

@@ -77,7 +77,7 @@ def _error(influence: np.ndarray) -> float:
 def validation_score(table: pd.DataFrame) -> SelectionScore:
     """Score the validation part of a run.
 
-    A pair is of two units of one task (and fold and seed). Of two classes it is a positive and a negative unit; of
+    A pair is of two units of one task, fold, seed and stratum. Of two classes it is a positive and a negative unit; of
     grades and values, two that differ; of survival, an event and a unit that outlives it (Harrell's pairs). Each is
     right where the scores are in the same order, half right where they are equal.
 
@@ -109,6 +109,8 @@ def _pairs(rows: pd.DataFrame, codes: np.ndarray, n_clusters: int) -> PairShare:
     group = (rows["fold"].astype(str) + " " + rows["seed"].astype(str)).to_numpy(dtype=str)
     family = str(rows["family"].iloc[0])
     if family == "survival":
+        if "stratum" in rows:
+            group = (pd.Series(group) + " " + rows["stratum"].to_numpy(object)).to_numpy(dtype=str)
         event = rows["event"].to_numpy(dtype=np.float64)
         return concordance_statistic(label, event, score, event, codes, n_clusters, group)
     if family == "value":

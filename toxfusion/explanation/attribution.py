@@ -1,4 +1,4 @@
-"""Gradients and integrated gradients of a task's number by tiles and by genes, against matched vehicle controls.
+"""Gradients and integrated gradients of a task's number by tiles, genes and clinical columns.
 
 Integrated gradients (Sundararajan et al., ICML 2017) of F at x against a baseline x0:
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.explanation.targets import predict
 from toxfusion.models.modes import as_array
+from toxfusion.models.predictor import read_by_heads
 from toxfusion.runs.loaded import LoadedRun
 
 TOLERANCE = 0.01
@@ -144,12 +145,34 @@ def integrate_genes(
         shown = network.join(
             seen, network.see_expression(expression), batch.has_slide[rows], batch.has_expression[rows]
         )
-        return run.targets(shown.fused.vector)[task]
+        beside = [None if of is None else of[rows] for of in (batch.clinical, batch.membership)]
+        return run.targets(read_by_heads(shown.fused.vector, *beside))[task]
 
     rows = torch.arange(len(batch), device=batch.expression.device)
     begin = torch.from_numpy(control).to(batch.expression)
     longest = max(1, int(batch.tiles.lengths.max())) if len(batch) else 1
     return _integrated(along, batch.expression, begin, (rows,), steps, max(1, _ROWS_AT_ONCE // longest))
+
+
+def integrate_clinical(run: LoadedRun, batch: Batch, task: str, *, steps: int = 32) -> Attribution:
+    """Integrated gradients of the clinical columns of B samples, from the training mean; all else stays as it is.
+
+    Args:
+        batch: with clinical columns [B, C].
+        steps: points to begin with.
+    """
+    assert batch.clinical is not None, "asked of a run with clinical columns"
+    with torch.no_grad():
+        fused = run.network(batch).fused.vector
+
+    def along(clinical: Tensor, rows: Tensor) -> Tensor:
+        """[S, C] of the samples int64 [S] -> [S]."""
+        membership = None if batch.membership is None else batch.membership[rows]
+        return run.targets(read_by_heads(fused[rows], clinical, membership))[task]
+
+    rows = torch.arange(len(batch), device=fused.device)
+    mean = torch.zeros_like(batch.clinical)
+    return _integrated(along, batch.clinical, mean, (rows,), steps, _ROWS_AT_ONCE)
 
 
 def _integrated(

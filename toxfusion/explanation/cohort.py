@@ -63,9 +63,9 @@ def look(run: LoadedRun, tasks: Sequence[str]) -> Look:
     """Encode every sample of the run's split, training samples included."""
     part = run.fold.split.part_of()
     samples = run.fold.usable([s for s in run.fold.sample_ids if s in part])
-    vectors = run.embed(samples).fused
+    outputs = run.embed(samples)
     with torch.no_grad():
-        values = run.targets(placed(torch.from_numpy(vectors), run.predictor))
+        values = run.targets(placed(outputs.read, run.predictor))
     risk = {}
     for task in (t for t in run.tasks if t.family in ("binary", "ordinal", "value")):
         for name in (n for n in task.names if n in tasks):
@@ -75,7 +75,10 @@ def look(run: LoadedRun, tasks: Sequence[str]) -> Look:
     finding, grade = leading_findings(study.findings.loc[samples])
     obs = study.obs.loc[samples].assign(part=[part[s] for s in samples], finding=finding, grade=grade)
     return Look(
-        run.folder.root.name, obs, vectors, pd.DataFrame(risk, index=pd.Index(samples, name="sample_id"))
+        run.folder.root.name,
+        obs,
+        outputs.fused,
+        pd.DataFrame(risk, index=pd.Index(samples, name="sample_id")),
     )
 
 

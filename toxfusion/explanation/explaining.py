@@ -18,6 +18,7 @@ from PIL import Image
 
 from toxfusion.explanation import cohort, figures, fusion, genes, pathways, regions
 from toxfusion.explanation.attribution import samples_with
+from toxfusion.explanation.clinical import explain_clinical
 from toxfusion.explanation.faithfulness import area_between, deletion_insertion
 from toxfusion.explanation.folder import INDEX, REPORT, file_name, file_stem
 from toxfusion.explanation.recording import Recording
@@ -154,6 +155,7 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
         for task, table in explain_genes(run, place / "genes", tasks, settings).items():
             rankings.setdefault(task, {})[folder.root.name] = table
         explain_fusion(run, place / "fusion", tasks, shown)
+        explain_clinical(run, place / "clinical", tasks, steps=settings.steps)
         recording.add(run, place, tasks, shown, audit)
         looks.append(cohort.look(run, tasks))
         if len(looks) == 1:

@@ -56,7 +56,7 @@ def gates_by(samples: pd.DataFrame) -> pd.DataFrame:
 @torch.no_grad()
 def without_each(run: LoadedRun, batch: Batch, tasks: Sequence[str]) -> pd.DataFrame:
     """Each task's number as it is, without the slide, and without expression; NaN where nothing would be left."""
-    whole = run.targets(run.network(batch).fused.vector)
+    whole = run.targets(run.predictor.vector(batch))
     table = _described(run, batch)
     parts = []
     for task in tasks:
@@ -64,7 +64,7 @@ def without_each(run: LoadedRun, batch: Batch, tasks: Sequence[str]) -> pd.DataF
     found = pd.concat(parts, ignore_index=True)
     both = (batch.has_slide & batch.has_expression).cpu().numpy()
     for modality in MODALITIES:
-        hidden = run.targets(run.network(batch.without(modality)).fused.vector)
+        hidden = run.targets(run.predictor.vector(batch.without(modality)))
         values = [np.where(both, as_array(hidden[task]), np.nan) for task in tasks]
         found[f"without_{modality}"] = np.concatenate(values)
     return found

@@ -11,11 +11,40 @@ from toxfusion.data.batch import Batch
 from toxfusion.models.modes import place_of
 from toxfusion.models.network import Network, Representation
 
+DEVIATION_SCALE = 0.5
+"""Of what a head reads once more for the group of a sample: under one penalty on all weights, the spread of the groups'
+deviations as a share of that of the weights that groups have in common."""
+
+
+def read_by_heads(fused: Tensor, clinical: Tensor | None, membership: Tensor | None = None) -> Tensor:
+    """What heads read of B samples.
+
+    The fused vectors [B, W], then the clinical columns [B, C], if any. With groups, all of that once more for each of
+    them, 0 in samples of the others: a head whose weights may deviate from group to group.
+
+    Args:
+        membership: [B, K], 1 in the column of the sample's group.
+
+    Returns:
+        [B, read_width(W, C, K)].
+    """
+    common = fused if clinical is None else torch.cat([fused, clinical.to(fused)], 1)
+    if membership is None:
+        return common
+    own = membership.to(fused)[:, :, None] * common[:, None, :]
+    return torch.cat([common, DEVIATION_SCALE * own.flatten(1)], 1)
+
+
+def read_width(width: int, n_clinical: int, n_groups: int) -> int:
+    """Columns of what heads read: (W + C) (1 + K)."""
+    return (width + n_clinical) * (1 + n_groups)
+
 
 class Predictor(nn.Module):
-    """A network and heads on its fused vector.
+    """A network and heads on its fused vector and the clinical columns beside it.
 
-    What a head's output means, how it is learned and scored, is the task's (``toxfusion.tasks``).
+    The weight of a head on a clinical column is the linear path of that column to its task. What a head's output
+    means, how it is learned and scored, is the task's (``toxfusion.tasks``).
 
     Args:
         network: gives fused vectors [B, W].
@@ -33,9 +62,10 @@ class Predictor(nn.Module):
         return place_of(self.network)[0]
 
     def forward(self, batch: Batch) -> Representation:
-        """Represent B samples; the fused vector is what the heads read. The batch lies where the network does."""
+        """Represent B samples. The batch lies where the network does."""
         return self.network(batch)
 
     def vector(self, batch: Batch) -> Tensor:
-        """Fused vectors [B, W] of samples, with gradient; the batch may lie anywhere."""
-        return self.network(batch.to(*place_of(self.network))).fused.vector
+        """What heads read of samples (`read_by_heads`), with gradient; the batch may lie anywhere."""
+        placed = batch.to(*place_of(self.network))
+        return read_by_heads(self.network(placed).fused.vector, placed.clinical, placed.membership)

@@ -50,15 +50,29 @@ class DiscreteSurvival(nn.Module):
 class CoxEfron(nn.Module):
     """Negative partial log-likelihood with Efron's ties, divided by the number of events.
 
-    0 where there is none.
+    0 where there is none. With strata (cohorts), a risk set holds samples of one stratum alone, and the log-likelihoods
+    of the strata add up: each has a baseline hazard of its own.
 
     For the d events at a time t with risk set R: sum_{i in D} r_i - sum_{l=0}^{d-1} log(sum_{R} e^r - l/d
     sum_{D} e^r) (Efron, JASA 1977). Risks of all ranks are gathered, since a risk set spans the batch.
     """
 
-    def forward(self, risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
-        """risk [B], log hazard; time [B], NaN = unknown; event [B], 1 = it happened."""
+    def forward(self, risk: Tensor, time: Tensor, event: Tensor, stratum: Tensor | None = None) -> Tensor:
+        """risk [B], log hazard; time [B], NaN = unknown; event [B], 1 = it happened; stratum [B], codes or None."""
         risk, time, event = (gather_rows(t) for t in (risk.float(), time, event))
+        known = time.isfinite() & event.isfinite()
+        n_events = (known & (event == 1)).sum().clamp(min=1)
+        if stratum is None:
+            return -self._log_likelihood(risk, time, event) / n_events
+        stratum = gather_rows(stratum)
+        terms = [risk.sum() * 0.0]
+        for code in stratum[known].unique():
+            of = known & (stratum == code)
+            terms.append(self._log_likelihood(risk[of], time[of], event[of]))
+        return -torch.stack(terms).sum() / n_events
+
+    @staticmethod
+    def _log_likelihood(risk: Tensor, time: Tensor, event: Tensor) -> Tensor:
         known = time.isfinite() & event.isfinite()
         happened = known & (event == 1)
         at_risk = known & (time >= time[:, None])
@@ -71,5 +85,4 @@ class CoxEfron(nn.Module):
         weight = at_risk.to(risk.dtype) - share[:, None] * tied
         log_weight = torch.where(weight > 0, weight, 1.0).log().masked_fill(weight <= 0, float("-inf"))
         rows = torch.where(happened[:, None], log_weight, 0.0) + risk
-        log_likelihood = torch.where(happened, risk - rows.logsumexp(1), 0.0).sum()
-        return -log_likelihood / happened.sum().clamp(min=1)
+        return torch.where(happened, risk - rows.logsumexp(1), 0.0).sum()

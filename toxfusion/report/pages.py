@@ -151,6 +151,7 @@ class Pages:
             "pathways": self._pathways(),
             "gates": self._gates(),
             "without": self._without(),
+            "clinical": self._clinical(),
             "cohort": self._cohort(),
             "faithfulness": self._faithfulness(),
             "runs": found.runs,
@@ -283,6 +284,20 @@ class Pages:
     def _without(self) -> list[dict[str, Any]]:
         table = self.found.of_runs("fusion/without.csv")
         return [] if table.empty else means_without(table)
+
+    def _clinical(self) -> list[dict[str, Any]]:
+        """What each clinical column adds to each task, the mean over runs; the largest first."""
+        table = self.found.of_runs("clinical/summary.csv", texts=("task", "entry"))
+        if table.empty:
+            return []
+        mean = table.groupby(["task", "entry"], sort=False).agg(
+            runs=("run", "nunique"), n=("n", "sum"), slope=("slope", "mean"),
+            low=("slope", "min"), high=("slope", "max"), mean_absolute=("mean_absolute", "mean"),
+        )  # fmt: skip
+        return [
+            {"task": task, "rows": records(rows.sort_values("mean_absolute", ascending=False).reset_index())}
+            for task, rows in mean.groupby("task", sort=False)
+        ]
 
     def _cohort(self) -> dict[str, Any] | None:
         """Views of the cohort, where they were made."""

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from toxfusion.data.batch import Batch
+from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
+from toxfusion.data.head_groups import HeadGroups
 from toxfusion.data.sampling import SampleStream
 from toxfusion.data.tile_scaling import TileScaler
 from toxfusion.distributed.ranks import device_of
-from toxfusion.models.modes import place_of
+from toxfusion.models.modes import as_array, place_of, placed
 from toxfusion.models.network import Network
-from toxfusion.models.predictor import Predictor
+from toxfusion.models.predictor import Predictor, read_width
 from toxfusion.runs.bundle import BundledRun
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
@@ -103,8 +106,22 @@ class LoadedRun:
         """Survival over time of embedded samples; None where no task has curves."""
         return survival_curves(self.predictor, self.tasks, outputs)
 
+    @torch.no_grad()
+    def clinical_change(self, outputs: SampleOutputs) -> pd.DataFrame:
+        """What clinical columns change of each task's number, against a sample of the training mean.
+
+        Returns:
+            float64, samples x tasks; no column where the run reads no clinical columns.
+        """
+        if not outputs.clinical.shape[1]:
+            return pd.DataFrame(index=outputs.sample_ids)
+        mean = replace(outputs, clinical=np.zeros_like(outputs.clinical))
+        whole, without = (self.targets(placed(of.read, self.predictor)) for of in (outputs, mean))
+        change = {task: as_array(whole[task] - without[task]) for task in whole}
+        return pd.DataFrame(change, index=outputs.sample_ids)
+
     def targets(self, vector: Tensor) -> dict[str, Tensor]:
-        """The number that is explained of each task, [B] each, from fused vectors [B, W], with gradient."""
+        """The number that is explained of each task, [B] each, from what heads read, with gradient."""
         return self.tasks.targets(self.predictor, vector)
 
 
@@ -140,6 +157,7 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
     contract = checkpoint["contract"]
     tasks = settings.tasks.restored(contract["tasks"])
     tiles, genes = contract["tiles"], contract["expression"]
+    clinical, groups = contract.get("clinical"), contract.get("head_groups")
     fold = FoldData(
         study,
         split,
@@ -147,6 +165,8 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         store=None if tiles is None else _encoded(settings, contract, study),
         expression=None if genes is None else ExpressionTransform.from_state(genes),
         scaler=None if tiles is None else TileScaler.from_state(tiles),
+        clinical=None if clinical is None else ClinicalColumns.from_state(clinical),
+        head_groups=None if groups is None else HeadGroups.from_state(groups),
         audit=audit,
         seed=settings.seed,
     )
@@ -157,7 +177,8 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
     network = build_network(
         settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract["gene_sets"]
     )
-    predictor = Predictor(network, tasks.heads(network.fused_width))
+    width = read_width(network.fused_width, fold.n_clinical, fold.n_head_groups)
+    predictor = Predictor(network, tasks.heads(width))
     load_part(predictor, checkpoint["state_dict"], "predictor.", folder.root)
     predictor.eval().to(device_of(settings.trainer.accelerator))
     return LoadedRun(folder, config, settings, contract, tasks, predictor, fold)

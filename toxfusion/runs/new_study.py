@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from toxfusion.data.clinical import STAGE as CLINICAL_STAGE
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.applicability import (
     DECISION,
@@ -29,6 +30,8 @@ from toxfusion.training.folder import RunError, RunFolder
 N_NEAREST = 3
 """Training compounds named beside each compound."""
 GATES = ["gate_slide", "gate_expression"]
+CLINICAL = "clinical:"
+"""How columns begin that say what clinical columns change of a task's number."""
 _UNIT = ["level", "unit_id"]
 
 
@@ -46,8 +49,9 @@ class Scores:
         compounds: one row a compound: n_samples (treated), gates (means over runs and treated samples),
             seen_in_training, distance, distance_percentile, abstain (by distance), and the nearest training compounds
             with their distances.
-        samples: one row a sample: which modalities there are, gates (means over runs), distance and
-            distance_percentile (of treated samples among treated, of vehicle controls among controls).
+        samples: one row a sample: which modalities there are, gates (means over runs), ``clinical:<task>`` (what
+            clinical columns change of the task's number, against a sample of the training mean; mean over runs),
+            distance and distance_percentile (of treated samples among treated, of vehicle controls among controls).
         curves: ``LoadedRun.survival_curves`` of each run, named in column ``run``; None without discrete survival.
         notes: what a reader of the scores must know: what could not be calibrated or judged, and why.
     """
@@ -99,7 +103,8 @@ def score_study(
     for folder in folders:
         encode_slides(folder, study)
     found = [_score_with(folder, study, audit) for folder in folders]
-    notes: list[str] = []
+    missing = [record for record in audit.records if record.stage == CLINICAL_STAGE]
+    notes = [f"clinical column {record.id}: {record.reason}" for record in missing]
     valid = validation_units(folders)
     tables, valid = _calibrated([run.table for run in found], valid, notes)
     joined = pd.concat(tables, ignore_index=True)
@@ -177,7 +182,9 @@ def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
     return _RunScores(
         table.assign(seen=table["compound"].isin(run.contract["compounds"])),
         here,
-        pd.DataFrame(outputs.gate, index=usable, columns=GATES),
+        pd.DataFrame(outputs.gate, index=usable, columns=GATES).join(
+            run.clinical_change(outputs).add_prefix(CLINICAL)
+        ),
         to_compounds.groupby(obs["compound"].astype(str).to_numpy()[treated]).mean(),
         there,
         None if curves is None else curves.assign(run=str(folder.root)),

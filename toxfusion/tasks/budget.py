@@ -60,7 +60,7 @@ def within_budget(
         for column in range(1 if joint else columns.shape[1]):
             of_column = columns if joint else columns[:, column : column + 1]
             known = trained[~np.isnan(of_column[trained]).any(1)]
-            classes = of_column[known, -1]
+            classes = of_column[known, 1] if joint else of_column[known, -1]
             if task.family == "value":
                 classes = np.full(len(known), _ONE_CLASS)
             kept = _kept(unit[known], classes, budget, (seed, "budget", task.name, column))

@@ -54,8 +54,8 @@ class Survival(SampleTask):
         edges: inner bin edges, quantiles of the training times with an event; bin j holds
             edges[j - 1] <= time < edges[j]. Empty for Cox. Fitted.
         end: time at which Uno's C and the integrated Brier score end. Fitted.
-        train_time, train_event: labels of the training samples that have both; the distribution of censoring
-            is estimated on them. Fitted.
+        train_time, train_event, train_stratum: labels of the training samples that have both, and their stratum ("" for
+            none); the distribution of censoring is estimated on them, stratum by stratum. Fitted.
 
     Args:
         method: "discrete" (hazards of time bins), "cox" (log risk), or None for no such task.
@@ -63,12 +63,14 @@ class Survival(SampleTask):
         n_bins: time bins of the discrete hazards.
         alpha: extra weight of the uncensored in the discrete loss, 0 to 1.
         horizon: as ``end``; None for the last event in training.
+        strata: column of obs (the cohort) within whose values alone times are compared: by the Cox loss, whose risk
+            sets are of one stratum, and by every score; None for no strata.
         weight: of the task in the loss.
     """
 
     name = headline = SURVIVAL
     family = "survival"
-    fitted = ("edges", "end", "train_time", "train_event")
+    fitted = ("edges", "end", "train_time", "train_event", "train_stratum")
 
     def __init__(
         self,
@@ -79,14 +81,17 @@ class Survival(SampleTask):
         n_bins: int = 4,
         alpha: float = 0.15,
         horizon: float | None = None,
+        strata: str | None = None,
         weight: float = 1.0,
     ) -> None:
         super().__init__(weight=weight)
+        self.strata = strata
         self.method, self.time, self.event = method, time, event
         self.n_bins, self.alpha, self.horizon = n_bins, alpha, horizon
         self.edges: tuple[float, ...] = ()
         self.train_time: tuple[float, ...] = ()
         self.train_event: tuple[float, ...] = ()
+        self.train_stratum: tuple[str, ...] = ()
         self.end = float("nan")
 
     @property
@@ -107,7 +112,8 @@ class Survival(SampleTask):
         self._check(study)
         self._audit_halves(study, audit)
         label = self.labels(study, train)
-        time, event = label[~np.isnan(label[:, 0])].T
+        known = ~np.isnan(label[:, 0])
+        time, event = label[known, :2].T
         died = time[event == 1]
         if len(died) == 0:
             raise TaskError(
@@ -122,6 +128,7 @@ class Survival(SampleTask):
                 "training time; beyond it nothing is known of censoring. Set it lower, or null for the last event"
             )
         self.train_time, self.train_event = tuple(time.tolist()), tuple(event.tolist())
+        self.train_stratum = tuple(self._strata(study.obs.loc[list(train)])[known].tolist())
 
     def _check(self, study: Study) -> None:
         if self.method not in get_args(SurvivalMethod):
@@ -130,8 +137,9 @@ class Survival(SampleTask):
             )
         if not 0 <= self.alpha <= 1:
             raise TaskError(f"task.survival.alpha: {self.alpha!r} does not lie in 0 to 1")
-        for key, column in (("time", self.time), ("event", self.event)):
-            require_column(study, f"task.survival.{key}", column)
+        for key, column in (("time", self.time), ("event", self.event), ("strata", self.strata)):
+            if key != "strata" or column is not None:
+                require_column(study, f"task.survival.{key}", column)
 
     def _audit_halves(self, study: Study, audit: Audit) -> None:
         known = survival_times(study.obs, self.time).notna()
@@ -141,13 +149,24 @@ class Survival(SampleTask):
             audit.drop("labels", "survival", sample, f"{there} without {missing}: no label")
 
     def labels(self, study: Study, sample_ids: Sequence[str]) -> np.ndarray:
-        """float32 [n, 2], time and event; a row of NaN where either is missing, or the study has no such column."""
+        """float32 [n, 3], time, event and the code of the stratum; a row of NaN where time or event is missing.
+
+        So it is where the study has no such column. Codes are of one study: equal where strata are.
+        """
         if self.time not in study.obs or self.event not in study.obs:
-            return np.full((len(sample_ids), 2), np.nan, np.float32)
+            return np.full((len(sample_ids), 3), np.nan, np.float32)
+        code = pd.Series(pd.factorize(self._strata(study.obs), sort=True)[0], index=study.obs.index)
         obs = study.obs.loc[list(sample_ids)]
-        label = np.stack([survival_times(obs, self.time), events(obs, self.event)], axis=1).astype(np.float32)
+        columns = [survival_times(obs, self.time), events(obs, self.event), code.loc[obs.index]]
+        label = np.stack(columns, axis=1).astype(np.float32)
         label[np.isnan(label).any(axis=1)] = np.nan
         return label
+
+    def _strata(self, obs: pd.DataFrame) -> np.ndarray:
+        """str [n], the stratum of each sample; "" where there are none, or the column is missing."""
+        if self.strata is None or self.strata not in obs:
+            return np.full(len(obs), "", object)
+        return obs[self.strata].astype(object).where(obs[self.strata].notna(), "").astype(str).to_numpy()
 
     def label_columns(self, labels: np.ndarray) -> np.ndarray:
         """float64 [n, 1], the times."""
@@ -160,7 +179,10 @@ class Survival(SampleTask):
         return HazardLoss(self.edges, self.alpha) if self.method == "discrete" else CoxEfron()
 
     def loss(self, objective: nn.Module, head: nn.Module, vector: Tensor, batch: Batch) -> Tensor:
-        return objective(head(vector), *batch.labels[self.name].unbind(1))
+        time, event, stratum = batch.labels[self.name].unbind(1)
+        if self.method == "discrete" or self.strata is None:
+            return objective(head(vector), time, event)
+        return objective(head(vector), time, event, stratum)
 
     def targets(self, head: nn.Module, vector: Tensor) -> Tensor:
         """Cox log risk, or minus the sum over bins of the survival at their ends."""
@@ -172,7 +194,7 @@ class Survival(SampleTask):
         return (-_curve(output).sum(1) if self.method == "discrete" else output)[:, None]
 
     def rows(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
-        time, event = scored.labels.T.astype(np.float64)
+        time, event = scored.labels[:, :2].T.astype(np.float64)
         curve = None
         if self.method == "discrete":
             at_ends = as_array(_curve(head(vectors).double()))
@@ -189,16 +211,43 @@ class Survival(SampleTask):
                 part=scored.part,
                 fold=scored.fold,
                 seed=scored.seed,
-                optional=self.optional_columns(time, event, curve),
+                optional=self.optional_columns(scored.obs, time, event, curve),
             )
         ]
 
     def optional_columns(
-        self, time: np.ndarray, event: np.ndarray, curve: tuple[np.ndarray, np.ndarray] | None
+        self,
+        obs: pd.DataFrame,
+        time: np.ndarray,
+        event: np.ndarray,
+        curve: tuple[np.ndarray, np.ndarray] | None,
     ) -> dict[str, np.ndarray]:
-        """What the predictions table holds beside label and score; see `survival_columns`."""
-        known = np.array(self.train_time), np.array(self.train_event)
-        return survival_columns(*known, self.end, time, event, curve)
+        """What the predictions table holds beside label and score; see `survival_columns`.
+
+        Censoring is that of the training samples of the stratum, events count up to the last one of these; a stratum
+        that training had none of is scored by all training samples.
+
+        Args:
+            obs: of the samples. time, event: float [n]. curve: times [K] and survival at them [n, K].
+        """
+        strata, of_train = self._strata(obs), np.array(self.train_stratum, object)
+        train_time, train_event = np.array(self.train_time), np.array(self.train_event)
+        columns: dict[str, np.ndarray] = {}
+        for stratum in np.unique(strata):
+            rows, alike = strata == stratum, of_train == stratum
+            if not (train_event[alike] == 1).any():
+                alike = np.ones(len(of_train), bool)
+            end = min(self.end, float(train_time[alike].max()))
+            own = None
+            if curve is not None:
+                before = curve[0] < end
+                own = curve[0][before], curve[1][rows][:, before]
+            of_stratum = survival_columns(
+                train_time[alike], train_event[alike], end, time[rows], event[rows], own
+            )
+            for name, values in of_stratum.items():
+                columns.setdefault(name, np.full(len(obs), np.nan))[rows] = values
+        return columns if self.strata is None else {**columns, "stratum": strata}
 
     def curves(self, head: nn.Module, vectors: Tensor, sample_ids: Sequence[str]) -> pd.DataFrame | None:
         """S at the ends of the time bins; None for Cox.

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from toxfusion.data.batch import Batch
+from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
+from toxfusion.data.head_groups import HeadGroups
 from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, group_weights, torch_seed
 from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.distributed.ranks import device_of
@@ -29,6 +31,7 @@ from toxfusion.study.nulls import deal_slides, permute_labels
 from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.tasks.budget import within_budget
+from toxfusion.tasks.clinical_leaks import refuse_leaks
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.optimization import Optimization
 from toxfusion.training.settings import NetworkSettings, RunSettings
@@ -125,9 +128,29 @@ def make_fold(
         expression=expression,
         scaler=scaler,
         seed=settings.seed,
+        clinical=_clinical(settings, study, split, tasks, audit),
+        head_groups=None
+        if settings.heads_by is None
+        else HeadGroups.fit(study, split.train, settings.heads_by),
         audit=audit,
     )
     return with_pairs_dealt(fold, settings.seed) if settings.nulls.shuffle_pairs == "throughout" else fold
+
+
+def _clinical(
+    settings: RunSettings, study: Study, split: Split, tasks: TaskSet, audit: Audit
+) -> ClinicalColumns | None:
+    """The clinical columns of a run, fitted; None where it asks for none.
+
+    Raises:
+        ClinicalError: a column that the study lacks, or that would give a label away.
+    """
+    if not settings.clinical:
+        return None
+    refuse_leaks(settings.clinical, study, tasks)
+    return ClinicalColumns.fit(
+        study, split.train, settings.clinical, within=settings.data.within, audit=audit
+    )
 
 
 def build_network(
@@ -282,6 +305,8 @@ def contract(fold: FoldData, tasks: TaskSet, gene_sets: GeneSets | None) -> dict
         "expression": None if fold.expression is None else fold.expression.state(),
         "gene_sets": gene_sets,
         "tiles": None if fold.scaler is None else fold.scaler.state(),
+        "clinical": None if fold.clinical is None else fold.clinical.state(),
+        "head_groups": None if fold.head_groups is None else fold.head_groups.state(),
         "compounds": sorted(
             set(fold.study.obs.loc[[*fold.split.train, *fold.split.valid], "compound"].astype(str))
         ),

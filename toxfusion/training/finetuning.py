@@ -14,7 +14,7 @@ from toxfusion.data.batch import Batch
 from toxfusion.data.sampling import seed_draws
 from toxfusion.distributed.ranks import rank
 from toxfusion.models.network import Representation
-from toxfusion.models.predictor import Predictor
+from toxfusion.models.predictor import Predictor, read_by_heads
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.head_start import HeadRidge
 from toxfusion.training.instances import InstanceTerms
@@ -56,7 +56,7 @@ class FinetuningModule(L.LightningModule):
             predictor.network.requires_grad_(False)
 
     def losses(self, vector: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Loss of each task from the fused vectors [B, W] of a batch; tasks without a label in it give 0."""
+        """Loss of each task from what heads read of a batch; tasks without a label in it give 0."""
         return self.tasks.losses(self.objectives, self.predictor.heads, vector, batch)
 
     def penalised(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -78,12 +78,14 @@ class FinetuningModule(L.LightningModule):
         fused = said.fused
         if is_logged(self.trainer):
             self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
-        losses = self.penalised(self.losses(fused.vector, batch))
+        losses = self.penalised(
+            self.losses(read_by_heads(fused.vector, batch.clinical, batch.membership), batch)
+        )
         return self._log(losses, "train", len(batch), self.clustering(said, batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log the losses; returns the fused vectors [B, W]."""
-        vector = self.predictor(batch).fused.vector
+        """Log the losses; returns what heads read."""
+        vector = self.predictor.vector(batch)
         self._log(self.losses(vector, batch), "valid", len(batch))
         return vector
 

@@ -45,7 +45,7 @@ def modality_in_use(config: dict[str, Any]) -> str:
     if config["method"] == "network":
         return str(config["modality"]["name"])
     reads = {"meanpool": "wsi", "pca": "omics", "genes": "omics", "concat": "both", "late": "both"}
-    return reads.get(config["method"].rpartition("_")[0], "none")
+    return reads.get(config["method"].rpartition("_")[0].removesuffix("_clinical"), "none")
 
 
 @dataclass(frozen=True)

@@ -24,38 +24,63 @@ class HeadStartError(ValueError):
 class HeadRidge:
     """The penalty on the weights of heads: their prior, in units of what they read.
 
-        penalty = sum over tasks of |W|^2 v / (2 c n)
+        penalty = sum over tasks of (|W|^2 v / c + |W_clinical|^2 / c_clinical) / (2 n)
 
-    with v the variance of an entry of the vectors and n the labelled samples of the task: beside a mean loss this is
-    the penalty of scikit-learn's ``C = c`` on vectors of unit variance. Biases and thresholds have none.
+    with v the variance of an entry of the fused vectors and n the labelled samples of the task: beside a mean loss this
+    is the penalty of scikit-learn's ``C = c`` on vectors of unit variance. Clinical columns are in deviations already.
+    What is read once more for a group has the penalty of what it repeats. Biases and thresholds have none.
 
     Attributes:
-        strength: task -> v / (2 c n).
+        weight: float [(W + C) (1 + K)], v / c and 1 / c_clinical: of each entry that heads read.
+        labelled: task -> n.
     """
 
-    strength: Mapping[str, float]
+    weight: Tensor
+    labelled: Mapping[str, int]
 
     @classmethod
-    def of(cls, vectors: Tensor, labelled: Mapping[str, int], c: float) -> HeadRidge:
-        """From the vectors [n, W] of the training samples and how many of them have a label of each task.
+    def of(
+        cls,
+        vectors: Tensor,
+        labelled: Mapping[str, int],
+        c: float,
+        *,
+        n_clinical: int = 0,
+        n_groups: int = 0,
+        clinical_c: float = 1.0,
+    ) -> HeadRidge:
+        """From the fused vectors [n, W] of the training samples and how many of them have a label of each task.
+
+        Args:
+            n_clinical: C, entries of clinical columns that heads read after the fused vector.
+            n_groups: K, groups in which heads may deviate.
+            clinical_c: c of the weights on clinical columns.
 
         Raises:
-            HeadStartError: c is not above 0.
+            HeadStartError: c or clinical_c is not above 0.
         """
-        if not c > 0:
-            raise HeadStartError(
-                f"optimizer.head_c={c}: must be above 0; the smaller, the stronger the penalty"
-            )
+        for name, value in (("head_c", c), ("clinical_c", clinical_c)):
+            if not value > 0:
+                raise HeadStartError(
+                    f"optimizer.{name}={value}: must be above 0; the smaller, the stronger the penalty"
+                )
         variance = float(vectors.float().var(0, correction=0).mean()) if len(vectors) > 1 else 1.0
-        return cls({task: variance / (2 * c * max(1, n)) for task, n in labelled.items()})
+        weight = [torch.full((vectors.shape[1],), variance / c), torch.full((n_clinical,), 1 / clinical_c)]
+        return cls(torch.cat(weight).repeat(1 + n_groups), labelled)
 
     def __call__(self, heads: nn.ModuleDict) -> dict[str, Tensor]:
         """The penalty of each task, unweighted as its loss is."""
-        fitted = {}
-        for task, strength in self.strength.items():
+        penalties = {}
+        for task, n in self.labelled.items():
             matrices = [p for p in heads[task].parameters() if p.ndim >= 2]
-            fitted[task] = strength * torch.stack([p.square().sum() for p in matrices]).sum()
-        return fitted
+            terms = [(self._weight_on(p) * p.square()).sum() for p in matrices]
+            penalties[task] = torch.stack(terms).sum() / (2 * max(1, n))
+        return penalties
+
+    def _weight_on(self, matrix: Tensor) -> Tensor:
+        """Of the columns of a matrix that reads what heads read; of a later layer, that of the fused vector."""
+        weight = self.weight.to(matrix)
+        return weight if matrix.shape[-1] == len(weight) else weight[0]
 
 
 def labelled_units(tasks: TaskSet, batch: Batch) -> dict[str, int]:

@@ -20,7 +20,7 @@ from toxfusion.data.sampling import torch_seed
 from toxfusion.distributed.ranks import device_of, is_rank_zero
 from toxfusion.evaluation.retrieval import retrieval_table
 from toxfusion.evaluation.selection import validation_score
-from toxfusion.models.predictor import Predictor
+from toxfusion.models.predictor import Predictor, read_width
 from toxfusion.training.assemble import Assembled, build_terms, contract
 from toxfusion.training.averaging import AveragedWeights
 from toxfusion.training.choice import Score, WeightChoice
@@ -119,7 +119,8 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
     frozen = optimizer.network_lr_share == 0
     from_scratch = settings.pretrain.steps == 0 and not frozen
     torch.manual_seed(torch_seed(settings.seed, "finetuning"))
-    predictor = Predictor(of.network, of.tasks.heads(of.network.fused_width))
+    width = read_width(of.network.fused_width, fold.n_clinical, fold.n_head_groups)
+    predictor = Predictor(of.network, of.tasks.heads(width))
     module = FinetuningModule(
         predictor,
         of.tasks,
@@ -140,7 +141,7 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
         judge=partial(_judge, of, predictor),
     )
     if solved:
-        vectors = torch.from_numpy(encode(of, sorted(of.valid, key=fold.row)).fused)
+        vectors = encode(of, sorted(of.valid, key=fold.row)).read
         score = _judge(of, predictor, vectors)[0]
         if not math.isnan(score.value):
             choice.begin_at(score, module)
@@ -171,10 +172,18 @@ def _judge(of: Assembled, predictor: Predictor, vectors: Tensor) -> tuple[Score,
 
 def start_heads(of: Assembled, module: FinetuningModule, c: float) -> None:
     """Put the heads at the minimum of their penalised loss on the training samples, with the network as it is."""
-    vectors = torch.from_numpy(encode(of, of.train).fused)
+    outputs = encode(of, of.train)
     # Labels and codes alone are read of this batch; one tile of a bag is as good as all.
     batch = of.fold.batch(of.train, stage="evaluate", tiles_per_bag=1)
-    module.ridge = HeadRidge.of(vectors, labelled_units(of.tasks, batch), c)
+    vectors = outputs.read
+    module.ridge = HeadRidge.of(
+        torch.from_numpy(outputs.fused),
+        labelled_units(of.tasks, batch),
+        c,
+        n_clinical=of.fold.n_clinical,
+        n_groups=of.fold.n_head_groups,
+        clinical_c=of.settings.optimizer.clinical_c,
+    )
     solve_heads(module.predictor.heads, lambda: module.total(module.penalised(module.losses(vectors, batch))))
 
 

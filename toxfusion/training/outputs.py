@@ -17,7 +17,7 @@ from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.distributed.ranks import world_size
 from toxfusion.models.modes import evaluating, place_of
 from toxfusion.models.network import Network
-from toxfusion.models.predictor import Predictor
+from toxfusion.models.predictor import Predictor, read_by_heads
 from toxfusion.study.files import replacing, write_parquet
 from toxfusion.tasks.task_set import TaskSet
 
@@ -30,6 +30,8 @@ class SampleOutputs:
         fused: float32 [n, W], the fused vector.
         gate: float32 [n, 2], weights of slide and expression, summing to 1.
         slide_shared, expression_shared: float32 [n, S]; NaN rows where the modality is absent.
+        clinical: float32 [n, C], what heads read beside the fused vector; C is 0 where the run reads no such columns.
+        membership: float32 [n, K], groups in which heads may deviate; K is 0 where they may not.
     """
 
     sample_ids: list[str]
@@ -37,6 +39,13 @@ class SampleOutputs:
     gate: np.ndarray
     slide_shared: np.ndarray
     expression_shared: np.ndarray
+    clinical: np.ndarray
+    membership: np.ndarray
+
+    @property
+    def read(self) -> torch.Tensor:
+        """What heads read, float32; see `read_by_heads`."""
+        return read_by_heads(*(torch.from_numpy(of) for of in (self.fused, self.clinical, self.membership)))
 
     def rows_of(self, sample_ids: Sequence[str]) -> np.ndarray:
         where = {s: i for i, s in enumerate(self.sample_ids)}
@@ -45,7 +54,14 @@ class SampleOutputs:
     def of(self, sample_ids: Sequence[str]) -> SampleOutputs:
         """The outputs of some of the samples, in the order given."""
         rows = self.rows_of(sample_ids)
-        arrays = (self.fused, self.gate, self.slide_shared, self.expression_shared)
+        arrays = (
+            self.fused,
+            self.gate,
+            self.slide_shared,
+            self.expression_shared,
+            self.clinical,
+            self.membership,
+        )
         return SampleOutputs(list(sample_ids), *(array[rows] for array in arrays))
 
 
@@ -67,7 +83,7 @@ def encode_samples(network: Network, data: StudyDataModule, sample_ids: Sequence
         everyone: list[dict[str, list[np.ndarray]]] = [{} for _ in range(world_size())]
         dist.all_gather_object(everyone, encoded)
         encoded = {sample: values for share in everyone for sample, values in share.items()}
-    columns = [np.stack([encoded[s][k] for s in sample_ids]) for k in range(4)]
+    columns = [np.stack([encoded[s][k] for s in sample_ids]) for k in range(6)]
     return SampleOutputs(list(sample_ids), *columns)
 
 
@@ -82,6 +98,8 @@ def _outputs(network: Network, batch: Batch) -> list[np.ndarray]:
         values = out.fused.vector.new_zeros(len(batch), 0) if shared is None else shared.clone()
         values[~present] = float("nan")
         parts.append(values)
+    nothing = out.fused.vector.new_zeros(len(batch), 0)
+    parts += [nothing if of is None else of for of in (batch.clinical, batch.membership)]
     return [p.float().cpu().numpy() for p in parts]
 
 
@@ -99,7 +117,7 @@ def predictions_table(
     rows = [fold.row(s) for s in sample_ids]
     return tasks.predictions(
         predictor,
-        torch.from_numpy(outputs.fused[outputs.rows_of(sample_ids)]),
+        outputs.read[outputs.rows_of(sample_ids)],
         fold.study.obs.loc[list(sample_ids)],
         {name: of_all[rows].numpy() for name, of_all in fold.labels.items()},
         part=part,
@@ -110,7 +128,7 @@ def predictions_table(
 
 def survival_curves(predictor: Predictor, tasks: TaskSet, outputs: SampleOutputs) -> pd.DataFrame | None:
     """Survival over time, see ``toxfusion.tasks.task.Task.curves``; None where no task has such curves."""
-    return tasks.curves(predictor, torch.from_numpy(outputs.fused), outputs.sample_ids)
+    return tasks.curves(predictor, outputs.read, outputs.sample_ids)
 
 
 def write_survival_curves(predictor: Predictor, tasks: TaskSet, outputs: SampleOutputs, path: Path) -> None:

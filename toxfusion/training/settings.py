@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args
 
 from toxfusion.config.nodes import build, located, part
@@ -252,6 +253,19 @@ class PretrainSettings:
         )
 
 
+def read_clinical(names: Any) -> tuple[str, ...]:
+    """Names of clinical columns; none of a config of a version that had no such key.
+
+    Raises:
+        SettingsError: no list of names.
+    """
+    if not isinstance(names, list | NoneType) or not all(isinstance(name, str) for name in names or ()):
+        raise SettingsError(
+            f"clinical: {names!r} is no list of columns; write clinical=[age,sex], or [] for none"
+        )
+    return tuple(names or ())
+
+
 def read_terms(node: Config) -> TermSettings:
     """From the group pretrain of a config; raises ConfigError for a ``_target_`` that does not exist."""
     listed = {
@@ -299,6 +313,7 @@ class OptimizerSettings:
 
     Attributes:
         head_c: of the penalty on heads, which are solved before fine-tuning; None to begin them at random.
+        clinical_c: the same of their weights on clinical columns.
     """
 
     pretrain_lr: float
@@ -308,6 +323,7 @@ class OptimizerSettings:
     warmup: float
     average: float
     head_c: float | None
+    clinical_c: float
 
 
 @dataclass(frozen=True)
@@ -342,6 +358,8 @@ class RunSettings:
         modality: "both", "wsi", "omics" or "none": what the method reads.
         split: deals the samples of a study to parts.
         tasks: what is predicted, as yet fitted to nothing.
+        clinical: names of the columns that heads read beside the fused vector.
+        heads_by: column of obs in whose groups the weights of heads may deviate; None for none.
         network: its parts; not used by another method than "network".
     """
 
@@ -355,6 +373,8 @@ class RunSettings:
     split: Callable[[Study], Split]
     tile_features: TileFeatures
     tasks: TaskSet
+    clinical: tuple[str, ...]
+    heads_by: str | None
     network: NetworkSettings
     batches: BatchSettings
     pretrain: PretrainSettings
@@ -377,6 +397,8 @@ class RunSettings:
             split=build(config["split"]),
             tile_features=read_tile_features(config["tile_features"]),
             tasks=build_tasks(config),
+            clinical=read_clinical(config.get("clinical")),
+            heads_by=config.get("heads_by"),
             network=NetworkSettings.read(config),
             batches=_fields_of(BatchSettings, config["size"]),
             pretrain=PretrainSettings.read(pretrain),
@@ -385,7 +407,7 @@ class RunSettings:
                 config["task"]["budget"],
                 read_finetune_modality(config),
             ),
-            optimizer=_fields_of(OptimizerSettings, config["optimizer"]),
+            optimizer=_fields_of(OptimizerSettings, {"clinical_c": 1.0, **config["optimizer"]}),
             trainer=_trainer(config["trainer"]),
         )
 
