@@ -16,10 +16,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -116,6 +118,10 @@ class Cell:
     output: Path
 
     @property
+    def name(self) -> str:
+        return f"{self.row.name}, fold {self.fold}, seed {self.seed}"
+
+    @property
     def folder(self) -> Path:
         return self.output / "cells" / self.row.name / f"fold{self.fold}_seed{self.seed}"
 
@@ -126,6 +132,19 @@ class Cell:
     @property
     def done(self) -> bool:
         return (self.readings / "labels.parquet").is_file()
+
+
+class AnyCell(Protocol):
+    """What can be run beside others, and left out where it is done."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def done(self) -> bool: ...
+
+
+SomeCell = TypeVar("SomeCell", bound=AnyCell)
 
 
 def command(*arguments: str, log: Path | None = None) -> None:
@@ -161,14 +180,20 @@ def cohorts_in(folder: Path, wanted: Sequence[str] | None) -> list[str]:
 
 
 def prepare(folder: Path, cohorts: Sequence[str], root: Path) -> Study:
-    """The study of the cohorts with its features and folds, made where it is not there."""
+    """The study of the cohorts with its features and folds, made where it is not there.
+
+    Published folds (``splits/splits_<k>.csv``) become ``splits/published.csv`` where every cohort has them.
+    """
     if not (root / "expression.h5ad").is_file():
+        published = [folder / c / "splits" for c in cohorts]
+        folds = ",".join(map(str, published)) if all(p.is_dir() for p in published) else ""
         tables = ",".join(str(next((folder / c).glob("tcga_*_all_clean.csv*"))) for c in cohorts)
         labels = ",".join(str(path) for c in cohorts for path in sorted((folder / c).glob("*_labels.csv")))
         command(
             "toxfusion.prepare", "source=tcga", f"output={root}", "source.name=pairs", f"source.cases=[{tables}]",
             "source.kind=zscore", "source.time_column=survival_months", "source.censorship_column=censorship",
             "source.duplicates=mean", "source.slides=listed", f"source.labels=[{labels}]",
+            *((f"source.folds=[{folds}]",) if folds else ()),
         )  # fmt: skip
     # Whole bags are kept: an interrupted import is taken up where it stopped.
     if not (root / SPLIT).is_file():
@@ -303,29 +328,25 @@ def cells_of(given: argparse.Namespace) -> Iterator[Cell]:
                     yield Cell(row, fold, seed, given.output)
 
 
-def run_cells(cells: Sequence[Cell], root: Path, given: argparse.Namespace) -> list[str]:
+def run_cells(
+    cells: Sequence[SomeCell], run: Callable[[SomeCell], None], jobs: int, limit_minutes: float | None
+) -> list[str]:
     """Run what is not done, ``jobs`` side by side, until the time is up; returns what failed, with its reason."""
-    ends = None if given.limit_minutes is None else time.monotonic() + 60 * given.limit_minutes
+    ends = None if limit_minutes is None else time.monotonic() + 60 * limit_minutes
     failed: list[str] = []
 
-    def one(cell: Cell) -> None:
+    def one(cell: SomeCell) -> None:
         if cell.done or (ends is not None and time.monotonic() > ends):
             return
         started = time.monotonic()
         try:
-            write_truth(root, given.output, cell.fold)
-            run_cell(cell, root, given.overrides)
+            run(cell)
         except (subprocess.CalledProcessError, ValueError, OSError) as error:
-            failed.append(f"{cell.row.name}, fold {cell.fold}, seed {cell.seed}: {error}")
+            failed.append(f"{cell.name}: {error}")
             return
-        print(
-            f"{cell.row.name} fold {cell.fold} seed {cell.seed}: {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
+        print(f"{cell.name}: {time.monotonic() - started:.0f} s", flush=True)
 
-    for fold in given.folds:
-        write_truth(root, given.output, fold)
-    with ThreadPoolExecutor(given.jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, cells))
     return failed
 
@@ -365,7 +386,11 @@ def main() -> None:
     if there != sorted(cohorts):
         raise SystemExit(f"error: {root} is a study of {there}, not of {cohorts}; give another --output")
     cells = list(cells_of(given))
-    failed = run_cells(cells, root, given)
+    for fold in given.folds:
+        write_truth(root, given.output, fold)
+    failed = run_cells(
+        cells, partial(run_cell, root=root, extra=given.overrides), given.jobs, given.limit_minutes
+    )
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     done = [cell for cell in cells if cell.done]

@@ -156,18 +156,21 @@ def _correlation(x: np.ndarray, y: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     )
 
 
-def concordance(table: pd.DataFrame, draws: int = DRAWS) -> Estimate:
-    """Harrell's C over the comparable pairs of one fold each, the mean over seeds.
+def concordance(table: pd.DataFrame, draws: int = DRAWS, weight: str = "event") -> Estimate:
+    """Concordance over the comparable pairs of one fold each, the mean over seeds: Harrell's C, or Uno's.
 
     Args:
         table: columns sample_id, fold, seed, time, event and score (higher = earlier).
+        weight: column that weighs a pair by its earlier event: ``event`` for Harrell's, ``uno_weight`` for Uno's C.
     """
     right, pairs = np.zeros(draws + 1), np.zeros(draws + 1)
     for fold, of_fold in table.groupby("fold"):
         scores = of_fold.pivot_table(index="sample_id", columns="seed", values="score")
-        about = of_fold.groupby("sample_id")[["time", "event"]].first().loc[scores.index]
+        about = of_fold.groupby("sample_id").first().loc[scores.index]
         time, event = about["time"].to_numpy(), about["event"].to_numpy()
-        comparable = ((time[:, None] < time[None, :]) & (event[:, None] == 1)).astype(float)
+        comparable = ((time[:, None] < time[None, :]) & (event[:, None] == 1)) * about[weight].to_numpy()[
+            :, None
+        ]
         values = scores.to_numpy()
         difference = values[:, None, :] - values[None, :, :]
         concordant = comparable * ((difference > 0) + 0.5 * (difference == 0)).mean(2)
@@ -177,3 +180,8 @@ def concordance(table: pd.DataFrame, draws: int = DRAWS) -> Estimate:
         pairs += np.einsum("bi,ij,bj->b", drawn, comparable, drawn, optimize=True)
     share = right / np.where(pairs > 0, pairs, np.nan)
     return Estimate(float(share[0]), share[1:])
+
+
+def mean_over_patients(table: pd.DataFrame, column: str, draws: int = DRAWS) -> Estimate:
+    """The mean of a column over patients, each fold weighing by its patients, the mean over seeds."""
+    return _weighted_mean(table.groupby(["fold", "sample_id"])[column].mean(), draws)

@@ -33,6 +33,13 @@ class Section:
     blocks: Callable[[Path, Path], list[str]]
 
 
+def survival(results: Path, pictures: Path) -> list[str]:
+    """Survival of the cohorts on published folds."""
+    from benchmarks.survival_tables import blocks
+
+    return blocks(results, pictures)
+
+
 def risks(results: Path, pictures: Path) -> list[str]:
     """Released risks of eleven models paired with ours."""
     from benchmarks.released_risks import blocks
@@ -48,6 +55,7 @@ def mirror(results: Path, pictures: Path) -> list[str]:
 
 
 SECTIONS: tuple[Section, ...] = (
+    Section("survival", "Survival", "python -m benchmarks.survival FOLDER", survival),
     Section(
         "risks",
         "Paired with published runs",

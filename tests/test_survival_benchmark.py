@@ -1,0 +1,127 @@
+"""The survival benchmark: a curve by hand, rows that learn nothing from test patients, a page of what is finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.published import SECTIONS, page
+from benchmarks.survival import AGE, ROWS, Cell
+from benchmarks.survival_rows import breslow, of_cohorts, pooled
+from toxfusion.config.entry import compose
+from toxfusion.evaluation.survival import harrell_c
+from toxfusion.study.audit import Audit
+from toxfusion.study.files import write_parquet
+from toxfusion.study.study import Study, write_study
+from toxfusion.training.settings import RunSettings
+
+COHORTS, PATIENTS, GENES = ("blca", "luad"), 70, 12
+
+
+def cohorts(root: Path, test_time: float = 1.0) -> tuple[Study, pd.Series]:
+    """Two cohorts whose log hazard is one direction of expression and age; luad lives a hundred times longer."""
+    rng = np.random.default_rng(2)
+    n = 2 * PATIENTS
+    ids, cohort = [f"P{i:03d}" for i in range(n)], np.repeat(COHORTS, PATIENTS)
+    latent, age = rng.normal(size=n), rng.normal(size=n)
+    x = rng.normal(size=(n, GENES))
+    x[:, :6] += 2.0 * latent[:, None]
+    time = rng.exponential(np.exp(-1.2 * latent - 0.8 * age)) * np.where(cohort == "luad", 100.0, 1.0) + 0.01
+    part = pd.Series(np.tile(["train", "train", "train", "valid", "test"], n // 5), index=ids)
+    obs = pd.DataFrame(
+        {
+            "animal_id": ids, "compound": ids, "dose": np.nan, "dose_level": "", "time_h": np.nan, "study": "s",
+            "batch": cohort, "is_control": False, "control_group": "", "group_id": ids, "dili": np.nan,
+            "injury": np.nan, "survival_time": np.where(part == "test", test_time * time, time),
+            "event": (rng.random(n) < 0.7).astype(float), "age": 60 + 10 * age,
+        },
+        index=pd.Index(ids, name="sample_id"),
+    )  # fmt: skip
+    genes = [f"G{i}" for i in range(GENES)]
+    study = write_study(
+        root,
+        obs=obs,
+        var=pd.DataFrame({"symbol": genes}, index=pd.Index(genes, name="gene_id")),
+        expression=x.astype(np.float32),
+        findings=pd.DataFrame(index=obs.index),
+        slides=pd.DataFrame(columns=["sample_id", "path", "mpp_override", "x", "y", "width", "height"]),
+        provenance={},
+        name="cohorts",
+        species="human",
+        virtual=False,
+        audit=Audit(),
+    )
+    return study, part
+
+
+def test_breslow_by_hand() -> None:
+    """Events at 1 and 3 of four with risks ln 2, 0, 0, 0: 1/5 at 1, 1/2 more at 3."""
+    hazard = breslow(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 0, 1, 0]), np.log([2.0, 1, 1, 1]))
+    np.testing.assert_allclose(hazard(np.array([0.5, 1.0, 2.9, 3.0, 9.0])), [0, 0.2, 0.2, 0.7, 0.7])
+
+
+def test_rows_of_all_kinds_have_the_same_readings_and_see_no_label_of_a_test_patient(tmp_path: Path) -> None:
+    pytest.importorskip("sksurv")
+    study, part = cohorts(tmp_path / "a")
+    other, _ = cohorts(tmp_path / "b", test_time=0.5)
+    found = {}
+    for name, of in (("here", study), ("other", other)):
+        found[name] = {
+            "ridge": of_cohorts(of, part, "pca_clinical_cox", AGE),
+            "age": of_cohorts(of, part, "clinical_cox", AGE),
+            "pooled": pooled(of, part, AGE),
+        }
+    tested = sorted(part.index[part == "test"])
+    for row, table in found["here"].items():
+        assert sorted(table["sample_id"]) == tested
+        assert table[["uno_weight", "brier_term"]].notna().all(axis=None)
+        elsewhere = found["other"][row]
+        np.testing.assert_allclose(table["score"], elsewhere["score"], atol=1e-6)
+        assert (table["time"] > elsewhere["time"]).all()
+    c = {row: mean_c(table) for row, table in found["here"].items()}
+    assert min(c["pooled"], c["ridge"]) > c["age"] > 0.55
+
+
+def mean_c(table: pd.DataFrame) -> float:
+    return float(np.mean([harrell_c(*(of[k].to_numpy() for k in ("time", "event", "score"))).value
+                          for _, of in table.groupby("cohort")]))  # fmt: skip
+
+
+def test_the_page_tells_what_is_finished_and_what_is_not(tmp_path: Path) -> None:
+    assert "Nothing is finished" in page(tmp_path, tmp_path, SECTIONS)
+    rng = np.random.default_rng(0)
+    n = 60
+    about = pd.DataFrame(
+        {"sample_id": [f"P{i:02d}" for i in range(n)], "cohort": np.repeat(COHORTS, n // 2),
+         "time": rng.exponential(size=n), "event": 1.0, "uno_weight": 1.0, "brier_term": 0.2}
+    )  # fmt: skip
+    for name, folds, score in (
+        ("ridge_cox", (0, 1), rng.normal(size=n)),
+        ("full_both", (0,), -about["time"]),
+    ):
+        for fold in folds:
+            cell = Cell(ROWS[name], fold, tmp_path / "survival")
+            assert not cell.done
+            cell.folder.mkdir(parents=True)
+            write_parquet(about.assign(score=score), cell.readings)
+    text = page(tmp_path, tmp_path / "images", SECTIONS)
+    line = next(line for line in text.splitlines() if line.startswith("| `full_both` | 1"))
+    assert line.count("1.000") == 3
+    assert "- `full_both`: 1, 2, 3, 4" in text
+    pairs = next(line for line in text.splitlines() if line.startswith("| `full_both` | 1.000"))
+    assert pairs.endswith("|  |  |")  # of fewer folds: beside the others, without a difference
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.method])
+def test_rows_that_are_networks_compose(name: str, tmp_path: Path) -> None:
+    overrides = [f"data.root={tmp_path}", "experiment=survival", f"name={name}", *ROWS[name].overrides]
+    settings = RunSettings.read(compose("train", overrides))
+    assert settings.clinical == ROWS[name].clinical
+    assert settings.tasks["survival"].strata == "batch"
+    assert (
+        settings.finetune.modality
+        == {"both": "both", "expression": "omics", "slides": "wsi"}[name.split("_")[1]]
+    )
