@@ -61,8 +61,7 @@ def blocks(results: Path, pictures: Path) -> list[str]:
         _coverage(folds),
         "### Harrell's C, mean of the folds",
         _fold_means(tables, cohorts),
-        "Beside it, the same by a fit outside this package:",
-        _reported(tables, cohorts),
+        *_reported(tables, cohorts),
         "### Harrell's C over pairs of patients of one fold\n\nThe macro is the mean over cohorts. Differences are "
         "paired: the same patients are drawn for both rows. Rows of other folds are not compared.",
         _table(harrell, cohorts, folds),
@@ -120,7 +119,8 @@ def _fold_means(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> s
     return "\n".join(lines)
 
 
-def _reported(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> str:
+def _reported(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> list[str]:
+    """The same of a fit outside this package; no block where no such row is finished on all folds."""
     lines = _head(["row", *cohorts, "largest difference"])
     for row, reported in REPORTED.items():
         if row in tables and tables[row]["fold"].nunique() == PUBLISHED_FOLDS:
@@ -131,7 +131,7 @@ def _reported(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> str
             lines.append(
                 _line([f"`{row}`", *told_values, f"{own[largest] - reported[largest]:+.3f} ({largest})"])
             )
-    return "\n".join(lines)
+    return ["Beside it, the same by a fit outside this package:", "\n".join(lines)] if len(lines) > 2 else []
 
 
 def _table(measured: Measured, cohorts: Sequence[str], folds: Mapping[str, frozenset[int]]) -> str:
