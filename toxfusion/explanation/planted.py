@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata
 import matplotlib as mpl
@@ -105,7 +106,8 @@ def find_lesion(run: LoadedRun, path: Path) -> FoundLesion:
         TruthError: no test slide shows a lesion that the run predicts, or the study is not virtual.
     """
     study, test = run.fold.study, samples_with(run, run.fold.split.test, "slide")
-    measured, tiles = [], {}
+    measured: list[dict[str, Any]] = []
+    tiles: dict[tuple[str, str], pd.DataFrame] = {}
     for axis, phenotypes in truth.axis_phenotypes().items():
         task = truth.task_of_axis(axis, run.tasks.names)
         if not task.startswith(LESION_PREFIX) or any(task == m["task"] for m in measured):
@@ -182,6 +184,7 @@ def find_programme(run: LoadedRun, path: Path) -> FoundProgramme:
         TruthError: no programme is active in a test animal, or the study is not virtual.
     """
     study, test = run.fold.study, samples_with(run, run.fold.split.test, "expression")
+    assert run.fold.expression is not None, "samples have expression where the fold has a transform"
     active = {axis.name: truth.active_samples(study, axis.name, test) for axis in AXES if axis.programme}
     name = max(active, key=lambda axis: len(active[axis]))
     if not active[name]:
@@ -267,7 +270,14 @@ def draw_mechanisms(folder: RunFolder, path: Path) -> int:
             shown = mechanism == name
             colour = GREY if name == "none" else CYCLE[i % len(CYCLE)]
             label = "no mechanism" if name == "none" else titles[name]
-            axis.scatter(*points[shown].T, s=26, color=colour, marker=MARKERS[i % len(MARKERS)], label=label)
+            axis.scatter(
+                points[shown, 0],
+                points[shown, 1],
+                s=26,
+                color=colour,
+                marker=MARKERS[i % len(MARKERS)],
+                label=label,
+            )
         axis.set_xlabel(names[0])
         axis.set_ylabel(names[1])
         axis.set_xticks([])

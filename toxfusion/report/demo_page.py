@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,20 +87,24 @@ class Compared:
         return said
 
 
+def _cell(table: pd.DataFrame, experiment: str, column: str) -> float:
+    return float(table[column].to_dict()[experiment])
+
+
 def _of_hundred(table: pd.DataFrame, experiment: str, headline: str) -> str:
-    return f"{100 * table.at[experiment, f'{headline}_value']:.0f}"
+    return f"{100 * _cell(table, experiment, f'{headline}_value'):.0f}"
 
 
 def _span(table: pd.DataFrame, experiment: str, headline: str) -> str:
-    if experiment not in table.index or pd.isna(table.at[experiment, f"{headline}_value"]):
+    if experiment not in table.index:
         return ""
-    value, low, high = (table.at[experiment, f"{headline}_{c}"] for c in ("value", "low", "high"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    value, low, high = (_cell(table, experiment, f"{headline}_{c}") for c in ("value", "low", "high"))
+    return "" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _told_apart(table: pd.DataFrame, experiment: str, headline: str) -> str:
-    low, high = (table.at[experiment, f"{headline}_difference_{end}"] for end in ("low", "high"))
-    if pd.isna(low):
+    low, high = (_cell(table, experiment, f"{headline}_difference_{end}") for end in ("low", "high"))
+    if math.isnan(low):
         return ""
     return " (told apart)" if low > 0 or high < 0 else " (not told apart)"
 

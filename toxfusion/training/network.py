@@ -131,16 +131,16 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
         contract=contract(fold, of.tasks, of.gene_sets),
     )
 
-    solved = optimizer.head_c is not None and not from_scratch
-    if solved:
-        start_heads(of, module, optimizer.head_c)
+    head_c = None if from_scratch else optimizer.head_c
+    if head_c is not None:
+        start_heads(of, module, head_c)
     choice = choose(
         stages.folder.stage("finetune") / "best.ckpt",
         settings.trainer.patience,
         row={sample: fold.row(sample) for sample in of.valid},
         judge=partial(_judge, of, predictor),
     )
-    if solved:
+    if head_c is not None:
         vectors = encode(of, sorted(of.valid, key=fold.row)).read
         score = _judge(of, predictor, vectors)[0]
         if not math.isnan(score.value):
