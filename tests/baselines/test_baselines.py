@@ -13,6 +13,7 @@ import pytest
 from toxfusion.baselines import plain as baselines
 from toxfusion.baselines.blocks import BaselineError, BaselineSettings
 from toxfusion.baselines.plain import fit_baseline
+from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.datamodule import FoldData, LeakError
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.tile_scaling import fit_tile_scaler
@@ -62,7 +63,10 @@ def _fold(study: Study, root, tasks: TaskSet = ALL, split: Split | None = None) 
     fitted = ExpressionTransform.fit(study, split.train, n_genes=None, reference="none", clip=8.0)
     scaler = fit_tile_scaler(study, store, split.train, "none")
     labels = tasks.labels(study, study.sample_ids)
-    return FoldData(study, split, labels, store=store, expression=fitted, scaler=scaler, seed=0)
+    clinical = ClinicalColumns.fit(study, split.train, ["dose", "time_h"])
+    return FoldData(
+        study, split, labels, store=store, expression=fitted, scaler=scaler, clinical=clinical, seed=0
+    )
 
 
 def _tables_alone(study: Study) -> FoldData:

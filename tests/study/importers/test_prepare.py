@@ -69,7 +69,7 @@ def test_help_imports_nothing_heavy() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.rstrip().endswith("set()")
-    assert "counts | features | matrix | spatial | tcga | tggates" in ran.stdout
+    assert "counts | features | matrix | mudata | spatial | tcga | tggates" in ran.stdout
 
 
 @pytest.mark.parametrize("source", [s for s in SOURCES if s != "counts"])
