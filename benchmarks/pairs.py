@@ -368,6 +368,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--document", type=Path, default=Path("docs/pairs.md"))
     parser.add_argument(
+        "--title", default="Real pairs: slides and expression of patients", help="of the document"
+    )
+    parser.add_argument(
         "--overrides",
         nargs="+",
         default=[],

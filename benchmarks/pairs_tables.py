@@ -165,7 +165,7 @@ def write_document(
     tasks, controls = [label.name for label in LABELS], [label.name for label in CONTROLS]
     counts = ", ".join(f"{name} {n}" for name, n in study.obs["batch"].value_counts().sort_index().items())
     blocks = [
-        "# Real pairs: slides and expression of patients",
+        f"# {given.title}",
         f"Written by `python -m benchmarks.pairs {given.folder.name} --folds {' '.join(map(str, given.folds))} --seeds "
         f"{' '.join(map(str, given.seeds))} --rows {' '.join(given.rows)}`"
         + (f" with {' '.join(given.overrides)}" if given.overrides else "")
