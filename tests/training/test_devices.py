@@ -159,7 +159,7 @@ def test_tensors_go_to_where_a_module_lies() -> None:
 def test_every_number_that_is_explained_is_computed_where_the_predictor_lies(loaded: LoadedRun) -> None:
     """On the meta device an operation with a tensor of the CPU is an error."""
     predictor = copy.deepcopy(loaded.predictor).to("meta")
-    width = int(loaded.config["size"]["width"])
+    width = loaded.network.fused_width
     found = loaded.tasks.targets(predictor, placed(torch.zeros(3, width), predictor))
     assert list(found) == loaded.tasks.names
     assert {(value.device.type, tuple(value.shape)) for value in found.values()} == {("meta", (3,))}

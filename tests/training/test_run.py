@@ -122,7 +122,8 @@ def test_embeddings_open_in_scanpy_with_gates_that_sum_to_one(
 
     folder, config = full_run
     table = anndata.read_h5ad(folder.embeddings)
-    assert table.shape[1] == config["size"]["width"]
+    size = config["size"]
+    assert table.shape[1] == size["width"] + 2 * (size["shared_dim"] + size["private_dim"])
     np.testing.assert_allclose(table.obs["gate_slide"] + table.obs["gate_expression"], 1.0, atol=1e-5)
     assert set(table.obs["part"]) == {"train", "valid", "test"}
 
