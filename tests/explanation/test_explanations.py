@@ -155,7 +155,7 @@ def test_a_contribution_is_exact_where_the_path_is_linear(
 
     def linear(batch: Batch) -> Representation:
         of_bag = torch.stack([rows.mean(0) @ weight for rows in batch.tiles.split(batch.tiles.features)])
-        vector = of_bag[:, None].expand(-1, loaded.config["size"]["width"])
+        vector = of_bag[:, None].expand(-1, network.fused_width)
         return Representation(Fused(vector, torch.ones(len(batch), 2)))
 
     monkeypatch.setattr(network, "forward", linear)
