@@ -203,7 +203,7 @@ def test_what_a_search_maximises_knows_nothing_of_the_test_part(tmp_path: Path) 
 def test_a_sweep_of_two_ranks_killed_half_way_finishes_without_repeating(
     tiny_study: Study, tmp_path: Path
 ) -> None:
-    given = ["-m", *line(tiny_study, tmp_path, "experiment=ablation_omics_only,snn", "split.n_folds=3",
+    given = ["-m", *line(tiny_study, tmp_path, "experiment=ablation_omics_only", "split.n_folds=3",
                          "split.fold=0,1", "trainer=ddp_cpu", "trainer.progress=false")]  # fmt: skip
     sweep = subprocess.Popen(
         [sys.executable, "-m", "toxfusion.train", *given],
@@ -227,14 +227,12 @@ def test_a_sweep_of_two_ranks_killed_half_way_finishes_without_repeating(
     train.main(given)
     after = finished(tmp_path)
     assert {name: after[name] for name in before} == before
-    assert (
-        sorted(content["name"] for _, content in after.values()) == ["ablation_omics_only"] * 2 + ["snn"] * 2
-    )
+    assert len(after) == 2
     for name in after:
         history = pd.read_csv(tmp_path / name / "history.csv")
         assert not history.duplicated(["stage", "step", "name"]).any()
         assert (tmp_path / name / "predictions.parquet").is_file()
-    assert len(list(tmp_path.rglob("predictions.parquet"))) == 4
+    assert len(list(tmp_path.rglob("predictions.parquet"))) == 2
 
 
 def processes_that_name(text: str) -> list[str]:
