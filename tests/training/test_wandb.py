@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,9 @@ def test_an_interrupted_baseline_continues_its_run_and_a_fresh_start_is_another(
     assert {"metrics", "figures/confusion"} <= set(found.history)
     assert set(found.artifacts) == {"results", "run_table"}
     tracked_run(featured, tmp_path, *given, "resume=false")
+    deadline = time.monotonic() + 60  # W&B writes the last records in a process of its own
+    while len(set(Tracked(folder.root).ids)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert len(set(Tracked(folder.root).ids)) == 2
 
 
