@@ -14,7 +14,7 @@ import pandas as pd
 
 from toxfusion.evaluation import statistics
 from toxfusion.evaluation.statistics import Statistic
-from toxfusion.evaluation.survival import concordance_statistic
+from toxfusion.evaluation.survival import concordance_statistic, within_strata
 
 FamilyName = Literal["binary", "ordinal", "survival", "classes", "value"]
 RowStatistic = Callable[[pd.DataFrame, np.ndarray, int, np.ndarray], Statistic]
@@ -95,9 +95,7 @@ def _absolute_error(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.nda
 
 def _concordance(rows: pd.DataFrame, weight: str, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
     time, event, risk, weights = (_column(rows, c) for c in ("label", "event", "score", weight))
-    if "stratum" in rows:
-        group = np.array([f"{g} {s}" for g, s in zip(group, rows["stratum"], strict=True)], dtype=str)
-    return concordance_statistic(time, event, risk, weights, codes, n, group)
+    return concordance_statistic(time, event, risk, weights, codes, n, within_strata(rows, group))
 
 
 def _harrell(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.evaluation.statistics import PairShare, graded_pairs, no_pairs
-from toxfusion.evaluation.survival import concordance_statistic
+from toxfusion.evaluation.survival import concordance_statistic, within_strata
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,8 @@ def _pairs(rows: pd.DataFrame, codes: np.ndarray, n_clusters: int) -> PairShare:
     group = (rows["fold"].astype(str) + " " + rows["seed"].astype(str)).to_numpy(dtype=str)
     family = str(rows["family"].iloc[0])
     if family == "survival":
-        if "stratum" in rows:
-            group = (pd.Series(group) + " " + rows["stratum"].to_numpy(object)).to_numpy(dtype=str)
-        event = rows["event"].to_numpy(dtype=np.float64)
-        return concordance_statistic(label, event, score, event, codes, n_clusters, group)
+        event, strata = rows["event"].to_numpy(dtype=np.float64), within_strata(rows, group)
+        return concordance_statistic(label, event, score, event, codes, n_clusters, strata)
     if family == "value":
         # A higher value is an earlier event of a score that nobody outlives at the same value.
         one = np.ones(len(label))

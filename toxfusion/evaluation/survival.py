@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from toxfusion.evaluation.metrics import Measure, undefined
 from toxfusion.evaluation.statistics import PairShare, no_pairs
@@ -98,6 +99,14 @@ def concordance_statistic(
                 by_cluster = np.add.reduceat(counted, starts, axis=1) * weight[i, None]
                 np.add.at(matrix, (codes[i][:, None], present), by_cluster)
     return pairs
+
+
+def within_strata(rows: pd.DataFrame, group: np.ndarray) -> np.ndarray:
+    """Groups [n] in which pairs are made: those given, divided by the stratum where the table names one; str [n]."""
+    if "stratum" not in rows:
+        return group
+    pairs = zip(group, rows["stratum"], strict=True)
+    return np.array([f"{of_group} {stratum}" for of_group, stratum in pairs], dtype=str)
 
 
 def harrell_c(time: np.ndarray, event: np.ndarray, risk: np.ndarray) -> Measure:

@@ -57,7 +57,7 @@ class FoundLesion:
     Attributes:
         slide, compound, finding: that are drawn. auroc: of its tiles, lesion against none, by integrated gradients.
         n_slides, mean_auroc: over all slides measured.
-        by_finding: finding, n, auroc (mean over slides) and chance average precision, one row each.
+        by_finding: task, slides, and means over them of auroc, average_precision and prevalence; one row a finding.
     """
 
     slide: str
@@ -252,11 +252,8 @@ def listened_to(run: LoadedRun, path: Path) -> pd.DataFrame:
     return means.reindex(order)
 
 
-def draw_mechanisms(folder: RunFolder, path: Path) -> int:
-    """Map fused vectors of test animals at the middle and high dose, coloured by mechanism; returns how many.
-
-    Two principal components.
-    """
+def draw_mechanisms(folder: RunFolder, path: Path) -> None:
+    """Two principal components of fused vectors of test animals at the middle and high dose, by mechanism."""
     table = anndata.read_h5ad(folder.embeddings)
     treated = (table.obs["part"] == "test") & (table.obs["dose_level"].astype(str).isin(("middle", "high")))
     table = table[treated.to_numpy()]
@@ -284,4 +281,3 @@ def draw_mechanisms(folder: RunFolder, path: Path) -> int:
         axis.set_yticks([])
         axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         save_figure(figure, path)
-    return len(mechanism)

@@ -128,7 +128,7 @@ def seen_in(study: Study, sample_ids: Sequence[str]) -> pd.Series:
 
     In the slide from severity `SEVERE` of any lesion, in expression from activity `ACTIVE` of any programme.
     """
-    planted = table(study, "animals").set_index("sample_id").reindex(list(sample_ids))
+    planted = _table(study, "animals").set_index("sample_id").reindex(list(sample_ids))
     planted = planted[~study.obs.loc[planted.index, "is_control"].astype(bool)]
     slide = planted.filter(regex="^slide:").max(axis=1) >= SEVERE
     expression = planted.filter(regex="^activity:").max(axis=1) >= ACTIVE
@@ -137,14 +137,14 @@ def seen_in(study: Study, sample_ids: Sequence[str]) -> pd.Series:
 
 
 def _treated_from(study: Study, column: str, least: float, sample_ids: Sequence[str]) -> list[str]:
-    planted = table(study, "animals").set_index("sample_id").reindex(list(sample_ids))[column]
+    planted = _table(study, "animals").set_index("sample_id").reindex(list(sample_ids))[column]
     treated = ~study.obs.loc[list(sample_ids), "is_control"].to_numpy(bool)
     return [s for s, value, t in zip(sample_ids, planted, treated, strict=True) if t and value >= least]
 
 
 def programme(study: Study, axis: str) -> set[str]:
     """Symbols of the genes that the axis moves."""
-    genes = table(study, "genes")
+    genes = _table(study, "genes")
     return set(genes.loc[genes["axis"] == axis, "symbol"].astype(str))
 
 
@@ -155,7 +155,7 @@ def recovery(score: np.ndarray, symbols: Sequence[str], planted: set[str]) -> di
     return {"average_precision": value, "prevalence": float(there.mean()), "n_genes": float(there.sum())}
 
 
-def table(study: Study, name: str) -> pd.DataFrame:
+def _table(study: Study, name: str) -> pd.DataFrame:
     """A table of the planted truth: animals, compounds, genes, lesions or slides.
 
     Raises:

@@ -1,50 +1,19 @@
-"""Pictures of a finished run: its embeddings, and a test slide under its attention."""
+"""Test slides of a finished run under its attention."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import anndata
 import numpy as np
 import torch
 
 from toxfusion.evaluation import figures
 from toxfusion.models.modes import evaluating
-from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
+from toxfusion.runs.loaded import LoadedRun
 from toxfusion.slides.readers import open_slide
-from toxfusion.training.folder import RunError, RunFolder
+from toxfusion.training.folder import RunError
 
 THUMBNAIL_PX = 1200
-
-
-def draw_embeddings(folder: RunFolder, path: Path) -> None:
-    """Fused vectors of the validation and test samples, in two dimensions."""
-    table = anndata.read_h5ad(folder.embeddings)
-    table = table[table.obs["part"] != "train"]
-    figures.embedding_map(table.X, table.obs, path)
-
-
-def draw_heatmap(folder: RunFolder, path: Path, slide_id: str | None = None) -> str:
-    """Attention of a run over one slide, the mean over heads.
-
-    Args:
-        slide_id: the slide; where None, the first of ``worst_slides``.
-
-    Returns:
-        The slide's id.
-
-    Raises:
-        RunError: no slide of the test part, or one without tiles.
-    """
-    study, split = load_own_study(folder)
-    run = load_run(folder, study, split)
-    if slide_id is None:
-        shown = worst_slides(run, 1)
-        if not shown:
-            raise RunError(f"{folder.root}: no test sample has exactly one slide with tiles; name a slide")
-        slide_id = shown[0]
-    draw_slide(run, slide_id, path)
-    return slide_id
 
 
 def worst_slides(run: LoadedRun, n: int) -> list[str]:

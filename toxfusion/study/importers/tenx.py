@@ -174,7 +174,6 @@ def _beside(folder: Path, prefix: str, names: tuple[str, ...]) -> Path:
 
 
 def _read_h5(path: Path) -> AnnData:
-
     import h5py
     import scanpy
 
