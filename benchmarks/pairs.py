@@ -29,7 +29,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.pairs_closed_form import logistic_vectors, random_vectors, ridge_vectors, site_vectors
 from benchmarks.pairs_readings import CONTROLS, EVERY, FEW, LABELS, Vectors, write_predictions, write_readings
-from benchmarks.pairs_tables import write_document
+from benchmarks.pairs_tables import DOCUMENT, write_document
 from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
 
@@ -366,10 +366,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--gene-sets", type=Path, help="GMT file of symbols, for the tokens of mcat and survpath"
     )
-    parser.add_argument("--document", type=Path, default=Path("docs/pairs.md"))
-    parser.add_argument(
-        "--title", default="Real pairs: slides and expression of patients", help="of the document"
-    )
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
     parser.add_argument(
         "--overrides",
         nargs="+",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.pairs import Cell
     from toxfusion.study.study import Study
 
+DOCUMENT = Path("docs/pairs.md")
 DATA = (
     "## To get the same data\n\nA folder a cohort. `tcga_<cohort>_all_clean.csv.zip` is of the release of PORPOISE: "
     "clinical columns and z-scores of expression within the cohort. `bags/<slide_id>.pt` holds a tensor [regions, 192] "
@@ -165,9 +166,10 @@ def write_document(
     tasks, controls = [label.name for label in LABELS], [label.name for label in CONTROLS]
     counts = ", ".join(f"{name} {n}" for name, n in study.obs["batch"].value_counts().sort_index().items())
     blocks = [
-        f"# {given.title}",
+        "# Real pairs: slides and expression of patients",
         f"Written by `python -m benchmarks.pairs {given.folder.name} --folds {' '.join(map(str, given.folds))} --seeds "
-        f"{' '.join(map(str, given.seeds))} --rows {' '.join(given.rows)}`"
+        f"{' '.join(map(str, given.seeds))} --rows {' '.join(given.rows)}"
+        + ("`" if given.document == DOCUMENT else f" --document {given.document}`")
         + (f" with {' '.join(given.overrides)}" if given.overrides else "")
         + f". {len(study.obs)} patients ({counts}), "
         f"{study.obs['study'].nunique()} tissue source sites, {len(study.var)} genes. Folds keep sites whole, and are "
