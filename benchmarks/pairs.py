@@ -270,14 +270,24 @@ def label_tasks(obs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def network_vectors(cell: Cell, root: Path) -> Vectors:
-    """Shared parts of a trained network, as its run wrote them, beside the expression that genes are judged by."""
+    """Parts of a trained network, as its run wrote them, beside the expression that genes are judged by."""
     import anndata
 
     table = anndata.read_h5ad(cell.folder / "embeddings.h5ad")
-    shared = [table.obsm[name].astype(np.float64) for name in ("slide_shared", "expression_shared")]
+    parts = {
+        side: [table.obsm[f"{side}_{name}"].astype(np.float64) for name in ("shared", "private")]
+        for side in ("slide", "expression")
+    }
     obs = table.obs.astype(dict.fromkeys(("batch", "organ", "part", "subtype"), str))
     genes = pd.read_parquet(truth_of(cell.output, cell.fold)).loc[obs.index].to_numpy(np.float64)
-    return Vectors(obs, shared[0], shared[1], genes=genes)
+    return Vectors(
+        obs,
+        parts["slide"][0],
+        parts["expression"][0],
+        slide_read=np.hstack(parts["slide"]),
+        expression_read=np.hstack(parts["expression"]),
+        genes=genes,
+    )
 
 
 def closed_form(cell: Cell, root: Path) -> Vectors:

@@ -83,25 +83,34 @@ class Vectors:
 
     Attributes:
         obs: with the columns batch and part (train, valid, test).
-        slide, expression: float64 [n, K]; NaN rows where a modality is absent; None for a row without.
-        pooled: float64 [n, P], what genes are predicted from; None = ``slide``.
+        slide, expression: float64 [n, K], in one space; NaN rows where a modality is absent; None for a row without.
+        slide_read, expression_read: float64 [n, P], what labels are predicted from: of a network the shared and the
+            private part, as its heads read them; None = ``slide`` and ``expression``.
+        pooled: float64 [n, P], what genes are predicted from; None = what labels are, of slides.
         genes: float64 [n, G], standardised expression; None where genes are not asked for.
     """
 
     obs: pd.DataFrame
     slide: np.ndarray | None
     expression: np.ndarray | None
+    slide_read: np.ndarray | None = None
+    expression_read: np.ndarray | None = None
     pooled: np.ndarray | None = None
     genes: np.ndarray | None = None
+
+    @property
+    def labels_from_slide(self) -> np.ndarray | None:
+        return self.slide if self.slide_read is None else self.slide_read
+
+    @property
+    def labels_from_expression(self) -> np.ndarray | None:
+        return self.expression if self.expression_read is None else self.expression_read
 
     def inputs(self) -> dict[str, np.ndarray]:
         """slide, expression and both, as far as there are any; blocks have one mean square, so that none drowns."""
         train = (self.obs["part"] == "train").to_numpy()
-        blocks = {
-            name: _unit_power(values, train)
-            for name, values in (("slide", self.slide), ("expression", self.expression))
-            if values is not None
-        }
+        sides = {"slide": self.labels_from_slide, "expression": self.labels_from_expression}
+        blocks = {name: _unit_power(of, train) for name, of in sides.items() if of is not None}
         return blocks | ({"both": np.hstack(list(blocks.values()))} if len(blocks) == 2 else {})
 
 
@@ -115,6 +124,9 @@ def _unit_power(values: np.ndarray, train: np.ndarray) -> np.ndarray:
 def retrieval(vectors: Vectors) -> pd.DataFrame:
     """Rank of the own partner among the test patients of the cohort, and of the organ where that has several.
 
+    Both sides are centred on the training patients of the cohort, or organ, that is searched: what all of its patients
+    have in common finds none of them.
+
     Returns:
         Columns sample_id, within (name of the cohort or organ), direction, rank and n.
     """
@@ -122,20 +134,22 @@ def retrieval(vectors: Vectors) -> pd.DataFrame:
     if slide is None or expression is None or slide.shape[1] != expression.shape[1]:  # no common space
         return pd.DataFrame(columns=["sample_id", "within", "direction", "rank", "n"])
     obs, parts = vectors.obs, []
-    paired = ~(np.isnan(vectors.slide).any(1) | np.isnan(vectors.expression).any(1))
-    test = (obs["part"] == "test").to_numpy() & paired
+    paired = ~(np.isnan(slide).any(1) | np.isnan(expression).any(1))
+    train, test = ((obs["part"] == part).to_numpy() & paired for part in ("train", "test"))
     organs = obs.groupby("organ")["batch"].nunique() if "organ" in obs else pd.Series(dtype=int)
     groups = [("batch", name) for name in sorted(set(obs["batch"]))]
     groups += [("organ", name) for name in organs.index[organs > 1]]
     for column, name in groups:
-        rows = np.flatnonzero(test & (obs[column] == name).to_numpy())
-        if len(rows) < LEAST_PATIENTS:
+        within = (obs[column] == name).to_numpy()
+        rows = np.flatnonzero(test & within)
+        if len(rows) < LEAST_PATIENTS or not (train & within).any():
             continue
+        slides, profiles = (of[rows] - of[train & within].mean(0) for of in (slide, expression))
         for direction, query, target in (
-            ("slide to RNA", vectors.slide, vectors.expression),
-            ("RNA to slide", vectors.expression, vectors.slide),
+            ("slide to RNA", slides, profiles),
+            ("RNA to slide", profiles, slides),
         ):
-            found = ranks(query[rows], target[rows])
+            found = ranks(query, target)
             table = pd.DataFrame({"sample_id": obs.index[rows], "rank": found, "n": len(rows)})
             parts.append(table.assign(within=name, direction=direction))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -143,7 +157,7 @@ def retrieval(vectors: Vectors) -> pd.DataFrame:
 
 def predicted_genes(vectors: Vectors) -> pd.DataFrame | None:
     """Expression of test patients by ridge from the slide, the penalty chosen on validation; float32, G columns."""
-    features = vectors.pooled if vectors.pooled is not None else vectors.slide
+    features = vectors.labels_from_slide if vectors.pooled is None else vectors.pooled
     if features is None or vectors.genes is None:
         return None
     known = ~np.isnan(features).any(1) & ~np.isnan(vectors.genes).any(1)

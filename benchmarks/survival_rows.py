@@ -21,7 +21,7 @@ from toxfusion.baselines.plain import fit_baseline, reduced
 from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.datamodule import FoldData
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.data.head_groups import HeadGroups
+from toxfusion.data.sample_groups import SampleGroups
 from toxfusion.evaluation.survival import even_grid, harrell_c, survival_columns
 from toxfusion.models.heads import SurvivalHead
 from toxfusion.models.predictor import read_by_heads
@@ -117,7 +117,7 @@ def pooled(study: Study, part: pd.Series, clinical: Sequence[str]) -> pd.DataFra
         columns = np.zeros((len(obs), 0))
         if clinical:
             columns = ClinicalColumns.fit(study, fit_on, clinical, within=within).encode(study)
-        membership = HeadGroups.fit(study, fit_on, "batch").membership(study)
+        membership = SampleGroups.fit(study, fit_on, "batch").membership(study)
         return tuple(torch.from_numpy(of).float() for of in (components, columns, membership))
 
     def risks(
@@ -166,7 +166,7 @@ def trained(folder: Path, part: pd.Series) -> pd.DataFrame:
     ids = table.obs_names.tolist()
     batch = run.fold.batch(ids, stage="evaluate", tiles_per_bag=1)
     nothing = np.zeros((len(ids), 0), np.float32)
-    beside = [nothing if of is None else of.numpy() for of in (batch.clinical, batch.membership)]
+    beside = [nothing if of is None else of.numpy() for of in (batch.clinical, batch.head_membership)]
     outputs = SampleOutputs(ids, np.asarray(table.X), nothing, nothing, nothing, *beside)
     score = run.predict(ids, outputs=outputs).set_index("unit_id")["score"]
     obs = run.fold.study.obs

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import tiny_tables
 from toxfusion.data.clinical import CLIP, ClinicalColumns, ClinicalError
-from toxfusion.data.head_groups import HeadGroups
+from toxfusion.data.sample_groups import SampleGroups
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study, write_study
 from toxfusion.tasks.biochemistry import Biochemistry
@@ -131,8 +131,8 @@ def test_chemistry_and_dose_are_no_leak_of_other_labels(study: Study) -> None:
 
 def test_groups_of_heads_are_those_of_training_samples(study: Study) -> None:
     batch = study.obs["batch"]
-    groups = HeadGroups.fit(study, study.obs.index[batch == "A"].tolist(), "batch")
-    membership = HeadGroups.from_state(groups.state()).membership(study)
+    groups = SampleGroups.fit(study, study.obs.index[batch == "A"].tolist(), "batch")
+    membership = SampleGroups.from_state(groups.state()).membership(study)
     np.testing.assert_array_equal(membership, (batch == "A").to_numpy(np.float32)[:, None])
 
 

@@ -20,7 +20,7 @@ from toxfusion.training.settings import RunSettings, WarmStartSettings
 from toxfusion.training.tile_features import tile_features
 from toxfusion.training.warm_start import WarmStartError, warm_start
 
-SETTINGS = WarmStartSettings(slide_ridge=1.0, expression_ridge=4.0, power=1.0)
+SETTINGS = WarmStartSettings(slide_ridge=1.0, expression_ridge=4.0, power=1.0, own_weight=3.0)
 
 
 @pytest.fixture(scope="module")

@@ -89,8 +89,9 @@ class Batch:
         labels: name -> float32 [B] or [B, L]; NaN where there is no label.
         step: the position in training that made this batch (0 in evaluation).
         clinical: float32 [B, C], clinical columns, 0 = the training mean; None where the run reads none.
-        membership: float32 [B, K], 1 in the column of the sample's group, in which heads may deviate (`HeadGroups`);
-            None where they may not.
+        head_membership: float32 [B, K], 1 in the column of the sample's group, in which heads may deviate
+            (`SampleGroups`); None where they may not.
+        path_membership: the same of the groups in which the linear paths of a network may deviate.
     """
 
     sample_ids: list[str]
@@ -105,7 +106,8 @@ class Batch:
     labels: dict[str, Tensor]
     step: int = 0
     clinical: Tensor | None = None
-    membership: Tensor | None = None
+    head_membership: Tensor | None = None
+    path_membership: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -129,14 +131,15 @@ class Batch:
             "animal",
             "is_control",
         )
+        if_any = "clinical", "head_membership", "path_membership"
+        taken: dict[str, Any] = {name: getattr(self, name)[rows] for name in per_sample}
+        taken |= {name: of[rows] for name in if_any if (of := getattr(self, name)) is not None}
         return replace(
             self,
             sample_ids=[self.sample_ids[i] for i in rows.tolist()],
             tiles=self.tiles.take(rows),
             labels={k: v[rows] for k, v in self.labels.items()},
-            clinical=None if self.clinical is None else self.clinical[rows],
-            membership=None if self.membership is None else self.membership[rows],
-            **{name: getattr(self, name)[rows] for name in per_sample},
+            **taken,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:

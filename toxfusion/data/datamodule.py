@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from toxfusion.data.batch import Batch, RaggedTiles, StoredBatch
 from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.data.head_groups import HeadGroups
+from toxfusion.data.sample_groups import SampleGroups
 from toxfusion.data.sampling import Sampler
 from toxfusion.data.tile_reading import TileReader
 from toxfusion.data.tile_scaling import TileScaler, TooFewSamples
@@ -48,6 +48,7 @@ class FoldData:
         seed: of the run; tiles of a bag depend on it.
         clinical: fitted clinical columns, or None when none are used.
         head_groups: groups in which heads may deviate, or None.
+        path_groups: groups in which the linear paths of a network may deviate, or None.
         audit: takes what the transform did to single samples.
 
     Raises:
@@ -65,7 +66,8 @@ class FoldData:
         scaler: TileScaler | None,
         seed: int,
         clinical: ClinicalColumns | None = None,
-        head_groups: HeadGroups | None = None,
+        head_groups: SampleGroups | None = None,
+        path_groups: SampleGroups | None = None,
         audit: Audit | None = None,
     ) -> None:
         if (store is None) != (scaler is None):
@@ -85,8 +87,11 @@ class FoldData:
         self._expression = self._read_expression(audit)
         self.clinical = clinical
         self._clinical = None if clinical is None else torch.from_numpy(clinical.encode(study, audit))
-        self.head_groups = head_groups
-        self._membership = None if head_groups is None else torch.from_numpy(head_groups.membership(study))
+        self.head_groups, self.path_groups = head_groups, path_groups
+        self._head_membership, self._path_membership = (
+            None if groups is None else torch.from_numpy(groups.membership(study))
+            for groups in (head_groups, path_groups)
+        )
         self._tiles: TileReader | None = None
         if store is not None and scaler is not None:
             self._tiles = TileReader(study, store, scaler, seed)
@@ -110,7 +115,12 @@ class FoldData:
     @property
     def n_head_groups(self) -> int:
         """Groups in which heads may deviate."""
-        return 0 if self._membership is None else self._membership.shape[1]
+        return 0 if self._head_membership is None else self._head_membership.shape[1]
+
+    @property
+    def n_path_groups(self) -> int:
+        """Groups in which the linear paths of a network may deviate."""
+        return 0 if self._path_membership is None else self._path_membership.shape[1]
 
     @property
     def labels(self) -> dict[str, torch.Tensor]:
@@ -256,7 +266,8 @@ class FoldData:
             labels={k: v[rows] for k, v in self._labels.items()},
             step=step,
             clinical=None if self._clinical is None else self._clinical[rows],
-            membership=None if self._membership is None else self._membership[rows],
+            head_membership=None if self._head_membership is None else self._head_membership[rows],
+            path_membership=None if self._path_membership is None else self._path_membership[rows],
         )
         return batch.without("slide") if self._without_slides else batch
 

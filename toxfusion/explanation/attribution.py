@@ -137,15 +137,19 @@ def integrate_genes(
 
     network = run.network
     with torch.no_grad():
-        slide = network.see_slide(batch.tiles)
+        slide = network.see_slide(batch.tiles, batch.path_membership)
 
     def along(expression: Tensor, rows: Tensor) -> Tensor:
         """[S, G] of the samples int64 [S] -> [S]."""
         seen = None if slide is None else slide.take(rows)
+        own = None if batch.path_membership is None else batch.path_membership[rows]
         shown = network.join(
-            seen, network.see_expression(expression), batch.has_slide[rows], batch.has_expression[rows]
+            seen,
+            network.see_expression(expression, membership=own),
+            batch.has_slide[rows],
+            batch.has_expression[rows],
         )
-        beside = [None if of is None else of[rows] for of in (batch.clinical, batch.membership)]
+        beside = [None if of is None else of[rows] for of in (batch.clinical, batch.head_membership)]
         return run.targets(read_by_heads(shown.fused.vector, *beside))[task]
 
     rows = torch.arange(len(batch), device=batch.expression.device)
@@ -167,7 +171,7 @@ def integrate_clinical(run: LoadedRun, batch: Batch, task: str, *, steps: int = 
 
     def along(clinical: Tensor, rows: Tensor) -> Tensor:
         """[S, C] of the samples int64 [S] -> [S]."""
-        membership = None if batch.membership is None else batch.membership[rows]
+        membership = None if batch.head_membership is None else batch.head_membership[rows]
         return run.targets(read_by_heads(fused[rows], clinical, membership))[task]
 
     rows = torch.arange(len(batch), device=fused.device)

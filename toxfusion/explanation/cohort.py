@@ -369,7 +369,8 @@ def prototypes(run: LoadedRun, branch: StyleBranch, samples: Sequence[str]) -> p
     scores = []
     with torch.no_grad():
         for batch in run.data_module().loader(samples):
-            seen = network.see_slide(batch.to(*place_of(network)).tiles)
+            placed = batch.to(*place_of(network))
+            seen = network.see_slide(placed.tiles, placed.path_membership)
             assert seen is not None, "a network with a style branch has a slide branch"
             scores.append(branch(seen.encoding.vector).scores.float().cpu().numpy())
     cosine = np.concatenate(scores)
@@ -416,7 +417,7 @@ def _prototype_tiles(
     """Tiles of a sample that add most to its cosine with a prototype, two tile sides apart."""
     batch = run.batch([sample])
     features = batch.tiles.features.clone().requires_grad_()
-    seen = network.see_slide(batch.tiles.with_features(features))
+    seen = network.see_slide(batch.tiles.with_features(features), batch.path_membership)
     assert seen is not None, "a network with a style branch has a slide branch"
     (gradient,) = torch.autograd.grad(branch(seen.encoding.vector).scores[0, prototype], features)
     difference = batch.tiles.features - torch.from_numpy(run.fold.control_tiles([sample])).to(features)

@@ -63,7 +63,7 @@ def tile_scores(run: LoadedRun, sample_ids: Sequence[str], tasks: Sequence[str])
         return table
     batch = run.batch(sample_ids)
     with torch.no_grad():
-        slide = run.network.see_slide(batch.tiles)
+        slide = run.network.see_slide(batch.tiles, batch.path_membership)
     assert slide is not None, "a sample has tiles where the network reads slides"
     attention = slide.encoding.attention.float().cpu().numpy()
     scores = {"attention": attention.mean(1)} | {f"attention_{h}": a for h, a in enumerate(attention.T)}

@@ -6,7 +6,7 @@ made: views may be wider than there are samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,22 @@ class SharedMaps:
     first: LinearMap
     second: LinearMap
     correlations: Tensor
+
+    def turned_to(self, other: SharedMaps, first: Tensor, second: Tensor) -> SharedMaps:
+        """The same maps in the axes of others: both turned by the orthogonal matrix R that minimises
+
+            |[first(x); second(y)] R - [other.first(x); other.second(y)]|^2    (Schoenemann, 1966)
+
+        Cosines between the two views stay as they are.
+
+        Args:
+            first, second: [n, P] and [n, Q], by which the axes are compared.
+        """
+        own, wanted = (torch.cat([of.first(first), of.second(second)]) for of in (self, other))
+        left, _, right = torch.linalg.svd(own.T @ wanted)
+        turn = (left @ right).T
+        turned = (LinearMap(turn @ of.weight, turn @ of.bias) for of in (self.first, self.second))
+        return replace(self, **dict(zip(("first", "second"), turned, strict=True)))
 
 
 @dataclass(frozen=True)

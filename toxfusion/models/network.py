@@ -5,6 +5,7 @@ Heads and losses live elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
@@ -79,12 +80,13 @@ class Projections(nn.Module):
         self.shared_token = nn.Sequential(nn.LayerNorm(shared_dim), nn.Linear(shared_dim, width))
         self.private_token = nn.Sequential(nn.LayerNorm(private_dim), nn.Linear(private_dim, width))
 
-    def parts(self, vector: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, vector: Tensor, view: Tensor, membership: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Shared [B, S] and private [B, R] part.
 
         Args:
             vector: [B, W], of the branch's encoder.
             view: what a linear map reads of the same samples: moments of the bag [B, 2 D], or the profile [B, G].
+            membership: [B, K], 1 in the column of the sample's group; a sample of no group has the common map.
         """
         return self.shared(vector), self.private(vector)
 
@@ -104,29 +106,59 @@ class LinearFirst(Projections):
     No norm follows a part: its directions are as loud as they are shared, and a norm would raise those that hold by
     chance.
 
+    Where samples are of groups (organs), the shared part may deviate: to A view + b each group adds a map of its own,
+    which begins at 0.
+
     Args:
         view_dim: columns of the view.
+        n_groups: K, groups that deviate.
     """
 
-    def __init__(self, width: int, shared_dim: int, private_dim: int, *, view_dim: int) -> None:
+    def __init__(
+        self, width: int, shared_dim: int, private_dim: int, *, view_dim: int, n_groups: int = 0
+    ) -> None:
         super().__init__(width, shared_dim, private_dim)
         self.shared_dim, self.private_dim = shared_dim, private_dim
         self.linear = nn.Linear(view_dim, shared_dim + private_dim)
+        self.deviations = nn.Linear(view_dim, n_groups * shared_dim) if n_groups else None
+        if self.deviations is not None:
+            nn.init.zeros_(self.deviations.weight)
+            nn.init.zeros_(self.deviations.bias)
         for perceptron in (self.shared, self.private):
             scale_last(perceptron, START)
         self.shared_token = nn.Sequential(nn.Linear(shared_dim, width, bias=False))
         self.private_token = nn.Sequential(nn.Linear(private_dim, width, bias=False))
         nn.init.zeros_(self.linear.bias)
 
-    def parts(self, vector: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, vector: Tensor, view: Tensor, membership: Tensor | None = None) -> tuple[Tensor, Tensor]:
         shared, private = self.linear(view).split([self.shared_dim, self.private_dim], 1)
+        if self.deviations is not None and membership is not None:
+            own = self.deviations(view).unflatten(1, (membership.shape[1], self.shared_dim))
+            shared = shared + (membership.to(own)[:, :, None] * own).sum(1)
         return shared + self.shared(vector), private + self.private(vector)
 
     @torch.no_grad()
-    def start_at(self, shared: LinearMap, private: LinearMap) -> None:
-        """Set the linear path; the rest stays as it is."""
+    def start_at(
+        self, shared: LinearMap, private: LinearMap, groups: Mapping[int, LinearMap] | None = None
+    ) -> None:
+        """Set the linear path; the rest stays as it is.
+
+        Args:
+            groups: column of the membership -> the shared map of that group; others have the common one.
+        """
         self.linear.weight.copy_(torch.cat([shared.weight, private.weight]))
         self.linear.bias.copy_(torch.cat([shared.bias, private.bias]))
+        if self.deviations is None:
+            return
+        weight, bias = (
+            of.view(-1, self.shared_dim, *of.shape[1:])
+            for of in (self.deviations.weight, self.deviations.bias)
+        )
+        weight.zero_()
+        bias.zero_()
+        for column, own in (groups or {}).items():
+            weight[column] = (own.weight - shared.weight).to(weight)
+            bias[column] = (own.bias - shared.bias).to(bias)
 
 
 class Network(nn.Module):
@@ -142,6 +174,7 @@ class Network(nn.Module):
         modality: "both", "wsi" or "omics"; the branch left out is neither built nor trained.
         modality_dropout: share of paired samples whose fusion sees one modality only, in training.
         projections: "linear" for `LinearFirst`, "perceptron" for `Projections`.
+        n_groups: groups in which the linear paths may deviate (`LinearFirst`).
     """
 
     def __init__(
@@ -155,6 +188,7 @@ class Network(nn.Module):
         modality: Modality = "both",
         modality_dropout: float = 0.0,
         projections: ProjectionKind = "linear",
+        n_groups: int = 0,
     ) -> None:
         super().__init__()
         needed = {"both": (bag, expression, fusion), "wsi": (bag,), "omics": (expression,)}
@@ -175,9 +209,9 @@ class Network(nn.Module):
         self.slide_projections: Projections | None = None
         self.expression_projections: Projections | None = None
         if self.bag is not None:
-            self.slide_projections = _projections(projections, sizes, 2 * self.bag.in_dim)
+            self.slide_projections = _projections(projections, sizes, 2 * self.bag.in_dim, n_groups)
         if self.expression is not None:
-            self.expression_projections = _projections(projections, sizes, self.expression.n_genes)
+            self.expression_projections = _projections(projections, sizes, self.expression.n_genes, n_groups)
         # How loud the fusion is beside the parts that the fused vector carries; None where it carries none.
         self.fusion_gain = nn.Parameter(torch.full((width,), START)) if projections == "linear" else None
         carried = [self.slide_projections, self.expression_projections] if projections == "linear" else []
@@ -192,26 +226,36 @@ class Network(nn.Module):
             visible: bool [B, G], genes the expression branch may read; all where None.
             generator: of the modality dropout, on the CPU; torch's own where None.
         """
-        slide = self.see_slide(batch.tiles)
-        expression = self.see_expression(batch.expression, visible)
+        slide = self.see_slide(batch.tiles, batch.path_membership)
+        expression = self.see_expression(batch.expression, visible, batch.path_membership)
         return self.join(slide, expression, batch.has_slide, batch.has_expression, generator)
 
-    def see_slide(self, tiles: RaggedTiles) -> Seen[SlideEncoding] | None:
-        """The slide branch on B bags; None where the network has none."""
+    def see_slide(self, tiles: RaggedTiles, membership: Tensor | None = None) -> Seen[SlideEncoding] | None:
+        """The slide branch on B bags; None where the network has none.
+
+        Args:
+            membership: [B, K], of the groups in which linear paths deviate.
+        """
         if self.bag is None or self.slide_projections is None:
             return None
         encoding = self.bag(tiles)
-        shared, private = self.slide_projections.parts(encoding.vector, bag_moments(tiles))
+        shared, private = self.slide_projections.parts(encoding.vector, bag_moments(tiles), membership)
         tokens = torch.cat([encoding.tokens, self.slide_projections.tokens(shared, private)], 1)
         return Seen(encoding, shared, private, replace(encoding, tokens=tokens))
 
-    def see_expression(self, x: Tensor, visible: Tensor | None = None) -> Seen[ExpressionEncoding] | None:
-        """The expression branch on x [B, G]; None where the network has none. ``visible`` as in `forward`."""
+    def see_expression(
+        self, x: Tensor, visible: Tensor | None = None, membership: Tensor | None = None
+    ) -> Seen[ExpressionEncoding] | None:
+        """The expression branch on x [B, G]; None where the network has none.
+
+        Args:
+            visible: as in `forward`. membership: as in `see_slide`.
+        """
         if self.expression is None or self.expression_projections is None:
             return None
         encoding = self.expression(x, visible)
         profile = x if visible is None else x.masked_fill(~visible, 0.0)
-        shared, private = self.expression_projections.parts(encoding.vector, profile)
+        shared, private = self.expression_projections.parts(encoding.vector, profile, membership)
         tokens = torch.cat([encoding.tokens, self.expression_projections.tokens(shared, private)], 1)
         return Seen(encoding, shared, private, replace(encoding, tokens=tokens))
 
@@ -273,7 +317,9 @@ class Network(nn.Module):
         return replace(fused, vector=torch.cat(blocks, 1))
 
 
-def _projections(kind: ProjectionKind, sizes: tuple[int, int, int], view_dim: int) -> Projections:
+def _projections(
+    kind: ProjectionKind, sizes: tuple[int, int, int], view_dim: int, n_groups: int
+) -> Projections:
     """The projections of one branch; sizes are W, S and R.
 
     Raises:
@@ -281,4 +327,6 @@ def _projections(kind: ProjectionKind, sizes: tuple[int, int, int], view_dim: in
     """
     if kind not in ("linear", "perceptron"):
         raise ModalityError(f"projections={kind!r} is neither linear nor perceptron")
-    return LinearFirst(*sizes, view_dim=view_dim) if kind == "linear" else Projections(*sizes)
+    if kind == "perceptron":
+        return Projections(*sizes)
+    return LinearFirst(*sizes, view_dim=view_dim, n_groups=n_groups)

@@ -68,4 +68,4 @@ class Predictor(nn.Module):
     def vector(self, batch: Batch) -> Tensor:
         """What heads read of samples (`read_by_heads`), with gradient; the batch may lie anywhere."""
         placed = batch.to(*place_of(self.network))
-        return read_by_heads(self.network(placed).fused.vector, placed.clinical, placed.membership)
+        return read_by_heads(self.network(placed).fused.vector, placed.clinical, placed.head_membership)

@@ -17,7 +17,7 @@ from toxfusion.data.batch import Batch
 from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
-from toxfusion.data.head_groups import HeadGroups
+from toxfusion.data.sample_groups import SampleGroups
 from toxfusion.data.sampling import SampleStream
 from toxfusion.data.tile_scaling import TileScaler
 from toxfusion.distributed.ranks import device_of
@@ -157,7 +157,11 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
     contract = checkpoint["contract"]
     tasks = settings.tasks.restored(contract["tasks"])
     tiles, genes = contract["tiles"], contract["expression"]
-    clinical, groups = contract.get("clinical"), contract.get("head_groups")
+    clinical = contract["clinical"]
+    heads, paths = (
+        None if (groups := contract[name]) is None else SampleGroups.from_state(groups)
+        for name in ("head_groups", "path_groups")
+    )
     fold = FoldData(
         study,
         split,
@@ -166,7 +170,8 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         expression=None if genes is None else ExpressionTransform.from_state(genes),
         scaler=None if tiles is None else TileScaler.from_state(tiles),
         clinical=None if clinical is None else ClinicalColumns.from_state(clinical),
-        head_groups=None if groups is None else HeadGroups.from_state(groups),
+        head_groups=heads,
+        path_groups=paths,
         audit=audit,
         seed=settings.seed,
     )
@@ -175,7 +180,11 @@ def load_run(folder: RunFolder, study: Study, split: Split, audit: Audit | None 
         fold = with_pairs_dealt(fold, settings.seed)
     fold = fold.reading(settings.finetune.modality)
     network = build_network(
-        settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=contract["gene_sets"]
+        settings.network,
+        n_genes=fold.n_genes,
+        tile_dim=fold.tile_dim,
+        n_groups=fold.n_path_groups,
+        gene_sets=contract["gene_sets"],
     )
     width = read_width(network.fused_width, fold.n_clinical, fold.n_head_groups)
     predictor = Predictor(network, tasks.heads(width))

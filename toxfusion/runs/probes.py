@@ -138,6 +138,7 @@ def network_of(run: LoadedRun, embedding: str) -> Network:
             run.settings.network,
             n_genes=fold.n_genes,
             tile_dim=fold.tile_dim,
+            n_groups=fold.n_path_groups,
             gene_sets=run.contract["gene_sets"],
         )
     if embedding == "pretrained":

@@ -16,7 +16,7 @@ from toxfusion.data.clinical import ClinicalColumns
 from toxfusion.data.datamodule import FoldData, StudyDataModule
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.data.gene_sets import GeneSet, place_gene_sets, read_gene_sets
-from toxfusion.data.head_groups import HeadGroups
+from toxfusion.data.sample_groups import SampleGroups
 from toxfusion.data.sampling import CompoundStream, Sampler, SampleStream, group_weights, torch_seed
 from toxfusion.data.tile_scaling import fit_tile_scaler
 from toxfusion.distributed.ranks import device_of
@@ -129,12 +129,16 @@ def make_fold(
         scaler=scaler,
         seed=settings.seed,
         clinical=_clinical(settings, study, split, tasks, audit),
-        head_groups=None
-        if settings.heads_by is None
-        else HeadGroups.fit(study, split.train, settings.heads_by),
+        head_groups=_groups(study, split, settings.heads_by),
+        path_groups=_groups(study, split, settings.paths_by),
         audit=audit,
     )
     return with_pairs_dealt(fold, settings.seed) if settings.nulls.shuffle_pairs == "throughout" else fold
+
+
+def _groups(study: Study, split: Split, column: str | None) -> SampleGroups | None:
+    """The groups of training samples by a column of obs; None without a column."""
+    return None if column is None else SampleGroups.fit(study, split.train, column)
 
 
 def _clinical(
@@ -154,12 +158,18 @@ def _clinical(
 
 
 def build_network(
-    settings: NetworkSettings, *, n_genes: int, tile_dim: int, gene_sets: GeneSets | None = None
+    settings: NetworkSettings,
+    *,
+    n_genes: int,
+    tile_dim: int,
+    n_groups: int = 0,
+    gene_sets: GeneSets | None = None,
 ) -> Network:
     """The network of a run.
 
     Args:
         n_genes, tile_dim: how many genes, and the width of tile features.
+        n_groups: groups in which linear paths may deviate.
         gene_sets: name -> positions in 0..n_genes - 1, for an expression encoder that reads sets; they stand in
             the place of the file that its config names.
     """
@@ -175,6 +185,7 @@ def build_network(
         modality=modality,
         modality_dropout=settings.modality_dropout,
         projections=settings.projections,
+        n_groups=n_groups,
     )
 
 
@@ -291,7 +302,13 @@ def assemble(
             audit=audit,
         )
     torch.manual_seed(torch_seed(settings.seed, "network"))
-    network = build_network(settings.network, n_genes=fold.n_genes, tile_dim=fold.tile_dim, gene_sets=sets)
+    network = build_network(
+        settings.network,
+        n_genes=fold.n_genes,
+        tile_dim=fold.tile_dim,
+        n_groups=fold.n_path_groups,
+        gene_sets=sets,
+    )
     if settings.trainer.compile is not None:
         compile_dense_parts(network, settings.trainer.compile)
     network.to(device_of(settings.trainer.accelerator))
@@ -307,6 +324,7 @@ def contract(fold: FoldData, tasks: TaskSet, gene_sets: GeneSets | None) -> dict
         "tiles": None if fold.scaler is None else fold.scaler.state(),
         "clinical": None if fold.clinical is None else fold.clinical.state(),
         "head_groups": None if fold.head_groups is None else fold.head_groups.state(),
+        "path_groups": None if fold.path_groups is None else fold.path_groups.state(),
         "compounds": sorted(
             set(fold.study.obs.loc[[*fold.split.train, *fold.split.valid], "compound"].astype(str))
         ),

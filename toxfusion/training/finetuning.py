@@ -79,7 +79,7 @@ class FinetuningModule(L.LightningModule):
         if is_logged(self.trainer):
             self.log("monitor/gate_slide", fused.gate[:, 0].detach().mean(), batch_size=len(batch))
         losses = self.penalised(
-            self.losses(read_by_heads(fused.vector, batch.clinical, batch.membership), batch)
+            self.losses(read_by_heads(fused.vector, batch.clinical, batch.head_membership), batch)
         )
         return self._log(losses, "train", len(batch), self.clustering(said, batch))
 

@@ -29,7 +29,9 @@ class SampleOutputs:
     Attributes:
         fused: float32 [n, W], the fused vector.
         gate: float32 [n, 2], weights of slide and expression, summing to 1.
-        slide_shared, expression_shared: float32 [n, S]; NaN rows where the modality is absent.
+        slide_shared, expression_shared: float32 [n, S], what the modalities have in common; NaN rows where the modality is
+            absent.
+        slide_private, expression_private: float32 [n, R], what each has alone, likewise.
         clinical: float32 [n, C], what heads read beside the fused vector; C is 0 where the run reads no such columns.
         membership: float32 [n, K], groups in which heads may deviate; K is 0 where they may not.
     """
@@ -38,7 +40,9 @@ class SampleOutputs:
     fused: np.ndarray
     gate: np.ndarray
     slide_shared: np.ndarray
+    slide_private: np.ndarray
     expression_shared: np.ndarray
+    expression_private: np.ndarray
     clinical: np.ndarray
     membership: np.ndarray
 
@@ -58,7 +62,9 @@ class SampleOutputs:
             self.fused,
             self.gate,
             self.slide_shared,
+            self.slide_private,
             self.expression_shared,
+            self.expression_private,
             self.clinical,
             self.membership,
         )
@@ -83,7 +89,7 @@ def encode_samples(network: Network, data: StudyDataModule, sample_ids: Sequence
         everyone: list[dict[str, list[np.ndarray]]] = [{} for _ in range(world_size())]
         dist.all_gather_object(everyone, encoded)
         encoded = {sample: values for share in everyone for sample, values in share.items()}
-    columns = [np.stack([encoded[s][k] for s in sample_ids]) for k in range(6)]
+    columns = [np.stack([encoded[s][k] for s in sample_ids]) for k in range(8)]
     return SampleOutputs(list(sample_ids), *columns)
 
 
@@ -91,15 +97,17 @@ def _outputs(network: Network, batch: Batch) -> list[np.ndarray]:
     """Arrays of `SampleOutputs` for one batch, float32 on the CPU."""
     out = network(batch)
     parts = [out.fused.vector, out.fused.gate]
-    for shared, present in (
+    for part, present in (
         (out.slide_shared, batch.has_slide),
+        (out.slide_private, batch.has_slide),
         (out.expression_shared, batch.has_expression),
+        (out.expression_private, batch.has_expression),
     ):
-        values = out.fused.vector.new_zeros(len(batch), 0) if shared is None else shared.clone()
+        values = out.fused.vector.new_zeros(len(batch), 0) if part is None else part.clone()
         values[~present] = float("nan")
         parts.append(values)
     nothing = out.fused.vector.new_zeros(len(batch), 0)
-    parts += [nothing if of is None else of for of in (batch.clinical, batch.membership)]
+    parts += [nothing if of is None else of for of in (batch.clinical, batch.head_membership)]
     return [p.float().cpu().numpy() for p in parts]
 
 
@@ -153,7 +161,7 @@ def embeddings_table(fold: FoldData, outputs: SampleOutputs) -> anndata.AnnData:
     obs["has_expression"] = [fold.has_expression(s) for s in outputs.sample_ids]
     obs["gate_slide"], obs["gate_expression"] = outputs.gate[:, 0], outputs.gate[:, 1]
     table = anndata.AnnData(X=outputs.fused, obs=obs)
-    for name in ("slide_shared", "expression_shared"):
+    for name in ("slide_shared", "slide_private", "expression_shared", "expression_private"):
         values = getattr(outputs, name)
         if values.shape[1]:
             table.obsm[name] = values

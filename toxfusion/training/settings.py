@@ -204,11 +204,13 @@ class WarmStartSettings:
     Attributes:
         slide_ridge, expression_ridge: in units of the mean eigenvalue of each view's correlations.
         power: of the canonical correlations.
+        own_weight: of the pairs of a group in the map of that group, beside 1 for those of others.
     """
 
     slide_ridge: float
     expression_ridge: float
     power: float
+    own_weight: float
 
 
 @dataclass(frozen=True)
@@ -360,6 +362,7 @@ class RunSettings:
         tasks: what is predicted, as yet fitted to nothing.
         clinical: names of the columns that heads read beside the fused vector.
         heads_by: column of obs in whose groups the weights of heads may deviate; None for none.
+        paths_by: the same of the linear paths of the network.
         network: its parts; not used by another method than "network".
     """
 
@@ -375,6 +378,7 @@ class RunSettings:
     tasks: TaskSet
     clinical: tuple[str, ...]
     heads_by: str | None
+    paths_by: str | None
     network: NetworkSettings
     batches: BatchSettings
     pretrain: PretrainSettings
@@ -398,7 +402,8 @@ class RunSettings:
             tile_features=read_tile_features(config["tile_features"]),
             tasks=build_tasks(config),
             clinical=read_clinical(config.get("clinical")),
-            heads_by=config.get("heads_by"),
+            heads_by=config["heads_by"],
+            paths_by=config["paths_by"],
             network=NetworkSettings.read(config),
             batches=_fields_of(BatchSettings, config["size"]),
             pretrain=PretrainSettings.read(pretrain),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toxfusion.data.datamodule import FoldData
 from toxfusion.models.bag import bag_moments
-from toxfusion.models.closed_form import principal_map, shared_maps
+from toxfusion.models.closed_form import SharedMaps, principal_map, shared_maps
 from toxfusion.models.network import LinearFirst, Network, Projections
 from toxfusion.training.settings import WarmStartSettings
 
@@ -36,6 +36,9 @@ def warm_start(
     part. With one modality there is nothing shared: both parts are its principal components, those of the private part
     after those of the shared one.
 
+    Where paths deviate by group, each group of the training samples has canonical variates of its own, of the pairs of
+    all groups with its own weighing more, turned to the axes of the common ones.
+
     Args:
         fold: gives whole bags and profiles.
         sample_ids: training samples.
@@ -46,7 +49,7 @@ def warm_start(
         WarmStartError: the network has no linear path, or fewer than three samples have what it reads.
     """
     slide_side, expression_side = network.slide_projections, network.expression_projections
-    moments, profiles, has_slide, has_expression = _views(fold, sample_ids, batch_size)
+    moments, profiles, has_slide, has_expression, membership = _views(fold, sample_ids, batch_size)
     if slide_side is None or expression_side is None:
         view, there = (profiles, has_expression) if slide_side is None else (moments, has_slide)
         only = _linear(expression_side if slide_side is None else slide_side)
@@ -61,6 +64,7 @@ def warm_start(
         profiles[paired],
         settings,
         share,
+        membership[paired],
     )
 
 
@@ -71,19 +75,37 @@ def start_together(
     profiles: Tensor,
     settings: WarmStartSettings,
     weights: Tensor | None = None,
+    membership: Tensor | None = None,
 ) -> None:
-    """Start both sides from moments [n, 2 D] and profiles [n, G] of the same samples, weighed by weights [n]."""
-    maps = shared_maps(
-        moments,
-        profiles,
-        slide.shared_dim,
-        first_ridge=settings.slide_ridge,
-        second_ridge=settings.expression_ridge,
-        power=settings.power,
-        weights=weights,
-    )
-    for side, view, shared in ((slide, moments, maps.first), (expression, profiles, maps.second)):
-        side.start_at(shared, principal_map(view, side.private_dim, without=shared(view)))
+    """Start both sides from moments [n, 2 D] and profiles [n, G] of the same samples, weighed by weights [n].
+
+    Args:
+        membership: [n, K], 1 in the column of the sample's group.
+    """
+
+    def solved(share: Tensor | None) -> SharedMaps:
+        return shared_maps(
+            moments,
+            profiles,
+            slide.shared_dim,
+            first_ridge=settings.slide_ridge,
+            second_ridge=settings.expression_ridge,
+            power=settings.power,
+            weights=share,
+        )
+
+    common, groups = solved(weights), {}
+    for column in range(0 if membership is None or settings.own_weight == 1 else membership.shape[1]):
+        own = membership[:, column] > 0
+        if own.any() and not own.all():
+            share = torch.where(own, settings.own_weight, 1.0).double()
+            groups[column] = solved(share if weights is None else share * weights).turned_to(
+                common, moments[own], profiles[own]
+            )
+    for side, view, which in ((slide, moments, "first"), (expression, profiles, "second")):
+        shared = getattr(common, which)
+        private = principal_map(view, side.private_dim, without=shared(view))
+        side.start_at(shared, private, {column: getattr(of, which) for column, of in groups.items()})
 
 
 def start_alone(side: LinearFirst, view: Tensor) -> None:
@@ -95,22 +117,28 @@ def start_alone(side: LinearFirst, view: Tensor) -> None:
 def linear_parameters(network: Network) -> list[str]:
     """Prefixes of the names of the parameters of the linear paths."""
     return [
-        f"{name}.linear."
+        f"{name}.{path}."
         for name in ("slide_projections", "expression_projections")
         if isinstance(getattr(network, name), LinearFirst)
+        for path in ("linear", "deviations")
     ]
 
 
 def _views(
     fold: FoldData, sample_ids: Sequence[str], batch_size: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Moments [n, 2 D] and profiles [n, G], and which samples have them, bool [n] each."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Moments [n, 2 D] and profiles [n, G], which samples have them, bool [n] each, and groups of paths [n, K]."""
     parts = []
     for start in range(0, len(sample_ids), batch_size):
         batch = fold.batch(sample_ids[start : start + batch_size], stage="evaluate")
-        parts.append((bag_moments(batch.tiles), batch.expression, batch.has_slide, batch.has_expression))
-    moments, profiles, has_slide, has_expression = (torch.cat(each) for each in zip(*parts, strict=True))
-    return moments, profiles, has_slide, has_expression
+        own = batch.path_membership
+        groups = torch.zeros(len(batch), 0) if own is None else own
+        views = bag_moments(batch.tiles), batch.expression, batch.has_slide, batch.has_expression, groups
+        parts.append(views)
+    moments, profiles, has_slide, has_expression, membership = (
+        torch.cat(each) for each in zip(*parts, strict=True)
+    )
+    return moments, profiles, has_slide, has_expression, membership
 
 
 def _linear(side: Projections | None) -> LinearFirst:

@@ -41,7 +41,9 @@ class SubBagContrast(Term):
 
     def forward(self, view: View, network: Network) -> Tensor:
         first, second = split_bags(view.batch.tiles, view.generator)
-        shared = needed(network.see_slide(first.followed_by(second)), "the branch bag").shared
+        own = view.batch.path_membership
+        twice = None if own is None else own.repeat(2, 1)
+        shared = needed(network.see_slide(first.followed_by(second), twice), "the branch bag").shared
         has_both = second.lengths > 0
         term: ContrastiveTerm = self.contrast(*shared.chunk(2), view.kin, has_both)
         self.beside = said_beside(term)

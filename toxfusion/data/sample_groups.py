@@ -1,4 +1,4 @@
-"""Groups of samples (cohorts) in which the weights of heads may deviate from those that all groups have in common."""
+"""Groups of samples (cohorts, organs) in which weights may deviate from those that all groups have in common."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toxfusion.study.study import Study
 
 
 @dataclass(frozen=True)
-class HeadGroups:
+class SampleGroups:
     """A column of obs, and its groups among training samples.
 
     Attributes:
@@ -25,7 +25,7 @@ class HeadGroups:
     names: tuple[str, ...]
 
     @classmethod
-    def fit(cls, study: Study, train: Sequence[str], column: str) -> HeadGroups:
+    def fit(cls, study: Study, train: Sequence[str], column: str) -> SampleGroups:
         """The groups of training samples; raises GroupError where the column is missing or empty."""
         groups = Within(column).groups(study.obs)
         assert groups is not None, "a column is named"
@@ -43,6 +43,6 @@ class HeadGroups:
         return {"column": self.column, "names": list(self.names)}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> HeadGroups:
+    def from_state(cls, state: Mapping[str, Any]) -> SampleGroups:
         """As it was fitted."""
         return cls(state["column"], tuple(state["names"]))
