@@ -74,10 +74,12 @@ ROWS = {
     row.name: row
     for row in (
         _preset("full", "the default"),
-        _preset("ablation_noalign", "without alignment"),
+        _preset("ablation_noalign", "without alignment, in the loss and in the start"),
         _preset("ablation_noorth", "without orthogonality"),
         _preset("ablation_noxattn", "without cross-attention"),
         _ablation("ablation_nogenes", "without masked genes", "pretrain.weights.genes=0"),
+        _ablation("ablation_nostart", "without the closed-form start", "pretrain.warm_start.kind=none"),
+        _ablation("ablation_nogroups", "one linear path for all organs", "paths_by=null"),
         _preset("mirror", "MIRROR"),
         _preset("tangle", "TANGLE"),
         _preset("clip", "InfoNCE alone"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from tests.feature_store import featured_study
@@ -20,7 +22,7 @@ from toxfusion.training.settings import RunSettings, WarmStartSettings
 from toxfusion.training.tile_features import tile_features
 from toxfusion.training.warm_start import WarmStartError, warm_start
 
-SETTINGS = WarmStartSettings(slide_ridge=1.0, expression_ridge=4.0, power=1.0, own_weight=3.0)
+SETTINGS = WarmStartSettings(kind="cca", slide_ridge=1.0, expression_ridge=4.0, power=1.0, own_weight=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,47 @@ def test_samples_of_other_parts_and_the_size_of_batches_do_not_matter(root: Path
     assert (network.slide_projections.linear.weight.abs() - weights[0].abs()).abs().max() > 1e-3  # type: ignore[union-attr]
 
 
+@torch.no_grad()
+def test_each_group_begins_at_variates_of_all_pairs_with_its_own_weighing_more(root: Path) -> None:
+    network, fold, train = on_fold(root, "paths_by=time_h")
+    groups = fold.path_groups
+    assert groups is not None
+    assert len(groups.names) == 2
+    warm_start(network, fold, train, SETTINGS, batch_size=7)
+    paired = [s for s in train if fold.has_slide(s) and fold.has_expression(s)]
+    batch = fold.batch(paired, stage="evaluate")
+    moments, profiles = bag_moments(batch.tiles), batch.expression
+    out = network(batch)
+    assert batch.path_membership is not None
+    for column in batch.path_membership.T:
+        own = column > 0
+        maps = shared_maps(
+            moments,
+            profiles,
+            network.slide_projections.shared_dim,  # type: ignore[union-attr]
+            first_ridge=1.0,
+            second_ridge=4.0,
+            weights=torch.where(own, 3.0, 1.0),
+        )
+        # Axes are turned together, so that every product of a slide with a profile is that of the closed form.
+        expected = maps.first(moments[own]) @ maps.second(profiles[own]).T
+        slide, expression = out.slide_shared[own].double(), out.expression_shared[own].double()  # type: ignore[index]
+        assert (slide @ expression.T - expected).norm() < 0.05 * expected.norm()
+    common = network(replace(batch, path_membership=None)).slide_shared
+    unknown = network(replace(batch, path_membership=torch.zeros(len(batch), 2))).slide_shared
+    assert_close(unknown, common)
+    # Turned to the common axes: closer to them than the variates as they come.
+    assert (out.slide_shared - common).norm() < 0.5 * common.norm()
+
+
+@torch.no_grad()
+def test_with_a_weight_of_one_no_group_deviates(root: Path) -> None:
+    network, fold, train = on_fold(root, "paths_by=time_h")
+    warm_start(network, fold, train, replace(SETTINGS, own_weight=1.0), batch_size=7)
+    for side in (network.slide_projections, network.expression_projections):
+        assert not side.deviations.weight.any()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("modality", ["wsi", "omics"])
 @torch.no_grad()
 def test_one_modality_begins_at_its_principal_components(root: Path, modality: str) -> None:
@@ -95,6 +138,28 @@ def test_one_modality_begins_at_its_principal_components(root: Path, modality: s
     assert (spread[:4].diff() < 0).all()
     mixed = torch.corrcoef(shared[there][:, :4].T)  # type: ignore[index]
     assert (mixed - torch.eye(4)).abs().max() < 0.2
+
+
+@torch.no_grad()
+def test_principal_components_know_nothing_of_the_other_modality(root: Path) -> None:
+    network, fold, train = on_fold(root)
+    apart = replace(SETTINGS, kind="pca")
+    warm_start(network, fold, train, apart, batch_size=8)
+    slide, expression = leading_axes(network)
+    both = [s for s in train if fold.has_slide(s) and fold.has_expression(s)]
+    dealt = fold.with_slides_dealt(dict(zip(both, [*both[1:], both[0]], strict=True)))
+    warm_start(network, dealt, train, apart, batch_size=8)
+    for now, before in zip(leading_axes(network), (slide, expression), strict=True):
+        assert_close(now, before, rtol=1e-2, atol=1e-3)
+    warm_start(network, dealt, train, SETTINGS, batch_size=8)
+    assert (leading_axes(network)[0] - slide).norm() > 0.1 * slide.norm()
+
+
+def leading_axes(network: Network) -> tuple[Tensor, Tensor]:
+    """The first four shared axes of both linear paths, whichever way they point."""
+    sides = network.slide_projections, network.expression_projections
+    slide, expression = (side.linear.weight[:4].abs().clone() for side in sides)  # type: ignore[union-attr]
+    return slide, expression
 
 
 def test_what_cannot_be_started_is_refused(root: Path) -> None:

@@ -54,8 +54,8 @@ class SharedMaps:
         own, wanted = (torch.cat([of.first(first), of.second(second)]) for of in (self, other))
         left, _, right = torch.linalg.svd(own.T @ wanted)
         turn = (left @ right).T
-        turned = (LinearMap(turn @ of.weight, turn @ of.bias) for of in (self.first, self.second))
-        return replace(self, **dict(zip(("first", "second"), turned, strict=True)))
+        one, two = (LinearMap(turn @ of.weight, turn @ of.bias) for of in (self.first, self.second))
+        return replace(self, first=one, second=two)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,8 @@ class SampleOutputs:
     Attributes:
         fused: float32 [n, W], the fused vector.
         gate: float32 [n, 2], weights of slide and expression, summing to 1.
-        slide_shared, expression_shared: float32 [n, S], what the modalities have in common; NaN rows where the modality is
-            absent.
-        slide_private, expression_private: float32 [n, R], what each has alone, likewise.
+        slide_shared, expression_shared: float32 [n, S], in common; NaN rows where a modality is absent.
+        slide_private, expression_private: float32 [n, R], of each alone, likewise.
         clinical: float32 [n, C], what heads read beside the fused vector; C is 0 where the run reads no such columns.
         membership: float32 [n, K], groups in which heads may deviate; K is 0 where they may not.
     """

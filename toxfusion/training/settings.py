@@ -23,7 +23,7 @@ from toxfusion.training.task_nodes import build_tasks
 
 Config = dict[str, Any]
 Shuffled = Literal["pretraining", "throughout"]
-WARM_STARTS = ("cca", "none")
+WARM_STARTS = ("cca", "pca", "none")
 
 
 class SettingsError(ValueError):
@@ -202,11 +202,13 @@ class WarmStartSettings:
     """The closed form that the linear paths start at; see conf/pretrain/full.yaml.
 
     Attributes:
+        kind: cca (what both views share) or pca (principal components of each, which share nothing).
         slide_ridge, expression_ridge: in units of the mean eigenvalue of each view's correlations.
         power: of the canonical correlations.
         own_weight: of the pairs of a group in the map of that group, beside 1 for those of others.
     """
 
+    kind: str
     slide_ridge: float
     expression_ridge: float
     power: float
@@ -249,7 +251,7 @@ class PretrainSettings:
             node["steps"],
             node["batch_size"],
             read_terms(node),
-            _fields_of(WarmStartSettings, start) if start["kind"] == "cca" else None,
+            None if start["kind"] == "none" else _fields_of(WarmStartSettings, start),
             InputNoise(**node["noise"]),
             node["linear_lr_share"],
         )

@@ -34,7 +34,7 @@ def warm_start(
     With both modalities, the shared parts are regularised canonical variates of the bags' moments and the profiles of
     the samples that have both; each private part is what the principal components of a view have beside its shared
     part. With one modality there is nothing shared: both parts are its principal components, those of the private part
-    after those of the shared one.
+    after those of the shared one. With ``kind`` pca that holds of each modality by itself: nothing aligns them.
 
     Where paths deviate by group, each group of the training samples has canonical variates of its own, of the pairs of
     all groups with its own weighing more, turned to the axes of the common ones.
@@ -54,6 +54,12 @@ def warm_start(
         view, there = (profiles, has_expression) if slide_side is None else (moments, has_slide)
         only = _linear(expression_side if slide_side is None else slide_side)
         start_alone(only, _enough(view[there], "samples with the one modality in use"))
+        return
+    if settings.kind == "pca":
+        start_alone(_linear(slide_side), _enough(moments[has_slide], "training samples with slides"))
+        start_alone(
+            _linear(expression_side), _enough(profiles[has_expression], "training samples with expression")
+        )
         return
     paired = has_slide & has_expression
     share = None if weights is None else torch.tensor(weights, dtype=torch.float64)[paired]
@@ -95,8 +101,8 @@ def start_together(
         )
 
     common, groups = solved(weights), {}
-    for column in range(0 if membership is None or settings.own_weight == 1 else membership.shape[1]):
-        own = membership[:, column] > 0
+    deviating = [] if membership is None or settings.own_weight == 1 else list(membership.T > 0)
+    for column, own in enumerate(deviating):
         if own.any() and not own.all():
             share = torch.where(own, settings.own_weight, 1.0).double()
             groups[column] = solved(share if weights is None else share * weights).turned_to(
