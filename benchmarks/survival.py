@@ -111,7 +111,7 @@ def run_cell(cell: Cell, root: Path, extra: Sequence[str]) -> None:
     from benchmarks.survival_rows import of_cohorts, pooled, trained
 
     row, study = cell.row, Study.open(root)
-    split = Predefined(str(root / FOLDS_FILE), fold=cell.fold)(study)
+    split = Predefined(path=str(root / FOLDS_FILE), fold=cell.fold)(study)
     part = pd.Series(split.part_of())
     if row.method == "pooled":
         table = pooled(study, part, row.clinical)

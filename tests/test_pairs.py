@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,29 @@ def test_readings_see_what_is_there() -> None:
     assert predicted is not None
     truth = pd.DataFrame(of.genes, index=of.obs.index, columns=[str(i) for i in range(20)])
     assert gene_correlation({0: predicted.set_index("sample_id")}, {0: truth}).value > 0.3
+
+
+def test_what_a_cohort_has_in_common_finds_no_patient() -> None:
+    of = patients()
+    assert of.slide is not None
+    in_cohort = (of.obs["batch"] == "luad").to_numpy()
+    moved = retrieval(replace(of, slide=of.slide + np.where(in_cohort[:, None], 7.0, 0.0)))
+    before = retrieval(of)
+    alone = before["within"] == "luad"
+    pd.testing.assert_frame_equal(moved[alone], before[alone])
+    # Where both cohorts are searched, one that lies apart is easily told from the other, and then nothing else is.
+    assert (
+        moved.loc[moved["within"] == "lung", "rank"].mean()
+        > before.loc[before["within"] == "lung", "rank"].mean()
+    )
+
+
+def test_labels_are_read_from_what_heads_read() -> None:
+    of, nothing = patients(), np.random.default_rng(1).normal(size=(240, 2))
+    from_parts = label_scores(replace(of, slide_read=of.slide, slide=nothing), [GRADE], seed=0)
+    pd.testing.assert_frame_equal(from_parts, label_scores(of, [GRADE], seed=0))
+    unread = label_scores(replace(of, slide_read=nothing), [GRADE], seed=0).query("input == 'slide'")
+    assert auroc(unread.assign(fold=0, seed=0)[unread["labels"] == EVERY]).value < 0.75
 
 
 def test_readings_learn_nothing_from_test_patients() -> None:

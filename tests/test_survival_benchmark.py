@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from benchmarks.published import SECTIONS, page
-from benchmarks.survival import AGE, ROWS, Cell
+from benchmarks.survival import AGE, ROWS, Cell, run_cell
 from benchmarks.survival_rows import breslow, of_cohorts, pooled
 from toxfusion.config.entry import compose
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import write_parquet
+from toxfusion.study.importers.tcga import FOLDS_FILE
 from toxfusion.study.study import Study, write_study
 from toxfusion.training.settings import RunSettings
 
@@ -83,6 +84,17 @@ def test_rows_of_all_kinds_have_the_same_readings_and_see_no_label_of_a_test_pat
         assert (table["time"] > elsewhere["time"]).all()
     c = {row: mean_c(table) for row, table in found["here"].items()}
     assert min(c["pooled"], c["ridge"]) > c["age"] > 0.55
+
+
+def test_a_cell_of_a_fold_is_read_from_the_folds_of_the_study(tmp_path: Path) -> None:
+    pytest.importorskip("sksurv")
+    study, part = cohorts(tmp_path / "study")
+    folds = part.rename_axis("sample_id").rename("part").reset_index().assign(fold=1)
+    (study.root / FOLDS_FILE).parent.mkdir()
+    folds.to_csv(study.root / FOLDS_FILE, index=False)
+    cell = Cell(ROWS["age"], 1, tmp_path / "survival")
+    run_cell(cell, study.root, [])
+    assert sorted(pd.read_parquet(cell.readings)["sample_id"]) == sorted(part.index[part == "test"])
 
 
 def mean_c(table: pd.DataFrame) -> float:
