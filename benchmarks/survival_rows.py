@@ -167,7 +167,7 @@ def trained(folder: Path, part: pd.Series) -> pd.DataFrame:
     batch = run.fold.batch(ids, stage="evaluate", tiles_per_bag=1)
     nothing = np.zeros((len(ids), 0), np.float32)
     beside = [nothing if of is None else of.numpy() for of in (batch.clinical, batch.head_membership)]
-    outputs = SampleOutputs(ids, np.asarray(table.X), nothing, nothing, nothing, *beside)
+    outputs = SampleOutputs(ids, np.asarray(table.X), *[nothing] * 5, *beside)
     score = run.predict(ids, outputs=outputs).set_index("unit_id")["score"]
     obs = run.fold.study.obs
     return readings(obs, part.reindex(obs.index), score.reindex(obs.index).to_numpy(np.float64))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,19 @@ def test_every_command_of_the_package_is_listed() -> None:
 def test_the_line_goes_to_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(["synthesize", "--help"])
     assert "virtual rat-liver study" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [["toxfusion", "--help"], ["toxfusion.export", "--help"]])
+def test_a_reader_who_stops_reading_sees_no_traceback(line: list[str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait() == 0
 
 
 def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from toxfusion.config.entry import say
+
 COMMANDS = {
     "doctor": "what is installed and works here, and whether a study is sound",
     "demo": "the whole way on a virtual study, in minutes",
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Hand the rest of the line to a command. An unknown command ends with status 2 and the nearest names."""
     line = list(sys.argv[1:] if arguments is None else arguments)
     if not line or line[0] in ("-h", "--help"):
-        print(usage())
+        say(usage())
     elif line[0] in ("-V", "--version"):
         print(importlib.import_module("toxfusion").__version__)
     elif line[0] in COMMANDS:

@@ -42,6 +42,15 @@ def config_dir() -> Path:
     raise ConfigError(f"no configuration files beside {package} or in it; install the package again")
 
 
+def say(text: str) -> None:
+    """Print what a reader may stop reading (``--help | head``): that is the end of it, and no fault."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, also when the interpreter flushes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def entry_point(
     config_name: str, after_sweep: Callable[[Path], None] | None = None
 ) -> Callable[[MainFunction], Callable[..., None]]:
@@ -66,7 +75,7 @@ def entry_point(
                 if "--help" in given or "-h" in given:
                     from toxfusion.config.help import help_text
 
-                    print(help_text(config_name, inspect.getdoc(function) or "", _folders(given)))
+                    say(help_text(config_name, inspect.getdoc(function) or "", _folders(given)))
                 else:
                     _run(config_name, function, given, after_sweep)
             except Exception as error:
