@@ -462,7 +462,7 @@ def test_no_unit_of_any_study_straddles_parts(
     pd.DataFrame(analogues.items(), columns=["compound", "parent"]).to_csv(table, index=False)
     refused, split = "", None
     try:
-        split = replace(scheme, seed=seed, analogues=str(table))(study)
+        split = replace(scheme, seed=seed, analogues=str(table) if analogues else None)(study)
     except SplitError as error:
         refused = str(error)
     if split is None:  # too few units to divide, or no sample in the range: said, and nothing made

@@ -82,8 +82,8 @@ def read_table(
         str cells, None where missing, indexed by the number of the row in the file.
 
     Raises:
-        TableError: it cannot be read; a row is longer or shorter than the header; a column is there twice, has values
-            and no name, or is missing.
+        TableError: it cannot be read; it has a header and no row; a row is longer or shorter than the header; a column
+            is there twice, has values and no name, or is missing.
     """
     content = read_content(path, encoding)
     table = None
@@ -96,6 +96,8 @@ def read_table(
         if not repeated:
             refuse_repeated(table.columns.tolist(), path)
         require_columns(table, required, path)
+        if table.empty and len(table.columns):
+            raise TableError(f"{path}: holds a header and no row; fill it in, or leave the table out")
     return table
 
 
@@ -137,13 +139,28 @@ def read_values(path: Path | str) -> pd.DataFrame:
     return table
 
 
-def numbers(column: pd.Series, path: Path | str, advice: str = "correct it or leave it empty") -> pd.Series:
+def numbers(
+    column: pd.Series,
+    path: Path | str,
+    advice: str = "correct it or leave it empty",
+    *,
+    negative: bool = True,
+) -> pd.Series:
     """A column of text as float64, missing values NaN.
 
+    Args:
+        negative: values below 0 may be there.
+
     Raises:
-        TableError: a value is no finite number; file, column, value and row are named.
+        TableError: a value is no finite number, or below 0; file, column, value and row are named.
     """
     values = _parsed(column, str(column.name), path, advice)
+    if not negative and (values < 0).any():
+        place = int(np.argmax(values < 0))
+        raise TableError(
+            f"{path}, column {column.name!r}, value {str(column.iloc[place])!r}: is negative, in row "
+            f"{column.index[place]!r}; {advice}"
+        )
     infinite = np.isinf(values)
     if infinite.any():
         raise _no_number(column, str(column.name), int(np.argmax(infinite)), path, advice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,36 @@ def test_faults_are_named(tmp_path: Path) -> None:
     words.iloc[0, 0] = "many"
     with pytest.raises(ImportTableError, match=r"'v1'.*holds text"):
         import_matrix(tmp_path / "s", **write(tmp_path, counts=words))
+
+
+@pytest.mark.parametrize("column", ["dose", "time_h"])
+def test_values_below_zero_are_named_in_the_table_that_has_them(tmp_path: Path, column: str) -> None:
+    samples = pd.read_csv(io.StringIO(SAMPLES)).astype(object)
+    samples.loc[2, column] = -3
+    settings = write(tmp_path, samples=samples.to_csv(index=False))
+    with pytest.raises(
+        ImportTableError, match=rf"samples\.csv, column '{column}', value '-3': is negative, in row 'l1'"
+    ):
+        import_matrix(tmp_path / "s", **settings)
+
+
+@pytest.mark.parametrize("grade", ["5", "1.5", "-1"])
+def test_what_is_no_grade_is_named_in_the_table_that_has_it(tmp_path: Path, grade: str) -> None:
+    (tmp_path / "findings.csv").write_text(f"sample_id,Necrosis\nv1,0\nl1,{grade}\n")
+    with pytest.raises(
+        ImportTableError, match=rf"findings\.csv, column 'Necrosis', value '{grade}'.*'l1'.*0, 1, 2, 3, 4"
+    ):
+        import_matrix(tmp_path / "s", **write(tmp_path), findings=str(tmp_path / "findings.csv"))
+
+
+@pytest.mark.parametrize("table", ["samples", "findings", "chemistry", "slides"])
+def test_a_header_without_rows_is_refused(tmp_path: Path, table: str) -> None:
+    settings = write(tmp_path)
+    header = {"samples": "sample_id,compound,dose\n", "slides": "slide_id,sample_id,path\n"}
+    file = tmp_path / f"{table}.csv"
+    file.write_text(header.get(table, "sample_id,ALT\n"))
+    with pytest.raises(ImportTableError, match=rf"{table}\.csv: holds a header and no row"):
+        import_matrix(tmp_path / "s", **{**settings, table: str(file)})
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from toxfusion.study.names import drop_strangers, strangers
 from toxfusion.study.rules import CONTRACT_COLUMNS
 from toxfusion.study.study import Study, write_study
 from toxfusion.study.tables import identified, numbers, read_table, read_values, typed
+from toxfusion.study.vocabulary import GRADES
 
 Kind = Literal["log2", "counts"]
 Orientation = Literal["auto", "genes_by_samples", "samples_by_genes"]
@@ -117,10 +118,10 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
         ImportTableError: a compound has more than three treated doses and dose_level is not given.
     """
     obs = table.copy()
-    obs["dose"] = numbers(obs["dose"], path, DOSE_ADVICE)
+    obs["dose"] = numbers(obs["dose"], path, DOSE_ADVICE, negative=False)
     for column in ("time_h", "dili", "injury"):
         if column in obs.columns:
-            obs[column] = numbers(obs[column], path)
+            obs[column] = numbers(obs[column], path, negative=False)
     for column in ("time_h", "dili", "injury"):
         _fill(obs, column, np.nan, "unknown", audit)
     _fill(obs, "study", "study", "all one study", audit)
@@ -413,6 +414,13 @@ def _findings(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFr
         in_words = [
             GRADE_WORDS.get(cell.casefold(), cell) if isinstance(cell, str) else cell for cell in column
         ]
-        return numbers(pd.Series(in_words, index=column.index, name=column.name, dtype=object), path)
+        values = numbers(pd.Series(in_words, index=column.index, name=column.name, dtype=object), path)
+        strange = values.index[values.notna() & ~values.isin(GRADES)]
+        if len(strange):
+            raise ImportTableError(
+                f"{path}, column {column.name!r}, value {column[strange[0]]!r}: is no grade, at sample {strange[0]!r}; "
+                f"write one of {', '.join(map(str, GRADES))}, or {', '.join(GRADE_WORDS)}; empty where not examined"
+            )
+        return values
 
     return _rows_of(path, sample_ids, audit).apply(grades)
