@@ -40,6 +40,14 @@ from toxfusion.study.splits import CompoundKFold
         ("logger=null", "logger=null: choose one of csv"),
         ("split=null", "split=null: choose one of"),
         ("~trainer", "~trainer: choose one of"),
+        ("resume=maybe", "resume=maybe: give one of true, false"),
+        ("trainer.precision=foo", r"trainer\.precision=foo: give one of 32-true, 16-mixed"),
+        ("trainer.accelerator=tpus", r"trainer\.accelerator=tpus: give one of auto, cpu"),
+        ("optimizer.average=2", r"optimizer\.average=2: give a number from 0 to 1"),
+        ("task=[]", r"task=\[\]: choose one of"),
+        ("pretrain.gene_mask=1.5", r"pretrain\.gene_mask=1\.5: give a number from 0 to 1"),
+        ("pretrain.warm_start.own_weight=0", r"own_weight=0: give a number of 1 or more"),
+        ("pretrain.warm_start.slide_ridge=0", r"slide_ridge=0: give a number of 1e-06 or more"),
     ],
 )
 def test_what_is_no_whole_number_or_group_is_refused_before_any_work(override: str, message: str) -> None:
@@ -57,7 +65,7 @@ def checked(*overrides: str) -> None:
 def test_the_defaults_and_the_nulls_that_mean_something_pass() -> None:
     checked("trainer.patience=null", "split.valid_folds=null")
     check_arguments("split", {"n_folds": 3, "valid_fraction": 0, "analogues": None}, CompoundKFold)
-    with pytest.raises(ConfigError, match=r"split\.fold=True: give a whole number"):
+    with pytest.raises(ConfigError, match=r"split\.fold=true: give a whole number"):
         check_arguments("split", {"fold": True}, CompoundKFold)
 
 

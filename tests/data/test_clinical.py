@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import tiny_tables
 from toxfusion.data.clinical import CLIP, ClinicalColumns, ClinicalError
+from toxfusion.data.group_scaling import GroupError
 from toxfusion.data.sample_groups import SampleGroups
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study, write_study
@@ -134,6 +135,11 @@ def test_groups_of_heads_are_those_of_training_samples(study: Study) -> None:
     groups = SampleGroups.fit(study, study.obs.index[batch == "A"].tolist(), "batch")
     membership = SampleGroups.from_state(groups.state()).membership(study)
     np.testing.assert_array_equal(membership, (batch == "A").to_numpy(np.float32)[:, None])
+
+
+def test_a_column_of_groups_that_is_not_there_is_named_by_its_key(study: Study) -> None:
+    with pytest.raises(GroupError, match=r"^paths_by: 'site' is no column of obs"):
+        SampleGroups.fit(study, [], "site", "paths_by")
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(study: Study) -> None:

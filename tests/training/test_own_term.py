@@ -100,6 +100,8 @@ def listed(kind: object, weights: dict[str, float]) -> TermSet:
     [
         (Greedy, {}, r"pretrain.terms.mine: has no weight; give pretrain.weights.mine"),
         (Greedy, {"mine": -1.0}, r"pretrain.weights.mine=-1.0: a weight is 0"),
+        (Greedy, {"mine": "much"}, r"pretrain.weights.mine=much: a weight is 0"),
+        (Greedy, {"mine": None}, r"pretrain.weights.mine=None: a weight is 0"),
         (Greedy, {"mine": float("nan")}, r"pretrain.weights.mine=nan: a weight is 0"),
         (Greedy, {"mine": 0.0}, r"no term applies to modality=both"),
         (dict, {"mine": 1.0}, r"pretrain.terms.mine: <class 'dict'> is no subclass of .*\.Term"),

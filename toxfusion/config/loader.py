@@ -92,12 +92,12 @@ class CheckedLoader(ConfigLoaderImpl):
         return line.lstrip("+") if override.is_add() or override.is_force_add() else line
 
     def _refuse_null_group(self, parsed: Sequence[Override]) -> None:
-        """A group that every configuration needs cannot be null or taken away; an experiment names its runs."""
+        """A group that every configuration needs cannot be null, empty or taken away; an experiment names its runs."""
         spare = {*OVERLAYS, "hydra"} - {"experiment"}
         for override in parsed:
             group = override.key_or_group
             needed = self._is_group(override) and group.partition("/")[0] not in spare
-            if needed and (override.is_delete() or override.value() is None):
+            if needed and (override.is_delete() or override.value() in (None, [], {})):
                 raise ConfigError(f"{override.input_line}: choose one of {', '.join(self._options(group))}")
 
     def _options(self, group: str) -> list[str]:

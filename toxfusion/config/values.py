@@ -60,15 +60,35 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "optimizer.network_lr_share": (0.0, math.inf),
     "optimizer.weight_decay": (0.0, math.inf),
     "optimizer.warmup": (0.0, 1.0),
+    "optimizer.average": (0.0, 1.0),
+    "pretrain.gene_mask": (0.0, 1.0),
+    "pretrain.tile_mask": (0.0, 1.0),
+    "pretrain.latent_mask": (0.0, 1.0),
+    "pretrain.linear_lr_share": (0.0, math.inf),
+    "pretrain.warm_start.slide_ridge": (1e-6, math.inf),
+    "pretrain.warm_start.expression_ridge": (1e-6, math.inf),
+    "pretrain.warm_start.own_weight": (1.0, math.inf),
+}
+
+#: key -> the words that it takes, where what is called with it would say so only after work
+WORDS: dict[str, tuple[object, ...]] = {
+    "resume": (True, False),
+    "trainer.progress": (True, False),
+    "trainer.accelerator": ("auto", "cpu", "cuda", "gpu", "mps"),
+    "trainer.precision": ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"),
 }
 
 
 def check_numbers(config: dict[str, Any]) -> None:
-    """Check the keys of `WHOLE` and of `NUMBERS` that the configuration has.
+    """Check the keys of `WHOLE`, of `NUMBERS` and of `WORDS` that the configuration has.
 
     Raises:
-        ConfigError: a value is null, out of range or no number, or a fraction where a whole number belongs.
+        ConfigError: a value is null, out of range, no number, a fraction where a whole number belongs, or a word that
+            its key does not take.
     """
+    for key, value in _values(config, WORDS):
+        if value not in WORDS[key]:
+            raise ConfigError(f"{key}={_shown(value)}: give one of {', '.join(map(_shown, WORDS[key]))}")
     for key, value in _values(config, NUMBERS):
         low, high = NUMBERS[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -147,4 +167,5 @@ def _wanted(annotation: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    return "null" if value is None else str(value)
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

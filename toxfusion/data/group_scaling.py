@@ -51,20 +51,25 @@ class Within:
         Raises:
             GroupError: the column is missing, or empty for a sample.
         """
-        if self.column is None:
-            return None
-        if self.column not in obs.columns:
-            raise GroupError(
-                f"data.within.column: {self.column!r} is no column of obs; there are {list(obs.columns)}"
-            )
-        values = obs[self.column].astype(object).where(obs[self.column].notna(), "").astype(str)
-        empty = values.index[values == ""]
-        if len(empty):
-            raise GroupError(
-                f"obs column {self.column!r} is empty at sample {empty[0]!r} ({len(empty)} in all); fill it in, or "
-                "set data.within.column to another column or null"
-            )
-        return values.to_numpy(object)
+        return None if self.column is None else groups_of(obs, self.column, "data.within.column")
+
+
+def groups_of(obs: pd.DataFrame, column: str, key: str) -> np.ndarray:
+    """str [n], the group of every sample by a column of obs, which a key of the configuration names.
+
+    Raises:
+        GroupError: the column is missing, or empty for a sample.
+    """
+    if column not in obs.columns:
+        raise GroupError(f"{key}: {column!r} is no column of obs; there are {list(obs.columns)}")
+    values = obs[column].astype(object).where(obs[column].notna(), "").astype(str)
+    empty = values.index[values == ""]
+    if len(empty):
+        raise GroupError(
+            f"obs column {column!r} is empty at sample {empty[0]!r} ({len(empty)} in all); fill it in, or set {key} to "
+            "another column or null"
+        )
+    return values.to_numpy(object)
 
 
 @dataclass(frozen=True)

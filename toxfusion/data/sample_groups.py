@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toxfusion.data.group_scaling import Within
+from toxfusion.data.group_scaling import groups_of
 from toxfusion.study.study import Study
 
 
@@ -25,10 +25,16 @@ class SampleGroups:
     names: tuple[str, ...]
 
     @classmethod
-    def fit(cls, study: Study, train: Sequence[str], column: str) -> SampleGroups:
-        """The groups of training samples; raises GroupError where the column is missing or empty."""
-        groups = Within(column).groups(study.obs)
-        assert groups is not None, "a column is named"
+    def fit(cls, study: Study, train: Sequence[str], column: str, key: str = "heads_by") -> SampleGroups:
+        """The groups of training samples.
+
+        Args:
+            key: of the configuration, that names the column.
+
+        Raises:
+            GroupError: the column is missing, or empty for a sample.
+        """
+        groups = groups_of(study.obs, column, key)
         return cls(column, tuple(sorted(set(groups[study.positions(train)]))))
 
     def membership(self, study: Study) -> np.ndarray:

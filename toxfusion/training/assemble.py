@@ -129,16 +129,16 @@ def make_fold(
         scaler=scaler,
         seed=settings.seed,
         clinical=_clinical(settings, study, split, tasks, audit),
-        head_groups=_groups(study, split, settings.heads_by),
-        path_groups=_groups(study, split, settings.paths_by),
+        head_groups=_groups(study, split, settings.heads_by, "heads_by"),
+        path_groups=_groups(study, split, settings.paths_by, "paths_by"),
         audit=audit,
     )
     return with_pairs_dealt(fold, settings.seed) if settings.nulls.shuffle_pairs == "throughout" else fold
 
 
-def _groups(study: Study, split: Split, column: str | None) -> SampleGroups | None:
-    """The groups of training samples by a column of obs; None without a column."""
-    return None if column is None else SampleGroups.fit(study, split.train, column)
+def _groups(study: Study, split: Split, column: str | None, key: str) -> SampleGroups | None:
+    """The groups of training samples by a column of obs, which a key names; None without a column."""
+    return None if column is None else SampleGroups.fit(study, split.train, column, key)
 
 
 def _clinical(

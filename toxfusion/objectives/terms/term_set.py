@@ -138,7 +138,7 @@ def terms_in_use(
             )
         raise PretrainingError(f"pretrain.weights: no term {name!r}; there are {', '.join(listed)}")
     for name, weight in weights.items():
-        if not weight >= 0:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
             raise PretrainingError(
                 f"pretrain.weights.{name}={weight}: a weight is 0, which leaves the term out, or above"
             )
