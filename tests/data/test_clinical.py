@@ -138,8 +138,8 @@ def test_groups_of_heads_are_those_of_training_samples(study: Study) -> None:
 
 
 def test_a_column_of_groups_that_is_not_there_is_named_by_its_key(study: Study) -> None:
-    with pytest.raises(GroupError, match=r"^paths_by: 'site' is no column of obs"):
-        SampleGroups.fit(study, [], "site", "paths_by")
+    with pytest.raises(GroupError, match=r"^paths_by: 'clinic' is no column of obs"):
+        SampleGroups.fit(study, study.sample_ids, "clinic", "paths_by")
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(study: Study) -> None:
