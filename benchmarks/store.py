@@ -225,7 +225,7 @@ def memory() -> dict[str, float]:
 
 def measure_scale(root: Path, rounds: int) -> dict[str, Any]:
     """Seconds and memory of one simulated study, in this process."""
-    from toxfusion.doctor import study_problems
+    from toxfusion.checkup.study_checks import study_problems
     from toxfusion.slides.pipeline import shard_of, tasks_of_study
 
     measured: dict[str, Any] = {}
