@@ -2,8 +2,8 @@
 
 A section is a folder with one full-resolution image and, in the her2st layout, one counts table (*.tsv.gz, spots x
 genes) and one *_selection.tsv (array and pixel position of every spot); or, in Visium's, filtered_feature_bc_matrix
-(.h5 or folder) and spatial/tissue_positions.csv. Spots lie on an array of known pitch, which gives the microns per
-pixel.
+(.h5 or folder) and spatial/tissue_positions.csv. Or it is a SpatialData store of Visium (*.zarr). Spots lie on an array
+of known pitch, which gives the microns per pixel.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.counts import looks_processed
 from toxfusion.study.importers.genes import GeneIds
+from toxfusion.study.importers.spatialdata_store import StoredSection, is_store, read_store, write_image
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per
 from toxfusion.study.importers.tenx import read_counts
 from toxfusion.study.study import Study, write_study
@@ -65,6 +66,9 @@ def import_spatial(
     *,
     sections: Sequence[str],
     pitch_um: float | None = None,
+    image: str | None = None,
+    table: str | None = None,
+    coordinate_system: str = "global",
     radius_um: float = 150.0,
     block_um: float = 800.0,
     min_counts: int = 500,
@@ -86,8 +90,10 @@ def import_spatial(
     of neighbouring spots are spared (their share is in the provenance). ``patient`` holds the tumour.
 
     Args:
-        sections: folders.
+        sections: folders, or SpatialData stores.
         pitch_um: distance of neighbouring spots of the array; None = 200 in the her2st layout, 100 of Visium.
+        image, table: elements of the stores; None where each has one.
+        coordinate_system: of the stores, in which image and spots lie together.
         min_counts: spots with fewer are dropped.
         min_spot_share: genes seen in a smaller share of the spots of all sections are dropped, as are
             genes that a section lacks.
@@ -97,13 +103,17 @@ def import_spatial(
         ImportTableError: a section lacks a file or a column, two have one name, or no spot or gene is left.
     """
     audit = Audit()
-    read = [read_section(Path(s), pitch_um, min_counts, gene_ids, audit) for s in sections]
+    layouts = [_layout(Path(s), Path(root), image, table, coordinate_system, audit) for s in sections]
+    read = [read_section(layout, pitch_um, min_counts, gene_ids, audit) for layout in layouts]
     names = [s.name for s in read]
     if not read or len(set(names)) < len(names):
         raise ImportTableError(
             f"source.sections {list(sections)}: name at least one folder, each with its own name"
         )
     counts = _common_genes(read, min_spot_share, audit)
+    for layout, section in zip(layouts, read, strict=True):
+        if layout.stored is not None:
+            write_image(layout.stored, section.image, section.mpp, layout.folder)
     obs = pd.concat([_obs(section, block_um) for section in read])
     genes = counts.columns
     return write_study(
@@ -130,17 +140,63 @@ def import_spatial(
     )
 
 
-def read_section(
-    folder: Path, pitch_um: float | None, min_counts: int, gene_ids: GeneIds, audit: Audit
-) -> Section:
-    """Read one section; spots without position, without counts, deselected or nearly empty are audited."""
+@dataclass(frozen=True)
+class Layout:
+    """A section as its folder lays it out.
+
+    Attributes:
+        folder: it lies in. name: of the section.
+        placed: spots, columns x, y, pixel_x, pixel_y and selected (under tissue).
+        counts: [n_spots, n_genes], as they are there. table: they came from.
+        image: path of the image, which is written first where ``stored`` is not None.
+        visium: of Visium's array.
+        stored: of a SpatialData store.
+    """
+
+    folder: Path
+    name: str
+    placed: pd.DataFrame
+    counts: pd.DataFrame
+    table: Path
+    image: Path
+    visium: bool
+    stored: StoredSection | None = None
+
+
+def _layout(
+    folder: Path, root: Path, image: str | None, table: str | None, coordinate_system: str, audit: Audit
+) -> Layout:
     if not folder.is_dir():
         raise ImportTableError(f"{folder}: no such folder; source.sections names one folder a section")
+    if is_store(folder):
+        stored = read_store(folder, image=image, table=table, coordinate_system=coordinate_system)
+        at, name = stored.spots, folder.name.removesuffix(".zarr")
+        placed = _on_visium_array(at["array_row"], at["array_col"]).assign(
+            pixel_x=at["pixel_x"], pixel_y=at["pixel_y"], selected=at["in_tissue"]
+        )
+        written = (root / "images" / f"{name}.tif").resolve()
+        return Layout(folder, name, placed, stored.counts, folder, written, True, stored)
     visium = any((folder / name).exists() for name in VISIUM_COUNTS)
-    placed, counts, table = _read_visium(folder, audit) if visium else _read_array(folder)
+    placed, counts, file = _read_visium(folder, audit) if visium else _read_array(folder)
     images = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGES]
     if len(images) != 1:
         raise ImportTableError(f"{folder}: holds {len(images)} images; keep one, of a type in {IMAGES}")
+    return Layout(folder, folder.name, placed, counts, file, images[0].resolve(), visium)
+
+
+def _on_visium_array(row: pd.Series, column: pd.Series) -> pd.DataFrame:
+    """x and y of spots on the hexagonal array, neighbours 1 apart.
+
+    Rows are sin 60 degrees of the pitch apart, and the columns of a row two numbers.
+    """
+    return pd.DataFrame({"x": column / 2, "y": row * np.sqrt(3) / 2})
+
+
+def read_section(
+    layout: Layout, pitch_um: float | None, min_counts: int, gene_ids: GeneIds, audit: Audit
+) -> Section:
+    """Read one section; spots without position, without counts, deselected or nearly empty are audited."""
+    folder, placed, counts, table = layout.folder, layout.placed, layout.counts, layout.table
     if not (counts.to_numpy() >= 0).all():
         raise ImportTableError(f"{table}: holds negative or missing counts; give raw counts")
     if kind := looks_processed(counts.to_numpy(np.float64)):
@@ -152,23 +208,23 @@ def read_section(
     for lost, reason in (
         (
             placed.index[~placed["selected"]],
-            f"not under tissue ({'in_tissue' if visium else 'selected'} is 0)",
+            f"not under tissue ({'in_tissue' if layout.visium else 'selected'} is 0)",
         ),
         (spots.index.difference(counts.index), "has a position but no counts"),
         (counts.index.difference(placed.index), "has counts but no position"),
         (spots.index.intersection(counts.index).difference(rich), f"fewer than {min_counts} counts"),
     ):
         for spot in lost:
-            audit.drop(STAGE, "spot", f"{folder.name}_{spot}", reason)
+            audit.drop(STAGE, "spot", f"{layout.name}_{spot}", reason)
     kept = spots.index[spots.index.isin(rich)]
     if not len(kept):
         raise ImportTableError(
             f"{folder}: no spot with a position and {min_counts} counts; lower source.min_counts"
         )
-    pitch = pitch_um or (VISIUM_PITCH_UM if visium else PITCH_UM)
+    pitch = pitch_um or (VISIUM_PITCH_UM if layout.visium else PITCH_UM)
     return Section(
-        folder.name,
-        images[0].resolve(),
+        layout.name,
+        layout.image,
         microns_per_pixel(spots, pitch),
         pitch,
         spots.loc[kept],
@@ -185,10 +241,7 @@ def _read_array(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
 
 
 def _read_visium(folder: Path, audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
-    """Spots, counts (genes called by symbol) and the file of the counts in Visium's layout.
-
-    Spots lie on a hexagonal array: rows are sin 60 degrees of the pitch apart, and the columns of a row two numbers.
-    """
+    """Spots, counts (genes called by symbol) and the file of the counts in Visium's layout."""
     table = next(folder / name for name in VISIUM_COUNTS if (folder / name).exists())
     positions = next((folder / name for name in VISIUM_POSITIONS if (folder / name).is_file()), None)
     if positions is None:
@@ -205,14 +258,10 @@ def _read_visium(folder: Path, audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame
     rows = rows.set_axis(list(_VISIUM_COLUMNS), axis=1).set_index("barcode")
     at = rows.apply(lambda column: numbers(column, positions))
     _refuse_missing_position(at, positions)
-    placed = pd.DataFrame(
-        {
-            "x": at["array_col"] / 2,
-            "y": at["array_row"] * np.sqrt(3) / 2,
-            "pixel_x": at["pxl_col_in_fullres"],
-            "pixel_y": at["pxl_row_in_fullres"],
-            "selected": at["in_tissue"] == 1,
-        }
+    placed = _on_visium_array(at["array_row"], at["array_col"]).assign(
+        pixel_x=at["pxl_col_in_fullres"],
+        pixel_y=at["pxl_row_in_fullres"],
+        selected=at["in_tissue"] == 1,
     )
     twice = placed.index[placed.index.duplicated()]
     if len(twice):
