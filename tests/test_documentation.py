@@ -88,6 +88,8 @@ def test_a_page_of_a_command_has_every_key_of_its_files(command: str) -> None:
     own = set(main) - {"defaults", "hydra"}
     shown = set(re.findall(r"^\| `([\w.]+)`", page, re.MULTILINE))
     assert own <= {key.partition(".")[0] for key in shown}
+    silent = re.findall(r"^\| `([\w.]+)` \| .* \|  \|$", page, re.MULTILINE)
+    assert not silent, f"write a comment above each of {silent} in conf/"
     for entry in main.get("defaults", []):
         for group in entry if isinstance(entry, dict) else ():
             if not group.startswith(("hydra", "optional")):

@@ -115,7 +115,8 @@ def _own_keys(node: yaml.MappingNode, lines: list[str], text: str, prefix: str =
                 yield Key(dotted, "", comment)
             yield from _own_keys(value, lines, text, f"{dotted}.")
         else:
-            written = text[value.start_mark.index : value.end_mark.index].strip()
+            # The mark of a list lies behind the comments that follow it.
+            written = re.sub(r"\n\s*#.*", "", text[value.start_mark.index : value.end_mark.index]).strip()
             yield Key(dotted, re.sub(r"\s+", " ", written), comment)
 
 
