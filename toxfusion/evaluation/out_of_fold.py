@@ -102,8 +102,10 @@ def resampling_of(rows: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> R
     Rows of several studies have a column ``cohort`` and compounds named by cohort (see ``join_cohorts``).
     """
     own = rows["level"].eq("compound").all() and rows["task"].nunique() == 1 and family_of(rows).two_class
-    keys = [rows["label"] if own else pd.Series(0.0, rows.index), cohorts_of(rows)]
-    strata = pd.MultiIndex.from_arrays(keys).factorize(sort=True)[0]
+    strata = None
+    if own or "cohort" in rows.columns:
+        keys = [rows["label"] if own else pd.Series(0.0, rows.index), cohorts_of(rows)]
+        strata = pd.MultiIndex.from_arrays(keys).factorize(sort=True)[0]
     return bootstrap.resample(rows["compound"].to_numpy(), strata=strata, draws=draws, seed=seed)
 
 

@@ -231,11 +231,8 @@ def rows(
             array is taken in the order of ``units``.
         family: what is measured, one of ``families.FAMILIES``.
         headline: group that the task is averaged into; None for a task that stands alone.
-        label, score: [n]; see ``validate``.
+        label, score: [n]; see ``validate``, which is of all tasks together.
         optional: column of ``OPTIONAL_DTYPES`` -> [n].
-
-    Raises:
-        PredictionsError: as ``validate``.
     """
 
     def aligned(values: pd.Series | np.ndarray) -> np.ndarray:
@@ -250,7 +247,7 @@ def rows(
     table = table.assign(label=aligned(label).astype(float), score=aligned(score).astype(float))
     for column, values in (optional or {}).items():
         table[column] = aligned(values)
-    return validate(table, f"rows of task {task!r}")
+    return table
 
 
 def write(table: pd.DataFrame, path: Path) -> None:

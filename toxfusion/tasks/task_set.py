@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toxfusion.data.batch import Batch
+from toxfusion.evaluation import predictions
 from toxfusion.models.modes import evaluating, placed
 from toxfusion.models.predictor import Predictor
 from toxfusion.study.audit import Audit
@@ -144,6 +145,9 @@ class TaskSet:
             vectors: float32 [n, W], anywhere: they go to the heads, which stay as and where they are.
             obs: of the study, n rows.
             labels: of the samples, by task.
+
+        Raises:
+            PredictionsError: a score that is not finite, or another breach of the table's contract.
         """
         tables = []
         for task in self:
@@ -151,7 +155,8 @@ class TaskSet:
             with evaluating(head), torch.no_grad():
                 scored = Scored(obs, labels[task.name], part, fold, seed)
                 tables += task.rows(head, placed(vectors, head), scored)
-        return pd.concat(tables, ignore_index=True)
+        # Once for all tasks: a validation of training asks for this table every few steps.
+        return predictions.validate(pd.concat(tables, ignore_index=True), f"{part} part")
 
     def curves(self, predictor: Predictor, vectors: Tensor, sample_ids: Sequence[str]) -> pd.DataFrame | None:
         """Survival curves of samples, see `Task.curves`; None where no task has any."""
