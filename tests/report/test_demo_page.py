@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.feature_store import DIM
 from tests.runs.test_probes import trained
-from toxfusion.explanation import truth
+from toxfusion.explanation import planted, truth
 from toxfusion.report.demo_page import Compared, write_demo_page
 from toxfusion.runs.compared import compare_runs
 from toxfusion.study.bag_store import BagStore
@@ -65,7 +66,7 @@ def test_the_page_shows_what_was_planted(full: RunFolder) -> None:
     text = page.read_text()
     assert "labels of 12 compounds" in text
     assert "slides alone" in compared.statements()[0]
-    for name in ("lesion", "genes", "gate", "mechanisms"):
+    for name in ("lesion", "genes", "listened", "mechanisms"):
         assert f'src="figures/{name}.png"' in text
         assert (root / "figures" / f"{name}.png").stat().st_size > 5000
     assert [line["name"] for line in compared.lines()] == [
@@ -73,6 +74,19 @@ def test_the_page_shows_what_was_planted(full: RunFolder) -> None:
         "ablation_wsi_only",
         "oracle (knows the truth)",
     ]
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_the_page_says_of_the_gate_what_it_does(full: RunFolder, tmp_path: Path, still: bool) -> None:
+    run = planted.load(full)
+    weights = [p for name, p in run.network.fusion.gate.named_parameters() if "weight" in name]  # type: ignore[union-attr]
+    with torch.no_grad():
+        for weight in weights:
+            weight.copy_(torch.zeros_like(weight) if still else torch.randn_like(weight))
+    listened = planted.listened_to(run, tmp_path / "listened.png")
+    assert listened.gate_is_still == still
+    assert 0 <= listened.least_gate <= listened.largest_gate <= 1
+    assert (listened.by[["slide", "expression"]] > 0).all(axis=None)
 
 
 def test_where_lesions_are_seen_is_where_they_were_planted(full: RunFolder) -> None:

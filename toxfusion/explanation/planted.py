@@ -1,4 +1,4 @@
-"""What a run made of a study whose truth is known: a lesion, a programme, the gate and the embedding, drawn beside it.
+"""What a run made of a study whose truth is known: a lesion, a programme, what each modality moves, the embedding.
 
 Reads ``truth/``, after training. Which slide and which programme are drawn is a rule and no choice: the slide whose
 localisation is the median over all slides that could be drawn, and the programme with the most test animals.
@@ -32,7 +32,7 @@ from toxfusion.evaluation.figures.embeddings import project
 from toxfusion.evaluation.figures.slides import scale_bar
 from toxfusion.explanation import fusion, truth
 from toxfusion.explanation.attribution import samples_with
-from toxfusion.explanation.figures import PANEL, draw_scores, gate_strips, whole_slide
+from toxfusion.explanation.figures import PANEL, draw_scores, whole_slide
 from toxfusion.explanation.genes import attribute_genes, ranking
 from toxfusion.explanation.regions import add_integrated, tile_scores
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
@@ -86,6 +86,26 @@ class FoundProgramme:
     expected: float
     average_precision: float
     prevalence: float
+
+
+@dataclass(frozen=True)
+class Listened:
+    """What each modality moves.
+
+    Attributes:
+        by: indexed by where lesions are seen (slide, both, expression, neither): n animals; slide and expression, how
+            much the expected grade moves when that modality is taken away, mean of absolute changes.
+        least_gate, largest_gate: the slide's share in what is fused, over animals.
+    """
+
+    by: pd.DataFrame
+    least_gate: float
+    largest_gate: float
+
+    @property
+    def gate_is_still(self) -> bool:
+        """Whether all animals have the same gate, to a hundredth."""
+        return self.largest_gate - self.least_gate < 0.01
 
 
 def load(folder: RunFolder) -> LoadedRun:
@@ -221,15 +241,11 @@ def find_programme(run: LoadedRun, path: Path) -> FoundProgramme:
 
 
 @torch.no_grad()
-def listened_to(run: LoadedRun, path: Path) -> pd.DataFrame:
+def listened_to(run: LoadedRun, path: Path) -> Listened:
     """What treated test animals with both modalities are judged by, by where their lesions can be seen.
 
     Args:
-        path: of the picture: the slide's gate, animal by animal.
-
-    Returns:
-        Indexed by where (slide, both, expression, neither): n; gate, the slide's mean share; slide and expression, how
-        much the expected grade moves when that modality is taken away, mean of absolute changes.
+        path: of the picture: how far the expected grade of each animal moves without either modality.
     """
     test = [s for s in run.fold.split.test if run.fold.has_slide(s) and run.fold.has_expression(s)]
     batch = run.batch(test)
@@ -240,16 +256,32 @@ def listened_to(run: LoadedRun, path: Path) -> pd.DataFrame:
         animals[modality] = (number["value"] - number[f"without_{modality}"]).abs()
     animals = animals.dropna(subset="seen")
     order = [name for name in ("slide", "both", "expression", "neither") if (animals["seen"] == name).any()]
+    _draw_listened(animals, order, path)
+    by = animals.groupby("seen")
+    means = by[["slide", "expression"]].mean()
+    means.insert(0, "n", by.size())
+    gate = animals["gate_slide"]
+    return Listened(means.reindex(order), float(gate.min()), float(gate.max()))
+
+
+def _draw_listened(animals: pd.DataFrame, order: list[str], path: Path) -> None:
+    """One point an animal and modality taken away, beside its mean, by where the animal's lesions can be seen."""
     with mpl.rc_context(STYLE):
         figure = new_figure(6.5, 3.6)
         axis = figure.subplots()
-        gate_strips(axis, animals, "seen", order, "lesions and programmes of the animal are seen in")
-        axis.set_ylabel("share of the slide in what is fused")
+        for shift, modality, colour in ((-0.2, "slide", BLUE), (0.2, "expression", RED)):
+            for i, name in enumerate(order):
+                moved = np.sort(animals.loc[animals["seen"] == name, modality].to_numpy())
+                spread = np.linspace(-0.15, 0.15, len(moved)) if len(moved) > 1 else np.zeros(len(moved))
+                axis.scatter(i + shift + spread, moved, s=8, color=colour, edgecolor="none")
+                axis.plot([i + shift - 0.17, i + shift + 0.17], [moved.mean()] * 2, color="black")
+        axis.set_xticks(range(len(order)), order)
+        axis.set_xlabel("lesions and programmes of the animal are seen in")
+        axis.set_ylabel("change of the expected grade")
+        axis.set_ylim(bottom=0)
+        patches = [Patch(color=BLUE, label="without the slide"), Patch(color=RED, label="without expression")]
+        figure.legend(handles=patches, fontsize="small", loc="outside upper left", ncols=2)
         save_figure(figure, path)
-    by = animals.groupby("seen")
-    means = by[["gate_slide", "slide", "expression"]].mean().rename(columns={"gate_slide": "gate"})
-    means.insert(0, "n", by.size())
-    return means.reindex(order)
 
 
 def draw_mechanisms(folder: RunFolder, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page that the demo ends in: one table, one lesion, one programme, the gate and the embedding, in plain words."""
+"""The page that the demo ends in: a table, a lesion, a programme, what each modality moves, the embedding."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def write_demo_page(
     loaded = planted.load(run)
     lesion = planted.find_lesion(loaded, figures / "lesion.png")
     programme = planted.find_programme(loaded, figures / "genes.png")
-    listened = planted.listened_to(loaded, figures / "gate.png")
+    listened = planted.listened_to(loaded, figures / "listened.png")
     planted.draw_mechanisms(run, figures / "mechanisms.png")
     static = resources.files("toxfusion.report") / "static"
     replace_file(figures / "report.css", (static / "report.css").read_bytes())
@@ -151,7 +151,8 @@ def write_demo_page(
         compared=compared,
         lesion=lesion,
         programme=programme,
-        listened=listened.reset_index().to_dict("records"),
+        listened=listened,
+        moved=listened.by.reset_index().to_dict("records"),
         links={
             title: quote(os.path.relpath(target, root).replace(os.sep, "/"))
             for title, target in links.items()
