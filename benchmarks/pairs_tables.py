@@ -177,8 +177,10 @@ def write_document(
         "on test patients of new sites; every choice is made on validation. Intervals are over patients (95 %, "
         "bootstrap within fold), of the same patients for all rows; they say nothing of other sites or folds.",
         _coverage(done, asked, failed),
-        "## What the rows are\n\n" + "\n".join(f"- `{name}`: {row.what}." for name, row in ROWS.items()),
-        "## Retrieval: does a slide find its profile?\n\nR@10 among the test patients of the cohort in the fold.",
+        "## What the rows are\n\n"
+        + "\n".join(f"- `{name}`: {ROWS[name].what}." for name in order if name in given.rows),
+        "## Retrieval: does a slide find its profile?\n\nR@10 among the test patients of the cohort in the fold. Of "
+        "every row both sides are centred on the training patients of the cohort (or organ) that is searched.",
     ]
     for direction in ("slide to RNA", "RNA to slide"):
         blocks += [
@@ -189,9 +191,10 @@ def write_document(
         ]
     blocks += [
         "## Expression from slides\n\nMedian over genes of Pearson's r within cohort and fold, by ridge from the "
-        "vector of the slide (of `ridge` and `logistic`: from mean and deviation of tiles).",
+        "vector of the slide that labels are read from (of `ridge` and `logistic`: mean and deviation of tiles).",
         table_of(genes(done, study, lambda fold: truth_of(given.output, fold)), order, cohorts, folds),
-        "## Labels\n\nAUROC of logistic regression on frozen vectors, over pairs of patients of one fold. With ten "
+        "## Labels\n\nAUROC of logistic regression on frozen vectors, over pairs of patients of one fold. Of a "
+        "network the vectors are its shared and private parts, as its heads read them. With ten "
         "labelled patients a class: the mean of ten draws, the same for all rows; of rows that are trained on labels: "
         "one draw a seed.",
     ]
