@@ -18,6 +18,7 @@ from toxfusion.data.clinical import ClinicalError
 from toxfusion.evaluation.predictions import pool, read
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.explanation.clinical import contributions, summary
+from toxfusion.runs.exporting import export_runs
 from toxfusion.runs.loaded import load_own_study, load_run
 from toxfusion.runs.new_study import score_study
 from toxfusion.study.audit import Audit
@@ -209,7 +210,8 @@ def test_a_run_says_what_age_adds_and_scores_a_study_without_ages(
 
 def test_solved_heads_read_age_and_deviate_from_half_to_half(patients: Study, tmp_path: Path) -> None:
     asked = ["experiment=survival", "modality=omics", "size=tiny", "size.n_genes=null", "size.pretrain_steps=2",
-             "clinical=[age]", "heads_by=half", "task.survival.strata=half", "optimizer.head_c=0.03"]  # fmt: skip
+             "clinical=[age]", "heads_by=half", "paths_by=half", "task.survival.strata=half",
+             "optimizer.head_c=0.03"]  # fmt: skip
     folder = finished(patients, tmp_path, *asked)
     run = load_run(folder, *load_own_study(folder))
     (matrix,) = (p for p in run.predictor.heads["survival"].parameters() if p.ndim == 2)
@@ -223,6 +225,11 @@ def test_solved_heads_read_age_and_deviate_from_half_to_half(patients: Study, tm
         for _, of in table.groupby("stratum")
     ]
     assert min(cs) > 0.55
+    # A bundle carries the columns, the groups and the paths of each group: the same bits on the same study.
+    bundle = export_runs([folder], tmp_path / "bundle", draws=20)
+    said, told = (score_study(of, patients, Audit()) for of in ([folder], list(bundle.runs)))
+    pd.testing.assert_frame_equal(told.samples, said.samples, check_exact=True)
+    pd.testing.assert_frame_equal(told.units, said.units, check_exact=True)
 
 
 def test_a_column_that_leaks_stops_the_run(patients: Study, tmp_path: Path) -> None:
