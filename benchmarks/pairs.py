@@ -30,6 +30,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from benchmarks.pairs_closed_form import logistic_vectors, random_vectors, ridge_vectors, site_vectors
 from benchmarks.pairs_readings import CONTROLS, EVERY, FEW, LABELS, Vectors, write_predictions, write_readings
 from benchmarks.pairs_tables import DOCUMENT, write_document
+from toxfusion.study.draws import generator
 from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
 
@@ -49,6 +50,8 @@ class Row:
         reads: what a row that is trained on labels sees of a patient ("slide", "expression" or "both"), once with ten
             labelled patients a class and once with all; "" for a row that gives vectors alone.
         takes_sets: its tokens of expression are gene sets where there are any (``--gene-sets``).
+        pairs: share of the training patients that it learns from; smaller shares are parts of larger ones.
+        without: a cohort that it learns nothing from. Labels are not read of a row that lacks patients.
     """
 
     name: str
@@ -56,6 +59,13 @@ class Row:
     overrides: tuple[str, ...] | None = None
     reads: str = ""
     takes_sets: bool = False
+    pairs: float = 1.0
+    without: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """It learns from every training patient."""
+        return self.pairs == 1.0 and not self.without
 
 
 def _preset(name: str, what: str, *overrides: str) -> Row:
@@ -80,6 +90,14 @@ ROWS = {
         _ablation("ablation_nogenes", "without masked genes", "pretrain.weights.genes=0"),
         _ablation("ablation_nostart", "without the closed-form start", "pretrain.warm_start.kind=none"),
         _ablation("ablation_nogroups", "one linear path for all organs", "paths_by=null"),
+        replace(_ablation("full_half", "the default on half of the training patients"), pairs=0.5),
+        replace(_ablation("full_quarter", "the default on a quarter of them"), pairs=0.25),
+        replace(
+            _ablation(
+                "full_without_lihc", "the default on all cohorts but LIHC", "data.within.unseen=pooled"
+            ),
+            without="lihc",
+        ),
         _preset("mirror", "MIRROR"),
         _preset("tangle", "TANGLE"),
         _preset("clip", "InfoNCE alone"),
@@ -231,23 +249,44 @@ def split_of(root: Path, fold: int) -> pd.Series:
     return table[table["fold"] == fold].set_index("sample_id")["part"]
 
 
+def learned_from(cell: Cell, root: Path, cohort: pd.Series) -> Path:
+    """The table of folds of a cell: that of the study, without the patients that its row does not learn from.
+
+    Args:
+        cohort: of each patient of the study.
+    """
+    row = cell.row
+    if row.whole:
+        return root / SPLIT
+    table = pd.read_csv(root / SPLIT)
+    order = generator(0, "pairs learned from").permutation(len(cohort))
+    place = pd.Series(order / len(order), index=cohort.index)
+    told = table["sample_id"]
+    left_out = (table["part"] == "train") & (told.map(place) >= row.pairs)
+    left_out |= (table["part"] != "test") & (told.map(cohort) == row.without)
+    file = cell.folder / "folds.csv"
+    replace_file(file, table[~left_out].to_csv(index=False).encode())
+    return file
+
+
 def run_cell(cell: Cell, root: Path, extra: Sequence[str]) -> None:
     """Train, or fit, one cell, and read it."""
     if cell.row.overrides is None:
         write_readings(closed_form(cell, root), cell.readings, cell.seed)
         return
+    obs = Study.open(root).obs
     common = (
         *cell.row.overrides, f"data.root={root}", "data=cohorts", "tile_features=store",
         f"tile_features.name={STORE}", "data.expression.n_genes=null", "split=predefined",
-        f"split.path={root / SPLIT}", f"split.fold={cell.fold}", f"seed={cell.seed}", "heatmaps=0",
-        "trainer.progress=false", *extra,
+        f"split.path={learned_from(cell, root, obs['batch'])}", f"split.fold={cell.fold}", f"seed={cell.seed}",
+        "heatmaps=0", "trainer.progress=false", *extra,
     )  # fmt: skip
     log = cell.folder.with_suffix(".log")
     if not cell.row.reads:
         command("toxfusion.train", *common, "task=none", f"paths.output={cell.folder}", log=log)
-        write_readings(network_vectors(cell, root), cell.readings, cell.seed)
+        write_readings(network_vectors(cell, root), cell.readings, cell.seed, labels=cell.row.whole)
         return
-    obs, predictions = Study.open(root).obs, {}
+    predictions = {}
     for budget in (FEW, EVERY):
         output = cell.folder / (f"labels{budget}" if budget else "all")
         limit = f"task.budget={budget or 'null'}"
@@ -397,7 +436,7 @@ def main() -> None:
     there = sorted(set(study.obs["batch"]))
     if there != sorted(cohorts):
         raise SystemExit(f"error: {root} is a study of {there}, not of {cohorts}; give another --output")
-    cells = list(cells_of(given))
+    cells = [cell for cell in cells_of(given) if cell.row.without in ("", *cohorts)]
     for fold in given.folds:
         write_truth(root, given.output, fold)
     failed = run_cells(

@@ -124,8 +124,8 @@ def _unit_power(values: np.ndarray, train: np.ndarray) -> np.ndarray:
 def retrieval(vectors: Vectors) -> pd.DataFrame:
     """Rank of the own partner among the test patients of the cohort, and of the organ where that has several.
 
-    Both sides are centred on the training patients of the cohort, or organ, that is searched: what all of its patients
-    have in common finds none of them.
+    Both sides are centred on the training patients of the cohort, or organ, that is searched, where there are any: what
+    all of its patients have in common finds none of them.
 
     Returns:
         Columns sample_id, within (name of the cohort or organ), direction, rank and n.
@@ -142,9 +142,12 @@ def retrieval(vectors: Vectors) -> pd.DataFrame:
     for column, name in groups:
         within = (obs[column] == name).to_numpy()
         rows = np.flatnonzero(test & within)
-        if len(rows) < LEAST_PATIENTS or not (train & within).any():
+        if len(rows) < LEAST_PATIENTS:
             continue
-        slides, profiles = (of[rows] - of[train & within].mean(0) for of in (slide, expression))
+        known = train & within
+        slides, profiles = (
+            of[rows] - (of[known].mean(0) if known.any() else 0.0) for of in (slide, expression)
+        )
         for direction, query, target in (
             ("slide to RNA", slides, profiles),
             ("RNA to slide", profiles, slides),
@@ -238,14 +241,19 @@ def _chosen(
     return max(found.values(), key=lambda of: of[0])[1]
 
 
-def write_readings(vectors: Vectors, folder: Path, seed: int) -> None:
-    """retrieval.parquet, labels.parquet and genes.parquet of one row, fold and seed; the last one written last."""
+def write_readings(vectors: Vectors, folder: Path, seed: int, *, labels: bool = True) -> None:
+    """retrieval.parquet, genes.parquet and labels.parquet of one row, fold and seed; the last one written last.
+
+    Args:
+        labels: read them; the file is empty else.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_parquet(retrieval(vectors), folder / "retrieval.parquet")
     genes = predicted_genes(vectors)
     if genes is not None:
         write_parquet(genes, folder / "genes.parquet")
-    write_parquet(label_scores(vectors, (*LABELS, *CONTROLS), seed), folder / "labels.parquet")
+    asked = (*LABELS, *CONTROLS) if labels else ()
+    write_parquet(label_scores(vectors, asked, seed), folder / "labels.parquet")
 
 
 def write_predictions(predictions: Mapping[int, pd.DataFrame], reads: str, folder: Path) -> None:

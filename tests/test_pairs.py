@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.pairs import ROWS, cells_of, cohorts_in, label_tasks, parse, site_folds
+from benchmarks.pairs import (
+    ROWS,
+    SPLIT,
+    Cell,
+    cells_of,
+    cohorts_in,
+    label_tasks,
+    learned_from,
+    parse,
+    site_folds,
+)
 from benchmarks.pairs_readings import EVERY, FEW, Label, Vectors, label_scores, predicted_genes, retrieval
 from benchmarks.pairs_statistics import (
     auroc,
@@ -20,6 +30,7 @@ from benchmarks.pairs_statistics import (
     weights,
 )
 from toxfusion.config.entry import compose
+from toxfusion.study.files import replace_file
 from toxfusion.training.task_nodes import build_tasks
 
 GRADE = Label("grade", "grade", ("low",), ("high",))
@@ -165,6 +176,28 @@ def test_folds_keep_sites_whole_and_cohorts_alike() -> None:
         share = obs["batch"][parts == "test"].eq("luad").mean()
         assert abs(share - obs["batch"].eq("luad").mean()) < 0.1
         assert 0.1 < (parts == "valid").mean() < 0.2
+
+
+def test_rows_of_fewer_pairs_are_parts_of_each_other_and_are_tested_alike(tmp_path) -> None:
+    obs, root = patients().obs.assign(study=[f"s{i // 8}" for i in range(240)]), tmp_path / "study"
+    replace_file(root / SPLIT, site_folds(obs).to_csv(index=False).encode())
+    parts = {}
+    for name in ("full", "full_half", "full_quarter"):
+        table = pd.read_csv(learned_from(Cell(ROWS[name], 1, 0, tmp_path), root, obs["batch"])).query(
+            "fold == 1"
+        )
+        parts[name] = {part: set(of) for part, of in table.groupby("part")["sample_id"]}
+    whole, half, quarter = (parts[name]["train"] for name in parts)
+    assert quarter < half < whole
+    assert len(half) == pytest.approx(len(whole) / 2, rel=0.2)
+    assert all(
+        of["test"] == parts["full"]["test"] and of["valid"] == parts["full"]["valid"] for of in parts.values()
+    )
+    without = replace(ROWS["full_without_lihc"], without="lusc")
+    table = pd.read_csv(learned_from(Cell(without, 1, 0, tmp_path), root, obs["batch"])).query("fold == 1")
+    cohort = table["sample_id"].map(obs["batch"])
+    assert set(cohort[table["part"] != "test"]) == {"luad"}
+    assert set(cohort[table["part"] == "test"]) == {"luad", "lusc"}
 
 
 def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -> None:
