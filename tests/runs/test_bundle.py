@@ -114,6 +114,16 @@ def test_a_bundle_holds_no_pickle_no_path_of_the_machine_and_a_card(
     assert "**The study is virtual**" in card.text
 
 
+def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(own_bundle: Path) -> None:
+    for file in own_bundle.glob("runs/*/config.yaml"):
+        config = yaml.safe_load(file.read_text())
+        del config["paths_by"]
+        file.write_text(yaml.safe_dump(config))
+    sealed_anew(own_bundle)
+    with pytest.raises(RunError, match="of an earlier version of toxfusion.*train it again"):
+        tf.load(own_bundle).predict(tiled_study(own_bundle / "study", seed=1))
+
+
 @pytest.mark.parametrize("pattern", ["runs/fold1*/model.safetensors", "runs/fold0*/contract.json",
                                      "encoders/*.safetensors", "runs/fold0*/predictions.parquet"])  # fmt: skip
 def test_a_file_that_was_changed_or_lost_is_refused_by_name(own_bundle: Path, pattern: str) -> None:
