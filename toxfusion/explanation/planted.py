@@ -45,6 +45,8 @@ from toxfusion.training.folder import RunFolder
 VISIBLE_FROM, VISIBLE_TO = 0.05, 0.6
 """A slide is measured where the mask marks between these shares of its tiles."""
 SLIDES_A_LESION = 4
+LEAST_GATE_RANGE = 0.05
+"""A gate whose values over animals lie closer together than this weighs them all alike."""
 STEPS = 32
 TOP_GENES = 20
 VIEW_PX = 900
@@ -104,8 +106,8 @@ class Listened:
 
     @property
     def gate_is_still(self) -> bool:
-        """Whether all animals have the same gate, to a hundredth."""
-        return self.largest_gate - self.least_gate < 0.01
+        """Whether hardly anything in the gate tells one animal from another."""
+        return self.largest_gate - self.least_gate < LEAST_GATE_RANGE
 
 
 def load(folder: RunFolder) -> LoadedRun:
