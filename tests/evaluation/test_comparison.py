@@ -420,6 +420,44 @@ def test_only_what_tells_runs_apart_is_in_the_name(
     assert {run.experiment for run in read_runs(str(tmp_path / "o"))[0]} == expected
 
 
+@pytest.mark.parametrize(
+    ("variants", "reference", "first"),
+    [
+        ({"full": ["_lr-1"], "clip": ["_lr-2"]}, "full", "full_lr-1"),
+        ({"full": ["", "_lr-1"], "clip": ["_lr-2"]}, "full", "full"),
+        ({"full": ["_lr-1", "_lr-2"]}, "full_lr-2", "full_lr-2"),
+    ],
+)
+def test_a_reference_is_a_row_or_the_experiment_of_one(
+    make_table, tmp_path: Path, variants: dict[str, list[str]], reference: str, first: str
+) -> None:
+    from toxfusion.runs.compared import compare_runs
+
+    for name, of_name in variants.items():
+        for variant in of_name:
+            place = tmp_path / "o" / f"{name}{variant}" / "fold0"
+            _write_run(place, name, 0, make_table(n_folds=2), variant=variant)
+    compare_runs(
+        str(tmp_path / "o"), tmp_path / "t", reference=reference, draws=20, seed=0, interval="percentile"
+    )
+    wide = pd.read_csv(tmp_path / "t" / "comparison.csv", index_col="experiment")
+    assert wide.index[0] == first
+    assert np.isnan(wide.at[first, "dili_difference"])
+    assert (wide["dili_difference"].drop(first) == 0).all()
+
+
+def test_a_reference_of_several_rows_is_refused_with_their_names(make_table, tmp_path: Path) -> None:
+    from toxfusion.runs.compared import compare_runs
+
+    for variant in ("_lr-1", "_lr-2"):
+        place = tmp_path / "o" / f"full{variant}" / "fold0"
+        _write_run(place, "full", 0, make_table(n_folds=2), variant=variant)
+    with pytest.raises(ComparisonError, match=r"^reference=full: 2 rows .*name one: full_lr-1, full_lr-2$"):
+        compare_runs(
+            str(tmp_path / "o"), tmp_path / "t", reference="full", draws=20, seed=0, interval="percentile"
+        )
+
+
 def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> None:
     from toxfusion.runs.compared import read_runs
     from toxfusion.training.folder import RunError

@@ -54,6 +54,7 @@ class Run:
         null: what was destroyed in it on purpose ("permuted labels"); "" for a method.
         view: the oracle view of what it reads (``scoring.VIEWS``).
         external: its scores come from a table of somebody else's model, not from a run.
+        name: of the experiment alone, where ``experiment`` also has what the command line changed.
     """
 
     experiment: str
@@ -67,6 +68,7 @@ class Run:
     null: str = ""
     view: str = "both"
     external: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)

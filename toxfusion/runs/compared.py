@@ -52,16 +52,18 @@ def compare_runs(
     Args:
         pattern: of run folders, or of folders above them.
         output: folder of comparison.csv, .md, .tex, .html and the figures.
-        reference: the experiment that the others are set beside.
+        reference: the experiment that the others are set beside. Its name alone will do where one row is of it.
         draws, seed, interval: of the bootstrap.
         external: tables of other models' predictions, see `external_runs`; what they leave out goes to audit.json.
 
     Raises:
-        ComparisonError: no finished run, or runs or external predictions that cannot be set side by side.
+        ComparisonError: no finished run, several rows of the reference, or runs or external predictions that cannot
+            be set side by side.
         TableError: an external table that cannot be read.
         RunError, PredictionsError: a run folder that lacks or breaks a file.
     """
     runs, cohorts, notes = read_runs(pattern)
+    reference = _row_of(runs, reference)
     rows, audit = list(runs), Audit()
     for file in external:
         others, said = external_runs(file, rows, reference, audit)
@@ -145,6 +147,7 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
             transductive=_is_transductive(folder),
             null=_null(config),
             view=VIEW_OF[modality_in_use(config)],
+            name=config["name"],
         )
         for folder, config in kept
     ]
@@ -154,6 +157,23 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
         )
     runs = _permutations_apart(runs)
     return runs, {name: _read_cohort(root, name, notes) for root, name in roots.items()}, notes
+
+
+def _row_of(runs: Sequence[Run], reference: str) -> str:
+    """The row that a reference names: by its own name, or by that of the experiment where one row is of it.
+
+    Raises:
+        ComparisonError: several rows are of it.
+    """
+    experiments = sorted({run.experiment for run in runs if run.name == reference})
+    if reference in {run.experiment for run in runs} or not experiments:
+        return reference
+    if len(experiments) > 1:
+        raise ComparisonError(
+            f"reference={reference}: {len(experiments)} rows are of that experiment; name one: "
+            f"{', '.join(experiments)}"
+        )
+    return experiments[0]
 
 
 def _permutations_apart(runs: list[Run]) -> list[Run]:
