@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 import toxfusion as tf
+from tests.conftest import tiny_tables
 from tests.runs.test_probes import trained
 from tests.training.test_run import tiled_study
 from toxfusion import export, predict
@@ -89,6 +91,33 @@ def test_a_bundle_says_what_its_runs_say_bit_for_bit_without_their_study(
         loaded.embed(theirs)
     with pytest.raises(RunError, match="holds no study"):
         first.embed()
+
+
+def with_age_and_sex(seed: int) -> dict[str, Any]:
+    """Tables of the small study with age in years and sex, each unknown of one sample."""
+    tables, rng = tiny_tables(seed), np.random.default_rng(seed)
+    n = len(tables["obs"])
+    age, sex = rng.normal(50, 12, n), rng.choice(np.array(["female", "male"], dtype=object), n)
+    age[4], sex[5] = np.nan, None
+    return {**tables, "obs": tables["obs"].assign(age=age, sex=sex)}
+
+
+def test_clinical_columns_travel_in_a_bundle(tmp_path: Path) -> None:
+    study = tiled_study(tmp_path / "study", tables=with_age_and_sex(0))
+    folder = trained(study, tmp_path / "run", *SHORT, "clinical=[age,sex]")
+    export_runs([folder], tmp_path / "bundle", draws=10)
+    mine, theirs = (tiled_study(tmp_path / to, 1, with_age_and_sex(1)) for to in ("mine", "theirs"))
+    run = tf.load(folder.root)
+    said, embedded = run.predict(mine), run.embed(mine)
+    # Ages of their own, so that the comparison is of a prediction that reads them.
+    older = with_age_and_sex(1)
+    older["obs"]["age"] += 30
+    aged = run.predict(tiled_study(tmp_path / "older", 1, older))
+    assert not np.allclose(aged["risk"], said["risk"], equal_nan=True)
+    shutil.rmtree(study.root)
+    bundled = tf.load(tmp_path / "bundle")
+    pd.testing.assert_frame_equal(bundled.predict(theirs), said, check_exact=True)
+    np.testing.assert_array_equal(bundled.embed(theirs).X, embedded.X)
 
 
 def test_a_bundle_holds_no_pickle_no_path_of_the_machine_and_a_card(

@@ -365,14 +365,14 @@ def test_a_run_goes_on_with_the_parts_it_began_on_or_not_at_all(featured: Study,
     assert not folder.history.exists()
 
 
-def tiled_study(root: Path, seed: int = 0) -> Study:
-    """A tiny study with a store of random tiles."""
+def tiled_study(root: Path, seed: int = 0, tables: dict[str, Any] | None = None) -> Study:
+    """A tiny study (or one of other tables) with a store of random tiles."""
     from tests.conftest import tiny_tables
     from toxfusion.study.bag_store import BagStore
     from toxfusion.study.store_spec import StoreSpec
     from toxfusion.study.study import write_study
 
-    study = write_study(root, **tiny_tables())
+    study = write_study(root, **(tables or tiny_tables()))
     spec = StoreSpec("tiles", "uint8", (32, 32, 3), {"mpp": 1.0, "tile_px": 32, "grid": "default"})
     store = BagStore.create(study.root / "tiles" / "default", spec)
     rng = np.random.default_rng(seed)
