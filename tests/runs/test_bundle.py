@@ -149,7 +149,7 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(own_bundle: Path
         del config["paths_by"]
         file.write_text(yaml.safe_dump(config))
     sealed_anew(own_bundle)
-    with pytest.raises(RunError, match="of an earlier version of toxfusion.*train it again"):
+    with pytest.raises(RunError, match=r"of an earlier version of toxfusion.*train it again"):
         tf.load(own_bundle).predict(tiled_study(own_bundle / "study", seed=1))
 
 

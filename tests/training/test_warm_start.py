@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import anndata
 import pytest
 import torch
 from torch import Tensor
@@ -116,6 +118,16 @@ def test_each_group_begins_at_variates_of_all_pairs_with_its_own_weighing_more(r
     assert_close(unknown, common)
     # Turned to the common axes: closer to them than the variates as they come.
     assert (out.slide_shared - common).norm() < 0.5 * common.norm()
+
+
+def test_one_group_alone_has_no_path_of_its_own(root: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(root, tmp_path / "study")
+    table = anndata.read_h5ad(own / "expression.h5ad")
+    table.obs["organ"] = "liver"
+    table.write_h5ad(own / "expression.h5ad")
+    network, fold, _ = on_fold(own, "paths_by=organ")
+    assert fold.path_groups is None
+    assert network.slide_projections.deviations is None  # type: ignore[union-attr]
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ def make_fold(
         seed=settings.seed,
         clinical=_clinical(settings, study, split, tasks, audit),
         head_groups=_groups(study, split, settings.heads_by, "heads_by"),
-        path_groups=_groups(study, split, settings.paths_by, "paths_by"),
+        path_groups=_several(_groups(study, split, settings.paths_by, "paths_by")),
         audit=audit,
     )
     return with_pairs_dealt(fold, settings.seed) if settings.nulls.shuffle_pairs == "throughout" else fold
@@ -139,6 +139,11 @@ def make_fold(
 def _groups(study: Study, split: Split, column: str | None, key: str) -> SampleGroups | None:
     """The groups of training samples by a column of obs, which a key names; None without a column."""
     return None if column is None else SampleGroups.fit(study, split.train, column, key)
+
+
+def _several(groups: SampleGroups | None) -> SampleGroups | None:
+    """Groups, unless there is one alone, which has nothing to deviate from."""
+    return None if groups is None or len(groups.names) < 2 else groups
 
 
 def _clinical(
