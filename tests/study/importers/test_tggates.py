@@ -75,7 +75,7 @@ def tables(tmp_path: Path) -> dict[str, Any]:
     )
     expression.to_csv(tmp_path / "expression.csv")
     (tmp_path / "rank.csv").write_text(
-        "Compound Name,vDILIConcern\nDrug-A,vLess-DILI-Concern\nsalt b,Ambiguous\n"
+        "Compound Name,vDILIConcern\nDrug-A,vLess-DILI-Concern\nsalt b,Ambiguous DILI-concern\n"
     )
     (tmp_path / "list.csv").write_text("CompoundName,DILIst Classification \ndruga,0\n")
     (tmp_path / "pheno.csv").write_text("SAMPLEID,DOSE,SACRIFICE_PERIOD\nID_0001021,300,4\n")
@@ -141,6 +141,24 @@ def test_labels_join_by_normalised_name(study: Study, tmp_path: Path, tables: di
     assert reasons["compound", "Salt-B -> salt b"] == "spelt otherwise in rank.csv: joined"
 
 
+@pytest.mark.parametrize(
+    ("table", "content", "said"),
+    [
+        ("dilirank", "Compound Name,vDILIConcern\nDrug-A,vMoost-DILI-Concern\n",
+         r"rank\.csv, column 'vDILIConcern', value 'vMoost-DILI-Concern' of 'Drug-A': is no class; write one of "
+         "vMost-DILI-Concern, .*Ambiguous DILI-concern, or leave it empty"),
+        ("dilist", "CompoundName,DILIst Classification \nDrug-A,2\n",
+         "value '2' of 'Drug-A': is no class; write one of 1, 0,"),
+    ],
+)  # fmt: skip
+def test_a_class_that_is_none_is_not_taken_for_ambiguous(
+    tmp_path: Path, tables: dict[str, Any], table: str, content: str, said: str
+) -> None:
+    Path(tables[table]).write_text(content)
+    with pytest.raises(ImportTableError, match=said):
+        import_tggates(tmp_path / "s", **tables)
+
+
 def test_all_animals_and_experiments_that_were_not_read(tmp_path: Path, tables: dict[str, Any]) -> None:
     study = import_tggates(tmp_path / "study", **tables, samples="all")
     assert len(study.obs) == 12
@@ -204,7 +222,9 @@ def test_faults_are_named(tmp_path: Path, tables: dict[str, Any]) -> None:
         import_tggates(tmp_path / "s", **tables, dili="worst")
     with pytest.raises(ImportTableError, match="samples=all"):
         import_tggates(tmp_path / "s", **{**tables, "expression": None})
-    Path(tables["dilirank"]).write_text("Compound Name,vDILIConcern\nDrug-A,vNo\ndruga,vMost\n")
+    Path(tables["dilirank"]).write_text(
+        "Compound Name,vDILIConcern\nDrug-A,vNo-DILI-Concern\ndruga,vMost-DILI-Concern\n"
+    )
     with pytest.raises(ImportTableError, match=r"'druga'.*two classes"):
         import_tggates(tmp_path / "s", **tables)
     Path(tables["pathology"]).write_text(FINDINGS.replace("slight", "awful"), encoding="cp932")

@@ -6,6 +6,7 @@ that makes it; docs/howto/open_tggates.md walks through it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,12 +48,13 @@ CHEMISTRY = {
 }
 HOURS = {"hr": 1.0, "day": 24.0}
 MG_PER_KG = {"mg/kg": 1.0, "μg/kg": 1e-3}
-#: label -> its FDA table, and what the classes of the table become; a class that is not there is no label
+#: label -> its FDA table, and what the classes of the table become; an ambiguous compound has no label
 DILI_LABELS = {
     "dilirank": ("dilirank", {"vMost-DILI-Concern": 1.0, "vLess-DILI-Concern": 1.0, "vNo-DILI-Concern": 0.0}),
     "most": ("dilirank", {"vMost-DILI-Concern": 1.0, "vLess-DILI-Concern": 0.0, "vNo-DILI-Concern": 0.0}),
     "dilist": ("dilist", {"1": 1.0, "0": 0.0}),
 }
+AMBIGUOUS = "Ambiguous DILI-concern"
 
 
 def import_tggates(
@@ -369,7 +371,8 @@ def hazard_labels(
         ("dilirank", dilirank, "Compound Name", "vDILIConcern"),
         ("dilist", dilist, "CompoundName", "DILIst Classification"),
     ):
-        classes = {} if path is None else _classes(path, name_column, class_column)
+        known = [*DILI_LABELS[kind][1], *([AMBIGUOUS] if kind == "dilirank" else [])]
+        classes = {} if path is None else _classes(path, name_column, class_column, known)
         found = {c: classes.get(normalised_compound(c), ("", "")) for c in compounds.unique()}
         table[kind] = compounds.map({compound: label for compound, (_, label) in found.items()})
         for name, (of, labels) in DILI_LABELS.items():
@@ -381,7 +384,7 @@ def hazard_labels(
         for compound, (spelling, label) in sorted(found.items()):
             if not label:
                 audit.change(STAGE, "compound", compound, f"not in {file} by name: no {kind} label")
-            elif label not in DILI_LABELS[kind][1]:
+            elif label == AMBIGUOUS:
                 audit.change(STAGE, "compound", compound, f"ambiguous in {file}: no {kind} label")
             if spelling.casefold() != compound.casefold() and label:
                 audit.change(
@@ -390,11 +393,13 @@ def hazard_labels(
     return table
 
 
-def _classes(path: str, name_column: str, class_column: str) -> dict[str, tuple[str, str]]:
-    """Normalised compound name -> the table's spelling, class as text.
+def _classes(
+    path: str, name_column: str, class_column: str, known: Sequence[str]
+) -> dict[str, tuple[str, str]]:
+    """Normalised compound name -> the table's spelling, class as text; an empty class is none.
 
     Raises:
-        ImportTableError: two names that mean one compound have different classes.
+        ImportTableError: two names that mean one compound have different classes, or a class is not ``known``.
     """
     rows = read_table(path, required=(name_column, class_column))
     rows = rows[rows[name_column].notna()].fillna({class_column: ""})
@@ -403,6 +408,11 @@ def _classes(path: str, name_column: str, class_column: str) -> dict[str, tuple[
         if classes.setdefault(normalised_compound(name), (name, label))[1] != label:
             raise ImportTableError(
                 f"{path}, column {name_column!r}, value {name!r}: has two classes; keep one"
+            )
+        if label not in ("", *known):
+            raise ImportTableError(
+                f"{path}, column {class_column!r}, value {label!r} of {name!r}: is no class; write one of "
+                f"{', '.join(known)}, or leave it empty"
             )
     return classes
 
