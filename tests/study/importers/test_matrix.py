@@ -72,6 +72,18 @@ def test_what_the_sample_table_leaves_out_is_filled_in(tmp_path: Path) -> None:
     assert "time_h" not in filled
 
 
+@pytest.mark.parametrize(
+    ("column", "written"),
+    [("control_group", "controls"), ("time_h", "Time_H"), ("injury", "injured"), ("dili", "DILI")],
+)
+def test_a_column_with_another_spelling_is_asked_for(tmp_path: Path, column: str, written: str) -> None:
+    samples = pd.read_csv(io.StringIO(SAMPLES)).drop(columns="time_h").assign(**{written: 1, "weight": 2})
+    study = import_matrix(tmp_path / "study", **write(tmp_path, samples=samples.to_csv(index=False)))
+    said = {r.id: r.reason for r in Audit.read(study.root / "audit.json").records if r.kind == "column"}
+    assert said[column].startswith(f"not in the sample table, unless {written!r} is meant: ")
+    assert "meant" not in said["animal_id"]
+
+
 def test_what_the_sample_table_says_is_kept(tmp_path: Path) -> None:
     samples = (
         "sample_id\tcompound\tdose\ttime_h\tis_control\tdose_level\tgroup_id\tstudy\tdili\tstrain\n"

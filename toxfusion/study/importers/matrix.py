@@ -6,6 +6,7 @@ audited with the rule that filled it.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from toxfusion.study.vocabulary import GRADES
 
 Kind = Literal["log2", "counts"]
 Orientation = Literal["auto", "genes_by_samples", "samples_by_genes"]
+LEAST_LIKENESS = 0.65
+"""Of two names of columns (difflib), from which on one may be the other misspelt: controls and control_group."""
 DOSE_ADVICE = "write 0 for a vehicle control, and mg/kg as a plain number for a treated animal"
 GRADE_WORDS = {
     **dict.fromkeys(("absent", "none", "normal"), 0.0),
@@ -164,9 +167,14 @@ def _refuse_missing_dose(obs: pd.DataFrame, path: Path | str) -> None:
 def _fill(
     obs: pd.DataFrame, column: str, value: str | float | pd.Series | pd.Index, rule: str, audit: Audit
 ) -> None:
-    if column not in obs.columns:
-        obs[column] = value
-        audit.change(STAGE, "column", column, f"not in the sample table: {rule}")
+    """Fill in a column that is not there; the audit says by which rule, and which other column comes near to its name."""
+    if column in obs.columns:
+        return
+    others = {str(name).casefold(): str(name) for name in obs.columns if name not in CONTRACT_COLUMNS}
+    near = get_close_matches(column, others, n=1, cutoff=LEAST_LIKENESS)
+    meant = f", unless {others[near[0]]!r} is meant" if near else ""
+    obs[column] = value
+    audit.change(STAGE, "column", column, f"not in the sample table{meant}: {rule}")
 
 
 def _flags(column: pd.Series, path: Path | str) -> pd.Series:
