@@ -167,7 +167,7 @@ def _refuse_missing_dose(obs: pd.DataFrame, path: Path | str) -> None:
 def _fill(
     obs: pd.DataFrame, column: str, value: str | float | pd.Series | pd.Index, rule: str, audit: Audit
 ) -> None:
-    """Fill in a column that is not there; the audit says by which rule, and which other column comes near to its name."""
+    """Fill in a column that is not there; the audit has the rule, and another column whose name comes near."""
     if column in obs.columns:
         return
     others = {str(name).casefold(): str(name) for name in obs.columns if name not in CONTRACT_COLUMNS}
