@@ -177,12 +177,14 @@ def readings(obs: pd.DataFrame, part: pd.Series, risk: np.ndarray) -> pd.DataFra
     """Test patients of a log risk; survival curves by Breslow's estimate in the training patients of the cohort.
 
     Args:
-        risk: float [n], of every patient of training and test.
+        risk: float [n], of every patient of training and test; NaN of one who lacks what the row reads and is no part
+            of the estimate.
     """
     tables = []
     for cohort in sorted(set(obs["batch"])):
         mine = (obs["batch"] == cohort).to_numpy()
         train, test = (mine & part.isin(of).to_numpy() for of in (["train", "valid"], ["test"]))
+        train &= np.isfinite(risk)
         time, event = (obs[c].to_numpy(np.float64) for c in ("survival_time", "event"))
         end = float(time[train & (event == 1)].max())
         times = even_grid(end)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.published import SECTIONS, page
 from benchmarks.survival import AGE, ROWS, Cell, run_cell
-from benchmarks.survival_rows import breslow, of_cohorts, pooled
+from benchmarks.survival_rows import breslow, of_cohorts, pooled, readings
 from toxfusion.config.entry import compose
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.study.audit import Audit
@@ -84,6 +84,17 @@ def test_rows_of_all_kinds_have_the_same_readings_and_see_no_label_of_a_test_pat
         assert (table["time"] > elsewhere["time"]).all()
     c = {row: mean_c(table) for row, table in found["here"].items()}
     assert min(c["pooled"], c["ridge"]) > c["age"] > 0.55
+
+
+def test_a_training_patient_without_a_risk_spoils_no_curve(tmp_path: Path) -> None:
+    study, part = cohorts(tmp_path)
+    parts, risk = part.reindex(study.obs.index), np.linspace(-1, 1, len(study.obs))
+    unknown = np.flatnonzero(parts == "train")[::5]
+    table = readings(study.obs, parts, np.where(np.isin(np.arange(len(risk)), unknown), np.nan, risk))
+    left_out = parts.copy()
+    left_out.iloc[unknown] = ""
+    pd.testing.assert_frame_equal(table, readings(study.obs, left_out, risk))
+    assert table["brier_term"].notna().all()
 
 
 def test_a_cell_of_a_fold_is_read_from_the_folds_of_the_study(tmp_path: Path) -> None:
