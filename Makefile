@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	{ $(INSTALL); } || { export UV_SYSTEM_CERTS=true; $(INSTALL); }
 	@touch $@
 
-demo: $(READY) ## a virtual study, every experiment on it, the table and the figures (about 18 minutes on 2 cores)
+demo: $(READY) ## a virtual study, every experiment on it, the table and the figures (about 8 minutes on 2 cores)
 	$(PY) -m toxfusion.demo
 
 test: export OMP_NUM_THREADS := 1
