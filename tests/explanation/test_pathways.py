@@ -148,7 +148,8 @@ def test_tables_of_orthologs_are_read_as_they_are_downloaded(tmp_path: Path, nam
 def test_what_is_no_table_or_file_is_refused_by_its_key(tmp_path: Path) -> None:
     for text, says in (
         ("a,b\n1,2\n", r"columns \['a', 'b'\]"),
-        ("rat,human\n,\n", "pairs no"),
+        ("rat,human\n,\n", "holds a header and no row"),
+        ("rat,human\nAlb,\n", "pairs no"),
         ("", "cannot read"),
     ):
         with pytest.raises(GeneSetError, match=f"gene_sets.orthologs: .*{says}"):
