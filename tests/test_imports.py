@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tasks": {"study", "data", "models", "objectives", "evaluation"},
     "baselines": {"study", "tasks", "data", "evaluation"},
     "slides": {"console", "study", "data", "models"},
-    "synthetic": {"console", "study", "evaluation"},
+    "synthetic": {"console", "study"},
     "checkup": {"config", "models", "study", "evaluation", "slides"},
     "training": {
         "config", "console", "distributed", "study", "tasks", "data", "models", "objectives", "evaluation",
