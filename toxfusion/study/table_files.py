@@ -1,18 +1,21 @@
 """The bytes of a table, whatever wraps them: plain, compressed, zipped, a workbook. The content decides, not the name.
 
-Here: what kind of file it is, and its text. Not here: delimiters, columns and cells (toxfusion.study.tables).
+Here: what kind of file it is, its text, and its delimiter. Not here: columns and cells (toxfusion.study.tables).
 """
 
 from __future__ import annotations
 
 import bz2
 import codecs
+import csv
 import gzip
 import io
 import lzma
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 #: a compressed file that is cut off, damaged, or none
@@ -36,6 +39,9 @@ _NO_TABLE = {
     b"\xff\xd8\xff": "a picture; give the table itself",
     b"{\\rtf": "a text document (RTF); save the table as CSV",
 }
+DELIMITERS = ("\t", ",", ";")
+_TAB_SUFFIXES = (".tsv", ".tab")
+_LOOKED_AT = 50
 _MARKUP = ("<html", "<!doctype", "<table", "<?xml", "<meta", "<head")
 
 
@@ -141,3 +147,27 @@ def _text(content: bytes, encoding: str, path: Path | str) -> str:
     raise TableError(
         f"{path}, line {line}: byte 0x{content[fault.start]:02x} is not {name} text; save the table as UTF-8"
     ) from fault
+
+
+def delimiter_of(text: str, path: Path | str, required: Sequence[str]) -> str:
+    """Tab where the name says so and a tab is there; else what gives the required columns, then rows of one width,
+    then the most columns; delimiters within quotation marks do not count."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
+    lines = text.partition("\n")[0] if "\n" in text else text
+    if any(suffix in _TAB_SUFFIXES for suffix in suffixes) and "\t" in lines:
+        return "\t"
+
+    def merit(delimiter: str) -> tuple[bool, bool, int]:
+        try:
+            reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+            rows = [row for row in islice(reader, _LOOKED_AT) if any(cell.strip() for cell in row)]
+        except csv.Error:
+            return False, False, 0
+        if not rows or len(rows[0]) < 2:
+            return False, False, 0
+        names = {cell.strip() for cell in rows[0]}
+        widths = {len(row) for row in rows[1:]}
+        even = all(0 <= width - len(rows[0]) <= 1 for width in widths)
+        return names.issuperset(required), even, len(rows[0])
+
+    return max(DELIMITERS, key=merit)

@@ -13,19 +13,15 @@ import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from toxfusion.study.table_files import Content, TableError, read_content
+from toxfusion.study.table_files import Content, TableError, delimiter_of, read_content
 
 #: What stands for a missing value, in every table; docs/reference/tables.md names them.
 MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
-DELIMITERS = ("\t", ",", ";")
-_TAB_SUFFIXES = (".tsv", ".tab")
-_LOOKED_AT = 50
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d*,\d+")
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?(\.|e[+-]\d+)?")
 #: the first line by which spreadsheets say the delimiter
@@ -88,7 +84,7 @@ def read_table(
     content = read_content(path, encoding)
     table = None
     if header and not comments and content.workbook is None:
-        table = _plain_table(content.text, delimiter or _delimiter(content.text, path, required), marks)
+        table = _plain_table(content.text, delimiter or delimiter_of(content.text, path, required), marks)
     if table is None:
         cells = _cells(content, path, required, header, comments, delimiter, quoted, short_rows)
         table = _table_of(cells, header, marks)
@@ -315,7 +311,7 @@ def _plain_values(content: Content, path: Path | str) -> pd.DataFrame | None:
     text = content.text.rstrip("\n")
     if not text:
         return None
-    delimiter = _delimiter(content.text, path, ())
+    delimiter = delimiter_of(content.text, path, ())
     rows = csv.reader(io.StringIO(text), delimiter=delimiter)
     try:
         names = [name.strip() for name in next(rows)]
@@ -391,7 +387,7 @@ def _cells(
             text, skipped, delimiter = text[said.end() :], 1, said[1]
         while text and text[0] in comments:
             text, skipped = text.partition("\n")[2], skipped + 1
-        rows = _text_rows(text, delimiter or _delimiter(text, path, required), quoted, path)
+        rows = _text_rows(text, delimiter or delimiter_of(text, path, required), quoted, path)
     return _shaped(rows, skipped, header, short_rows, path)
 
 
@@ -486,27 +482,3 @@ def _without_header(rows: list[Row], at: list[int]) -> _Cells:
     width = max(max(i for i, cell in enumerate(row, start=1) if cell.strip()) for row in rows)
     filled = [[*row[:width], *[""] * (width - len(row))] for row in rows]
     return _Cells([str(i) for i in range(width)], filled, at)
-
-
-def _delimiter(text: str, path: Path | str, required: Sequence[str]) -> str:
-    """Tab where the name says so and a tab is there; else what gives the required columns, then rows of one width,
-    then the most columns; delimiters within quotation marks do not count."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
-    lines = text.partition("\n")[0] if "\n" in text else text
-    if any(suffix in _TAB_SUFFIXES for suffix in suffixes) and "\t" in lines:
-        return "\t"
-
-    def merit(delimiter: str) -> tuple[bool, bool, int]:
-        try:
-            reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-            rows = [row for row in islice(reader, _LOOKED_AT) if any(cell.strip() for cell in row)]
-        except csv.Error:
-            return False, False, 0
-        if not rows or len(rows[0]) < 2:
-            return False, False, 0
-        names = {cell.strip() for cell in rows[0]}
-        widths = {len(row) for row in rows[1:]}
-        even = all(0 <= width - len(rows[0]) <= 1 for width in widths)
-        return names.issuperset(required), even, len(rows[0])
-
-    return max(DELIMITERS, key=merit)
