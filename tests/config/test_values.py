@@ -90,6 +90,13 @@ def test_what_the_disk_refuses_is_one_sentence() -> None:
     wrapped = RuntimeError("unable to save")
     wrapped.__cause__ = in_words
     assert "free some of the disk" in str(system_fault(wrapped))
+    absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/proc/x")
+    assert "/proc/x: cannot be written or read (No such file or directory); a part of this path" in str(
+        system_fault(absent)
+    )
+    after = ValueError("a fault of ours")
+    after.__context__ = absent
+    assert system_fault(after) is None
     assert system_fault(OSError("no such thing")) is None
     assert system_fault(ValueError("a fault of ours")) is None
 

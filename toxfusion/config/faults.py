@@ -12,6 +12,7 @@ _ADVICE = {
     errno.EFBIG: "give a disk that takes larger files",
     errno.ENOTDIR: "a part of this path is a file: give another folder",
     errno.EEXIST: "a part of this path is a file: give another folder",
+    errno.ENOENT: "a part of this path is not there: make it, or give another",
     errno.ENAMETOOLONG: "give a shorter name or folder",
     errno.EACCES: "change the rights, or give another folder",
     errno.EPERM: "change the rights, or give another folder",
@@ -41,7 +42,8 @@ def system_fault(error: BaseException) -> SystemFault | None:
     seen: BaseException | None = error
     while seen is not None:
         number = _number_of(seen)
-        if number in _ADVICE:
+        # A path that is not there may be what the program looked for first, and no reason of what went wrong after it.
+        if number in _ADVICE and (number != errno.ENOENT or seen is error):
             name = getattr(seen, "filename2", None) or getattr(seen, "filename", None)
             where = f"{name}: " if name else ""
             return SystemFault(f"{where}cannot be written or read ({os.strerror(number)}); {_ADVICE[number]}")
