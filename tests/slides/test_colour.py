@@ -63,6 +63,23 @@ class TestTiff:
         path = self.write(tmp_path, samples, layout, photometric="rgb", extrasamples=["unspecified"])
         np.testing.assert_array_equal(pixels(path), picture())
 
+    @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+    def test_other_depths_are_refused_and_not_cut_to_their_high_bits(
+        self, tmp_path: Path, layout: dict, dtype: type
+    ) -> None:
+        samples = picture().astype(dtype) * 16  # 12 bits, as cameras give
+        path = self.write(tmp_path, samples, layout, photometric="rgb")
+        with pytest.raises(SlideUnsuitable, match=rf"{np.dtype(dtype)} with 3 samples a pixel, not 8-bit RGB"):
+            pixels(path)
+
+    def test_the_largest_picture_is_the_slide_whatever_stands_before_it(
+        self, tmp_path: Path, layout: dict
+    ) -> None:
+        with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+            for samples in (picture()[::2, ::2], picture()):
+                file.write(np.ascontiguousarray(samples), photometric="rgb", metadata=None, **layout)
+        np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), picture())
+
     @pytest.mark.parametrize("photometric", ["cielab", "minisblack"])
     def test_what_the_tags_call_no_rgb_is_refused(
         self, tmp_path: Path, layout: dict, photometric: str
@@ -70,3 +87,10 @@ class TestTiff:
         path = self.write(tmp_path, picture(), layout, photometric=photometric, planarconfig="contig")
         with pytest.raises(SlideUnsuitable, match=f"{photometric.upper()}.*not RGB"):
             pixels(path)
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the right side of the scene is the top row of the file
+    Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), np.rot90(picture(), -1))

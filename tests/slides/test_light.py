@@ -49,3 +49,10 @@ def test_a_black_frame_about_a_slide_is_no_fluorescence() -> None:
     framed = np.zeros((600, 600, 3), np.uint8)
     framed[:256, :256] = spots((244, 243, 245), (110, 70, 150))
     check_light(framed, "a.svs")
+
+
+def test_a_white_band_about_fluorescence_does_not_hide_it() -> None:
+    picture = spots((0, 0, 90), (20, 40, 255))
+    picture[:60] = 255
+    with pytest.raises(SlideUnsuitable, match=r"a\.png.*has a colour of no stain; its mean RGB"):
+        check_light(picture, "a.png")

@@ -73,7 +73,11 @@ def tiff_colour(page: tifffile.TiffPage) -> Colour:
 def is_plain_rgb(page: tifffile.TiffPage) -> bool:
     """Whether every reader takes the samples of a page for the same colours."""
     plain = page.photometric in (_PHOTOMETRIC.RGB, _PHOTOMETRIC.YCBCR) and page.samplesperpixel == 3
-    return plain and (page.photometric == _PHOTOMETRIC.RGB or page.compression in _CONVERTED_BY_DECODER)
+    return (
+        plain
+        and page.dtype == np.uint8
+        and (page.photometric == _PHOTOMETRIC.RGB or page.compression in _CONVERTED_BY_DECODER)
+    )
 
 
 def _first_three(pixels: Pixels) -> Pixels:

@@ -19,26 +19,31 @@ FRAME = 8
 DARK = 64
 #: a pixel whose darkest channel is above this is glass, or nearly
 CLEAR = 180
-#: so much glass or lightly stained tissue any slide in transmitted light has
-LEAST_CLEAR = 0.02
-MOST_DARK = 0.5
-#: median over pixels of the darkest channel by the brightest; eosin has 0.6, deep haematoxylin 0.3, a fluorophore 0.1
+#: the darkest channel of a stain by its brightest: eosin has 0.6, deep haematoxylin 0.3, a fluorophore 0.1
 LEAST_BALANCE = 0.22
+#: no more of a slide than this is dark or of a colour that no stain has
+MOST_UNLIKE = 0.5
 
 
 @dataclass(frozen=True)
 class Light:
-    """What an overview shows, each 0 to 1: share of dark and of clear pixels, and how balanced the lit ones are."""
+    """What an overview shows.
+
+    Attributes:
+        dark, clear, gaudy: shares of its pixels, 0 to 1: dark ones, clear ones, and those between whose darkest channel
+            has less of the brightest than any stain leaves.
+        mean: of red, green and blue, 0 to 255.
+    """
 
     dark: float
     clear: float
-    balance: float
+    gaudy: float
     mean: tuple[float, float, float]
 
     @property
     def transmitted(self) -> bool:
-        """Whether it can be transmitted light: little of it dark, and glass or colours that stains have."""
-        return self.dark <= MOST_DARK and (self.clear >= LEAST_CLEAR or self.balance >= LEAST_BALANCE)
+        """Whether it can be transmitted light: most of it is glass, or has colours that stains have."""
+        return self.dark + self.gaudy <= MOST_UNLIKE
 
 
 def light_of(overview: Pixels) -> Light:
@@ -49,10 +54,10 @@ def light_of(overview: Pixels) -> Light:
         overview = overview[inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]
     pixels = overview.reshape(-1, 3)
     most, least = pixels.max(axis=1), pixels.min(axis=1)
-    lit = most >= DARK
-    balance = float(np.median(least[lit] / most[lit])) if lit.any() else 0.0
+    dark, clear = most < DARK, least >= CLEAR
+    gaudy = ~dark & ~clear & (least < LEAST_BALANCE * most)
     red, green, blue = (float(mean) for mean in pixels.mean(axis=0))
-    return Light(float(1 - lit.mean()), float((least >= CLEAR).mean()), balance, (red, green, blue))
+    return Light(float(dark.mean()), float(clear.mean()), float(gaudy.mean()), (red, green, blue))
 
 
 def check_light(overview: Pixels, name: str) -> None:
@@ -65,7 +70,7 @@ def check_light(overview: Pixels, name: str) -> None:
     if not light.transmitted:
         red, green, blue = light.mean
         raise SlideUnsuitable(
-            f"{name}: does not look like transmitted light (H&E): {light.dark:.0%} of it is dark and {light.clear:.1%} "
-            f"clear, its mean RGB is ({red:.0f}, {green:.0f}, {blue:.0f}), its darkest channel has {light.balance:.2f} "
-            "of the brightest; is it fluorescence, or inverted?"
+            f"{name}: does not look like transmitted light (H&E): {light.dark:.0%} of it is dark, {light.clear:.1%} "
+            f"clear, and {light.gaudy:.0%} has a colour of no stain; its mean RGB is ({red:.0f}, {green:.0f}, "
+            f"{blue:.0f}); is it fluorescence, or inverted?"
         )

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import openslide
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from toxfusion.slides.colour import WHITE, Pixels, is_plain_rgb, rgb, tiff_colour
 from toxfusion.slides.faults import SlideUnreadable, SlideUnsuitable
@@ -168,9 +168,9 @@ class OpenSlideSource:
 
     def __init__(self, path: Path) -> None:
         self._slide = openslide.OpenSlide(path)
-        if self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":
-            self._refuse_special_colours(path)
         self.dimensions = self._slide.dimensions
+        if self._slide.properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff":
+            self._refuse_unless_plain(path)
         self.downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         properties = self._slide.properties
         self.mpp = as_pair(
@@ -192,14 +192,19 @@ class OpenSlideSource:
         if self._finest is not None:
             self._finest.close()
 
-    def _refuse_special_colours(self, path: Path) -> None:
-        """Leave a TIFF with a fourth sample or other colours than RGB to tifffile, which knows what its tags say."""
+    def _refuse_unless_plain(self, path: Path) -> None:
+        """Leave to tifffile a TIFF that OpenSlide would take for something else: one with a fourth sample, with other
+        colours than 8-bit RGB, or with a thumbnail before its picture."""
         with tifffile.TiffFile(path) as file:
-            if not is_plain_rgb(_page(file.series[0].levels[0])):
-                self._slide.close()
-                raise ValueError(
-                    "its samples are not plain RGB, and its tags say more of them than OpenSlide reads"
-                )
+            page = _finest_page(_main_series(file)[1])
+            if not is_plain_rgb(page):
+                what = "its samples are not plain RGB, and its tags say more of them than OpenSlide reads"
+            elif (page.imagewidth, page.imagelength) != self.dimensions:
+                what = "its first image is not its largest, which OpenSlide does not read"
+            else:
+                return
+        self._slide.close()
+        raise ValueError(what)
 
     def _same_by_tifffile(self, path: Path) -> TiffSource | None:
         """The slide opened by tifffile if its finest level has the same size and samples; else None."""
@@ -227,7 +232,8 @@ class OpenSlideSource:
 
 
 class TiffSource:
-    """TIFF and OME-TIFF in tiles or strips, by tifffile; only the segments a region needs are decoded."""
+    """The largest picture of a TIFF or OME-TIFF, in tiles or strips, by tifffile; only the segments that a region needs
+    are decoded."""
 
     _CACHED_BYTES = 32 * 2**20
 
@@ -240,14 +246,14 @@ class TiffSource:
             raise
 
     def _read_layout(self) -> None:
-        series = self._file.series[0]
+        position, series = _main_series(self._file)
         levels = sorted((_page(level) for level in series.levels), key=lambda page: -page.imagewidth)
         first = levels[0]
         self._colours = [tiff_colour(page) for page in levels]
         self._levels = levels
         self.dimensions = first.imagewidth, first.imagelength
         self.downsamples = tuple(first.imagewidth / page.imagewidth for page in levels)
-        self.mpp = ome_mpp(self._file.ome_metadata) if self._file.is_ome else None
+        self.mpp = ome_mpp(self._file.ome_metadata, position) if self._file.is_ome else None
         if self.mpp is None and "XResolution" in first.tags and "ResolutionUnit" in first.tags:
             x, y = (ratio(first.tags[name].value) for name in ("XResolution", "YResolution"))
             unit = {2: "inch", 3: "cm"}.get(int(first.tags["ResolutionUnit"].value))
@@ -299,14 +305,14 @@ class TiffSource:
 
 
 class ImageSource:
-    """A plain picture (PNG, JPEG, stripped TIFF ...) by PIL, held in memory. It has no mpp of its own."""
+    """A plain picture (PNG, JPEG ...) by PIL, held in memory, turned as its EXIF says. It has no mpp of its own."""
 
     def __init__(self, path: Path) -> None:
         with Image.open(path) as picture:
             if picture.mode not in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
                 raise SlideUnsuitable(f"the image is of mode {picture.mode}, not 8-bit RGB")
-            self.dimensions = picture.size
-            self._pixels = rgb(picture)
+            self._pixels = rgb(ImageOps.exif_transpose(picture))
+        self.dimensions = self._pixels.shape[1], self._pixels.shape[0]
         self.mpp: tuple[float, float] | None = None
         self.downsamples: tuple[float, ...] = (1.0,)
 
@@ -448,6 +454,21 @@ def _page(level: Any) -> tifffile.TiffPage:
     """The page that holds a level of a series whose levels are one page each."""
     page = level.pages[0]
     return page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+
+
+def _main_series(file: tifffile.TiffFile) -> tuple[int, tifffile.TiffPageSeries]:
+    """The series of the largest picture and its position: a thumbnail or a label may stand before it."""
+
+    def pixels(position: int) -> int:
+        page = _finest_page(file.series[position])
+        return int(page.imagewidth * page.imagelength)
+
+    position = max(range(len(file.series)), key=pixels)
+    return position, file.series[position]
+
+
+def _finest_page(series: tifffile.TiffPageSeries) -> tifffile.TiffPage:
+    return _page(series.levels[0])
 
 
 def _segments(page: tifffile.TiffPage, x0: int, y0: int, x1: int, y1: int) -> list[int]:

@@ -87,17 +87,18 @@ def resolution_mpp(x: object, y: object, unit: str | None) -> tuple[float, float
     return mpp if max(mpp) < 30 else None
 
 
-def ome_mpp(metadata: str | None) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of the first image of an OME-XML block, in micrometres."""
+def ome_mpp(metadata: str | None, position: int = 0) -> tuple[float, float] | None:
+    """PhysicalSizeX and Y of an image of an OME-XML block, by its position, in micrometres."""
     if not metadata:
         return None
     try:
         root = ElementTree.fromstring(metadata)
     except ElementTree.ParseError:
         return None
-    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None:
+    images = [node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"]
+    if position >= len(images):
         return None
+    pixels = images[position]
     sizes = []
     for axis in "XY":
         size = _number(pixels.get(f"PhysicalSize{axis}"))
