@@ -69,7 +69,9 @@ class TestTiff:
     ) -> None:
         samples = picture().astype(dtype) * 16  # 12 bits, as cameras give
         path = self.write(tmp_path, samples, layout, photometric="rgb")
-        with pytest.raises(SlideUnsuitable, match=rf"{np.dtype(dtype)} with 3 samples a pixel, not 8-bit RGB"):
+        with pytest.raises(
+            SlideUnsuitable, match=rf"{np.dtype(dtype)} with 3 samples a pixel, not 8-bit RGB"
+        ):
             pixels(path)
 
     def test_the_largest_picture_is_the_slide_whatever_stands_before_it(
