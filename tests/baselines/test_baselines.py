@@ -217,8 +217,11 @@ def test_what_cannot_be_fitted_is_refused(fold: FoldData, tiny_study: Study) -> 
         fit_baseline("chemistry_logistic", fold, ALL, seed=0, settings=BaselineSettings(chemistry=("GLDH",)))
 
 
-def test_features_of_an_encoder_that_saw_test_compounds_are_refused(tiny_study: Study, tmp_path) -> None:
-    store = _store(tiny_study, tmp_path / "store", trained_on=("gammacin",))
+@pytest.mark.parametrize("spelling", ["gammacin", "Gammacin ", "GAMMA-CIN"])
+def test_features_of_an_encoder_that_saw_test_compounds_are_refused(
+    tiny_study: Study, tmp_path, spelling: str
+) -> None:
+    store = _store(tiny_study, tmp_path / "store", trained_on=(spelling,))
     scaler = fit_tile_scaler(tiny_study, store, _split(tiny_study).train, "none")
     with pytest.raises(LeakError, match="gammacin"):
         FoldData(tiny_study, _split(tiny_study), {}, store=store, expression=None, scaler=scaler, seed=0)

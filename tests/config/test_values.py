@@ -48,11 +48,34 @@ from toxfusion.study.splits import CompoundKFold
         ("pretrain.gene_mask=1.5", r"pretrain\.gene_mask=1\.5: give a number from 0 to 1"),
         ("pretrain.warm_start.own_weight=0", r"own_weight=0: give a number of 1 or more"),
         ("pretrain.warm_start.slide_ridge=0", r"slide_ridge=0: give a number of 1e-06 or more"),
+        (
+            "data.expression.n_genes=1.5",
+            r"data\.expression\.n_genes=1\.5: give a whole number of 1 or more or null",
+        ),
+        ("data.expression.clip=nan", r"data\.expression\.clip=nan: give a number"),
+        ("data.expression.clip_quantile=2", r"clip_quantile=2: give a number from 0 to 0\.5 or null"),
+        ("task.weights.dili=-1", r"task\.weights\.dili=-1: give a number of 0 or more"),
+        ("pretrain.weights.align=inf", r"pretrain\.weights\.align=inf: give a number of 0 or more"),
+        ("split.valid_fraction=-1", r"split\.valid_fraction=-1: give a number from 0 to 1"),
+        ("trainer.gradient_clip_val=nan", r"gradient_clip_val=nan: give a number of 0 or more or null"),
+        ("optimizer.finetune_lr=inf", r"finetune_lr=inf: give a number of 0 or more"),
+        ("bag.heads=-1", r"bag\.heads=-1: give a whole number of 1 or more"),
+        ("permute_labels=maybe", "permute_labels=maybe: give one of true, false"),
+        ("task.dili=3", r"task\.dili=3: give one of true, false"),
+        ("paths.outputs=", "paths.outputs= has no value; is a shell variable empty"),
+        ("data.root=", "data.root= has no value"),
+        ("paths.outputs=null", "paths.outputs=null: give a folder"),
+        ("data.root=null", "data.root=null: give a folder"),
+        ("=5", "cannot read '=5': it has no key"),
     ],
 )
 def test_what_is_no_whole_number_or_group_is_refused_before_any_work(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         checked(override)
+
+
+def test_an_empty_text_is_a_value_where_it_is_quoted() -> None:
+    assert compose("train", ["data.root=x", "paths.variant=''"])["paths"]["variant"] == ""
 
 
 def checked(*overrides: str) -> None:
@@ -63,7 +86,7 @@ def checked(*overrides: str) -> None:
 
 
 def test_the_defaults_and_the_nulls_that_mean_something_pass() -> None:
-    checked("trainer.patience=null", "split.valid_folds=null")
+    checked("trainer.patience=null", "split.valid_folds=null", "trainer.gradient_clip_val=null")
     check_arguments("split", {"n_folds": 3, "valid_fraction": 0, "analogues": None}, CompoundKFold)
     with pytest.raises(ConfigError, match=r"split\.fold=true: give a whole number"):
         check_arguments("split", {"fold": True}, CompoundKFold)

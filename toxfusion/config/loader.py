@@ -26,6 +26,8 @@ from toxfusion.config.nodes import ConfigError
 
 # Groups whose files set keys of other files, and may not bring in keys of their own.
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")
+# Keys of folders that runs are named by, or written to.
+PATHS = ("data.root", "output", "paths.output", "paths.outputs")
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -49,6 +51,7 @@ class CheckedLoader(ConfigLoaderImpl):
         register_resolvers()  # here, since a launcher may have sent this loader to another process
         try:
             parsed = OverridesParser.create().parse_overrides(overrides)
+            _refuse_empty(parsed)
             self._refuse_null_group(parsed)
             return load([self._without_plus(override) for override in parsed])
         except OverrideParseException as error:
@@ -134,6 +137,20 @@ class CheckedLoader(ConfigLoaderImpl):
             if not self._is_group(override) and override.key_or_group not in known:
                 key = override.key_or_group
                 raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+
+
+def _refuse_empty(parsed: Sequence[Override]) -> None:
+    """An override without a key or a value: most likely of a shell variable that is not set."""
+    for override in parsed:
+        line = str(override.input_line)
+        if not override.key_or_group:
+            raise ConfigError(f"cannot read '{line}': it has no key before =; write key=value")
+        if line.endswith("=") and not override.is_delete():
+            raise ConfigError(
+                f"{line} has no value; is a shell variable empty? Give a value, null for none, or '' for an empty text"
+            )
+        if override.value() is None and override.key_or_group in PATHS:
+            raise ConfigError(f"{line}: give a folder")
 
 
 def dotted_keys(config: DictConfig) -> list[str]:

@@ -49,11 +49,24 @@ WHOLE: dict[str, tuple[int, bool]] = {
     "size.treated_per_compound": (1, False),
     "size.controls_per_compound": (0, False),
     "size.eval_batch": (1, False),
+    # what those of size, checked before, become
+    "task.survival.n_bins": (2, False),
+    "pretrain.style_latent": (1, False),
+    "pretrain.prototypes": (1, False),
+    **{
+        f"{part}.{side}": (1, False)
+        for part in ("bag", "expression", "fusion")
+        for side in ("width", "heads")
+    },
+    **{f"{part}.n_blocks": (1, False) for part in ("expression", "fusion")},
+    "expression.n_latents": (1, False),
+    "data.expression.n_genes": (1, True),
+    "tile_features.encode_batch": (1, False),
 }
 LARGEST_SEED = 2**32 - 1
-#: key -> the least and the largest number that it takes
+#: key -> the least and the largest number that it takes; "*" stands for each key of a node
 NUMBERS: dict[str, tuple[float, float]] = {
-    "size.dropout": (0.0, 0.99),
+    **{f"{part}.dropout": (0.0, 0.99) for part in ("size", "bag", "expression", "fusion")},
     "modality.dropout": (0.0, 1.0),
     "optimizer.pretrain_lr": (0.0, math.inf),
     "optimizer.finetune_lr": (0.0, math.inf),
@@ -68,11 +81,34 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "pretrain.warm_start.slide_ridge": (1e-6, math.inf),
     "pretrain.warm_start.expression_ridge": (1e-6, math.inf),
     "pretrain.warm_start.own_weight": (1.0, math.inf),
+    "pretrain.warm_start.power": (0.0, math.inf),
+    "pretrain.weights.*": (0.0, math.inf),
+    "pretrain.noise.*": (0.0, math.inf),
+    "pretrain.temperature": (1e-4, math.inf),
+    "pretrain.cluster_temperature": (1e-4, math.inf),
+    "pretrain.cluster_entropy": (0.0, math.inf),
+    "task.weights.*": (0.0, math.inf),
+    "task.survival.alpha": (0.0, 1.0),
+    "data.expression.clip": (1e-6, math.inf),
+    "data.expression.clip_quantile": (0.0, 0.5),
+    "split.valid_fraction": (0.0, 1.0),
+    "optimizer.head_c": (1e-12, math.inf),
+    "optimizer.clinical_c": (1e-12, math.inf),
+    "trainer.gradient_clip_val": (0.0, math.inf),
 }
+#: those of `NUMBERS` that also take null
+NULLABLE = ("data.expression.clip_quantile", "trainer.gradient_clip_val")
 
 #: key -> the words that it takes, where what is called with it would say so only after work
 WORDS: dict[str, tuple[object, ...]] = {
     "resume": (True, False),
+    "permute_labels": (True, False),
+    "pretrain.stop_gradient": (True, False),
+    "pretrain.learn_temperature": (True, False),
+    "task.dili": (True, False),
+    "task.injury": (True, False),
+    "task.severity": (True, False),
+    "task.biochemistry_log": (True, False),
     "trainer.progress": (True, False),
     "trainer.accelerator": ("auto", "cpu", "cuda", "gpu", "mps"),
     "trainer.precision": ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"),
@@ -90,10 +126,14 @@ def check_numbers(config: dict[str, Any]) -> None:
         if value not in WORDS[key]:
             raise ConfigError(f"{key}={_shown(value)}: give one of {', '.join(map(_shown, WORDS[key]))}")
     for key, value in _values(config, NUMBERS):
-        low, high = NUMBERS[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        low, high = NUMBERS[key if key in NUMBERS else f"{key.rpartition('.')[0]}.*"]
+        if value is None and key in NULLABLE:
+            continue
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (fits and low <= value <= high and math.isfinite(value)):
             limits = f"of {low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-            raise ConfigError(f"{key}={_shown(value)}: give a number {limits}")
+            null = " or null" if key in NULLABLE else ""
+            raise ConfigError(f"{key}={_shown(value)}: give a number {limits}{null}")
     for key, value in _values(config, WHOLE):
         least, nullable = WHOLE[key]
         if value is None and nullable:
@@ -114,7 +154,9 @@ def _values(config: dict[str, Any], keys: Iterable[str]) -> Iterator[tuple[str, 
         *above, last = key.split(".")
         for part in above:
             node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict) and last in node:
+        if isinstance(node, dict) and last == "*":
+            yield from ((f"{key[:-1]}{name}", value) for name, value in node.items())
+        elif isinstance(node, dict) and last in node:
             yield key, node[last]
 
 

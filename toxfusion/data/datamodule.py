@@ -27,6 +27,7 @@ from toxfusion.data.tile_scaling import TileScaler, TooFewSamples
 from toxfusion.distributed.ranks import rank, world_size
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
+from toxfusion.study.names import plain_name
 from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 
@@ -282,11 +283,11 @@ class FoldData:
     def _check_encoder(self) -> None:
         if self.store is None or self.split.manifest.get("transductive", False):
             return
-        seen = set(map(str, self.store.spec.provenance.get("trained_on", [])))
+        seen = set(map(plain_name, self.store.spec.provenance.get("trained_on", [])))
         compound = self.study.obs["compound"].astype(str)
         units = self.split.units(self.study.obs)
         tested = set(units[list(self.split.test)])
-        leaked = sorted(set(compound[compound.isin(seen) & units.isin(tested)]))
+        leaked = sorted(set(compound[compound.map(plain_name).isin(seen) & units.isin(tested)]))
         if leaked:
             raise LeakError(
                 f"{self.store.root}: the tile encoder of these features was trained on {len(leaked)} compound(s) that "

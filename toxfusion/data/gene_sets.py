@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.table_files import read_content
 from toxfusion.study.tables import TableError, read_table
 
 STAGE = "gene_sets"
@@ -41,6 +42,8 @@ class GeneSet:
 def read_gmt(path: Path, key: str = KEY) -> dict[str, list[str]]:
     """Name -> different gene names, in the order of a GMT file: name, description, genes, separated by tabs.
 
+    The file may be compressed, as a table may.
+
     Args:
         key: the config key that errors name.
 
@@ -49,8 +52,8 @@ def read_gmt(path: Path, key: str = KEY) -> dict[str, list[str]]:
             empty or was there before; the line is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_content(path).text.split("\n")
+    except TableError as error:
         raise GeneSetError(
             f"{key}.gmt: cannot read {path} ({error}); name a GMT file, which is plain text"
         ) from error

@@ -93,6 +93,11 @@ def read_parts(path: Path | str, fold: int, parts: Sequence[str]) -> PublishedPa
     if not Path(path).is_file():
         raise TableError(f"{path}: no such file; split.path names a table {', '.join(columns)}")
     table = read_any_table(path, columns)
+    without = table.index[table["sample_id"].isna()]
+    if len(without):
+        raise TableError(
+            f"{path}, column 'sample_id', row {without[0]}: is missing; fill it in, or remove the row"
+        )
     wrong = table["part"][~table["part"].isin(parts)]
     if len(wrong):
         raise TableError(f"{path}, column 'part', value {wrong.iloc[0]!r}: is none of {tuple(parts)}")

@@ -303,7 +303,10 @@ def _positive(value: Any) -> float | None:
 
 def _compounds(value: object) -> tuple[str, ...] | None:
     text = _text(value)
-    return None if text is None else tuple(map(str, json.loads(text)))
+    if text is None:
+        return None
+    names = json.loads(text)
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
 
 
 @contextmanager

@@ -56,7 +56,10 @@ class StoreSpec:
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise StoreError(f"store kind {self.kind!r}: use one of {', '.join(_KINDS)}")
-        name = np.dtype(self.dtype).name
+        try:
+            name = np.dtype(self.dtype).name
+        except TypeError:
+            name = str(self.dtype)
         if name not in _KINDS[self.kind]:
             raise StoreError(f"a store of {self.kind} holds {' or '.join(_KINDS[self.kind])}, not {name}")
         shape = tuple(int(side) for side in self.row_shape)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.doubts import audit_doubts
 from toxfusion.study.files import replacing
 from toxfusion.study.rules import (
     AUDIT_FILE,
@@ -201,6 +202,7 @@ def write_study(
         provenance=provenance,
     )
     check_study(study)
+    audit_doubts(study, audit)
     if counts is not None and np.shape(counts) != study.expression.shape:
         raise StudyError(
             f"counts has shape {np.shape(counts)}, expression {study.expression.shape}; they must agree."

@@ -22,7 +22,15 @@ from pathlib import Path
 _TORN = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 _UNPACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
 _ZIP = b"PK\x03\x04"
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+#: byte order mark -> encoding; that of UTF-32 begins with that of UTF-16
+_MARKED = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+#: characters without width, which web pages and joined files leave in names
+_UNSEEN = ("\u200b", "\u2060", "\ufeff")
 #: first bytes -> what it is, and what to do with it
 _NO_TABLE = {
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old spreadsheet (.xls) or one with a password; save it as .xlsx or CSV",
@@ -60,7 +68,8 @@ class Content:
 def read_content(path: Path | str, encoding: str = "utf-8") -> Content:
     """The content of a plain, compressed (gzip, bzip2, xz) or zipped table, or of a workbook (.xlsx).
 
-    Text is UTF-8, or UTF-16 with its byte order mark, or else ``encoding``; every line end becomes LF.
+    Text is UTF-8, or UTF-16 or UTF-32 with its byte order mark, or else ``encoding``; every line end becomes LF, and
+    characters without width are left out.
 
     Raises:
         TableError: there is no such file, or it is of another kind; the message says of which.
@@ -87,6 +96,14 @@ def read_content(path: Path | str, encoding: str = "utf-8") -> Content:
             f"{path}: is a web page or XML under the name of a table; save the table as .xlsx or CSV"
         )
     return Content(text=text)
+
+
+def without_unseen(text: str) -> str:
+    """Text without the characters that have no width, such as a byte order mark within it."""
+    for mark in _UNSEEN:
+        if mark in text:
+            text = text.replace(mark, "")
+    return text
 
 
 def _separator_hint(path: Path | str) -> str:
@@ -129,8 +146,9 @@ def _is_litter(name: str) -> bool:
 
 
 def _text(content: bytes, encoding: str, path: Path | str) -> str:
-    if content.startswith(_UTF16):
-        encodings = ["utf-16"]
+    marked = next((encoding for mark, encoding in _MARKED.items() if content.startswith(mark)), None)
+    if marked is not None:
+        encodings = [marked]
     elif b"\x00" in content[:4096]:
         raise TableError(f"{path}: is binary, no text table; save it as CSV or .xlsx")
     else:
@@ -141,7 +159,7 @@ def _text(content: bytes, encoding: str, path: Path | str) -> str:
         except UnicodeDecodeError as error:
             fault = error
         else:
-            return text.replace("\r\n", "\n").replace("\r", "\n")
+            return without_unseen(text.replace("\r\n", "\n").replace("\r", "\n"))
     line = content.count(b"\n", 0, fault.start) + 1
     name = fault.encoding.removesuffix("-sig")
     raise TableError(

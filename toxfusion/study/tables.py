@@ -10,7 +10,6 @@ import csv
 import io
 import re
 import sys
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,13 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.table_files import Content, TableError, delimiter_of, read_content
+from toxfusion.study.workbooks import ERROR_VALUES, first_sheet
 
 #: What stands for a missing value, in every table; docs/reference/tables.md names them.
 MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d*,\d+")
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?(\.|e[+-]\d+)?")
+_ERROR = re.compile("|".join(map(re.escape, sorted(ERROR_VALUES))))
 #: the first line by which spreadsheets say the delimiter
 _SAID = re.compile(r'"?sep=(.)"?\n', re.IGNORECASE)
 
@@ -83,11 +84,15 @@ def read_table(
     """
     content = read_content(path, encoding)
     table = None
-    if header and not comments and content.workbook is None:
+    if content.workbook is not None:
+        sheet = first_sheet(content.workbook, path)
+        path = sheet.where
+        table = _table_of(_shaped(_texts_of(sheet.rows), 0, header, short_rows, path), header, marks, path)
+    elif header and not comments:
         table = _plain_table(content.text, delimiter or delimiter_of(content.text, path, required), marks)
     if table is None:
-        cells = _cells(content, path, required, header, comments, delimiter, quoted, short_rows)
-        table = _table_of(cells, header, marks)
+        cells = _cells(content.text, path, required, header, comments, delimiter, quoted, short_rows)
+        table = _table_of(cells, header, marks, path)
     if header:
         if not repeated:
             refuse_repeated(table.columns.tolist(), path)
@@ -97,12 +102,19 @@ def read_table(
     return table
 
 
-def _table_of(cells: _Cells, header: bool, marks: Sequence[str]) -> pd.DataFrame:
+def _table_of(cells: _Cells, header: bool, marks: Sequence[str], path: Path | str) -> pd.DataFrame:
     missing = set(marks)
     columns = [
         [None if (text := row[i].strip()) in missing else text for row in cells.rows]
         for i in range(len(cells.names))
     ]
+    for name, column in zip(cells.names, columns, strict=True):
+        if wrong := ERROR_VALUES.intersection(column):
+            place = next(i for i, text in enumerate(column) if text in wrong)
+            raise TableError(
+                f"{path}, column {name!r}, row {cells.numbers[place]}, value {column[place]!r}: is an error of a "
+                "spreadsheet; correct it, or leave it empty"
+            )
     table = pd.DataFrame(dict(enumerate(columns)), index=pd.Index(cells.numbers, name="row"), dtype=object)
     return table.set_axis(pd.Index(cells.names, dtype=object), axis=1) if header else table
 
@@ -119,14 +131,14 @@ def read_values(path: Path | str) -> pd.DataFrame:
     """
     content = read_content(path)
     if content.workbook is not None:
-        sheet = _sheet(content.workbook, path)
-        table = _sheet_values(sheet)
+        sheet = first_sheet(content.workbook, path)
+        path, table = sheet.where, _sheet_values(sheet.rows)
         if table is None:
-            table = _values_of_cells(_shaped(_texts_of(sheet), 0, True, False, path), path)
+            table = _values_of_cells(_shaped(_texts_of(sheet.rows), 0, True, False, path), path)
     else:
         table = _plain_values(content, path)
         if table is None:
-            table = _values_of_cells(_cells(content, path, (), True, "", None, True, False), path)
+            table = _values_of_cells(_cells(content.text, path, (), True, "", None, True, False), path)
     if table.empty:
         raise TableError(
             f"{path}: holds {table.shape[0]} rows and {table.shape[1]} columns of values; separate columns by tab, "
@@ -281,7 +293,8 @@ def _plain_table(text: str, delimiter: str, marks: Sequence[str]) -> pd.DataFram
     lines = text.rstrip("\n").split("\n")
     names = lines[0].split(delimiter)
     blank = rf"[{delimiter}\n][^\S{delimiter}\n]|[^\S{delimiter}\n][{delimiter}\n]"
-    odd = len(lines) < 2 or '"' in text or _SAID.match(text) or "" in names[1:] or re.search(blank, text)
+    marked = '"' in text or _SAID.match(text) or _ERROR.search(text) or re.search(blank, text)
+    odd = len(lines) < 2 or "" in names[1:] or marked
     if odd or lines[0] != lines[0].strip() or {line.count(delimiter) for line in lines} != {len(names) - 1}:
         return None
     table = pd.read_csv(
@@ -369,7 +382,7 @@ def _sheet_values(sheet: list[list[object]]) -> pd.DataFrame | None:
 
 
 def _cells(
-    content: Content,
+    text: str,
     path: Path | str,
     required: Sequence[str],
     header: bool,
@@ -379,15 +392,11 @@ def _cells(
     short_rows: bool,
 ) -> _Cells:
     skipped = 0
-    if content.workbook is not None:
-        rows = _texts_of(_sheet(content.workbook, path))
-    else:
-        text = content.text
-        if said := _SAID.match(text):
-            text, skipped, delimiter = text[said.end() :], 1, said[1]
-        while text and text[0] in comments:
-            text, skipped = text.partition("\n")[2], skipped + 1
-        rows = _text_rows(text, delimiter or delimiter_of(text, path, required), quoted, path)
+    if said := _SAID.match(text):
+        text, skipped, delimiter = text[said.end() :], 1, said[1]
+    while text and text[0] in comments:
+        text, skipped = text.partition("\n")[2], skipped + 1
+    rows = _text_rows(text, delimiter or delimiter_of(text, path, required), quoted, path)
     return _shaped(rows, skipped, header, short_rows, path)
 
 
@@ -407,27 +416,25 @@ def _shaped(rows: list[Row], skipped: int, header: bool, short_rows: bool, path:
 
 
 def _text_rows(text: str, delimiter: str, quoted: bool, path: Path | str) -> list[Row]:
+    """Rows of cells.
+
+    A cell may hold a line end where every quotation mark of the table stands as it should. Where one does not, a mark
+    that is never closed would swallow the rows after it, so that no cell may.
+    """
     csv.field_size_limit(sys.maxsize)
+    if not quoted:
+        return list(csv.reader(io.StringIO(text), delimiter=delimiter, quoting=csv.QUOTE_NONE))
     try:
-        lines = io.StringIO(text)
-        if quoted:
-            return list(csv.reader(lines, delimiter=delimiter))
-        return list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
-    except csv.Error as error:
-        raise TableError(
-            f"{path}: cannot be read as a table ({error}); look at its quotation marks"
-        ) from error
-
-
-def _sheet(workbook: bytes, path: Path | str) -> list[list[object]]:
-    """Cells of the first sheet; whole numbers without a decimal, "" where empty; at least one row."""
-    try:
-        sheet = pd.read_excel(io.BytesIO(workbook), header=None, dtype=object, na_filter=False)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise TableError(
-            f"{path}: cannot be read as a spreadsheet ({error}); save it again as .xlsx"
-        ) from error
-    return sheet.to_numpy(object).tolist() or [[""]]
+        return list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
+    except csv.Error:
+        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    for number, row in enumerate(rows, start=1):
+        if swallowed := next((cell for cell in row if "\n" in cell), None):
+            raise TableError(
+                f"{path}, row {number}, value {swallowed[:40]!r}: a quotation mark opens this cell and none closes it "
+                "in its row; remove the mark, or close it"
+            )
+    return rows
 
 
 def _header(rows: list[Row], path: Path | str) -> Row:

@@ -43,6 +43,10 @@ class Subtype(SampleTask):
         super().__init__(weight=weight)
         self.column = column
         self.only = (only,) if isinstance(only, str) else only
+        if self.only is not None and column is None:
+            raise TaskError(
+                f"task.classes={list(self.only)}: names classes of no column; give task=subtype, or task.subtype"
+            )
         self.classes: tuple[str, ...] = ()
 
     @property

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-#: above this no log2 value of an array or of sequencing lies
+import numpy as np
+import pandas as pd
+
+from toxfusion.study.tables import TableError
+
+#: above this, and below its negative, no log2 value of an array or of sequencing lies
 LARGEST_LOG2 = 40.0
 #: fewer genes than these do not tell whole logarithms from counts
 FEW_GENES = 10
@@ -32,3 +37,29 @@ def looks_processed(values: np.ndarray) -> str:
     if not whole or (values.shape[1] >= FEW_GENES and np.median(values[values > 0]) > 2):
         return f"logarithms, none above {values.max():g}"
     return ""
+
+
+def refuse_no_log2(table: pd.DataFrame, path: Path | str, instead: str) -> None:
+    """Refuse values that no logarithm of expression has, marks of missing values such as -999 among them.
+
+    Args:
+        table: float [n_samples, n_genes], NaN where missing, in any order of both.
+        instead: the override that reads values which are no logarithms.
+
+    Raises:
+        TableError: sample, gene and value of the largest of them are named.
+    """
+    values = np.abs(np.nan_to_num(table.to_numpy(np.float64), nan=0.0))
+    if not values.size or values.max() <= LARGEST_LOG2:
+        return
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    value = table.iat[int(row), int(column)]
+    remedy = (
+        f"use {instead}, or take the logarithm"
+        if value > 0
+        else "leave the cell empty where there is no value, and take log2(value + 1) of zeros"
+    )
+    raise TableError(
+        f"{path}, sample {str(table.index[row])!r}, gene {str(table.columns[column])!r}, value {value:g}: is no log2 "
+        f"value; {remedy}"
+    )

@@ -6,6 +6,7 @@ Here: which slide a file belongs to, what is missing, what must not be mixed. No
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import defaultdict
@@ -76,7 +77,7 @@ def import_features(
     name: str | None = None,
     encoder: str | None = None,
     weights: str | None = None,
-    trained_on: Sequence[str] | None = None,
+    trained_on: Sequence[str] | str | None = None,
     tile_px: int | None = None,
     mpp: float | None = None,
     mpp0: float | None = None,
@@ -107,6 +108,11 @@ def import_features(
         StudyError: there is no study at ``root``.
         StoreError: the store holds other features, or cannot be written; what is stored stays.
     """
+    for key, value in {"tile_px": tile_px, "mpp": mpp, "mpp0": mpp0}.items():
+        if value is not None and not 0 < value < math.inf:
+            raise FeatureImportError(
+                f"source.{key}={value:g}: give a number above 0, or null where the files say it"
+            )
     study = Study.open(root)
     audit = Audit()
     places = [files] if isinstance(files, str) else list(files)
@@ -118,7 +124,7 @@ def import_features(
         bags = _bags(study, of_slides, tile_px, mpp, mpp0, audit)
     if not bags:
         raise FeatureImportError(f"{', '.join(places)}: no file can be imported\n{audit.summary()}")
-    made_by = {"encoder": encoder, "weights": weights, "trained_on": sorted(trained_on or ())}
+    made_by = {"encoder": encoder, "weights": weights, "trained_on": compounds_seen(trained_on, study, audit)}
     store = _store(study, bags, name, made_by, mpp, dtype)
     with store.writer() as writer:
         for bag in _of_one_resolution(bags, store, audit):
@@ -126,6 +132,22 @@ def import_features(
                 _append(study, bag, writer, audit)
     _write_audit(study.root / AUDIT_FILE, audit, f"features/{store.root.name}")
     return study
+
+
+def compounds_seen(names: Sequence[str] | str | None, study: Study, audit: Audit) -> list[str]:
+    """The compounds that an encoder saw, sorted; one that is spelt unlike a compound of the study is audited.
+
+    Args:
+        names: one or several, or None.
+    """
+    seen = sorted({names} if isinstance(names, str) else set(map(str, names if names is not None else ())))
+    odd = strangers(seen, study.obs["compound"])
+    for name, near in odd.near.items():
+        if near:
+            audit.change(
+                STAGE, "compound", name, f"of trained_on is no compound of the study{odd.told(name)}"
+            )
+    return seen
 
 
 def _names_of_slides(study: Study) -> list[str]:

@@ -144,11 +144,15 @@ class GeneIds:
             "orthologs": 0,
         }
         if self.map is not None:
-            pairs = _pairs(self.map, self.map_from, self.map_to, [g for g in genes if g is not None], "map")
+            pairs = _pairs(
+                self.map, self.map_from, self.map_to, [g for g in genes if g is not None], "map", audit
+            )
             genes = _mapped(genes, pairs, self.map, path, tally, audit)
         if self.orthologs is not None:
             present = [g for g in genes if g is not None]
-            pairs = _pairs(self.orthologs, self.orthologs_from, self.orthologs_to, present, "orthologs")
+            pairs = _pairs(
+                self.orthologs, self.orthologs_from, self.orthologs_to, present, "orthologs", audit
+            )
             genes = _to_orthologs(genes, ids, pairs, self.orthologs, self.many_orthologs, path, tally, audit)
         kept = np.array([g is not None for g in genes], dtype=bool)
         named = values.loc[:, kept].set_axis([g for g in genes if g is not None], axis=1)
@@ -256,8 +260,13 @@ def _plain(column: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(column).lower())
 
 
-def _pairs(path: str, source: str | None, target: str | None, ids: Sequence[str], key: str) -> pd.DataFrame:
-    """Distinct rows (id, gene) of a table, several genes of a cell one a row, without empty cells."""
+def _pairs(
+    path: str, source: str | None, target: str | None, ids: Sequence[str], key: str, audit: Audit
+) -> pd.DataFrame:
+    """Distinct rows (id, gene) of a table, several genes of a cell one a row, without empty cells.
+
+    Symbols that a spreadsheet turned into dates are recovered.
+    """
     table = read_annotation(path)
     names = list(map(str, table.columns))
     for column, end in ((source, "from"), (target, "to")):
@@ -281,7 +290,9 @@ def _pairs(path: str, source: str | None, target: str | None, ids: Sequence[str]
     several = [[g for g in _SEVERAL.split(str(cell).strip()) if g not in _NO_GENE] for cell in table[target]]
     pairs = pd.DataFrame({"id": normalised_ids(table[source].tolist()), "gene": several}).explode("gene")
     pairs = pairs[pairs["gene"].notna() & ~pairs["id"].isin(_NO_GENE)]
-    return pairs.assign(gene=normalised_ids(pairs["gene"].tolist())).drop_duplicates()
+    genes = list(dict.fromkeys(pairs["gene"]))
+    recovered = dict(zip(genes, normalised_ids(recover_symbols(genes, audit)), strict=True))
+    return pairs.assign(gene=pairs["gene"].map(recovered)).drop_duplicates()
 
 
 def _refuse_none(ids: Sequence[str], pairs: pd.DataFrame, table: str, path: Path | str) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.importers.counts import LARGEST_LOG2, looks_processed
+from toxfusion.study.doubts import alike
+from toxfusion.study.importers.counts import looks_processed, refuse_no_log2
 from toxfusion.study.importers.genes import GeneIds, normalised_ids
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per, read_slide_table
 from toxfusion.study.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
@@ -83,8 +84,10 @@ def import_matrix(
     obs = complete_samples(_sample_table(samples), samples, audit)
     matrix, symbols, named = _profiles(expression, obs.index, orientation, kind, pseudobulk, gene_ids, audit)
     counts = matrix.reindex(obs.index).to_numpy(np.float64) if kind == "counts" else None
+    if kind == "log2":
+        refuse_no_log2(matrix, expression, "source=counts")
     values = matrix.to_numpy(np.float64)
-    log2 = log2_per(values, 1e6) if kind == "counts" else _as_log2(values, expression)
+    log2 = log2_per(values, 1e6) if kind == "counts" else values.astype(np.float32)
     full = pd.DataFrame(log2, index=matrix.index, columns=matrix.columns).reindex(obs.index)
     for sample in obs.index.difference(matrix.index):
         audit.change(STAGE, "sample", sample, "no usable expression profile: kept without one")
@@ -118,9 +121,10 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
     time where the study has controls of that time; time_h, dili, injury unknown; batch empty.
 
     Raises:
-        ImportTableError: a compound has more than three treated doses and dose_level is not given.
+        ImportTableError: a compound has more than three treated doses and dose_level is not given, or two spellings.
     """
     obs = table.copy()
+    _refuse_spellings(obs["compound"], path)
     obs["dose"] = numbers(obs["dose"], path, DOSE_ADVICE, negative=False)
     for column in ("time_h", "dili", "injury"):
         if column in obs.columns:
@@ -146,6 +150,16 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
     has_controls = at_time.isin(set(at_time[obs["is_control"]]))
     _fill(obs, "control_group", at_time.where(has_controls, ""), "controls of the study and time", audit)
     return obs
+
+
+def _refuse_spellings(compounds: pd.Series, path: Path | str) -> None:
+    """Two spellings of a compound would be two compounds, and a split could part them."""
+    for name, known in alike(map(str, compounds)):
+        raise ImportTableError(
+            f"{path}, column 'compound', value {name!r}: of sample {compounds.index[compounds == name][0]!r} differs "
+            f"from {known!r} of sample {compounds.index[compounds == known][0]!r} in letter case or blanks alone; "
+            "write one of them for both"
+        )
 
 
 def _refuse_missing_dose(obs: pd.DataFrame, path: Path | str) -> None:
@@ -358,15 +372,6 @@ def _counted(table: pd.DataFrame, audit: Audit) -> pd.DataFrame:
     for gene in empty:
         audit.drop(STAGE, "gene", str(gene), "no count in any sample")
     return table.drop(columns=empty)
-
-
-def _as_log2(values: np.ndarray, path: str) -> np.ndarray:
-    if values.size and np.nanmax(values) > LARGEST_LOG2:
-        raise ImportTableError(
-            f"{path}: holds {np.nanmax(values):g}, which is no log2 value; use source=counts for raw counts, or "
-            "take the logarithm"
-        )
-    return values.astype(np.float32)
 
 
 def _genes(gene_ids: pd.Index, symbols: dict[str, str], path: str | None, audit: Audit) -> pd.DataFrame:

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
+from toxfusion.study.importers.features import compounds_seen
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.matrix import Kind, import_matrix
 from toxfusion.study.importers.tables import ImportTableError
+from toxfusion.study.rules import AUDIT_FILE
 from toxfusion.study.store_spec import UNPLACED, StoreSpec
 from toxfusion.study.study import Study
 
@@ -27,7 +30,7 @@ def import_mudata(
     file: str,
     expression: str = "expression",
     slides: str | None = None,
-    trained_on: Sequence[str] | None = None,
+    trained_on: Sequence[str] | str | None = None,
     gene_ids: GeneIds = GeneIds(),  # noqa: B008  frozen
     kind: Kind = "log2",
     species: str = "Rattus norvegicus",
@@ -79,7 +82,9 @@ def import_mudata(
         )
     if vectors is not None:
         seen = modalities[str(slides)].uns.get("trained_on", ()) if trained_on is None else trained_on
-        _write_vectors(study, vectors, Path(file), str(slides), sorted(map(str, seen)))
+        audit = Audit()
+        _write_vectors(study, vectors, Path(file), str(slides), compounds_seen(seen, study, audit))
+        audit.write(study.root / AUDIT_FILE)
     return study
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 
@@ -9,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.names import drop_strangers
+from toxfusion.study.names import NEAR, drop_strangers, plain_name
 from toxfusion.study.rules import SLIDE_COLUMNS
 from toxfusion.study.tables import TableError as ImportTableError
 from toxfusion.study.tables import identified, numbers, read_table
 
 STAGE = "prepare"
+#: addresses (s3://, file://), and what only a shell fills in (~, $HOME, %USERPROFILE%)
+_NO_PATH = re.compile(r"[A-Za-z][\w+.-]+://|~|.*\$\w|.*\$\{|.*%\w+%")
 
 
 def read_slide_table(path: Path | str | None, sample_ids: Iterable[str], audit: Audit) -> pd.DataFrame:
@@ -30,6 +33,7 @@ def read_slide_table(path: Path | str | None, sample_ids: Iterable[str], audit: 
     if path is None:
         return empty_slides()
     table = read_table(path, required=("slide_id", "sample_id", "path"))
+    _audit_unread(table, audit)
     for column in SLIDE_COLUMNS[2:]:
         table[column] = numbers(table[column], path) if column in table.columns else np.nan
     for column in ("sample_id", "path"):
@@ -45,6 +49,17 @@ def read_slide_table(path: Path | str | None, sample_ids: Iterable[str], audit: 
     return table.assign(path=located)[list(SLIDE_COLUMNS)]
 
 
+def _audit_unread(table: pd.DataFrame, audit: Audit) -> None:
+    """Columns of a slide table that nothing reads, each with the one that it may be meant for (MPP, mpp_override)."""
+    known = ("slide_id", *SLIDE_COLUMNS)
+    lacking = [name for name in known if name not in table.columns]
+    for column in (name for name in map(str, table.columns) if name not in known):
+        plain = plain_name(column)
+        near = next((name for name in lacking if plain and plain_name(name).startswith(plain)), "")
+        told = f"; {NEAR} {near!r}?" if near else ""
+        audit.drop(STAGE, "slide column", column, f"a slide table has no such column{told}")
+
+
 def _refuse_missing(table: pd.DataFrame, column: str, path: Path | str) -> None:
     without = table[table[column].isna()]
     if len(without):
@@ -58,9 +73,14 @@ def _located(folder: Path, text: str, slide: object, path: Path | str) -> str:
     """Where a path of a table leads, taken from its folder.
 
     Raises:
-        ImportTableError: it is a path of Windows, and this is another system.
+        ImportTableError: it is a path of Windows, and this is another system; an address; or one that a shell would
+            fill in.
     """
     place = folder / text
+    if _NO_PATH.match(text) and not place.exists():
+        raise ImportTableError(
+            f"{path}, column 'path', value {text!r}: of slide {slide!r} is no path of a file; write it in full"
+        )
     windows = PureWindowsPath(text)
     if Path("/").anchor != "/" or not ("\\" in text or windows.drive) or place.exists():
         return str(place)

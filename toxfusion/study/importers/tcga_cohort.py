@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.importers.counts import LARGEST_LOG2
+from toxfusion.study.importers.counts import refuse_no_log2
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.tables import STAGE, ImportTableError, empty_slides
-from toxfusion.study.names import drop_strangers, strangers
+from toxfusion.study.names import NEAR, drop_strangers, strangers
 from toxfusion.study.rules import CONTRACT_COLUMNS, SLIDE_COLUMNS
 from toxfusion.study.tables import numbers, read_table, read_values, refuse_repeated, require_columns
 
@@ -41,6 +41,9 @@ ORGANS = {
     **dict.fromkeys(("lihc", "chol"), "liver"),
 }
 BARCODE = re.compile(r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?:-(\d{2}))?")
+_SEPARATOR = re.compile(r"[._ ]")
+#: TCGA's words for a value that is not known; None and 0 are values.
+_UNKNOWN = re.compile(r"^\[.*\]$")
 _CASE_LENGTH = 12
 _SITE = slice(5, 7)
 _NORMAL = range(10, 20)
@@ -138,7 +141,7 @@ def read_cohort(tables: CohortTables, form: TableForm, audit: Audit) -> Cohort:
     about_case = [
         c for c in rows.columns if c not in (form.case_column, form.slide_column) and not _is_omics(c)
     ]
-    clinical = _one_row_a_case(rows[about_case], path, audit)
+    clinical = _one_row_a_case(rows[about_case].apply(without_unknown), path, audit)
     expression, genes = _expression(rows, clinical.index, tables, form, audit)
     known = clinical.index
     clinical = _usable(clinical, expression.index, images["sample_id"], audit)
@@ -163,11 +166,27 @@ def case_of(barcode: object, path: Path | str, column: str) -> str:
     """
     text = str(barcode).strip()
     if not BARCODE.match(text):
+        meant = _SEPARATOR.sub("-", text.upper())
+        remedy = (
+            f"{NEAR} {meant!r}? R writes . for - in the names of columns"
+            if BARCODE.match(meant)
+            else "name the column that holds them"
+        )
         raise ImportTableError(
-            f"{path}, column {column!r}, value {text!r}: is no TCGA barcode (TCGA-XX-XXXX ...); name the column that "
-            "holds them"
+            f"{path}, column {column!r}, value {text!r}: is no TCGA barcode (TCGA-XX-XXXX ...); {remedy}"
         )
     return text[:_CASE_LENGTH]
+
+
+def without_unknown(column: pd.Series) -> pd.Series:
+    """A column of text, None for TCGA's words for a value that is not known ([Not Available], [Unknown])."""
+    return column.where(~column.fillna("").astype(str).str.fullmatch(_UNKNOWN), None)
+
+
+def holds_barcodes(names: Iterable[object]) -> float:
+    """Share of names that are barcodes, or would be with - for another separator and in capitals."""
+    texts = [_SEPARATOR.sub("-", str(name).strip().upper()) for name in names]
+    return sum(bool(BARCODE.match(text)) for text in texts) / max(1, len(texts))
 
 
 def _without_normal(
@@ -185,7 +204,7 @@ def _case_rows(path: str, case_column: str, slide_column: str, audit: Audit) -> 
     """The table, indexed by case, several rows where it has several slides; equal slide rows collapsed."""
     rows = read_table(path, required=(case_column,), repeated=True)
     refuse_repeated([c for c in rows.columns if not _is_omics(c)], path)
-    rows = rows[[c for c in rows.columns if c]]
+    rows = rows.loc[:, [bool(c) for c in rows.columns]]
     if slide_column in rows.columns:
         rows = _without_normal(rows, rows[slide_column], "slide", path, audit)
         twice = rows.duplicated([case_column, slide_column])
@@ -386,12 +405,8 @@ def _expression(
             audit.drop(STAGE, "columns", "_rnaseq", f"{sum(own)} columns: {Path(rna).name} is read instead")
         values, source = _profiles(rna, cases, audit), rna
     values = _one_profile_a_case(values, source, form.duplicates, audit)
-    if form.kind == "log2" and values.size and np.nanmax(values.to_numpy(np.float64)) > LARGEST_LOG2:
-        gene = values.max().idxmax()
-        raise ImportTableError(
-            f"{source}, column {gene!r}, value {values[gene].max():g}: of case {values[gene].idxmax()!r} is no log2 "
-            "value; set source.kind=zscore for z-scores, or take the logarithm"
-        )
+    if form.kind == "log2":
+        refuse_no_log2(values, source, "source.kind=zscore for z-scores")
     names = set(values.columns)
     plain = [m[1] if (m := _REPEATED.match(c)) and m[1] in names else c for c in values.columns]
     return form.gene_ids.named(values.set_axis(plain, axis=1), audit, path=source, counts=False)
@@ -410,7 +425,7 @@ def _profiles(path: str, cases: pd.Index, audit: Audit) -> pd.DataFrame:
     """A table of its own, one row or more a case that the clinical table has."""
     table = read_values(path)
     first = str(table.index.name or "first")
-    if not BARCODE.match(str(table.index[0])) and BARCODE.match(str(table.columns[0])):
+    if holds_barcodes(table.columns) > holds_barcodes(table.index):
         table = table.T
     table = _without_normal(table, table.index, "profile", path, audit)
     ids = pd.Index([case_of(b, path, first) for b in table.index], dtype=object, name="sample_id")

@@ -5,23 +5,18 @@ What a column is learned as (two classes, grades, classes, a value) is said wher
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.tables import STAGE, ImportTableError
-from toxfusion.study.importers.tcga_cohort import BARCODE, case_of
+from toxfusion.study.importers.tcga_cohort import case_of, holds_barcodes, without_unknown
 from toxfusion.study.names import drop_strangers
 from toxfusion.study.rules import CONTRACT_COLUMNS
 from toxfusion.study.tables import read_table, typed
-
-#: TCGA's words for a value that is not known; None and 0 are values.
-_UNKNOWN = re.compile(r"^\[.*\]$")
 
 
 def read_labels(
@@ -56,8 +51,7 @@ def read_labels(
                     STAGE, "column", column, f"of {Path(path).name}: the study has a column of that name"
                 )
                 continue
-            values = table.loc[there, column]
-            values = typed(values.where(~values.fillna("").astype(str).str.fullmatch(_UNKNOWN), None))
+            values = typed(without_unknown(table.loc[there, column]))
             if not pd.api.types.is_numeric_dtype(values):
                 values = values.reindex(obs.index).astype(object)
                 obs[column] = values.where(values.notna(), "")
@@ -74,10 +68,15 @@ def read_labels(
 def _one_row_a_case(table: pd.DataFrame, case_column: str, path: str) -> pd.DataFrame:
     """Indexed by case, without the column of barcodes; equal rows of a case joined."""
     columns = [case_column] if case_column in table.columns else list(map(str, table.columns))
-    of_cases = next((c for c in columns if _holds_barcodes(table[c])), None)
-    if of_cases is None:
+    of_cases = max(columns, key=lambda column: holds_barcodes(table[column].dropna()))
+    if not holds_barcodes(table[of_cases].dropna()):
         raise ImportTableError(
             f"{path}: no column holds TCGA barcodes (TCGA-XX-XXXX ...); there are {list(map(str, table.columns))[:12]}"
+        )
+    without = table.index[table[of_cases].isna()]
+    if len(without):
+        raise ImportTableError(
+            f"{path}, column {of_cases!r}, row {without[0]}: the barcode is missing; fill it in, or remove the row"
         )
     ids = pd.Index([case_of(b, path, of_cases) for b in table[of_cases]], dtype=object, name=of_cases)
     table = table.drop(columns=of_cases).set_axis(ids, axis=0)
@@ -88,7 +87,3 @@ def _one_row_a_case(table: pd.DataFrame, case_column: str, path: str) -> pd.Data
             f"{path}, column {of_cases!r}, value {twice[0]!r}: two rows of this case differ; keep one"
         )
     return distinct
-
-
-def _holds_barcodes(column: Any) -> bool:
-    return bool(len(column)) and all(BARCODE.match(str(value)) for value in column)
