@@ -74,6 +74,32 @@ def test_what_is_no_whole_number_or_group_is_refused_before_any_work(override: s
         checked(override)
 
 
+@pytest.mark.parametrize(
+    ("source", "override", "message"),
+    [
+        ("matrix", "source.kind=raw", r"source\.kind=raw: give one of log2, counts"),
+        ("matrix", "source.kind=null", r"source\.kind=null: give one of log2, counts"),
+        (
+            "matrix",
+            "source.orientation=rows",
+            r"source\.orientation=rows: give one of auto, genes_by_samples",
+        ),
+        ("matrix", "source.samples=[s.csv]", r"source\.samples=\['s\.csv'\]: give text"),
+        ("spatial", "source.pitch_um=nan", r"source\.pitch_um=nan: give a number or null"),
+    ],
+)
+def test_a_value_of_another_kind_than_its_source_takes_is_refused(
+    source: str, override: str, message: str
+) -> None:
+    needed = {
+        "matrix": ["source.expression=e.csv", "source.samples=s.csv"],
+        "spatial": ["source.sections=[A1]"],
+    }
+    config = compose("prepare", [f"source={source}", "output=x", *needed[source], override])
+    with pytest.raises(ConfigError, match=message):
+        check_targets(config)
+
+
 def test_an_empty_text_is_a_value_where_it_is_quoted() -> None:
     assert compose("train", ["data.root=x", "paths.variant=''"])["paths"]["variant"] == ""
 
@@ -87,6 +113,9 @@ def checked(*overrides: str) -> None:
 
 def test_the_defaults_and_the_nulls_that_mean_something_pass() -> None:
     checked("trainer.patience=null", "split.valid_folds=null", "trainer.gradient_clip_val=null")
+    for name in ("matrix", "counts"):
+        table = ["source.expression=e.csv", "source.samples=s.csv"]
+        check_targets(compose("prepare", [f"source={name}", "output=x", *table]))
     check_arguments("split", {"n_folds": 3, "valid_fraction": 0, "analogues": None}, CompoundKFold)
     with pytest.raises(ConfigError, match=r"split\.fold=true: give a whole number"):
         check_arguments("split", {"fold": True}, CompoundKFold)

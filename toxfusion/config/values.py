@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import math
 import types
 import typing
@@ -186,8 +187,10 @@ def annotations_of(target: Callable[..., Any]) -> dict[str, Any]:
 def fits(value: object, annotation: Any) -> bool:
     """Whether a plain value can be what an annotation wants; types that are not plain take anything but null."""
     origin = typing.get_origin(annotation)
-    if annotation is Any or origin is typing.Literal or isinstance(annotation, typing.TypeVar):
+    if annotation is Any or isinstance(annotation, typing.TypeVar):
         return True
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, each) for each in typing.get_args(annotation))
     if annotation is type(None) or annotation is object:
@@ -197,12 +200,20 @@ def fits(value: object, annotation: Any) -> bool:
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if annotation is str:
+        return value is not None and not isinstance(value, list)
+    if origin is collections.abc.Sequence:
+        return value is not None and not isinstance(value, str)
     return value is not None
 
 
 def _wanted(annotation: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null", str: "text"}
+    if typing.get_origin(annotation) is typing.Literal:
+        return f"one of {', '.join(map(_shown, typing.get_args(annotation)))}"
+    if typing.get_origin(annotation) is collections.abc.Sequence:
+        return "a list, [a,b]"
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " or ".join(_wanted(each) for each in typing.get_args(annotation))
     return names.get(annotation, "a value that is not null")

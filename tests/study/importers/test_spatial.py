@@ -228,3 +228,36 @@ def test_real_sections(tmp_path: Path) -> None:
     genes = [r for r in Audit.read(study.root / "audit.json").records if r.reason == "not in every section"]
     assert len(genes) == 15706 + 15842 - 2 * 15020
     assert study.provenance["neighbour_pairs_spared"] > 0.9
+
+
+def test_one_section_needs_no_list(tmp_path: Path, sections: list[str]) -> None:
+    study = import_spatial(tmp_path / "x", sections=sections[0], min_counts=10)
+    assert study.provenance["mpp"].keys() == {"C2"}
+
+
+def test_names_of_spots_that_match_no_position_are_shown(tmp_path: Path, sections: list[str]) -> None:
+    file = tmp_path / "C2" / "C2.tsv.gz"
+    counts = pd.read_csv(file, sep="\t", index_col=0)
+    counts.set_axis([f"X{spot}" for spot in counts.index]).to_csv(file, sep="\t")
+    with pytest.raises(
+        ImportTableError,
+        match=r"C2\.tsv\.gz: none of its 35 spots has a position: 'X0x0' .*'0x0'.*use the same",
+    ):
+        import_spatial(tmp_path / "x", sections=sections, min_counts=10)
+
+
+def test_a_spot_far_from_its_place_is_refused(tmp_path: Path, sections: list[str]) -> None:
+    file = tmp_path / "C4" / "C4_selection.tsv"
+    spots = pd.read_csv(file, sep="\t")
+    spots.loc[7, "pixel_x"] *= 100
+    spots.to_csv(file, sep="\t", index=False)
+    with pytest.raises(ImportTableError, match=r"C4: spot '1x1' at pixel \(60000, 300\): lies \d+ px from"):
+        import_spatial(tmp_path / "x", sections=sections, min_counts=10)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"pitch_um": -1.0}, {"counts_total": float("nan")}, {"block_um": 0.0}, {"radius_um": -5.0}]
+)
+def test_lengths_are_above_0(tmp_path: Path, sections: list[str], setting: dict[str, float]) -> None:
+    with pytest.raises(ImportTableError, match=rf"source\.{next(iter(setting))}=.*: give a number above 0"):
+        import_spatial(tmp_path / "x", sections=sections, min_counts=10, **setting)

@@ -8,6 +8,7 @@ of known pitch, which gives the microns per pixel.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.spatialdata_store import StoredSection, is_store, read_store, write_image
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per
 from toxfusion.study.importers.tenx import read_counts
+from toxfusion.study.names import strangers
 from toxfusion.study.study import Study, write_study
 from toxfusion.study.tables import numbers, read_table, read_values
 
@@ -64,7 +66,7 @@ class Section:
 def import_spatial(
     root: Path | str,
     *,
-    sections: Sequence[str],
+    sections: Sequence[str] | str,
     pitch_um: float | None = None,
     image: str | None = None,
     table: str | None = None,
@@ -90,7 +92,7 @@ def import_spatial(
     of neighbouring spots are spared (their share is in the provenance). ``patient`` holds the tumour.
 
     Args:
-        sections: folders, or SpatialData stores.
+        sections: folders, or SpatialData stores; or one of them.
         pitch_um: distance of neighbouring spots of the array; None = 200 in the her2st layout, 100 of Visium.
         image, table: elements of the stores; None where each has one.
         coordinate_system: of the stores, in which image and spots lie together.
@@ -100,15 +102,26 @@ def import_spatial(
         gene_ids: what the genes of each section become before that.
 
     Raises:
-        ImportTableError: a section lacks a file or a column, two have one name, or no spot or gene is left.
+        ImportTableError: a section lacks a file or a column, two have one name, no spot or gene is left, or a length is
+            not above 0.
     """
+    lengths = {
+        "pitch_um": pitch_um,
+        "radius_um": radius_um,
+        "block_um": block_um,
+        "counts_total": counts_total,
+    }
+    for key, value in lengths.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ImportTableError(f"source.{key}={value:g}: give a number above 0")
+    sections = [sections] if isinstance(sections, str) else list(sections)
     audit = Audit()
     layouts = [_layout(Path(s), Path(root), image, table, coordinate_system, audit) for s in sections]
     read = [read_section(layout, pitch_um, min_counts, gene_ids, audit) for layout in layouts]
     names = [s.name for s in read]
     if not read or len(set(names)) < len(names):
         raise ImportTableError(
-            f"source.sections {list(sections)}: name at least one folder, each with its own name"
+            f"source.sections {sections}: name at least one folder, each with its own name"
         )
     counts = _common_genes(read, min_spot_share, audit)
     for layout, section in zip(layouts, read, strict=True):
@@ -201,6 +214,12 @@ def read_section(
         raise ImportTableError(f"{table}: holds negative or missing counts; give raw counts")
     if kind := looks_processed(counts.to_numpy(np.float64)):
         raise ImportTableError(f"{table}: its values look like {kind}; give raw counts")
+    if not counts.index.isin(placed.index).any():
+        odd = strangers(counts.index, placed.index)
+        raise ImportTableError(
+            f"{table}: none of its {len(counts)} spots has a position: {odd.all_told()}; the positions are of "
+            f"{', '.join(map(repr, placed.index[:3]))}; use the same names, one row a spot"
+        )
     counts, genes = gene_ids.named(counts, audit, path=table, counts=True)
     spots = placed[placed["selected"]]
     total = counts.sum(axis=1)
@@ -222,10 +241,14 @@ def read_section(
             f"{folder}: no spot with a position and {min_counts} counts; lower source.min_counts"
         )
     pitch = pitch_um or (VISIUM_PITCH_UM if layout.visium else PITCH_UM)
+    try:
+        mpp = microns_per_pixel(spots, pitch)
+    except ImportTableError as error:
+        raise ImportTableError(f"{folder}: {error}") from error
     return Section(
         layout.name,
         layout.image,
-        microns_per_pixel(spots, pitch),
+        mpp,
         pitch,
         spots.loc[kept],
         counts.loc[kept].astype(np.float64),
@@ -277,7 +300,7 @@ def microns_per_pixel(spots: pd.DataFrame, pitch_um: float) -> float:
     map, which neither a rotation of the section nor the scatter of single spots disturbs.
 
     Raises:
-        ImportTableError: the spots lie on one line.
+        ImportTableError: the spots lie on one line, or one lies further than a step from where the map has it.
     """
     array = np.column_stack([spots["x"], spots["y"], np.ones(len(spots))])
     pixels = spots[["pixel_x", "pixel_y"]].to_numpy(np.float64)
@@ -285,6 +308,13 @@ def microns_per_pixel(spots: pd.DataFrame, pitch_um: float) -> float:
     area = abs(np.linalg.det(fitted[:2]))
     if rank < 3 or area == 0:
         raise ImportTableError("the spots lie on one line: their pitch cannot be measured; give more spots")
+    away = np.hypot(*(pixels - array @ fitted).T)
+    if away.max() > np.sqrt(area):
+        spot = spots.iloc[int(away.argmax())]
+        raise ImportTableError(
+            f"spot {spot.name!r} at pixel ({spot['pixel_x']:.0f}, {spot['pixel_y']:.0f}): lies {away.max():.0f} px "
+            f"from where its place in the array has it, and spots are {np.sqrt(area):.0f} px apart; correct it"
+        )
     return float(pitch_um / np.sqrt(area))
 
 
