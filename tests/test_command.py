@@ -38,6 +38,22 @@ def test_a_reader_who_stops_reading_sees_no_traceback(line: list[str]) -> None:
     assert process.wait() == 0
 
 
+def test_a_reader_who_stops_reading_what_a_command_prints_sees_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("gene,s1,s2\nAlb,1,2\nMt1,3,4\n")
+    (tmp_path / "s.csv").write_text("sample_id,compound,dose\ns1,a,0\ns2,a,1\n")
+    tables = ["source.expression=e.csv", "source.samples=s.csv"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toxfusion.prepare", "source=matrix", "output=study", *tables],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=120)
+    assert errors == b""
+    assert process.returncode == 141
+    assert (tmp_path / "study" / "expression.h5ad").is_file(), "what was to be written is written"
+
+
 def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["trian"])

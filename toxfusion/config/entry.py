@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MainFunction = Callable[[Config], "float | None"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+#: exit status of a command whose output nobody reads any more, as a shell has it
+UNREAD = 141
 
 
 def config_dir() -> Path:
@@ -47,8 +49,12 @@ def say(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # What is left in the buffer goes nowhere, also when the interpreter flushes it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()
+
+
+def _end_output() -> None:
+    """What is left in the buffer goes nowhere, also when the interpreter flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def entry_point(
@@ -141,6 +147,9 @@ class Job:
     def __call__(self, composed: DictConfig) -> float | None:
         try:
             return self._call(composed)
+        except BrokenPipeError as error:
+            _end_output()
+            raise SystemExit(UNREAD) from error
         except Exception as error:
             told = error if is_message(error) else system_fault(error)
             if self.sweep or told is None or os.environ.get(FULL_ERROR) == "1":

@@ -274,3 +274,27 @@ def test_real_arrays_of_one_compound(tmp_path: Path) -> None:
     split = TransductiveLeaveGroupOut()(study)
     assert len(split.test) == 3
     assert split.manifest["transductive"]
+
+
+def test_groups_without_their_zeros_are_no_sound_livers(tables: dict[str, Any], tmp_path: Path) -> None:
+    bare = FINDINGS.replace("\n0001,0", "\n1,")
+    (tmp_path / "pathology.csv").write_text(bare, encoding="cp932")
+    with pytest.raises(
+        ImportTableError, match=r"pathology\.csv: none of its 2 groups .*'1-2'.*'0001-02'.*same ids"
+    ):
+        import_tggates(tmp_path / "x", **tables)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (",f\n", ",F\n", r"column 'SP_FLG', value 'F': write t .* and f"),
+        ("Liver", "liver", r"column 'ORGAN': no row is of 'Liver': 'liver' \(did you mean 'Liver'\?\)"),
+    ],
+)
+def test_flags_and_organs_of_another_spelling_are_refused(
+    tables: dict[str, Any], tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    (tmp_path / "pathology.csv").write_text(FINDINGS.replace(before, after), encoding="cp932")
+    with pytest.raises(ImportTableError, match=message):
+        import_tggates(tmp_path / "x", **tables)

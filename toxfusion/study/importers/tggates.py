@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.importers.counts import refuse_no_log2
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.symbols import normalised_compound
 from toxfusion.study.importers.tables import STAGE, ImportTableError, read_slide_table
@@ -97,6 +98,7 @@ def import_tggates(
     audit = Audit()
     arrays = rat_liver_arrays(read_attributes(attributes), attributes, audit)
     lesions = read_pathology(pathology, audit)
+    _refuse_strange_groups(lesions, pathology, arrays, attributes)
     profiles, named = (None, {}) if expression is None else _read_profiles(expression, gene_ids, audit)
     chosen = _choose(arrays, profiles, samples, expression, audit)
     if pheno is not None:
@@ -153,7 +155,7 @@ def read_pathology(path: Path | str, audit: Audit) -> pd.DataFrame:
     """The liver findings as text, one row a finding; those of other organs are audited.
 
     Raises:
-        ImportTableError: a column is missing or a grade is unknown.
+        ImportTableError: a column is missing, a grade or a flag is unknown, or no row is of the liver.
     """
     required = [*ANIMAL, "ORGAN", "FINDING_TYPE", "GRADE_TYPE", "SP_FLG"]
     table = read_table(path, required=required, encoding=ENCODING)
@@ -162,9 +164,35 @@ def read_pathology(path: Path | str, audit: Audit) -> pd.DataFrame:
         raise ImportTableError(
             f"{path}, column 'GRADE_TYPE', value {unknown.iloc[0]!r}: is none of {list(GRADES)}"
         )
+    flags = table["SP_FLG"].dropna()
+    if not flags.isin(["t", "f"]).all():
+        raise ImportTableError(
+            f"{path}, column 'SP_FLG', value {flags[~flags.isin(['t', 'f'])].iloc[0]!r}: write t for a spontaneous "
+            "finding and f for another"
+        )
+    if not (table["ORGAN"] == "Liver").any():
+        raise ImportTableError(
+            f"{path}, column 'ORGAN': no row is of 'Liver': {strangers(table['ORGAN'].dropna(), ['Liver']).all_told()}"
+        )
     for organ, rows in table[table["ORGAN"] != "Liver"].groupby("ORGAN", dropna=False):
         audit.drop(STAGE, "finding rows", str(organ), f"{len(rows)} rows: not of the liver")
     return table[table["ORGAN"] == "Liver"]
+
+
+def _refuse_strange_groups(
+    lesions: pd.DataFrame, pathology: Path | str, arrays: pd.DataFrame, attributes: Path | str
+) -> None:
+    """Findings that are of no group of the attributes (ids without their zeros, say) would leave every rat sound."""
+    ours, theirs = (
+        list(dict.fromkeys(map("-".join, table[ANIMAL[:2]].astype(str).to_numpy())))
+        for table in (arrays, lesions)
+    )
+    if ours and not set(ours).intersection(theirs):
+        raise ImportTableError(
+            f"{pathology}: none of its {len(theirs)} groups ({'-'.join(ANIMAL[:2])}) is of an arrayed rat liver in "
+            f"{attributes}: {', '.join(map(repr, theirs[:3]))} there, {', '.join(map(repr, ours[:3]))} here; use the "
+            "same ids in both"
+        )
 
 
 def rat_liver_arrays(attributes: pd.DataFrame, path: Path | str, audit: Audit) -> pd.DataFrame:
@@ -194,6 +222,7 @@ def _read_profiles(path: str, gene_ids: GeneIds, audit: Audit) -> tuple[pd.DataF
     if len(twice):
         raise ImportTableError(f"{path}: array {twice[0]!r} has two columns; keep one")
     values = pd.DataFrame(table.to_numpy(np.float64).T, index=barcodes, columns=table.index)
+    refuse_no_log2(values, path, "a table of log2 values")
     return gene_ids.named(values, audit, path=path, counts=False)
 
 
