@@ -51,7 +51,9 @@ def _panels(found: Comparison, path: Path, *, differences_only: bool) -> None:
         experiments = [e for e in experiments if e != found.reference]
     if not experiments:
         raise FigureError(f"only {found.reference!r} has finished runs; there is nothing to set beside it.")
-    headlines = found.headlines
+    # Predictions of others may be of some of the tasks alone.
+    scored = found.table[found.table["experiment"].isin(experiments)]
+    headlines = [headline for headline in found.headlines if headline in set(scored["headline"])]
     views = [] if differences_only else found.oracles["view"].drop_duplicates().tolist()
     names = [*(_marked(found, e) for e in experiments), *(ORACLE_NAMES[v] for v in views)]
     with mpl.rc_context(STYLE):
