@@ -56,8 +56,8 @@ def audit_doubts(study: Study, audit: Audit) -> None:
                 if before != name and before in names:
                     audit.change(STAGE, what, name, f"kept; {NEAR} {before!r}, whose column is there twice?")
     numbers = pd.concat([obs, *(table for table in (study.chemistry,) if table is not None)], axis=1)
-    for column, values in numbers.select_dtypes("number").items():
-        _ask_of_marks(audit, str(column), values)
+    for measure, values in numbers.select_dtypes("number").items():
+        _ask_of_marks(audit, str(measure), values)
 
 
 def _ask_of_names(audit: Audit, kind: str, what: str, names: Iterable[str]) -> None:

@@ -49,11 +49,11 @@ def refuse_no_log2(table: pd.DataFrame, path: Path | str, instead: str) -> None:
     Raises:
         TableError: sample, gene and value of the largest of them are named.
     """
-    values = np.abs(np.nan_to_num(table.to_numpy(np.float64), nan=0.0))
-    if not values.size or values.max() <= LARGEST_LOG2:
+    values = np.nan_to_num(table.to_numpy(np.float64), nan=0.0)
+    if not values.size or np.abs(values).max() <= LARGEST_LOG2:
         return
-    row, column = np.unravel_index(int(values.argmax()), values.shape)
-    value = table.iat[int(row), int(column)]
+    row, column = divmod(int(np.abs(values).argmax()), values.shape[1])
+    value = values[row, column]
     remedy = (
         f"use {instead}, or take the logarithm"
         if value > 0
