@@ -14,7 +14,7 @@ sets are the planted programmes; the axis' own is first where no other has a lar
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +69,9 @@ def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) ->
                 "contribution": truth.localisation(of_slide[f"contribution:{task}"].to_numpy(), lesion),
                 "gradient": truth.localisation(of_slide[f"gradient:{task}"].to_numpy(), lesion),
                 "attention": truth.localisation(of_slide["attention"].to_numpy(), lesion),
-                "random": pd.DataFrame(
+                "random": mean_of_draws(
                     [truth.localisation(rng.random(len(lesion)), lesion) for _ in range(RANDOM_DRAWS)]
-                )
-                .mean()
-                .to_dict(),
+                ),
             }
             compound = fold.study.obs.at[of_slide["sample_id"].iloc[0], "compound"]
             rows += [
@@ -88,6 +86,11 @@ def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) ->
                 for name, values in found.items()
             ]
     return rows
+
+
+def mean_of_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each measure's mean over random scores."""
+    return {str(measure): float(mean) for measure, mean in pd.DataFrame(draws).mean().items()}
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def gene_rows(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> list[dict
             truth.recovery(rng.random(fold.n_genes), fold.expression.symbols, planted)
             for _ in range(RANDOM_DRAWS)
         ]
-        measured["random"] = pd.DataFrame(draws).mean().to_dict()
+        measured["random"] = mean_of_draws(draws)
         rows += [
             {
                 "axis": axis,
@@ -188,7 +191,8 @@ def programme_table(rows: Sequence[tuple[str, str, int, pd.Series]], study: Stud
             found = [(n, values[genes]) for a, s, n, values in rows if (a, s) == (axis, name)]
             if not found:
                 continue
-            mean = sum(n * values for n, values in found) / sum(n for n, _ in found)
+            total = sum((n * values for n, values in found), start=pd.Series(0.0, index=genes))
+            mean = total / sum(n for n, _ in found)
             table = enrichment(mean, sets, permutations=PERMUTATIONS, seed=seed)
             place = int(np.flatnonzero(table["set"] == axis)[0])
             line |= {"animals": sum(n for n, _ in found) if name == "integrated" else line["animals"]}

@@ -46,10 +46,13 @@ def write_slide(path: Path, side: int = 8192) -> Path:
     """A pyramid of one stained texture, in JPEG tiles of 256 px; made tile by tile, of any size."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(90, 240, (SOURCE_TILE // 8, SOURCE_TILE // 8, 3), dtype=np.uint8)
-    texture = cv2.GaussianBlur(cv2.resize(coarse, (SOURCE_TILE, SOURCE_TILE)), (0, 0), 1.5)
+    enlarged = cv2.resize(coarse, (SOURCE_TILE, SOURCE_TILE))
+    texture = np.asarray(cv2.GaussianBlur(enlarged, (0, 0), 1.5), np.uint8)
     texture[..., 1] //= 2
-    encoded = imagecodecs.jpeg8_encode(
-        texture, level=90, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"
+    encoded = bytes(
+        imagecodecs.jpeg8_encode(
+            texture, level=90, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"
+        )
     )
     with tifffile.TiffWriter(path) as writer:
         for level in range(5):

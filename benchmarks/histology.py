@@ -188,7 +188,7 @@ def measure(rgb: Image, mpp: float) -> Measures:
 
 def _disc(diameter: float) -> NDArray[np.uint8]:
     side = max(1, round(diameter))
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
 def rendering(spec: SlideSpec, photograph: Photograph, x: int, y: int) -> Image:
@@ -196,7 +196,7 @@ def rendering(spec: SlideSpec, photograph: Photograph, x: int, y: int) -> Image:
     height, width = (round(side * photograph.mpp / spec.mpp) for side in photograph.rgb.shape[:2])
     rgb = render_region(spec, x, y, width, height)
     size = photograph.rgb.shape[1::-1]
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def spec_for(photograph: Photograph, seed: int, lesions: tuple[Lesion, ...]) -> SlideSpec:

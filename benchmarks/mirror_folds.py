@@ -194,7 +194,7 @@ def main() -> None:
     study = prepare(given.folder, cohorts, given.output / "study")
     both: dict[str, dict[int, list[str]]] = {}
     for name in given.datasets:
-        table, unknown = published_folds(given.folder / "mirror_splits" / name, study.obs.index)
+        table, unknown = published_folds(given.folder / "mirror_splits" / name, study.sample_ids)
         replace_file(folds_file(given.output, name), table.to_csv(index=False).encode())
         replace_file(unknown_file(given.output, name), "".join(f"{case}\n" for case in unknown).encode())
         both[name] = overlaps(table)

@@ -59,8 +59,8 @@ class Clock:
         setattr(owner, name, clocked)
 
 
-def watch_all(clock: Clock) -> None:
-    """Every part of a run that is clocked by itself."""
+def parts_of_a_run() -> tuple[tuple[Any, str, str], ...]:
+    """Owner and name of every function that is clocked by itself, and the part of a run that its time counts for."""
     import lightning as L
     import torch
 
@@ -71,13 +71,11 @@ def watch_all(clock: Clock) -> None:
     from toxfusion.training.choice import WeightChoice
     from toxfusion.training.pretraining import PretrainingModule
 
-    for owner, name in (
-        (L.LightningModule, "optimizer_step"),  # its closure is the training step and the backward pass
-        (Network, "forward"),
-        (PretrainingModule, "losses"),
-    ):
-        clock.watch(owner, name, COMPUTED)
-    for owner, name, part in (
+    return (
+        # the closure of optimizer_step is the training step and the backward pass
+        (L.LightningModule, "optimizer_step", COMPUTED),
+        (Network, "forward", COMPUTED),
+        (PretrainingModule, "losses", COMPUTED),
         (L.LightningModule, "log_dict", "logging"),
         (L.LightningModule, "log", "logging"),
         (Future, "result", "waiting for a batch"),
@@ -94,9 +92,7 @@ def watch_all(clock: Clock) -> None:
         (run, "_report", "report"),
         (run, "score_strata", "report: strata"),
         (network, "write_embeddings", "writing embeddings"),
-    ):
-        if hasattr(owner, name):
-            clock.watch(owner, name, part)
+    )
 
 
 def main() -> None:
@@ -118,7 +114,8 @@ def main() -> None:
         if settings.modality in ("both", "wsi"):
             tile_features(settings, study, split, [])
         clock = Clock()
-        watch_all(clock)
+        for owner, name, part in parts_of_a_run():
+            clock.watch(owner, name, part)
         clock.start()
         run(config)
         clock.lap()

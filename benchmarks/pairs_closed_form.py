@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
@@ -17,7 +19,7 @@ from toxfusion.study.draws import generator
 from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 
-WITHIN = {"column": "organ", "unseen": "refuse"}
+WITHIN = Within("organ", "refuse")
 COMPONENTS = 64
 OWN_ALONE = 1e6
 """Weight of a pair of the own cohort beside which others count for nothing."""
@@ -30,9 +32,9 @@ def fold_data(study: Study, part: pd.Series, store: str) -> FoldData:
     split.check(study)
     features = study.features(store)
     transform = ExpressionTransform.fit(
-        study, train, n_genes=None, reference="none", clip=8.0, within=WITHIN, scaling="normal_scores"
+        study, train, n_genes=None, reference="none", clip=8.0, within=asdict(WITHIN), scaling="normal_scores"
     )
-    scaler = fit_tile_scaler(study, features, train, "none", WITHIN)
+    scaler = fit_tile_scaler(study, features, train, "none", asdict(WITHIN))
     return FoldData(
         study,
         split,
@@ -52,7 +54,7 @@ def ridge_vectors(study: Study, part: pd.Series, store: str, own_weight: float |
     """The linear shadow. ``own_weight`` of the pairs of the own organ; None: no others."""
     fold = fold_data(study, part, store)
     settings = ShadowSettings(own_weight=OWN_ALONE if own_weight is None else own_weight)
-    found = fit_shadow(fold, Within(**WITHIN), settings)
+    found = fit_shadow(fold, WITHIN, settings)
     genes = standardised_expression(fold, BaselineSettings()).values
     return Vectors(_about(fold, part), found.slide, found.expression, pooled=found.pooled, genes=genes)
 

@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -266,12 +267,12 @@ def probe(
     def probed(values: np.ndarray) -> dict[str, Statistic]:
         return aurocs(values, protocol)
 
-    values = pooled(lambda t: encoded(encoder, t), tiles)
+    values = pooled(partial(encoded, encoder), tiles)
     trained = probed(values)
     drawn = []
     for seed in random_seeds:
         network = random_encoder(encoder, seed)
-        drawn.append(probed(pooled(lambda t, network=network: encoded(network, t), tiles)))
+        drawn.append(probed(pooled(partial(encoded, network), tiles)))
     random = {group: mean_of([each[group] for each in drawn]) for group in trained}
     of_colour = pooled(histograms, tiles)
     colour = probed(of_colour)

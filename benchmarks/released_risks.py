@@ -127,13 +127,11 @@ def blocks(output: Path, pictures: Path) -> list[str]:
     if not (output / "released.csv").is_file():
         return []
     ours = pd.read_csv(output / "released.csv").set_index(["model", "cohort"])["c"]
-    stated = pd.DataFrame(STATED, index=pd.Index(STATED_COHORTS)).T
-    gaps = [
-        abs(ours[model, cohort] - stated.at[model, cohort]) for model in STATED for cohort in STATED_COHORTS
-    ]
+    stated = {model: dict(zip(STATED_COHORTS, cs, strict=True)) for model, cs in STATED.items()}
+    gaps = [abs(ours[model, cohort] - stated[model][cohort]) for model in STATED for cohort in STATED_COHORTS]
     lines = [
         [f"`{model}`", WHAT[model],
-         *(f"{ours[model, cohort]:.3f} ({stated.at[model, cohort]:.3f})" for cohort in STATED_COHORTS)]
+         *(f"{ours[model, cohort]:.3f} ({stated[model][cohort]:.3f})" for cohort in STATED_COHORTS)]
         for model in STATED
     ]  # fmt: skip
     near = sum(gap <= 0.002 for gap in gaps)
@@ -165,7 +163,7 @@ def _paired(comparison: Path, pictures: Path) -> list[str]:
          _span(of["value"], of["low"], of["high"]),
          _span(of["difference"], of["difference_low"], of["difference_high"], "+") or "reference",
          "" if np.isnan(of["p_holm"]) else f"{of['p_holm']:.3f}"]
-        for row, of in table.iterrows()
+        for row, of in zip(map(str, table.index), table.to_dict("records"), strict=True)
     ]  # fmt: skip
     n = int(table["n"].iloc[0])
     made = [
@@ -198,13 +196,14 @@ def _verdict(table: pd.DataFrame) -> str:
     released = table[table.index.isin(list(STATED))]
     sure = released[released["p_holm"] < 0.05]
     below, above = int((sure["difference"] < 0).sum()), int((sure["difference"] > 0).sum())
-    best = released["value"].idxmax()
+    best = str(released["value"].idxmax())
+    difference, low, high = (
+        float(released[column][best]) for column in ("difference", "difference_low", "difference_high")
+    )
     return (
         f"{below} of {len(released)} released models lie below `{REFERENCE}` after Holm's correction, {above} "
         f"above. The "
-        f"best of them, `{best}`, differs by "
-        + _span(*(float(released.at[best, f"difference{end}"]) for end in ("", "_low", "_high")), "+")
-        + "."
+        f"best of them, `{best}`, differs by " + _span(difference, low, high, "+") + "."
     )
 
 

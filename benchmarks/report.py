@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 import tifffile
 from PIL import Image
-from tests.interpret.browser import at_width, browser
-from tests.interpret.explained_folder import write_folder
 
+from tests.report.browser import at_width, browser
+from tests.report.explained_folder import write_folder
 from toxfusion.explanation.deep_zoom import write_overlay, write_pyramid
 from toxfusion.report.pages import write_report
 from toxfusion.slides.readers import open_slide

@@ -118,7 +118,11 @@ def pooled(study: Study, part: pd.Series, clinical: Sequence[str]) -> pd.DataFra
         if clinical:
             columns = ClinicalColumns.fit(study, fit_on, clinical, within=within).encode(study)
         membership = SampleGroups.fit(study, fit_on, "batch").membership(study)
-        return tuple(torch.from_numpy(of).float() for of in (components, columns, membership))
+        return (
+            torch.from_numpy(components).float(),
+            torch.from_numpy(columns).float(),
+            torch.from_numpy(membership).float(),
+        )
 
     def risks(
         of: tuple[torch.Tensor, torch.Tensor, torch.Tensor], fit_on: Sequence[str], c: float

@@ -31,6 +31,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from toxfusion.data.stain_augmentation import STAIN_DENSITY
+from toxfusion.explanation.truth import lesion_mask
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.study import Study
 from toxfusion.synthetic.slide_spec import MASK_MPP, PHENOTYPES
@@ -66,7 +67,7 @@ def colour_and_texture(tile: np.ndarray) -> np.ndarray:
 
 def tile_shares(study: Study, store: BagStore, slide_id: str) -> Values:
     """[tiles, phenotypes]: share of each tile's area that the mask marks."""
-    mask = cv2.imread(str(study.root / "truth" / "masks" / f"{slide_id}.png"), cv2.IMREAD_UNCHANGED)
+    mask = lesion_mask(study, slide_id)
     step = MASK_MPP / store.mpp0(slide_id)
     side = round(store.tile_size(slide_id) / step)
     shares = []
@@ -181,13 +182,14 @@ class Probes:
     def of_activities(self, components: int) -> pd.Series:
         """Correlation of predicted and planted activity of each programme, on unseen compounds."""
         values, truth = self.relative()
-        activity = truth[[c for c in truth if c.startswith("activity:")]]
+        activity = truth.filter(regex="^activity:")
         compounds = self.study.obs.loc[values.index, "compound"].astype(str).to_numpy()
         probe = make_pipeline(
             StandardScaler(), PCA(components, whiten=True, random_state=0), Ridge(alpha=components)
         )
         found = out_of_fold(probe, values.to_numpy(), activity.to_numpy(), compounds)
-        pairs = {name.partition(":")[2]: (activity[name], found[:, k]) for k, name in enumerate(activity)}
+        names = [str(column).removeprefix("activity:") for column in activity]
+        pairs = {name: (activity.iloc[:, k], found[:, k]) for k, name in enumerate(names)}
         return pd.Series(
             {
                 name: np.corrcoef(true, score)[0, 1]
