@@ -89,6 +89,12 @@ ROWS = {
         _preset("ablation_noxattn", "without cross-attention"),
         _ablation("ablation_nogenes", "without masked genes", "pretrain.weights.genes=0"),
         _ablation("ablation_nostart", "without the closed-form start", "pretrain.warm_start.kind=none"),
+        _ablation(
+            "ablation_notraining",
+            "the closed-form start alone",
+            "size.pretrain_steps=1",
+            "optimizer.pretrain_lr=0",
+        ),
         _ablation("ablation_nogroups", "one linear path for all organs", "paths_by=null"),
         replace(_ablation("full_half", "the default on half of the training patients"), pairs=0.5),
         replace(_ablation("full_quarter", "the default on a quarter of them"), pairs=0.25),

@@ -23,6 +23,7 @@ def main(config: dict[str, Any]) -> None:
     Examples:
       toxfusion demo
       toxfusion demo output=mine jobs=8 experiments=[full,ablation_noxattn]
+      toxfusion demo output=larger seed=2 compounds=200 folds=5 seeds=[0,1,2]
     """
     import time
     from pathlib import Path
@@ -42,6 +43,7 @@ def main(config: dict[str, Any]) -> None:
             f"seed={config['seed']}",
             f"setting={config['setting']}",
             f"jobs={jobs}",
+            *([] if config["compounds"] is None else [f"n_compounds={config['compounds']}"]),
         ],
     )
     _run("extract", extract.main, [f"study={study}", "output=tiles", "previews=false"])
@@ -77,6 +79,7 @@ def _sweep(config: dict[str, Any], study: Path, runs: Path, experiments: list[st
             f"experiment={','.join(experiments)}",
             f"split.fold={','.join(map(str, folds))}",
             f"split.n_folds={config['folds']}",
+            f"seed={','.join(map(str, config['seeds']))}",
             f"data.root={study}",
             "size=demo",
             f"paths.outputs={runs}",
@@ -95,7 +98,9 @@ def _show(config: dict[str, Any], root: Path, runs: Path) -> Path:
     from toxfusion.report.demo_page import Compared, write_demo_page
     from toxfusion.training.folder import RunFolder
 
-    full = RunFolder(next(f.parent for f in sorted(runs.glob("*/full*/fold0_seed0/done.json"))))
+    full = RunFolder(
+        next(f.parent for f in sorted(runs.glob(f"*/full*/fold0_seed{config['seeds'][0]}/done.json")))
+    )
     compared = Compared.read(root / "comparison", root / "comparison_few", config["budget"])
     links = {
         "All comparisons, learned from all labels": root / "comparison" / "comparison.html",

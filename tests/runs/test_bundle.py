@@ -143,10 +143,14 @@ def test_a_bundle_holds_no_pickle_no_path_of_the_machine_and_a_card(
     assert "**The study is virtual**" in card.text
 
 
-def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(own_bundle: Path) -> None:
+@pytest.mark.parametrize("sign", ["without paths_by", "with a rate of the linear paths"])
+def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(own_bundle: Path, sign: str) -> None:
     for file in own_bundle.glob("runs/*/config.yaml"):
         config = yaml.safe_load(file.read_text())
-        del config["paths_by"]
+        if sign == "without paths_by":
+            del config["paths_by"]
+        else:
+            config["pretrain"]["linear_lr_share"] = 0.3
         file.write_text(yaml.safe_dump(config))
     sealed_anew(own_bundle)
     with pytest.raises(RunError, match=r"of an earlier version of toxfusion.*train it again"):

@@ -71,7 +71,7 @@ def pretraining(settings: dict[str, Any]) -> PretrainingModule:
         optimization=PLAN,
         seed=0,
         noise=read.pretrain.noise,
-        linear_lr_share=read.pretrain.linear_lr_share,
+        holds_linear=read.pretrain.warm_start is not None,
     )
 
 

@@ -30,6 +30,7 @@ from toxfusion.objectives.terms.term import PretrainingError
 from toxfusion.training.assemble import build_network, build_terms
 from toxfusion.training.pretraining import PretrainingModule
 from toxfusion.training.settings import RunSettings
+from toxfusion.training.warm_start import linear_parameters
 
 SLIDE, EXPRESSION = {"sub_bag", "tiles", "slide_latents"}, {"genes", "expression_latents"}
 FULL = {"align": 1.0, "genes": 1.0, "orthogonality": 0.1, "retention": 0.1}
@@ -253,6 +254,28 @@ def monitored(of: PretrainingModule, batch: Batch, monkeypatch: pytest.MonkeyPat
     return {name: float(value) for name, value in logged.items() if name.startswith("monitor/")}
 
 
+@pytest.mark.parametrize(("start", "stays"), [("cca", True), ("none", False)])
+def test_linear_paths_that_a_closed_form_solved_stay_and_others_learn(
+    batch: Batch, start: str, stays: bool
+) -> None:
+    of = module("pretrain=full", f"pretrain.warm_start.kind={start}")
+    before = {name: value.detach().clone() for name, value in of.named_parameters()}
+    optimizer = of.configure_optimizers()["optimizer"]
+    terms, _ = of.losses(batch, torch.Generator().manual_seed(0))
+    of.terms.total(terms).backward()
+    optimizer.step()
+    paths = [f"network.{name}" for name in linear_parameters(of.network)]
+    held = {
+        name: torch.equal(value, before[name])
+        for name, value in of.named_parameters()
+        if any(map(name.startswith, paths))
+    }
+    assert set(held.values()) == {stays}
+    assert len(held) == 4  # weight and bias of both sides
+    beside = of.network.slide_projections.shared[-1].weight  # type: ignore[union-attr]
+    assert not torch.equal(beside, before["network.slide_projections.shared.2.weight"])
+
+
 @torch.no_grad()
 def test_a_collapsed_representation_shows_in_every_monitor(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
@@ -262,9 +285,8 @@ def test_a_collapsed_representation_shows_in_every_monitor(
     healthy = monitored(of, batch, monkeypatch)
     for projections in (of.network.slide_projections, of.network.expression_projections):
         projections.linear.weight.zero_()
-        for part in (projections.shared, projections.private):
-            part[-1].weight.zero_()
-            part[-1].bias.fill_(1.0)
+        projections.shared[-1].weight.zero_()
+        projections.shared[-1].bias.fill_(1.0)
     collapsed = monitored(of, batch, monkeypatch)
     for name in ("slide", "expression"):
         assert healthy[f"monitor/rank_{name}"] > 2

@@ -28,6 +28,10 @@ WHOLE: dict[str, tuple[int, bool]] = {
     "trainer.validate_every": (1, False),
     "trainer.patience": (1, True),
     "draws": (1, False),
+    "folds": (2, False),
+    "compounds": (1, True),
+    "budget": (1, False),
+    "n_compounds": (1, False),
     "task.min_animals": (1, False),
     "task.min_compounds": (1, False),
     "pretrain.steps": (0, False),
@@ -78,7 +82,6 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "pretrain.gene_mask": (0.0, 1.0),
     "pretrain.tile_mask": (0.0, 1.0),
     "pretrain.latent_mask": (0.0, 1.0),
-    "pretrain.linear_lr_share": (0.0, math.inf),
     "pretrain.warm_start.slide_ridge": (1e-6, math.inf),
     "pretrain.warm_start.expression_ridge": (1e-6, math.inf),
     "pretrain.warm_start.own_weight": (1.0, math.inf),
@@ -100,6 +103,9 @@ NUMBERS: dict[str, tuple[float, float]] = {
 #: those of `NUMBERS` that also take null
 NULLABLE = ("data.expression.clip_quantile", "trainer.gradient_clip_val")
 
+#: keys of lists, where one value would be taken apart, or counted; those of seeds hold whole numbers
+LISTS = ("experiments", "experiments_few", "seeds", "times_h", "leave_out")
+
 #: key -> the words that it takes, where what is called with it would say so only after work
 WORDS: dict[str, tuple[object, ...]] = {
     "resume": (True, False),
@@ -117,7 +123,7 @@ WORDS: dict[str, tuple[object, ...]] = {
 
 
 def check_numbers(config: dict[str, Any]) -> None:
-    """Check the keys of `WHOLE`, of `NUMBERS` and of `WORDS` that the configuration has.
+    """Check the keys of `WHOLE`, of `NUMBERS`, of `WORDS` and of `LISTS` that the configuration has.
 
     Raises:
         ConfigError: a value is null, out of range, no number, a fraction where a whole number belongs, or a word that
@@ -126,6 +132,14 @@ def check_numbers(config: dict[str, Any]) -> None:
     for key, value in _values(config, WORDS):
         if value not in WORDS[key]:
             raise ConfigError(f"{key}={_shown(value)}: give one of {', '.join(map(_shown, WORDS[key]))}")
+    for key, value in _values(config, LISTS):
+        if not isinstance(value, list):
+            raise ConfigError(f"{key}={_shown(value)}: give a list, {key}=[{_shown(value)}]")
+        wrong = [each for each in value if key == "seeds" and not _is_seed(each)]
+        if wrong or (key == "seeds" and not value):
+            raise ConfigError(
+                f"{key}={_shown(value)}: give whole numbers from 0 to {LARGEST_SEED}, {key}=[0,1]"
+            )
     for key, value in _values(config, NUMBERS):
         low, high = NUMBERS[key if key in NUMBERS else f"{key.rpartition('.')[0]}.*"]
         if value is None and key in NULLABLE:
@@ -146,6 +160,10 @@ def check_numbers(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{key}={_shown(value)}: give a whole number {limits}{' or null' if nullable else ''}"
             )
+
+
+def _is_seed(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_SEED
 
 
 def _values(config: dict[str, Any], keys: Iterable[str]) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ Heads and losses live elsewhere.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
@@ -70,16 +71,17 @@ class Seen(Generic[Encoding]):
         return Seen(self.encoding.take(rows), self.shared[rows], self.private[rows], self.seen.take(rows))
 
 
-class Projections(nn.Module):
-    """A branch's vector [B, W] to its shared [B, S] and private [B, R] part, and both back to tokens."""
+def _perceptron(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, out))
 
-    def __init__(self, width: int, shared_dim: int, private_dim: int) -> None:
-        super().__init__()
-        self.shared = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, shared_dim))
-        self.private = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, private_dim))
-        self.shared_token = nn.Sequential(nn.LayerNorm(shared_dim), nn.Linear(shared_dim, width))
-        self.private_token = nn.Sequential(nn.LayerNorm(private_dim), nn.Linear(private_dim, width))
 
+class Projections(nn.Module, ABC):
+    """What makes a shared [B, S] and a private part [B, R] of a branch, and tokens of both."""
+
+    shared_token: nn.Module
+    private_token: nn.Module
+
+    @abstractmethod
     def parts(self, vector: Tensor, view: Tensor, membership: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Shared [B, S] and private [B, R] part.
 
@@ -88,23 +90,37 @@ class Projections(nn.Module):
             view: what a linear map reads of the same samples: moments of the bag [B, 2 D], or the profile [B, G].
             membership: [B, K], 1 in the column of the sample's group; a sample of no group has the common map.
         """
-        return self.shared(vector), self.private(vector)
 
     def tokens(self, shared: Tensor, private: Tensor) -> Tensor:
         """[B, 2, W], the shared before the private part."""
         return torch.stack([self.shared_token(shared), self.private_token(private)], 1)
 
 
-class LinearFirst(Projections):
-    """A linear path from pooled tiles or the profile to both parts, with the perceptrons beside it near zero.
+class Perceptrons(Projections):
+    """Both parts from the vector of the branch's encoder alone, as published."""
 
-        parts = A view + b + perceptron(vector)
+    def __init__(self, width: int, shared_dim: int, private_dim: int) -> None:
+        super().__init__()
+        self.shared = _perceptron(width, shared_dim)
+        self.private = _perceptron(width, private_dim)
+        self.shared_token = nn.Sequential(nn.LayerNorm(shared_dim), nn.Linear(shared_dim, width))
+        self.private_token = nn.Sequential(nn.LayerNorm(private_dim), nn.Linear(private_dim, width))
+
+    def parts(self, vector: Tensor, view: Tensor, membership: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.shared(vector), self.private(vector)
+
+
+class LinearFirst(Projections):
+    """A linear path from pooled tiles or the profile to both parts, with a perceptron beside that of the shared one.
+
+        shared = A view + b + perceptron(vector),    private = C view + d
 
     What is linear can be solved in closed form from hundreds of pairs, which a perceptron from random weights does not
-    find again by gradient; from there the network learns what is left. Both parts also stand in the fused vector,
-    beside what the fusion makes of them, so that a linear head on that has its own shadow: a linear model of the parts.
-    No norm follows a part: its directions are as loud as they are shared, and a norm would raise those that hold by
-    chance.
+    find again by gradient; from there the network learns what is left. The perceptron begins near zero. There is none
+    beside the private path: what one learned of its own modality made heads worse that learn from few labels. Both
+    parts also stand in the fused vector, beside what the fusion makes of them, so that a linear head on that has its
+    own shadow: a linear model of the parts. No norm follows a part: its directions are as loud as they are shared, and
+    a norm would raise those that hold by chance.
 
     Where samples are of groups (organs), the shared part may deviate: to A view + b each group adds a map of its own,
     which begins at 0.
@@ -117,15 +133,15 @@ class LinearFirst(Projections):
     def __init__(
         self, width: int, shared_dim: int, private_dim: int, *, view_dim: int, n_groups: int = 0
     ) -> None:
-        super().__init__(width, shared_dim, private_dim)
+        super().__init__()
+        self.shared = _perceptron(width, shared_dim)
         self.shared_dim, self.private_dim = shared_dim, private_dim
         self.linear = nn.Linear(view_dim, shared_dim + private_dim)
         self.deviations = nn.Linear(view_dim, n_groups * shared_dim) if n_groups else None
         if self.deviations is not None:
             nn.init.zeros_(self.deviations.weight)
             nn.init.zeros_(self.deviations.bias)
-        for perceptron in (self.shared, self.private):
-            scale_last(perceptron, START)
+        scale_last(self.shared, START)
         self.shared_token = nn.Sequential(nn.Linear(shared_dim, width, bias=False))
         self.private_token = nn.Sequential(nn.Linear(private_dim, width, bias=False))
         nn.init.zeros_(self.linear.bias)
@@ -135,7 +151,7 @@ class LinearFirst(Projections):
         if self.deviations is not None and membership is not None:
             own = self.deviations(view).unflatten(1, (membership.shape[1], self.shared_dim))
             shared = shared + (membership.to(own)[:, :, None] * own).sum(1)
-        return shared + self.shared(vector), private + self.private(vector)
+        return shared + self.shared(vector), private
 
     @torch.no_grad()
     def start_at(
@@ -173,7 +189,7 @@ class Network(nn.Module):
         shared_dim, private_dim: S and R of the projections.
         modality: "both", "wsi" or "omics"; the branch left out is neither built nor trained.
         modality_dropout: share of paired samples whose fusion sees one modality only, in training.
-        projections: "linear" for `LinearFirst`, "perceptron" for `Projections`.
+        projections: "linear" for `LinearFirst`, "perceptron" for `Perceptrons`.
         n_groups: groups in which the linear paths may deviate (`LinearFirst`).
     """
 
@@ -328,5 +344,5 @@ def _projections(
     if kind not in ("linear", "perceptron"):
         raise ModalityError(f"projections={kind!r} is neither linear nor perceptron")
     if kind == "perceptron":
-        return Projections(*sizes)
+        return Perceptrons(*sizes)
     return LinearFirst(*sizes, view_dim=view_dim, n_groups=n_groups)

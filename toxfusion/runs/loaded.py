@@ -251,7 +251,7 @@ def check_network_run(folder: RunFolder) -> tuple[dict[str, Any], RunSettings]:
         raise RunError(
             f"{folder.root}: not a finished run of a network; wait for done.json, or name another run"
         )
-    if "paths_by" not in config:
+    if "paths_by" not in config or "linear_lr_share" in config["pretrain"]:
         raise RunError(
             f"{folder.root}: a run of an earlier version of toxfusion, which this one does not load; train it again"
         )

@@ -103,7 +103,7 @@ def pretrain(of: Assembled, stages: Stages) -> None:
         optimization=of.optimization(settings.optimizer.pretrain_lr, settings.pretrain.steps),
         seed=settings.seed,
         noise=settings.pretrain.noise,
-        linear_lr_share=settings.pretrain.linear_lr_share,
+        holds_linear=settings.pretrain.warm_start is not None,
     )
     stages.fit(module, of.pretraining_data(), stage="pretrain", steps=settings.pretrain.steps)
 

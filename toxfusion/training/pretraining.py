@@ -35,7 +35,7 @@ class PretrainingModule(L.LightningModule):
         terms: those in use on this network.
         seed: masks, noise and sub-bags are a function of it and the step.
         noise: on what the network reads in training; targets and validation are without.
-        linear_lr_share: learning rate of the linear paths as a share of that of all else.
+        holds_linear: the linear paths stay as they are: a closed form solved them, and steps would only take them away.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class PretrainingModule(L.LightningModule):
         optimization: Optimization,
         seed: int,
         noise: InputNoise = NO_NOISE,
-        linear_lr_share: float = 1.0,
+        holds_linear: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.terms = network, terms
         self.optimization, self.seed = optimization, seed
-        self.noise, self.linear_lr_share = noise, linear_lr_share
+        self.noise, self.holds_linear = noise, holds_linear
 
     def losses(self, batch: Batch, generator: torch.Generator) -> tuple[dict[str, Tensor], Representation]:
         """The terms in use, unweighted, and the representation they were taken from.
@@ -89,7 +89,8 @@ class PretrainingModule(L.LightningModule):
         self._log(terms, "valid", len(batch))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        shares = {f"network.{name}": self.linear_lr_share for name in linear_parameters(self.network)}
+        held = linear_parameters(self.network) if self.holds_linear else []
+        shares = {f"network.{name}": 0.0 for name in held}
         return self.optimization.configure(self, shares)
 
     @torch.no_grad()

@@ -225,7 +225,6 @@ class PretrainSettings:
         terms: what is learned.
         warm_start: None to start at random.
         noise: on what is read.
-        linear_lr_share: learning rate of the linear paths as a share of pretrain_lr.
     """
 
     steps: int
@@ -233,7 +232,6 @@ class PretrainSettings:
     terms: TermSettings
     warm_start: WarmStartSettings | None
     noise: InputNoise
-    linear_lr_share: float
 
     @classmethod
     def read(cls, node: Config) -> PretrainSettings:
@@ -253,7 +251,6 @@ class PretrainSettings:
             read_terms(node),
             None if start["kind"] == "none" else _fields_of(WarmStartSettings, start),
             InputNoise(**node["noise"]),
-            node["linear_lr_share"],
         )
 
 
