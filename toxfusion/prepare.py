@@ -91,7 +91,7 @@ def _gene_lines(named: dict[str, Any]) -> list[str]:
         return [f"{section}: {line}" for section, of in named.items() for line in _gene_lines(of)]
     kinds = ", ".join(f"{n} {kind}" for kind, n in named["kinds"].items())
     lost = {
-        "summary rows": named["summary"],
+        "that are none by their names": named["summary"],
         "without a name": named.get("unnamed", 0),
         "without a gene in the map": named["unmapped"],
         "with several": named["ambiguous"],

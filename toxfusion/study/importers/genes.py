@@ -17,8 +17,11 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.doubts import alike
 from toxfusion.study.importers.symbols import recover_symbols
 from toxfusion.study.importers.tables import STAGE, ImportTableError
+from toxfusion.study.names import NEAR
+from toxfusion.study.rules import CONTRACT_COLUMNS
 from toxfusion.study.tables import MISSING_MARKS, read_table
 
 Collapse = Literal["mean", "max_mean", "sum"]
@@ -48,6 +51,15 @@ _SUMMARY = re.compile(
     r"^(__(no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique)"
     r"|N_(unmapped|multimapping|noFeature|ambiguous))$"
 )
+#: rows and columns that a spreadsheet or R adds to a table: totals and means, in the words of people
+_SUMS = re.compile(
+    r"^(grand[ _]?)?(total|sum|mean|average|median|std|st\.? ?dev|summe|gesamt|mittelwert|somme|moyenne)s?$",
+    re.IGNORECASE,
+)
+#: numbers of rows, as pandas calls them when it reads a table that it has written
+_ROW_NUMBERS = re.compile(r"^Unnamed: \d+$")
+#: an id of digits and one E, after a spreadsheet (2310009E13 -> 2.31E+19): the id is lost
+_BECAME_NUMBER = re.compile(r"^\d(\.\d+)?E\+\d+$")
 _GTF = (".gtf", ".gtf.gz", ".gff", ".gff.gz")
 _GTF_PAIR = re.compile(r'(\w+) "([^"]*)"')
 #: several genes of one id in one cell: NetAffx and GEO write "Cyp2b1 /// Cyp2b2"
@@ -122,9 +134,10 @@ class GeneIds:
         if len(kinds) > 1:
             shares = ", ".join(f"{n} {kind} ({_first_of(ids, kind)} ...)" for kind, n in kinds.items())
             audit.change(STAGE, "gene ids", Path(path).name, f"of several kinds: {shares}")
-        genes: list[str | None] = [None if _SUMMARY.match(i) else i for i in ids]
-        for gene_id in sorted(i for i, gene in zip(ids, genes, strict=True) if gene is None):
-            audit.drop(STAGE, "gene", gene_id, "a summary row of the counting tool, no gene")
+        strange = [_no_gene(i) for i in ids]
+        genes: list[str | None] = [None if why else i for i, why in zip(ids, strange, strict=True)]
+        for gene_id, why in sorted({(i, why) for i, why in zip(ids, strange, strict=True) if why}):
+            audit.drop(STAGE, "gene", gene_id, why)
         unnamed = [gene in _NO_GENE for gene in genes]
         if any(unnamed):
             shown = ", ".join(sorted({repr(g) for g in genes if g in _NO_GENE}))
@@ -134,6 +147,8 @@ class GeneIds:
             raise ImportTableError(
                 f"{path}: none of its {len(ids)} ids is a gene; give a table that names its genes"
             )
+        _refuse_sums(values, [gene is not None for gene in genes], path)
+        _ask_of_case([gene for gene in genes if gene is not None], path, audit)
         tally: dict[str, Any] = {
             "kinds": kinds,
             "given": len(ids),
@@ -182,6 +197,47 @@ def _kind(gene_id: str) -> str:
 
 def _first_of(ids: Sequence[str], kind: str) -> str:
     return next(i for i in ids if _kind(i) == kind)
+
+
+def _no_gene(gene_id: str) -> str:
+    """Why a row or column of a table is no gene; "" for a gene."""
+    if _SUMMARY.match(gene_id):
+        return "a summary row of the counting tool, no gene"
+    if _SUMS.match(gene_id):
+        return "a total or a mean by its name, no gene"
+    if _ROW_NUMBERS.match(gene_id):
+        return "numbers of rows, no gene"
+    if gene_id in CONTRACT_COLUMNS:
+        return "a column of the sample table by its name, no gene"
+    if _BECAME_NUMBER.match(gene_id):
+        return "a number that a spreadsheet made of an id: which gene it was cannot be told"
+    return ""
+
+
+def _refuse_sums(values: pd.DataFrame, of_genes: Sequence[bool], path: Path | str) -> None:
+    """Refuse a gene that is the sum of all others in every sample: a row of totals under another name."""
+    table = values.to_numpy(np.float64)[:, np.array(of_genes, dtype=bool)]
+    if min(table.shape) < 2 or table.shape[1] < 3:
+        return
+    total = table.sum(axis=1)
+    largest = table[np.argmax(total)].argmax()
+    if total.max() > 0 and np.array_equal(2 * table[:, largest], total):
+        name = values.columns[np.flatnonzero(of_genes)[largest]]
+        raise ImportTableError(
+            f"{path}, gene {str(name)!r}: is the sum of all other genes in every sample; remove the totals"
+        )
+
+
+def _ask_of_case(genes: Sequence[str], path: Path | str, audit: Audit) -> None:
+    """Tell of genes whose names differ in letter case alone, as in a table of two species."""
+    pairs = list(alike(genes))
+    if pairs:
+        shown = ", ".join(f"{name} and {known}" for name, known in pairs[:3])
+        audit.change(
+            STAGE, "genes", Path(path).name,
+            f"{len(pairs)} differ from another in letter case alone ({shown}) and are genes of their own; {NEAR} one "
+            "gene, or is the table of two species?",
+        )  # fmt: skip
 
 
 def _refuse_row_numbers(ids: Sequence[str], path: Path | str) -> None:

@@ -29,6 +29,8 @@ Kind = Literal["log2", "counts"]
 Orientation = Literal["auto", "genes_by_samples", "samples_by_genes"]
 LEAST_LIKENESS = 0.65
 """Of two names of columns (difflib), from which on one may be the other misspelt: controls and control_group."""
+BOTH_SIDES = 0.5
+"""From this share of its rows and of its columns on that bear a sample_id, a table may be one of samples by samples."""
 DOSE_ADVICE = "write 0 for a vehicle control, and mg/kg as a plain number for a treated animal"
 GRADE_WORDS = {
     **dict.fromkeys(("absent", "none", "normal"), 0.0),
@@ -82,7 +84,7 @@ def import_matrix(
     """
     audit = Audit()
     obs = complete_samples(_sample_table(samples), samples, audit)
-    matrix, symbols, named = _profiles(expression, obs.index, orientation, kind, pseudobulk, gene_ids, audit)
+    matrix, symbols, named = _profiles(expression, obs, orientation, kind, pseudobulk, gene_ids, audit)
     counts = matrix.reindex(obs.index).to_numpy(np.float64) if kind == "counts" else None
     if kind == "log2":
         refuse_no_log2(matrix, expression, "source=counts")
@@ -241,7 +243,7 @@ def _sample_table(path: str) -> pd.DataFrame:
 
 def _profiles(
     path: str,
-    sample_ids: pd.Index,
+    obs: pd.DataFrame,
     orientation: Orientation,
     kind: Kind,
     pseudobulk: str | None,
@@ -249,6 +251,7 @@ def _profiles(
     audit: Audit,
 ) -> tuple[pd.DataFrame, dict[str, str], dict[str, Any]]:
     """Samples x genes, the samples of the sample table only; symbols by gene id; how the genes were named."""
+    sample_ids = obs.index
     if is_matrix_file(path) and (kind == "counts" or not path.lower().endswith(".h5ad")):
         table, symbols = _barcoded(path, sample_ids, kind, pseudobulk, audit)
     else:
@@ -259,7 +262,8 @@ def _profiles(
             )
         matrix = read_h5ad(path).to_df() if path.lower().endswith(".h5ad") else read_values(path)
         turned = _oriented(matrix, path, sample_ids, orientation)
-        table, symbols = turned[_known(turned.index, sample_ids, path, audit)], {}
+        known = turned[_known(turned.index, sample_ids, path, audit)]
+        table, symbols = _without_columns_of_samples(known, obs, audit), {}
     twice = table.index[table.index.duplicated()]
     if len(twice):
         raise ImportTableError(f"{path}: sample {twice[0]!r} has two profiles; keep one")
@@ -317,7 +321,18 @@ def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation:
             "sample_id; the header lacks a name: write one above the names of the rows"
         )
     in_rows, in_columns = int(rows.isin(sample_ids).sum()), int(columns.isin(sample_ids).sum())
-    by_columns = in_columns > in_rows if orientation == "auto" else orientation == "genes_by_samples"
+    of_rows, of_columns = in_rows / max(1, len(rows)), in_columns / max(1, len(columns))
+    if orientation == "auto" and min(of_rows, of_columns) >= BOTH_SIDES:
+        raise ImportTableError(
+            f"{path}: {in_rows} of its {len(rows)} rows and {in_columns} of its {len(columns)} columns bear a sample_id "
+            f"({rows[rows.isin(sample_ids)][0]!r} ...); distances or correlations of samples are no expression, and "
+            "where one side is genes say so: source.orientation=genes_by_samples or samples_by_genes"
+        )
+    by_columns = (
+        (in_columns, of_columns) > (in_rows, of_rows)
+        if orientation == "auto"
+        else orientation == "genes_by_samples"
+    )
     if not (in_columns if by_columns else in_rows):
         near = strangers([*columns[:50], *rows[:50]], sample_ids)
         told = ", ".join(f"{name!r} comes near to {known!r}" for name, known in near.near.items() if known)
@@ -327,6 +342,21 @@ def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation:
         )
     turned = table.T if by_columns else table
     return turned.set_axis(columns if by_columns else rows, axis=0)
+
+
+def _without_columns_of_samples(table: pd.DataFrame, obs: pd.DataFrame, audit: Audit) -> pd.DataFrame:
+    """The profiles without columns that the sample table has too, with the same values: age, body weight."""
+    shared = [name for name in obs.select_dtypes("number").columns if name in table.columns]
+    if not shared or table.index.has_duplicates or table.columns.has_duplicates:
+        return table
+    same = [
+        name
+        for name in shared
+        if table[name].astype(np.float64).equals(obs.loc[table.index, name].astype(np.float64))
+    ]
+    for name in same:
+        audit.drop(STAGE, "gene", str(name), "a column of the sample table by its name and values, no gene")
+    return table.drop(columns=same)
 
 
 def _check_counts(table: pd.DataFrame, path: str, audit: Audit) -> None:
