@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from toxfusion.study.tables import TableError
 #: Names that came near to another are told with this in their reason, and ``prepare`` shows them first.
 NEAR = "did you mean"
 _COMPARED = 2000
+_MARK = re.compile(r"[^\w]|_")
+_ADDED = re.compile(r"^X(?=\d)|(?<=\d)\.0$")
+#: what R and pandas write behind a name that a table has twice
+_REPEATED = re.compile(r"\.\d+$")
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,35 @@ class Strangers:
 def strangers(names: Iterable[object], known: Iterable[object]) -> Strangers:
     """The names that are not among ``known``, each with the free known name that it comes near to.
 
-    Near is a name that differs in blanks, letter case, accents, dashes, leading zeros or marks alone, or else the
-    closest of a few by spelling. A known name that some other name already is in full is no candidate.
+    Near is a name that differs in blanks, letter case, accents, dashes, leading zeros or marks alone, in the X of R or
+    the decimal of a spreadsheet; then one that goes on behind a mark (S1 of S1.CEL.gz, S1_rep1 or S1-liver); then the
+    closest of a few by spelling. A known name that some other name already is in full is no candidate, but for one that
+    R or pandas has numbered as a repeat of it (S1.1).
     """
     asked = list(dict.fromkeys(map(str, names)))
     among = list(dict.fromkeys(map(str, known)))
-    odd = [name for name in asked if name not in set(among)]
-    free = [name for name in among if name not in set(asked)]
+    taken, there = set(asked), set(among)
+    odd = [name for name in asked if name not in there]
+    if not odd:
+        return Strangers({})
+    free = [name for name in among if name not in taken]
     by_plain: dict[str, str] = {}
     for name in free:
-        by_plain.setdefault(plain_name(name), name)
+        by_plain.setdefault(_core(name), name)
+    longer: dict[str, set[str]] = {}
+    for name in free:
+        for part in _parts(name):
+            longer.setdefault(_core(part), set()).add(name)
     near: dict[str, str] = {}
     for position, name in enumerate(odd):
-        close = by_plain.get(plain_name(name), "")
+        close = next(
+            (by_plain[core] for part in (name, *_parts(name)) if (core := _core(part)) in by_plain), ""
+        )
+        goes_on = longer.get(_core(name), set())
+        if not close and len(goes_on) == 1:
+            close = next(iter(goes_on))
+        if not close and (repeated := _REPEATED.sub("", name)) != name and repeated in there:
+            close = repeated
         if not close and position < 20 and len(free) <= _COMPARED:
             close = next(iter(difflib.get_close_matches(name, free, n=1, cutoff=0.8)), "")
         near[name] = close
@@ -69,6 +89,18 @@ def plain_name(name: str) -> str:
     """Letters and digits only, without case, accents and leading zeros of numbers."""
     letters = unicodedata.normalize("NFKD", name).casefold()
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[^\w]|_", "", letters))
+
+
+def _core(name: str) -> str:
+    """`plain_name` without the X that R puts before a digit, and without the decimal that a spreadsheet puts behind."""
+    return plain_name(_ADDED.sub("", name)) or name
+
+
+def _parts(name: str) -> Iterator[str]:
+    """A name without what is behind one of its marks, the longest first: S1.CEL.gz gives S1.CEL and S1."""
+    for mark in reversed(list(_MARK.finditer(name))):
+        if mark.start():
+            yield name[: mark.start()]
 
 
 def drop_strangers(

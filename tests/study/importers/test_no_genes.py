@@ -1,4 +1,4 @@
-"""What stands among the genes of a table and is none: totals, numbers of rows, columns of samples, samples themselves."""
+"""What stands among the genes of a table and is none: totals, row numbers, columns of samples, samples themselves."""
 
 from __future__ import annotations
 

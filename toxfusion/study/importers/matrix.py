@@ -324,8 +324,8 @@ def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation:
     of_rows, of_columns = in_rows / max(1, len(rows)), in_columns / max(1, len(columns))
     if orientation == "auto" and min(of_rows, of_columns) >= BOTH_SIDES:
         raise ImportTableError(
-            f"{path}: {in_rows} of its {len(rows)} rows and {in_columns} of its {len(columns)} columns bear a sample_id "
-            f"({rows[rows.isin(sample_ids)][0]!r} ...); distances or correlations of samples are no expression, and "
+            f"{path}: {in_rows} of its {len(rows)} rows and {in_columns} of its {len(columns)} columns bear a "
+            f"sample_id ({rows[rows.isin(sample_ids)][0]!r} ...); distances or correlations of samples are no expression, and "
             "where one side is genes say so: source.orientation=genes_by_samples or samples_by_genes"
         )
     by_columns = (
