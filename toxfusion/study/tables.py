@@ -23,6 +23,7 @@ from toxfusion.study.workbooks import ERROR_VALUES, first_sheet
 #: What stands for a missing value, in every table; docs/reference/tables.md names them.
 MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d*,\d+")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?(\.|e[+-]\d+)?")
 _ERROR = re.compile("|".join(map(re.escape, sorted(ERROR_VALUES))))
 #: the first line by which spreadsheets say the delimiter
@@ -160,9 +161,11 @@ def numbers(
         negative: values below 0 may be there.
 
     Raises:
-        TableError: a value is no finite number, or below 0; file, column, value and row are named.
+        TableError: a value is no finite number, below 0, or one whose point may be of decimals or of thousands; file,
+            column, value and row are named.
     """
     values = _parsed(column, str(column.name), path, advice)
+    _refuse_thousands(column, path)
     if not negative and (values < 0).any():
         place = int(np.argmax(values < 0))
         raise TableError(
@@ -210,8 +213,13 @@ def refuse_repeated(names: Sequence[str], path: Path | str) -> None:
         seen.add(name)
 
 
-def identified(table: pd.DataFrame, column: str, path: Path | str) -> pd.DataFrame:
+def identified(
+    table: pd.DataFrame, column: str, path: Path | str, advice: str = "keep one row"
+) -> pd.DataFrame:
     """The table indexed by a column of ids, which every row must have and no two may share.
+
+    Args:
+        advice: what to do where two rows share one.
 
     Raises:
         TableError: an id is missing or there twice; the row is named.
@@ -226,8 +234,7 @@ def identified(table: pd.DataFrame, column: str, path: Path | str) -> pd.DataFra
         value = table.loc[twice, column].iloc[0]
         where = table.index[table[column] == value].tolist()
         raise TableError(
-            f"{path}, column {column!r}, value {value!r}: appears twice, in rows {', '.join(map(str, where))}; "
-            "keep one row"
+            f"{path}, column {column!r}, value {value!r}: appears twice, in rows {', '.join(map(str, where))}; {advice}"
         )
     return table.set_index(column)
 
@@ -250,6 +257,33 @@ def _no_number(column: pd.Series, name: str, place: int, path: Path | str, advic
     what = "is not finite" if np.isinf(pd.to_numeric(value, errors="coerce")) else "is no number"
     return TableError(
         f"{path}, column {name!r}, value {value!r}: {what}, in row {column.index[place]!r}; {_advice(value, advice)}"
+    )
+
+
+def _refuse_thousands(column: pd.Series, path: Path | str) -> None:
+    """1.234 among whole numbers of hundreds, or 1.000 among whole numbers: a point for thousands, most likely."""
+    pointed: dict[int, str] = {}
+    largest = 0
+    for place, cell in enumerate(column):
+        text = str(cell)
+        if "." in text:
+            if not _THOUSANDS.fullmatch(text):
+                return
+            pointed[place] = text
+        elif text.isdecimal():
+            largest = max(largest, int(text))
+    if not pointed or not 0 < largest < 1000:
+        return
+    place = next((place for place, text in pointed.items() if text.endswith("0")), None)
+    if place is None and largest >= 100:
+        place = next(iter(pointed))
+    if place is None:
+        return
+    value = pointed[place]
+    raise TableError(
+        f"{path}, column {column.name!r}, value {value!r}: may be {float(value):g} or {value.replace('.', '')}, in row "
+        f"{column.index[place]!r}, where others are whole; write it without a point for thousands, or with one decimal "
+        "more or less"
     )
 
 

@@ -13,6 +13,8 @@ from toxfusion.study.tables import TableError
 LARGEST_LOG2 = 40.0
 #: fewer genes than these do not tell whole logarithms from counts
 FEW_GENES = 10
+#: where counts go over a thousand, some below it are at least this
+FEW_THOUSANDS = 100
 #: by how much the rounding of TPM moves the million that they sum to
 MILLION_TOLERANCE = 0.01
 
@@ -37,6 +39,27 @@ def looks_processed(values: np.ndarray) -> str:
     if not whole or (values.shape[1] >= FEW_GENES and np.median(values[values > 0]) > 2):
         return f"logarithms, none above {values.max():g}"
     return ""
+
+
+def thousands_as_decimals(values: np.ndarray) -> tuple[int, int] | None:
+    """Sample and gene of a count that a point for thousands made a fraction (1.234 for 1234), None where there is none.
+
+    Then every fraction has three decimals, most of them down to the last, none is below 1, and nothing is above 999.
+    Expected counts (RSEM writes two decimals, salmon three) have values on both sides.
+
+    Args:
+        values: float [n_samples, n_genes], finite and not negative.
+    """
+    broken = values[values != np.round(values)]
+    if not broken.size or broken.min() < 1 or not FEW_THOUSANDS <= values.max() < 1000:
+        return None
+    in_thousands = broken * 1000
+    if not np.allclose(in_thousands, np.round(in_thousands), rtol=0, atol=1e-6):
+        return None
+    if np.mean(np.round(in_thousands) % 10 != 0) < 0.5:
+        return None
+    row, column = np.argwhere(values != np.round(values))[0]
+    return int(row), int(column)
 
 
 def refuse_no_log2(table: pd.DataFrame, path: Path | str, instead: str) -> None:

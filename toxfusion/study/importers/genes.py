@@ -57,7 +57,7 @@ _SUMS = re.compile(
     re.IGNORECASE,
 )
 #: numbers of rows, as pandas calls them when it reads a table that it has written
-_ROW_NUMBERS = re.compile(r"^Unnamed: \d+$")
+ROW_NUMBERS = re.compile(r"^Unnamed: \d+$")
 #: an id of digits and one E, after a spreadsheet (2310009E13 -> 2.31E+19): the id is lost
 _BECAME_NUMBER = re.compile(r"^\d(\.\d+)?E\+\d+$")
 _GTF = (".gtf", ".gtf.gz", ".gff", ".gff.gz")
@@ -205,7 +205,7 @@ def _no_gene(gene_id: str) -> str:
         return "a summary row of the counting tool, no gene"
     if _SUMS.match(gene_id):
         return "a total or a mean by its name, no gene"
-    if _ROW_NUMBERS.match(gene_id):
+    if ROW_NUMBERS.match(gene_id):
         return "numbers of rows, no gene"
     if gene_id in CONTRACT_COLUMNS:
         return "a column of the sample table by its name, no gene"

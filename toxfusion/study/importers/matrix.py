@@ -15,15 +15,15 @@ import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.doubts import alike
-from toxfusion.study.importers.counts import looks_processed, refuse_no_log2
-from toxfusion.study.importers.genes import GeneIds, normalised_ids
+from toxfusion.study.importers.counts import looks_processed, refuse_no_log2, thousands_as_decimals
+from toxfusion.study.importers.genes import ROW_NUMBERS, GeneIds, normalised_ids
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per, read_slide_table
 from toxfusion.study.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
 from toxfusion.study.names import drop_strangers, strangers
 from toxfusion.study.rules import CONTRACT_COLUMNS
 from toxfusion.study.study import Study, write_study
 from toxfusion.study.tables import identified, numbers, read_table, read_values, typed
-from toxfusion.study.vocabulary import GRADES
+from toxfusion.study.vocabulary import DOSE_LEVELS, GRADES
 
 Kind = Literal["log2", "counts"]
 Orientation = Literal["auto", "genes_by_samples", "samples_by_genes"]
@@ -39,6 +39,17 @@ GRADE_WORDS = {
     "moderate": 3.0,
     **dict.fromkeys(("severe", "marked"), 4.0),
 }
+FLAG_WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "wahr", "ja", "vrai", "oui"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0", "falsch", "nein", "faux", "non"), False),
+}
+LABEL_ADVICE = "write 1 or 0, and leave it empty where it is not known"
+EVENT_ADVICE = (
+    "write 1 where the event happened, 0 where the sample was censored, nothing where it is not known"
+)
+GRADE_ADVICE = (
+    f"write one of {', '.join(map(str, GRADES))}, or {', '.join(GRADE_WORDS)}; empty where not examined"
+)
 #: names of the treated doses of a compound, in rising order, by how many there are
 LEVELS = {1: ("high",), 2: ("low", "high"), 3: ("low", "middle", "high")}
 
@@ -128,9 +139,9 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
     obs = table.copy()
     _refuse_spellings(obs["compound"], path)
     obs["dose"] = numbers(obs["dose"], path, DOSE_ADVICE, negative=False)
-    for column in ("time_h", "dili", "injury"):
-        if column in obs.columns:
-            obs[column] = numbers(obs[column], path, negative=False)
+    if "time_h" in obs.columns:
+        obs["time_h"] = numbers(obs["time_h"], path, "write hours as a plain number", negative=False)
+    _check_labels(obs, path)
     for column in ("time_h", "dili", "injury"):
         _fill(obs, column, np.nan, "unknown", audit)
     _fill(obs, "study", "study", "all one study", audit)
@@ -140,6 +151,7 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
         obs["is_control"] = _flags(obs["is_control"], path)
     _refuse_missing_dose(obs, path)
     if "dose_level" in obs.columns:
+        obs["dose_level"] = _dose_levels(obs["dose_level"], path)
         _fill(obs, "is_control", obs["dose_level"] == "control", "dose_level is control", audit)
     _fill(obs, "is_control", obs["dose"] == 0, "dose is 0", audit)
     if "dose_level" not in obs.columns:
@@ -152,6 +164,44 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
     has_controls = at_time.isin(set(at_time[obs["is_control"]]))
     _fill(obs, "control_group", at_time.where(has_controls, ""), "controls of the study and time", audit)
     return obs
+
+
+def _check_labels(obs: pd.DataFrame, path: Path | str) -> None:
+    """Read labels and survival of the table as numbers, in place; names that it gives must be there in every row."""
+    for column in ("study", "animal_id", "group_id"):
+        if column in obs.columns and obs[column].isna().any():
+            raise ImportTableError(
+                f"{path}, column {column!r}, sample {obs.index[obs[column].isna()][0]!r}: is missing; fill it in for "
+                "every sample, or leave the column out"
+            )
+    for column, advice in (("dili", LABEL_ADVICE), ("injury", LABEL_ADVICE), ("event", EVENT_ADVICE)):
+        if column in obs.columns:
+            given, obs[column] = obs[column], numbers(obs[column], path, advice)
+            strange = obs.index[obs[column].notna() & ~obs[column].isin([0.0, 1.0])]
+            if len(strange):
+                raise ImportTableError(
+                    f"{path}, column {column!r}, value {str(given[strange[0]])!r}: of sample {strange[0]!r} is "
+                    f"neither 0 nor 1; {advice}"
+                )
+    if "survival_time" in obs.columns:
+        advice = "write a time above 0, or leave it empty where it is not known"
+        obs["survival_time"] = numbers(obs["survival_time"], path, advice, negative=False)
+        if (zero := obs.index[obs["survival_time"] == 0]).size:
+            raise ImportTableError(
+                f"{path}, column 'survival_time', value 0: of sample {zero[0]!r}; {advice}"
+            )
+
+
+def _dose_levels(column: pd.Series, path: Path | str) -> pd.Series:
+    """Dose levels in the words of the contract, letter case aside."""
+    levels = column.str.casefold()
+    strange = levels.index[~levels.isin([*DOSE_LEVELS, ""])]
+    if len(strange):
+        raise ImportTableError(
+            f"{path}, column 'dose_level', value {column[strange[0]]!r}: of sample {strange[0]!r} is none of "
+            f"{', '.join(DOSE_LEVELS)}; write one of them, or leave it empty where there is no dose"
+        )
+    return levels
 
 
 def _refuse_spellings(compounds: pd.Series, path: Path | str) -> None:
@@ -194,21 +244,15 @@ def _fill(
 
 
 def _flags(column: pd.Series, path: Path | str) -> pd.Series:
-    words = column.astype(str).str.strip().str.lower()
-    known = {
-        "true": True,
-        "1": True,
-        "1.0": True,
-        "yes": True,
-        "false": False,
-        "0": False,
-        "0.0": False,
-        "no": False,
-    }
-    bad = words[~words.isin(known)]
+    words = column.map(lambda cell: str(cell).strip().casefold())
+    bad = words.index[~words.isin(FLAG_WORDS)]
     if len(bad):
-        raise ImportTableError(f"{path}, column {column.name!r}, value {bad.iloc[0]!r}: write true or false")
-    return words.map(known).astype(bool)
+        value = column[bad[0]]
+        what = "is missing" if value is None else f"value {str(value)!r}: is no flag"
+        raise ImportTableError(
+            f"{path}, column {column.name!r}, sample {bad[0]!r}: {what}; write true or false"
+        )
+    return words.map(FLAG_WORDS).astype(bool)
 
 
 def _levels(obs: pd.DataFrame, path: Path | str) -> pd.Series:
@@ -325,8 +369,8 @@ def _oriented(table: pd.DataFrame, path: str, sample_ids: pd.Index, orientation:
     if orientation == "auto" and min(of_rows, of_columns) >= BOTH_SIDES:
         raise ImportTableError(
             f"{path}: {in_rows} of its {len(rows)} rows and {in_columns} of its {len(columns)} columns bear a "
-            f"sample_id ({rows[rows.isin(sample_ids)][0]!r} ...); distances or correlations of samples are no expression, and "
-            "where one side is genes say so: source.orientation=genes_by_samples or samples_by_genes"
+            f"sample_id ({rows[rows.isin(sample_ids)][0]!r} ...); distances or correlations of samples are no "
+            "expression, and where one side is genes say so: source.orientation=genes_by_samples or samples_by_genes"
         )
     by_columns = (
         (in_columns, of_columns) > (in_rows, of_rows)
@@ -374,6 +418,13 @@ def _check_counts(table: pd.DataFrame, path: str, audit: Audit) -> None:
                 f"{what}, and a raw count is never negative or missing; correct it, or use source=matrix for "
                 "log2 values"
             )
+    if (place := thousands_as_decimals(values)) is not None:
+        row, column = place
+        value = values[row, column]
+        raise ImportTableError(
+            f"{path}, sample {table.index[row]!r}, gene {table.columns[column]!r}, value {value:g}: seems to be "
+            f"{value * 1000:.0f} with a point for thousands; write counts without one"
+        )
     kind = looks_processed(values)
     broken = values != np.round(values)
     row, column = np.argwhere(broken if broken.any() else values == values.max())[0]
@@ -432,9 +483,23 @@ def _genes(gene_ids: pd.Index, symbols: dict[str, str], path: str | None, audit:
     return var
 
 
-def _rows_of(path: str, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
-    """A table as text, one row for each of the samples; those that it lacks are rows of NaN."""
-    table = identified(read_table(path, required=("sample_id",)), "sample_id", path)
+def _rows_of(path: str, sample_ids: pd.Index, kind: str, audit: Audit) -> pd.DataFrame:
+    """A table as text, one row for each of the samples; those that it lacks are rows of NaN.
+
+    Columns of the sample table that it repeats (dose, time_h) and numbers of rows are left out, and audited.
+    """
+    advice = f"give one row to a sample, and one column to each {kind}"
+    table = identified(read_table(path, required=("sample_id",)), "sample_id", path, advice)
+    for column in map(str, table.columns):
+        if column in CONTRACT_COLUMNS:
+            audit.drop(
+                STAGE, "column", column, f"of {Path(path).name}: is of the sample table, and no {kind}"
+            )
+        elif not column or ROW_NUMBERS.match(column):
+            audit.drop(STAGE, "column", column, f"of {Path(path).name}: has no name, and is no {kind}")
+    table = table[
+        [c for c in table.columns if c and c not in CONTRACT_COLUMNS and not ROW_NUMBERS.match(str(c))]
+    ]
     known = drop_strangers(
         table.index.tolist(), sample_ids.tolist(), path=path, column="sample_id", kind="row", of="the sample table",
         audit=audit, stage=STAGE, said=f"of {Path(path).name}: ",
@@ -445,7 +510,9 @@ def _rows_of(path: str, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
 def _chemistry(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame | None:
     if path is None:
         return None
-    return _rows_of(path, sample_ids, audit).apply(lambda column: numbers(column, path))
+    return _rows_of(path, sample_ids, "analyte", audit).apply(
+        lambda column: numbers(column, path, "write a number, or leave it empty where it was not measured")
+    )
 
 
 def _findings(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame:
@@ -457,13 +524,14 @@ def _findings(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFr
         in_words = [
             GRADE_WORDS.get(cell.casefold(), cell) if isinstance(cell, str) else cell for cell in column
         ]
-        values = numbers(pd.Series(in_words, index=column.index, name=column.name, dtype=object), path)
+        given = pd.Series(in_words, index=column.index, name=column.name, dtype=object)
+        values = numbers(given, path, GRADE_ADVICE)
         strange = values.index[values.notna() & ~values.isin(GRADES)]
         if len(strange):
             raise ImportTableError(
                 f"{path}, column {column.name!r}, value {column[strange[0]]!r}: is no grade, at sample {strange[0]!r}; "
-                f"write one of {', '.join(map(str, GRADES))}, or {', '.join(GRADE_WORDS)}; empty where not examined"
+                f"{GRADE_ADVICE}"
             )
         return values
 
-    return _rows_of(path, sample_ids, audit).apply(grades)
+    return _rows_of(path, sample_ids, "finding", audit).apply(grades)
