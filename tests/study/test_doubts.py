@@ -9,6 +9,7 @@ import pytest
 from toxfusion.prepare import near_names
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.matrix import import_matrix
+from toxfusion.study.rules import StudyError
 from toxfusion.study.study import Study
 from toxfusion.study.tables import TableError
 
@@ -66,3 +67,81 @@ def test_what_is_no_logarithm_is_refused_by_sample_and_gene(tmp_path: Path, valu
         TableError, match=r"expression\.csv, sample 's2', gene 'Mt1', value .*: is no log2 value"
     ):
         imported(tmp_path, expression=EXPRESSION.replace(",4,", f",{value},"))
+
+
+def test_words_for_what_is_not_known_are_asked_about_as_classes(tmp_path: Path) -> None:
+    samples = "sample_id,compound,dose,subtype\ns1,a,0,IDC\ns2,a,10,unknown\ns3,a,30,n.d.\n"
+    study = imported(tmp_path, samples)
+    assert study.obs["subtype"].tolist() == ["IDC", "unknown", "n.d."]
+    lines = "\n".join(asked(study))
+    assert "value of subtype 'unknown' changed: kept as a word; did you mean a missing value" in lines
+    assert "value of subtype 'n.d.' changed: kept as a word" in lines
+    assert asked(imported(tmp_path, samples.replace("unknown", "None").replace("n.d.", "ILC"))) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "value", "said"),
+    [
+        (("50", "60", "about 70"), "about 70", "2 of its 3 values are numbers, but not that of s3"),
+        (("50,5", "60,1", "70"), "50,5", "a number with a decimal point"),
+    ],
+)
+def test_a_column_of_numbers_that_a_word_makes_text_is_asked_about(
+    tmp_path: Path, cells: tuple[str, ...], value: str, said: str
+) -> None:
+    rows = zip(("s1;a;0", "s2;a;10", "s3;a;30"), cells, strict=True)
+    samples = "sample_id;compound;dose;age\n" + "".join(f"{row};{cell}\n" for row, cell in rows)
+    (line,) = asked(imported(tmp_path, samples))
+    assert f"value of age {value!r} changed: kept, and the column is text; did you mean a number" in line
+    assert said in line
+
+
+@pytest.mark.parametrize("cells", [("010", "10", "11"), ("1a", "2b", "3"), ("x", "y", "z")])
+def test_ids_ask_nothing(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    rows = zip(("s1,a,0", "s2,a,10", "s3,a,30"), cells, strict=True)
+    assert (
+        asked(imported(tmp_path, "sample_id,compound,dose,cage\n" + "".join(f"{r},{c}\n" for r, c in rows)))
+        == []
+    )
+
+
+def test_nines_far_above_all_others_are_asked_about(tmp_path: Path) -> None:
+    plain = SAMPLES.replace("idc", "IDC").replace("-999", "70")
+    study = imported(tmp_path, plain, chemistry="sample_id,ALT,AST\ns1,50,999\ns2,9999,900\ns3,60,800\n")
+    (line,) = asked(study)
+    assert "value of ALT '9999' changed: kept; did you mean a missing value" in line
+
+
+def test_a_batch_with_and_without_a_decimal_is_asked_about(tmp_path: Path) -> None:
+    samples = "sample_id,compound,dose,batch\ns1,a,0,1\ns2,a,10,1.0\ns3,a,30,2\n"
+    (line,) = asked(imported(tmp_path, samples))
+    assert "value of batch '1.0' changed: kept; did you mean '1'?" in line
+
+
+def test_a_group_of_controls_without_a_control_is_asked_about(tmp_path: Path) -> None:
+    samples = "sample_id,compound,dose,control_group\ns1,a,0,day-1\ns2,a,10,day1\ns3,a,30,day-1\n"
+    lines = asked(imported(tmp_path, samples))
+    assert ["day1" in line and "did you mean 'day-1'?" in line for line in lines] == [True]
+
+
+def test_a_group_of_controls_and_treated_animals_is_refused(tmp_path: Path) -> None:
+    samples = "sample_id,compound,dose,group_id\ns1,a,0,g\ns2,a,10,g\ns3,a,30,h\n"
+    with pytest.raises(StudyError, match=r"column 'is_control'.*is not the same throughout group_id 'g'"):
+        imported(tmp_path, samples)
+
+
+def test_one_image_of_two_samples_is_asked_about(tmp_path: Path) -> None:
+    plain = SAMPLES.replace("idc", "IDC").replace("-999", "70")
+    slides = "slide_id,sample_id,path\nA,s1,a.svs\nB,s2,a.svs\nC,s1,a.svs\nD,s3,d.svs\n"
+    lines = asked(imported(tmp_path, plain, slides=slides))
+    assert ["slide 'B' changed: kept; did you mean another image?" in line for line in lines] == [True]
+    regions = "slide_id,sample_id,path,x,y,width,height\nA,s1,a.svs,0,0,9,9\nB,s2,a.svs,9,0,9,9\n"
+    assert asked(imported(tmp_path, plain, slides=regions)) == []
+
+
+def test_whole_numbers_in_place_of_logarithms_are_asked_about(tmp_path: Path) -> None:
+    plain = SAMPLES.replace("idc", "IDC").replace("-999", "70")
+    table = "gene,s1,s2,s3\n" + "".join(f"G{i}x,{i},{i % 3},{i % 5}\n" for i in range(20))
+    (line,) = asked(imported(tmp_path, plain, table))
+    assert "taken for log2; did you mean source=counts? All of its 60 values are whole numbers" in line
+    assert asked(imported(tmp_path, plain, table.replace("G1x,1,", "G1x,1.5,"))) == []

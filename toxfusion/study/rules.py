@@ -338,6 +338,7 @@ def _check_labels(obs: pd.DataFrame) -> None:
     _check_constant(labelled, "compound", "dili")
     _check_constant(obs, "group_id", "injury")
     _check_constant(obs, "group_id", "compound")
+    _check_constant(obs, "group_id", "is_control")
 
 
 def _check_constant(obs: pd.DataFrame, by: str, column: str) -> None:

@@ -274,12 +274,10 @@ def _refuse_thousands(column: pd.Series, path: Path | str) -> None:
             largest = max(largest, int(text))
     if not pointed or not 0 < largest < 1000:
         return
-    place = next((place for place, text in pointed.items() if text.endswith("0")), None)
-    if place is None and largest >= 100:
-        place = next(iter(pointed))
-    if place is None:
+    doubted = [row for row, text in pointed.items() if text.endswith("0") or largest >= 100]
+    if not doubted:
         return
-    value = pointed[place]
+    place, value = doubted[0], pointed[doubted[0]]
     raise TableError(
         f"{path}, column {column.name!r}, value {value!r}: may be {float(value):g} or {value.replace('.', '')}, in row "
         f"{column.index[place]!r}, where others are whole; write it without a point for thousands, or with one decimal "

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from toxfusion.study.audit import Audit
+from toxfusion.study.names import NEAR
 from toxfusion.study.tables import TableError
 
 #: above this, and below its negative, no log2 value of an array or of sequencing lies
@@ -39,6 +41,26 @@ def looks_processed(values: np.ndarray) -> str:
     if not whole or (values.shape[1] >= FEW_GENES and np.median(values[values > 0]) > 2):
         return f"logarithms, none above {values.max():g}"
     return ""
+
+
+def ask_of_whole(table: pd.DataFrame, path: Path | str, audit: Audit) -> None:
+    """Tell of values that are taken for logarithms and are all whole: most likely counts of little depth.
+
+    Args:
+        table: float [n_samples, n_genes], NaN where missing.
+    """
+    values = table.to_numpy(np.float64)
+    known = values[~np.isnan(values)]
+    if (
+        min(values.shape)
+        and max(values.shape) >= FEW_GENES
+        and known.any()
+        and (known == np.round(known)).all()
+    ):
+        audit.change(
+            "prepare", "expression", Path(path).name,
+            f"taken for log2; {NEAR} source=counts? All of its {len(known)} values are whole numbers",
+        )  # fmt: skip
 
 
 def thousands_as_decimals(values: np.ndarray) -> tuple[int, int] | None:

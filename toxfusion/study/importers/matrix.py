@@ -15,7 +15,12 @@ import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.doubts import alike
-from toxfusion.study.importers.counts import looks_processed, refuse_no_log2, thousands_as_decimals
+from toxfusion.study.importers.counts import (
+    ask_of_whole,
+    looks_processed,
+    refuse_no_log2,
+    thousands_as_decimals,
+)
 from toxfusion.study.importers.genes import ROW_NUMBERS, GeneIds, normalised_ids
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per, read_slide_table
 from toxfusion.study.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
@@ -99,6 +104,7 @@ def import_matrix(
     counts = matrix.reindex(obs.index).to_numpy(np.float64) if kind == "counts" else None
     if kind == "log2":
         refuse_no_log2(matrix, expression, "source=counts")
+        ask_of_whole(matrix, expression, audit)
     values = matrix.to_numpy(np.float64)
     log2 = log2_per(values, 1e6) if kind == "counts" else values.astype(np.float32)
     full = pd.DataFrame(log2, index=matrix.index, columns=matrix.columns).reindex(obs.index)
