@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.markdown import markdown_table, write_between_marks
 from toxfusion.evaluation.bootstrap import mean_over_clusters
 from toxfusion.explanation import truth
 from toxfusion.explanation.attribution import samples_with
@@ -238,9 +239,8 @@ def gene_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    lines = [list(map(str, table.columns)), ["---"] * table.shape[1]]
-    lines += [["" if pd.isna(v) else str(v) for v in row] for row in table.to_numpy(dtype=object)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [["" if pd.isna(v) else str(v) for v in line] for line in table.to_numpy(dtype=object)]
+    return markdown_table(list(map(str, table.columns)), lines)
 
 
 def main() -> None:
@@ -287,18 +287,7 @@ def main() -> None:
         text = f"`{command}`, {len(folders)} runs.\n\n{markdown(table)}"
         print(f"{block}\n{text}")
         if arguments.write:
-            write(block, text)
-
-
-def write(block: str, text: str, page: str = "explanations.md") -> None:
-    """Put a table between the marks of its block in a page of docs/, which must be there."""
-    path = Path(__file__).resolve().parents[1] / "docs" / page
-    begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
-    before, found, rest = path.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise SystemExit(f"error: {path}: no {begin} ... {end} to write between")
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+            write_between_marks("explanations.md", block, text)
 
 
 if __name__ == "__main__":

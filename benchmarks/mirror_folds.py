@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.pairs import STORE, cohorts_in, command, prepare
+from benchmarks.cohort_study import STORE, cohorts_in, prepare
+from benchmarks.command import command
 from benchmarks.pairs_statistics import DRAWS, Estimate, mean_of, weights
 from toxfusion.evaluation.scoring import called_classes
 from toxfusion.evaluation.statistics import auroc_statistic, class_statistics
@@ -28,8 +29,6 @@ from toxfusion.study.files import replace_file
 from toxfusion.study.tables import read_table
 
 FOLDS = 5
-
-
 #: Classification of MIRROR -> the OncoTree codes that are told apart.
 DATASETS = {
     "nsclc": ("LUAD", "LUSC"),
@@ -40,14 +39,14 @@ DATASETS = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """A method.
+class Method:
+    """One row of the tables.
 
     Attributes:
         reads: of a patient, "slide", "expression" or "both".
         what: it is, in the words of the document.
-        overrides: of ``toxfusion.train``, its name and ``data=cohorts`` aside; of a row without any, its name is the
-            method.
+        overrides: of ``toxfusion.train``, its name and ``data=cohorts`` aside; of one without any, its name is the
+            method of `concat_logistic`.
     """
 
     reads: str
@@ -55,26 +54,26 @@ class Row:
     overrides: tuple[str, ...] = ()
 
 
-ROWS = {
-    "genes_logistic": Row("expression", "logistic regression on every gene"),
-    "pca_logistic": Row("expression", "the same on 50 principal components"),
-    "meanpool_logistic": Row("slide", "logistic regression on mean and deviation of tiles"),
-    "concat_logistic": Row("both", "logistic regression on both"),
-    "genes_centred": Row(
+METHODS = {
+    "genes_logistic": Method("expression", "logistic regression on every gene"),
+    "pca_logistic": Method("expression", "the same on 50 principal components"),
+    "meanpool_logistic": Method("slide", "logistic regression on mean and deviation of tiles"),
+    "concat_logistic": Method("both", "logistic regression on both"),
+    "genes_centred": Method(
         "expression",
         "`genes_logistic`, each file standardised by its own training patients",
         ("experiment=concat_logistic", "method=genes_logistic", "data.within.column=batch"),
     ),
-    "full": Row("both", "the default, pretrained on both and fine-tuned", ("experiment=full",)),
-    "full_slide": Row(
+    "full": Method("both", "the default, pretrained on both and fine-tuned", ("experiment=full",)),
+    "full_slide": Method(
         "slide", "the same, fine-tuned and tested on slides", ("experiment=full", "modality.finetune=wsi")
     ),
-    "full_expression": Row(
+    "full_expression": Method(
         "expression", "the same, on expression", ("experiment=full", "modality.finetune=omics")
     ),
-    "mirror": Row("both", "our preset of MIRROR", ("experiment=mirror",)),
-    "mirror_slide": Row("slide", "the same, on slides", ("experiment=mirror", "modality.finetune=wsi")),
-    "mirror_expression": Row(
+    "mirror": Method("both", "our preset of MIRROR", ("experiment=mirror",)),
+    "mirror_slide": Method("slide", "the same, on slides", ("experiment=mirror", "modality.finetune=wsi")),
+    "mirror_expression": Method(
         "expression", "the same, on expression", ("experiment=mirror", "modality.finetune=omics")
     ),
 }
@@ -110,41 +109,41 @@ def unknown_file(output: Path, dataset: str) -> Path:
     return folds_file(output, dataset).with_suffix(".unknown.txt")
 
 
-def runs_of(output: Path, dataset: str, row: str) -> dict[int, Path]:
-    """Fold -> predictions of the finished runs of a row; the folder of an overlapping split says so."""
+def runs_of(output: Path, dataset: str, method: str) -> dict[int, Path]:
+    """Fold -> predictions of the finished runs of a method; the folder of an overlapping split says so."""
     there = (output / "runs" / dataset).glob("*/*/fold*_seed0/done.json")
     return {
         int(done.parent.name.removeprefix("fold").removesuffix("_seed0")): done.with_name(
             "predictions.parquet"
         )
         for done in there
-        if done.parent.parent.name in (row, f"{row}_overlap")
+        if done.parent.parent.name in (method, f"{method}_overlap")
     }
 
 
-def train(output: Path, dataset: str, rows: Sequence[str], folds: Sequence[int], overlap: bool) -> None:
-    """Train and test rows on folds, in one process; several rows are methods without overrides."""
-    plain = ("experiment=concat_logistic", f"method={','.join(rows)}", "name=${method}")
-    overrides = ROWS[rows[0]].overrides
+def train(output: Path, dataset: str, methods: Sequence[str], folds: Sequence[int], overlap: bool) -> None:
+    """Train and test methods on folds, in one process; several at once are those without overrides."""
+    plain = ("experiment=concat_logistic", f"method={','.join(methods)}", "name=${method}")
+    overrides = METHODS[methods[0]].overrides
     command(
-        "toxfusion.train", "-m", *((*overrides, f"name={rows[0]}") if overrides else plain),
+        "toxfusion.train", "-m", *((*overrides, f"name={methods[0]}") if overrides else plain),
         f"data.root={output / 'study'}", "data=cohorts", "tile_features=store", f"tile_features.name={STORE}",
         "data.within.unseen=pooled", "data.expression.n_genes=null", "task=subtype",
         f"task.classes=[{','.join(DATASETS[dataset])}]",
         "split=predefined", f"split.path={folds_file(output, dataset)}", f"split.fold={','.join(map(str, folds))}",
         f"split.allow_overlap={str(overlap).lower()}", "heatmaps=0", "trainer.progress=false",
         "paths.variant=", f"paths.outputs={output / 'runs' / dataset}",
-        log=output / "logs" / f"{dataset}_{rows[0]}.log",
+        log=output / "logs" / f"{dataset}_{methods[0]}.log",
     )  # fmt: skip
 
 
-def scores(output: Path, dataset: str, row: str, folds: Sequence[int]) -> dict[str, Estimate] | None:
+def scores(output: Path, dataset: str, method: str, folds: Sequence[int]) -> dict[str, Estimate] | None:
     """Metric -> mean over folds, as published, with draws of patients within folds; None before all are done.
 
     Patients whose subtype is none of the two have no label, and are not tested. The class of highest probability is
     called.
     """
-    done = runs_of(output, dataset, row)
+    done = runs_of(output, dataset, method)
     if not set(folds) <= set(done):
         return None
     of_folds = []
@@ -172,45 +171,47 @@ def _of_fold(tested: pd.DataFrame, stratum: str) -> dict[str, Estimate]:
     return {metric: Estimate(float(v[0]), v[1:]) for metric, v in values}
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(command_line: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="holds a folder a cohort, and mirror_splits/")
     parser.add_argument("--output", type=Path, default=Path("published/mirror"))
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", dest="methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--folds", nargs="+", type=int, choices=range(FOLDS), default=list(range(FOLDS)))
     parser.add_argument(
         "--limit-minutes", type=float, help="begin no row of a data set after so many minutes"
     )
-    return parser.parse_args(arguments)
+    return parser.parse_args(command_line)
 
 
 def main() -> None:
-    given = parse()
-    ends = None if given.limit_minutes is None else time.monotonic() + 60 * given.limit_minutes
-    cohorts = cohorts_in(given.folder, None)
-    study = prepare(given.folder, cohorts, given.output / "study")
+    arguments = parse()
+    ends = None if arguments.limit_minutes is None else time.monotonic() + 60 * arguments.limit_minutes
+    cohorts = cohorts_in(arguments.folder, None)
+    study = prepare(arguments.folder, cohorts, arguments.output / "study")
     both: dict[str, dict[int, list[str]]] = {}
-    for name in given.datasets:
-        table, unknown = published_folds(given.folder / "mirror_splits" / name, study.sample_ids)
-        replace_file(folds_file(given.output, name), table.to_csv(index=False).encode())
-        replace_file(unknown_file(given.output, name), "".join(f"{case}\n" for case in unknown).encode())
-        both[name] = overlaps(table)
-        for fold, cases in both[name].items():
+    for dataset in arguments.datasets:
+        table, unknown = published_folds(arguments.folder / "mirror_splits" / dataset, study.sample_ids)
+        replace_file(folds_file(arguments.output, dataset), table.to_csv(index=False).encode())
+        replace_file(
+            unknown_file(arguments.output, dataset), "".join(f"{case}\n" for case in unknown).encode()
+        )
+        both[dataset] = overlaps(table)
+        for fold, cases in both[dataset].items():
             print(
-                f"{name}, fold {fold}: {len(cases)} patients in train and test: {', '.join(cases)}",
+                f"{dataset}, fold {fold}: {len(cases)} patients in train and test: {', '.join(cases)}",
                 flush=True,
             )
-    plain = [row for row in given.rows if not ROWS[row].overrides]
-    for rows in ([plain] if plain else []) + [[row] for row in given.rows if ROWS[row].overrides]:
-        for name in given.datasets:
-            missing = {
-                fold for row in rows for fold in given.folds if fold not in runs_of(given.output, name, row)
-            }
+    plain = [name for name in arguments.methods if not METHODS[name].overrides]
+    others = [[name] for name in arguments.methods if METHODS[name].overrides]
+    for methods in [plain, *others] if plain else others:
+        for dataset in arguments.datasets:
+            done = [runs_of(arguments.output, dataset, method) for method in methods]
+            missing = [fold for fold in sorted(set(arguments.folds)) if any(fold not in of for of in done)]
             if missing and (ends is None or time.monotonic() < ends):
-                train(given.output, name, rows, sorted(missing), overlap=bool(both[name]))
+                train(arguments.output, dataset, methods, missing, overlap=bool(both[dataset]))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 
+from benchmarks.markdown import markdown_table
 from benchmarks.mirror_folds import (
     DATASETS,
     FOLDS,
+    METHODS,
     METRICS,
-    ROWS,
     folds_file,
     overlaps,
     runs_of,
@@ -19,8 +20,6 @@ from benchmarks.mirror_folds import (
     unknown_file,
 )
 from benchmarks.pairs_statistics import Estimate
-from benchmarks.pairs_tables import told
-from benchmarks.released_risks import markdown
 from toxfusion.evaluation.figures.canvas import STYLE, look_of, new_figure, save_figure
 from toxfusion.study.files import replacing
 
@@ -37,6 +36,7 @@ TWO_FILES = ("nsclc", "rcc")
 PICTURE = "published_mirror.png"
 
 Scores = dict[str, dict[str, Estimate]]
+"""Method -> metric -> estimate."""
 
 
 def blocks(output: Path, pictures: Path) -> list[str]:
@@ -48,32 +48,34 @@ def blocks(output: Path, pictures: Path) -> list[str]:
         "Features are of HIPT, one row a region, and expression is the z-scores of about 1,550 genes. So no "
         "number here "
         "repeats MIRROR's own, which has other features and 10,234 genes.",
-        "\n".join(f"- `{name}`: {row.what}." for name, row in ROWS.items()),
+        "\n".join(f"- `{name}`: {method.what}." for name, method in METHODS.items()),
     ]
-    found: dict[str, Scores] = {}
+    finished: dict[str, Scores] = {}
     missing: list[str] = []
     absent: dict[str, list[str]] = {}
     for dataset in DATASETS:
-        of_rows = {row: scores(output, dataset, row, range(FOLDS)) for row in ROWS}
-        found[dataset] = {row: of for row, of in of_rows.items() if of is not None}
-        begun = {row: len(runs_of(output, dataset, row)) for row, of in of_rows.items() if of is None}
-        for row, n in begun.items():
-            if n == 0 and (row != "genes_centred" or dataset in TWO_FILES):
-                absent.setdefault(row, []).append(dataset.upper())
-        partial = [f"`{row}` ({n} of {FOLDS} folds)" for row, n in begun.items() if n]
+        estimates = {method: scores(output, dataset, method, range(FOLDS)) for method in METHODS}
+        finished[dataset] = {method: of for method, of in estimates.items() if of is not None}
+        begun = {
+            method: len(runs_of(output, dataset, method)) for method, of in estimates.items() if of is None
+        }
+        for method, n in begun.items():
+            if n == 0 and (method != "genes_centred" or dataset in TWO_FILES):
+                absent.setdefault(method, []).append(dataset.upper())
+        partial = [f"`{method}` ({n} of {FOLDS} folds)" for method, n in begun.items() if n]
         if partial:
             missing.append(f"{dataset.upper()}: not finished: {', '.join(partial)}.")
-        if found[dataset]:
+        if finished[dataset]:
             made += [
                 f"### {dataset.upper()}: {' or '.join(DATASETS[dataset])}",
                 _facts(output, dataset),
             ]
-            made.append(_table(dataset, found[dataset]))
-    if not any(found.values()):
+            made.append(_table(dataset, finished[dataset]))
+    if not any(finished.values()):
         return []
-    _draw(found, pictures / PICTURE)
-    made += [f"![macro-AUROC on MIRROR's folds](images/{PICTURE})", *_artefact(found)]
-    missing += [f"`{row}` has not been run on {', '.join(of)}." for row, of in absent.items()]
+    _draw(finished, pictures / PICTURE)
+    made += [f"![macro-AUROC on MIRROR's folds](images/{PICTURE})", *_artefact(finished)]
+    missing += [f"`{method}` has not been run on {', '.join(of)}." for method, of in absent.items()]
     told_of = "\n".join(f"- {line}" for line in [*missing, *_never(output)])
     return [*made, "### What could not be reproduced, and why", told_of]
 
@@ -94,31 +96,33 @@ def _facts(output: Path, dataset: str) -> str:
     return text
 
 
-def _table(dataset: str, rows: Scores) -> str:
+def _table(dataset: str, estimates: Scores) -> str:
     lines = []
-    for row, of in rows.items():
-        plain = PLAIN[ROWS[row].reads]
+    for method, of in estimates.items():
+        plain = PLAIN[METHODS[method].reads]
         less = (
-            told(of["macro-AUROC"].minus(rows[plain]["macro-AUROC"]))
-            if plain in rows and plain != row
+            of["macro-AUROC"].minus(estimates[plain]["macro-AUROC"]).told
+            if plain in estimates and plain != method
             else ""
         )
-        lines.append([ROWS[row].reads, f"`{row}`", *(told(of[metric]) for metric in METRICS), less])
+        lines.append([METHODS[method].reads, f"`{method}`", *(of[metric].told for metric in METRICS), less])
     lines.sort(key=lambda line: list(PLAIN).index(line[0]))
     if dataset in OTHER_CODE:
         values = [f"{value:.3f}" for value in OTHER_CODE[dataset]]
         lines.append(["expression", "logistic regression, other code", *values, ""])
-    return markdown(["reads", "row", *METRICS, "AUROC less the logistic row of the same"], lines)
+    return markdown_table(["reads", "row", *METRICS, "AUROC less the logistic row of the same"], lines)
 
 
-def _artefact(found: dict[str, Scores]) -> list[str]:
+def _artefact(finished: dict[str, Scores]) -> list[str]:
     """What expression says of a subtype that is a file of its own."""
     lines = []
     for dataset in TWO_FILES:
-        rows = found.get(dataset, {})
-        if {"genes_logistic", "genes_centred"} <= set(rows):
-            as_released, centred = (rows[r]["macro-AUROC"] for r in ("genes_logistic", "genes_centred"))
-            lines.append([dataset.upper(), told(as_released), told(centred)])
+        estimates = finished.get(dataset, {})
+        if {"genes_logistic", "genes_centred"} <= set(estimates):
+            as_released, centred = (
+                estimates[name]["macro-AUROC"] for name in ("genes_logistic", "genes_centred")
+            )
+            lines.append([dataset.upper(), as_released.told, centred.told])
     if not lines:
         return []
     return [
@@ -128,7 +132,7 @@ def _artefact(found: dict[str, Scores]) -> list[str]:
         "apart may be how each was made. It cannot be told from biology with these tables. Standardised within "
         "each file "
         "by its own training patients, expression says:",
-        markdown(["data set", "AUROC of `genes_logistic`", "AUROC of `genes_centred`"], lines),
+        markdown_table(["data set", "AUROC of `genes_logistic`", "AUROC of `genes_centred`"], lines),
         "So nearly all that a linear model reads lies in the mean and scale of each gene in each file. Read no "
         "claim into "
         "expression alone on these two. BRCA and COADREAD are one file each.",
@@ -152,27 +156,27 @@ def _never(output: Path) -> list[str]:
     return lines
 
 
-def _draw(found: dict[str, Scores], path: Path) -> None:
+def _draw(finished: dict[str, Scores], path: Path) -> None:
     """Forest plot: macro-AUROC of each row with its interval, one panel a data set."""
-    shown = {dataset: rows for dataset, rows in found.items() if rows}
-    names = [row for row in ROWS if any(row in rows for rows in shown.values())]
-    names.sort(key=lambda row: list(PLAIN).index(ROWS[row].reads))
+    shown = {dataset: estimates for dataset, estimates in finished.items() if estimates}
+    names = [name for name in METHODS if any(name in of for of in shown.values())]
+    names.sort(key=lambda name: list(PLAIN).index(METHODS[name].reads))
     with mpl.rc_context(STYLE):
         figure = new_figure(2.4 + 2.4 * len(shown), 1.4 + 0.3 * len(names))
         axes = figure.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
-        for axis, (dataset, rows) in zip(axes, shown.items(), strict=True):
-            for i, row in enumerate(names):
-                if row not in rows:
+        for axis, (dataset, estimates) in zip(axes, shown.items(), strict=True):
+            for i, name in enumerate(names):
+                if name not in estimates:
                     continue
-                of = rows[row]["macro-AUROC"]
-                low, high = of.interval
-                look = look_of(list(PLAIN).index(ROWS[row].reads))
+                auroc = estimates[name]["macro-AUROC"]
+                low, high = auroc.interval
+                look = look_of(list(PLAIN).index(METHODS[name].reads))
                 axis.plot([low, high], [i, i], color=look["color"], linewidth=1.5)
-                axis.plot(of.value, i, color=look["color"], marker=look["marker"], markersize=5)
+                axis.plot(auroc.value, i, color=look["color"], marker=look["marker"], markersize=5)
             axis.axvline(0.5, color="#8a8a8a", linewidth=0.8, linestyle="--")
             axis.set_title(dataset.upper(), fontsize=10)
             axis.set_xlabel("macro-AUROC")
-        labels = [f"{row} ({ROWS[row].reads})" for row in names]
+        labels = [f"{name} ({METHODS[name].reads})" for name in names]
         axes[0].set_yticks(range(len(names)), labels)
         axes[0].set_ylim(len(names) - 0.4, -0.6)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,12 @@ class Estimate:
         low, high = np.nanpercentile(self.draws, [2.5, 97.5])
         return float(low), float(high)
 
+    @property
+    def told(self) -> str:
+        """Value and 95 % interval."""
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference: both drew the same patients."""
         return Estimate(self.value - other.value, self.draws - other.draws)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from benchmarks.pairs_readings import CONTROLS, EVERY, FEW, LABELS
+from benchmarks.markdown import markdown_table
+from benchmarks.pairs_cells import PairsCell, truth_of
+from benchmarks.pairs_methods import METHODS
+from benchmarks.pairs_readings import CONTROLS, EVERY, FEW, INPUTS, LABELS
 from benchmarks.pairs_statistics import (
     Estimate,
     auroc,
@@ -20,10 +22,7 @@ from benchmarks.pairs_statistics import (
     recall,
 )
 from toxfusion.study.files import replace_file
-
-if TYPE_CHECKING:
-    from benchmarks.pairs import Cell
-    from toxfusion.study.study import Study
+from toxfusion.study.study import Study
 
 DOCUMENT = Path("docs/pairs.md")
 DATA = (
@@ -40,191 +39,209 @@ LEAK = (
 )
 
 Measured = dict[str, dict[str, Estimate]]
-"""Row -> cohort or task -> estimate."""
+"""Method -> cohort or task -> estimate."""
 REFERENCE, FIRST = "ridge", "full"
 
 
-def read(cells: Sequence[Cell], name: str) -> dict[str, pd.DataFrame]:
-    """Row -> the readings of all its cells, with fold and seed."""
+def read(cells: Sequence[PairsCell], reading: str) -> dict[str, pd.DataFrame]:
+    """Method -> the readings of all its cells, with fold and seed."""
     parts: dict[str, list[pd.DataFrame]] = {}
     for cell in cells:
-        file = cell.readings / f"{name}.parquet"
+        file = cell.readings / f"{reading}.parquet"
         if file.is_file():
             table = pd.read_parquet(file).assign(fold=cell.fold, seed=cell.seed)
-            parts.setdefault(cell.row.name, []).append(table)
-    tables = {row: pd.concat(of, ignore_index=True) for row, of in parts.items()}
-    return {row: table for row, table in tables.items() if len(table.columns) > 2 and len(table)}
+            parts.setdefault(cell.method.name, []).append(table)
+    tables = {name: pd.concat(of, ignore_index=True) for name, of in parts.items()}
+    return {name: table for name, table in tables.items() if len(table.columns) > 2 and len(table)}
 
 
-def retrieval(cells: Sequence[Cell], direction: str, measure: Callable[[pd.DataFrame], Estimate]) -> Measured:
+def retrieval(
+    cells: Sequence[PairsCell], direction: str, measure: Callable[[pd.DataFrame], Estimate]
+) -> Measured:
     """A measure of each cohort, and of organs of several cohorts."""
     return {
-        row: {str(w): measure(of) for w, of in table[table["direction"] == direction].groupby("within")}
-        for row, table in read(cells, "retrieval").items()
+        name: {str(w): measure(of) for w, of in table[table["direction"] == direction].groupby("within")}
+        for name, table in read(cells, "retrieval").items()
     }
 
 
-def labels(cells: Sequence[Cell], budget: int, given: str, tasks: Sequence[str]) -> Measured:
-    """AUROC of each task from one kind of input."""
-    found: Measured = {}
-    for row, table in read(cells, "labels").items():
-        chosen = table[(table["labels"] == budget) & (table["input"] == given)]
+def labels(cells: Sequence[PairsCell], budget: int, reads: str, tasks: Sequence[str]) -> Measured:
+    """AUROC of each task from one kind of input: slide, expression or both."""
+    measured: Measured = {}
+    for method, table in read(cells, "labels").items():
+        chosen = table[(table["labels"] == budget) & (table["input"] == reads)]
         by_task = {t: auroc(of) for t, of in chosen.groupby("task") if t in tasks}
         if by_task:
-            found[row] = {t: by_task[t] for t in tasks if t in by_task}
-    return found
+            measured[method] = {t: by_task[t] for t in tasks if t in by_task}
+    return measured
 
 
-def survival(cells: Sequence[Cell], cohort: pd.Series) -> Measured:
-    """Harrell's C of each cohort, of rows that were trained on all labels."""
-    found: Measured = {}
-    for row, table in read(cells, "survival").items():
+def survival(cells: Sequence[PairsCell], cohort: pd.Series) -> Measured:
+    """Harrell's C of each cohort, of methods that were trained on all labels."""
+    measured: Measured = {}
+    for method, table in read(cells, "survival").items():
         every = table[table["labels"] == EVERY]
         by_cohort = every.groupby(cohort.loc[every["sample_id"]].to_numpy())
-        found[row] = {str(c): concordance(of) for c, of in by_cohort if of["event"].sum() > 1}
-    return found
+        measured[method] = {str(c): concordance(of) for c, of in by_cohort if of["event"].sum() > 1}
+    return measured
 
 
-def genes(cells: Sequence[Cell], study: Study, truth: Callable[[int], Path]) -> Measured:
-    """Median gene r of each cohort; seeds are averaged before."""
-    cohort, found, measured = study.obs["batch"], Measured(), dict[int, pd.DataFrame]()
-    for row, table in read(cells, "genes").items():
+def genes(cells: Sequence[PairsCell], study: Study, output: Path) -> Measured:
+    """Median gene r of each cohort; seeds are averaged before.
+
+    Args:
+        output: folder of the benchmark, which holds the standardised expression of each fold.
+    """
+    cohort, correlations, truth = study.obs["batch"], Measured(), dict[int, pd.DataFrame]()
+    for method, table in read(cells, "genes").items():
         folds = sorted(set(table["fold"]))
         for fold in folds:
-            if fold not in measured:
-                measured[fold] = pd.read_parquet(truth(fold))
-        mean = {
+            if fold not in truth:
+                truth[fold] = pd.read_parquet(truth_of(output, fold))
+        predicted = {
             f: table[table["fold"] == f].drop(columns=["fold", "seed"]).groupby("sample_id").mean()
             for f in folds
         }
         names = sorted(set(cohort.loc[table["sample_id"]]))
-        found[row] = {
+        correlations[method] = {
             c: gene_correlation(
-                {f: of[(cohort.loc[of.index] == c).to_numpy()] for f, of in mean.items()}, measured
+                {f: of[(cohort.loc[of.index] == c).to_numpy()] for f, of in predicted.items()}, truth
             )
             for c in names
         }
-    return found
+    return correlations
 
 
 def table_of(
-    measured: Measured,
-    order: Sequence[str],
-    columns: Sequence[str],
-    folds: Mapping[str, frozenset[int]],
-    macro: str = "macro",
+    measured: Measured, columns: Sequence[str], folds: Mapping[str, frozenset[int]], macro: str = "macro"
 ) -> str:
-    """Rows x cohorts or tasks; the macro mean with its interval, and its difference from ridge and to ``full``.
+    """Methods x cohorts or tasks; the macro mean with its interval, and its difference from ridge and to ``full``.
 
     Args:
-        folds: row -> folds that it is finished on; rows of other folds saw other patients, and are not compared.
+        folds: method -> folds that it is finished on; those of other folds saw other patients, and are not compared.
     """
-    shown = [row for row in order if row in measured and all(c in measured[row] for c in columns)]
+    shown = [name for name in METHODS if name in measured and all(c in measured[name] for c in columns)]
     if not shown or not columns:
         return "No cell of these rows is finished."
-    means = {row: mean_of({c: measured[row][c] for c in columns}) for row in shown}
-    head = ["row", *columns, macro, f"less {REFERENCE}", f"{FIRST} less it"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in shown:
-        values = [f"{measured[row][c].value:.3f}" for c in columns]
+    means = {name: mean_of({c: measured[name][c] for c in columns}) for name in shown}
+    lines = []
+    for name in shown:
+        values = [f"{measured[name][c].value:.3f}" for c in columns]
         against = []
         for other, sign in ((REFERENCE, 1.0), (FIRST, -1.0)):
-            paired = other in means and row != other and folds[row] == folds[other]
-            against.append(told(means[row].minus(means[other]).times(sign)) if paired else "")
-        lines.append("| " + " | ".join([row, *values, told(means[row]), *against]) + " |")
-    return "\n".join(lines)
+            paired = other in means and name != other and folds[name] == folds[other]
+            against.append(means[name].minus(means[other]).times(sign).told if paired else "")
+        lines.append([name, *values, means[name].told, *against])
+    return markdown_table(["row", *columns, macro, f"less {REFERENCE}", f"{FIRST} less it"], lines)
 
 
-def told(found: Estimate) -> str:
-    """Value and 95 % interval."""
-    low, high = found.interval
-    return f"{found.value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _cohort_table(
-    measured: Measured, order: Sequence[str], cohorts: Sequence[str], folds: Mapping[str, frozenset[int]]
-) -> str:
+def _cohort_table(measured: Measured, cohorts: Sequence[str], folds: Mapping[str, frozenset[int]]) -> str:
     """Macro over cohorts; organs of several cohorts stand in a table of their own."""
     there = [c for c in cohorts if any(c in of for of in measured.values())]
     organs = sorted({w for of in measured.values() for w in of} - set(cohorts))
-    text = table_of(measured, order, there, folds)
-    return text + (f"\n\n{table_of(measured, order, organs, folds, 'mean')}" if organs else "")
+    text = table_of(measured, there, folds)
+    return text + (f"\n\n{table_of(measured, organs, folds, 'mean')}" if organs else "")
 
 
 def write_document(
     study: Study,
-    done: Sequence[Cell],
-    asked: Sequence[Cell],
-    given: argparse.Namespace,
+    done: Sequence[PairsCell],
+    asked: Sequence[PairsCell],
+    arguments: argparse.Namespace,
     failed: Sequence[str],
 ) -> None:
-    """All tables of what is finished; what is missing is named."""
-    from benchmarks.pairs import ROWS, truth_of
+    """All tables of what is finished; what is missing is named.
 
-    order, cohorts = list(ROWS), sorted(set(study.obs["batch"]))
-    folds = {name: frozenset(cell.fold for cell in done if cell.row.name == name) for name in ROWS}
-    tasks, controls = [label.name for label in LABELS], [label.name for label in CONTROLS]
-    counts = ", ".join(f"{name} {n}" for name, n in study.obs["batch"].value_counts().sort_index().items())
+    Args:
+        arguments: of the command.
+        failed: cells that failed, with the reason of each.
+    """
+    cohorts = sorted(set(study.obs["batch"]))
+    folds = {name: frozenset(cell.fold for cell in done if cell.method.name == name) for name in METHODS}
     blocks = [
         "# Real pairs: slides and expression of patients",
-        f"Written by `python -m benchmarks.pairs {given.folder.name} --folds {' '.join(map(str, given.folds))} --seeds "
-        f"{' '.join(map(str, given.seeds))} --rows {' '.join(given.rows)}"
-        + ("`" if given.document == DOCUMENT else f" --document {given.document}`")
-        + (f" with {' '.join(given.overrides)}" if given.overrides else "")
+        _made_by(study, arguments),
+        _coverage(done, asked, failed),
+        "## What the rows are\n\n"
+        + "\n".join(
+            f"- `{name}`: {method.what}." for name, method in METHODS.items() if name in arguments.methods
+        ),
+        *_retrieval_blocks(done, cohorts, folds),
+        "## Expression from slides\n\nMedian over genes of Pearson's r within cohort and fold, by ridge from the "
+        "vector of the slide that labels are read from (of `ridge` and `logistic`: mean and deviation of tiles).",
+        table_of(genes(done, study, arguments.output), cohorts, folds),
+        *_label_blocks(done, folds),
+        LEAK,
+        "## Survival\n\nHarrell's C of overall survival over pairs of patients of one fold and cohort, of rows that "
+        "are trained on it beside the labels.",
+        table_of(survival(done, study.obs["batch"]), cohorts, folds),
+        DATA,
+    ]
+    replace_file(arguments.document, ("\n\n".join(blocks) + "\n").encode())
+    print(f"written: {arguments.document}")
+
+
+def _made_by(study: Study, arguments: argparse.Namespace) -> str:
+    """The command, what the study holds, and how rows are compared."""
+    counts = ", ".join(f"{name} {n}" for name, n in study.obs["batch"].value_counts().sort_index().items())
+    return (
+        f"Written by `python -m benchmarks.pairs {arguments.folder.name} "
+        f"--folds {' '.join(map(str, arguments.folds))} --seeds {' '.join(map(str, arguments.seeds))} "
+        f"--rows {' '.join(arguments.methods)}"
+        + ("`" if arguments.document == DOCUMENT else f" --document {arguments.document}`")
+        + (f" with {' '.join(arguments.overrides)}" if arguments.overrides else "")
         + f". {len(study.obs)} patients ({counts}), "
         f"{study.obs['study'].nunique()} tissue source sites, {len(study.var)} genes. Folds keep sites whole, and are "
         "those of `splits/sites.csv` of the study. Rows are pretrained on training patients of all cohorts and read "
         "on test patients of new sites; every choice is made on validation. Intervals are over patients (95 %, "
-        "bootstrap within fold), of the same patients for all rows; they say nothing of other sites or folds.",
-        _coverage(done, asked, failed),
-        "## What the rows are\n\n"
-        + "\n".join(f"- `{name}`: {ROWS[name].what}." for name in order if name in given.rows),
+        "bootstrap within fold), of the same patients for all rows; they say nothing of other sites or folds."
+    )
+
+
+def _retrieval_blocks(
+    done: Sequence[PairsCell], cohorts: Sequence[str], folds: Mapping[str, frozenset[int]]
+) -> list[str]:
+    blocks = [
         "## Retrieval: does a slide find its profile?\n\nR@10 among the test patients of the cohort in the fold. Of "
         "every row both sides are centred on the training patients of the cohort (or organ) that is searched.",
     ]
     for direction in ("slide to RNA", "RNA to slide"):
         blocks += [
             f"### R@10, {direction}",
-            _cohort_table(retrieval(done, direction, recall), order, cohorts, folds),
+            _cohort_table(retrieval(done, direction, recall), cohorts, folds),
             f"### Median rank as a share of the patients searched, {direction} (chance 0.5, lower is better)",
-            _cohort_table(retrieval(done, direction, median_share), order, cohorts, folds),
+            _cohort_table(retrieval(done, direction, median_share), cohorts, folds),
         ]
-    blocks += [
-        "## Expression from slides\n\nMedian over genes of Pearson's r within cohort and fold, by ridge from the "
-        "vector of the slide that labels are read from (of `ridge` and `logistic`: mean and deviation of tiles).",
-        table_of(genes(done, study, lambda fold: truth_of(given.output, fold)), order, cohorts, folds),
+    return blocks
+
+
+def _label_blocks(done: Sequence[PairsCell], folds: Mapping[str, frozenset[int]]) -> list[str]:
+    tasks, controls = [label.name for label in LABELS], [label.name for label in CONTROLS]
+    blocks = [
         "## Labels\n\nAUROC of logistic regression on frozen vectors, over pairs of patients of one fold. Of a "
         "network the vectors are its shared and private parts, as its heads read them. With ten "
         "labelled patients a class: the mean of ten draws, the same for all rows; of rows that are trained on labels: "
         "one draw a seed.",
     ]
-    for given_name in ("slide", "expression", "both"):
+    for reads in INPUTS:
         for budget in (FEW, EVERY):
             title = "ten labelled patients a class" if budget == FEW else "all labelled patients"
-            found = labels(done, budget, given_name, tasks)
-            there = [t for t in tasks if any(t in of for of in found.values())]
-            blocks += [f"### {given_name.capitalize()}, {title}", table_of(found, order, there, folds)]
-            control = labels(done, budget, given_name, controls)
-            if given_name == "slide" and control:
-                blocks += ["Negative control:", table_of(control, order, controls, folds)]
-    blocks += [LEAK]
-    blocks += [
-        "## Survival\n\nHarrell's C of overall survival over pairs of patients of one fold and cohort, of rows that "
-        "are trained on it beside the labels.",
-        table_of(survival(done, study.obs["batch"]), order, cohorts, folds),
-        DATA,
-    ]
-    replace_file(given.document, ("\n\n".join(blocks) + "\n").encode())
-    print(f"written: {given.document}")
+            by_task = labels(done, budget, reads, tasks)
+            there = [t for t in tasks if any(t in of for of in by_task.values())]
+            blocks += [f"### {reads.capitalize()}, {title}", table_of(by_task, there, folds)]
+            control = labels(done, budget, reads, controls)
+            if reads == "slide" and control:
+                blocks += ["Negative control:", table_of(control, controls, folds)]
+    return blocks
 
 
-def _coverage(done: Sequence[Cell], asked: Sequence[Cell], failed: Sequence[str]) -> str:
+def _coverage(done: Sequence[PairsCell], asked: Sequence[PairsCell], failed: Sequence[str]) -> str:
     """Which cells are finished, by row; a row of fewer is measured on fewer patients, and said so."""
     missing: dict[str, list[str]] = {}
-    finished = {(cell.row.name, cell.fold, cell.seed) for cell in done}
+    finished = {(cell.method.name, cell.fold, cell.seed) for cell in done}
     for cell in asked:
-        if (cell.row.name, cell.fold, cell.seed) not in finished:
-            missing.setdefault(cell.row.name, []).append(f"{cell.fold}/{cell.seed}")
+        if (cell.method.name, cell.fold, cell.seed) not in finished:
+            missing.setdefault(cell.method.name, []).append(f"{cell.fold}/{cell.seed}")
     if not missing:
         return f"All {len(asked)} cells are finished."
     lines = [f"- `{row}`: {', '.join(of)}" for row, of in missing.items()]

@@ -30,8 +30,9 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.explanations import markdown, write
+from benchmarks.explanations import markdown
 from benchmarks.histology import BAR_SAYS, UM_PER_PIXEL, Image, Photograph, PhotographError, read_photographs
+from benchmarks.markdown import write_between_marks
 from toxfusion.evaluation.bootstrap import Interval, Resampling, interval, paired_difference, resample
 from toxfusion.evaluation.statistics import Statistic, auroc_statistic, mean_of
 from toxfusion.models.tile import TileEncoder, TileEncoderError, load_tile_encoder
@@ -374,7 +375,7 @@ def main() -> None:
     )
     print(text)
     if given.write:
-        write("photographs", text, "photographs.md")
+        write_between_marks("photographs.md", "photographs", text)
 
 
 if __name__ == "__main__":

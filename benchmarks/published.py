@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import mirror_tables, released_risks, survival_tables
 from toxfusion.study.files import replace_file
 
 
@@ -33,36 +34,15 @@ class Section:
     blocks: Callable[[Path, Path], list[str]]
 
 
-def survival(results: Path, pictures: Path) -> list[str]:
-    """Survival of the cohorts on published folds."""
-    from benchmarks.survival_tables import blocks
-
-    return blocks(results, pictures)
-
-
-def risks(results: Path, pictures: Path) -> list[str]:
-    """Released risks of eleven models paired with ours."""
-    from benchmarks.released_risks import blocks
-
-    return blocks(results, pictures)
-
-
-def mirror(results: Path, pictures: Path) -> list[str]:
-    """Subtypes on the folds of MIRROR."""
-    from benchmarks.mirror_tables import blocks
-
-    return blocks(results, pictures)
-
-
 SECTIONS: tuple[Section, ...] = (
-    Section("survival", "Survival", "python -m benchmarks.survival FOLDER", survival),
+    Section("survival", "Survival", "python -m benchmarks.survival FOLDER", survival_tables.blocks),
     Section(
         "risks",
         "Paired with published runs",
         "python -m benchmarks.released_risks FOLDER --external mcat_predictions.csv",
-        risks,
+        released_risks.blocks,
     ),
-    Section("mirror", "MIRROR's folds", "python -m benchmarks.mirror_folds FOLDER", mirror),
+    Section("mirror", "MIRROR's folds", "python -m benchmarks.mirror_folds FOLDER", mirror_tables.blocks),
 )
 
 
@@ -75,9 +55,9 @@ def page(results: Path, pictures: Path, sections: Sequence[Section] = SECTIONS) 
         "Intervals are over patients (95 %, bootstrap).",
     ]
     for section in sections:
-        found = section.blocks(results / section.folder, pictures)
         missing = f"Nothing is finished. `{section.command}` makes it."
-        parts += [f"## {section.title}", *(found or [missing])]
+        finished = section.blocks(results / section.folder, pictures)
+        parts += [f"## {section.title}", *(finished or [missing])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,9 +68,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds one folder of results a section")
     parser.add_argument("--document", type=Path, default=Path("docs/published.md"))
     parser.add_argument("--pictures", type=Path, default=Path("docs/images"))
-    given = parser.parse_args()
-    replace_file(given.document, page(given.folder.resolve(), given.pictures).encode())
-    print(f"written: {given.document}")
+    arguments = parser.parse_args()
+    replace_file(arguments.document, page(arguments.folder.resolve(), arguments.pictures).encode())
+    print(f"written: {arguments.document}")
 
 
 if __name__ == "__main__":

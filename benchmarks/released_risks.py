@@ -18,9 +18,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.tcga import command
+from benchmarks.command import command
+from benchmarks.markdown import markdown_table
+from benchmarks.survival_tables import read
 from toxfusion.evaluation.survival import concordance_statistic
 from toxfusion.study.files import replace_file
+from toxfusion.study.study import Study
 from toxfusion.study.tables import numbers, read_table
 
 FOLDS = 5
@@ -69,16 +72,16 @@ def released(path: Path) -> pd.DataFrame:
 def concordance_by_fold(table: pd.DataFrame) -> pd.Series:
     """Harrell's C of each model, cohort and fold, from the times and events of the table itself."""
 
-    def of_fold(rows: pd.DataFrame) -> float:
-        time, event, risk = (rows[c].to_numpy(np.float64) for c in ("months", "event", "risk"))
-        one = np.zeros(len(rows), np.int64)
+    def of_fold(patients: pd.DataFrame) -> float:
+        time, event, risk = (patients[c].to_numpy(np.float64) for c in ("months", "event", "risk"))
+        one = np.zeros(len(patients), np.int64)
         return float(concordance_statistic(time, event, risk, event, one, 1)(np.ones((1, 1)))[0])
 
     return table.groupby(["model", "cohort", "fold"])[["months", "event", "risk"]].apply(of_fold)
 
 
-def run_cohort(cohort: str, folder: Path, output: Path, rows: list[str]) -> None:
-    """Prepare the cohort with its published folds, and train the rows on them."""
+def run_cohort(cohort: str, folder: Path, output: Path, experiments: list[str]) -> None:
+    """Prepare the cohort with its published folds, and train the experiments on them."""
     root, place = output / "studies" / cohort, folder / cohort
     if not (root / "splits" / "published.csv").is_file():
         command(
@@ -88,7 +91,9 @@ def run_cohort(cohort: str, folder: Path, output: Path, rows: list[str]) -> None
             "source.slides=listed", f"source.folds={place / 'splits'}",
         )  # fmt: skip
     left = [
-        row for row in rows if len(list((output / "runs" / cohort / row).glob("fold*/done.json"))) < FOLDS
+        name
+        for name in experiments
+        if len(list((output / "runs" / cohort / name).glob("fold*/done.json"))) < FOLDS
     ]
     if not left:
         return
@@ -103,8 +108,6 @@ def run_cohort(cohort: str, folder: Path, output: Path, rows: list[str]) -> None
 
 def risks_of(results: Path) -> pd.DataFrame:
     """Risks that `benchmarks.survival` left, of rows that are finished on every fold, as an external table."""
-    from benchmarks.survival_tables import read
-
     tables = [
         of.assign(model=row).rename(columns={"sample_id": "case", "score": "risk"})
         for row, of in read(results).items()
@@ -113,11 +116,6 @@ def risks_of(results: Path) -> pd.DataFrame:
     if not tables:
         raise SystemExit(f"error: --ours {results}: no row is finished on all {FOLDS} folds; leave it out")
     return pd.concat(tables)[["model", "cohort", "fold", "case", "risk"]]
-
-
-def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *lines))
 
 
 def blocks(output: Path, pictures: Path) -> list[str]:
@@ -143,7 +141,7 @@ def blocks(output: Path, pictures: Path) -> list[str]:
         f"C from "
         "the risks, mean of the folds, and in brackets what the release states.",
         _labels(output),
-        markdown(["model", "what it reads", *map(str.upper, STATED_COHORTS)], lines),
+        markdown_table(["model", "what it reads", *map(str.upper, STATED_COHORTS)], lines),
     ]
     for comparison in sorted(
         (output / "comparison").glob("*/comparison.csv"), key=lambda p: p.parent.name != ALL
@@ -169,7 +167,7 @@ def _paired(comparison: Path, pictures: Path) -> list[str]:
     made = [
         f"### Paired on {title}: {n} patients",
         f"Pairs of patients of one fold. Differences are from `{REFERENCE}`, ridge Cox on 50 components of expression.",
-        markdown(["row", "whose", "Harrell C", f"less {REFERENCE}", "p (Holm)"], lines),
+        markdown_table(["row", "whose", "Harrell C", f"less {REFERENCE}", "p (Holm)"], lines),
     ]
     if name == ALL:
         made.insert(1, _verdict(table))
@@ -218,8 +216,6 @@ MISSING = (
 
 def labels_beside(table: pd.DataFrame, output: Path, cohorts: list[str]) -> pd.DataFrame:
     """Patients of each cohort, and those whose time (by more than 0.1 month) or event differs from the study's."""
-    from toxfusion.study.study import Study
-
     lines = []
     for cohort in cohorts:
         obs = Study.open(output / "studies" / cohort).obs
@@ -243,35 +239,40 @@ def main() -> None:
     parser.add_argument("--external", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, default=Path("published/risks"))
     parser.add_argument(
-        "--rows", nargs="+", default=[REFERENCE], help="experiments of survival from expression"
+        "--rows",
+        dest="experiments",
+        nargs="+",
+        default=[REFERENCE],
+        help="experiments of survival from expression",
     )
     parser.add_argument("--ours", type=Path, help="output of benchmarks.survival, whose rows stand beside")
-    given = parser.parse_args()
-    table = released(given.external[0])
-    cohorts = [c for c in sorted(set(table["cohort"])) if (given.folder / c / "splits").is_dir()]
+    arguments = parser.parse_args()
+    table = released(arguments.external[0])
+    cohorts = [c for c in sorted(set(table["cohort"])) if (arguments.folder / c / "splits").is_dir()]
     if not cohorts:
-        raise SystemExit(f"error: {given.folder}: has none of the cohorts {sorted(set(table['cohort']))}")
+        raise SystemExit(f"error: {arguments.folder}: has none of the cohorts {sorted(set(table['cohort']))}")
     for cohort in cohorts:
-        run_cohort(cohort, given.folder, given.output, given.rows)
-    tables = list(given.external)
-    if given.ours is not None:
-        tables.append(given.output / "ours.csv")
-        replace_file(tables[-1], risks_of(given.ours).to_csv(index=False).encode())
+        run_cohort(cohort, arguments.folder, arguments.output, arguments.experiments)
+    tables = list(arguments.external)
+    if arguments.ours is not None:
+        tables.append(arguments.output / "ours.csv")
+        replace_file(tables[-1], risks_of(arguments.ours).to_csv(index=False).encode())
     external = f"external=[{','.join(map(str, tables))}]"
     for name in (*cohorts, ALL):
-        pattern, place = "*" if name == ALL else name, given.output / "comparison" / name
-        done = (given.output / "runs").glob(f"{pattern}/*/*/done.json")
+        pattern, place = "*" if name == ALL else name, arguments.output / "comparison" / name
+        done = (arguments.output / "runs").glob(f"{pattern}/*/*/done.json")
         if not _is_newer(place / "comparison.csv", [*tables, *done]):
-            runs = given.output / "runs" / pattern
+            runs = arguments.output / "runs" / pattern
             command(
                 "toxfusion.compare", f"runs='{runs}'", external, f"reference={REFERENCE}", f"output={place}"
             )
     by_fold = concordance_by_fold(table)
     mean = by_fold.groupby(level=["model", "cohort"]).mean().rename("c").reset_index()
     replace_file(
-        given.output / "labels.csv", labels_beside(table, given.output, cohorts).to_csv(index=False).encode()
+        arguments.output / "labels.csv",
+        labels_beside(table, arguments.output, cohorts).to_csv(index=False).encode(),
     )
-    replace_file(given.output / "released.csv", mean.to_csv(index=False).encode())
+    replace_file(arguments.output / "released.csv", mean.to_csv(index=False).encode())
 
 
 if __name__ == "__main__":

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.cohort_study import FOLDS
+from benchmarks.markdown import markdown_table
 from benchmarks.pairs_statistics import Estimate, concordance, mean_of, mean_over_patients
-from benchmarks.pairs_tables import told
-from benchmarks.survival import ROWS
+from benchmarks.survival_methods import METHODS
+from toxfusion.evaluation.figures.canvas import new_figure
 from toxfusion.evaluation.survival import harrell_c
 
 REFERENCE, WITH_AGE, OURS = "ridge_cox", "ridge_cox_clinical", "full_both_clinical"
-PUBLISHED_FOLDS = 5
 _COHORTS = ("blca", "brca", "coadread", "kirc", "kirp", "lihc", "luad", "lusc")
 REPORTED = {
-    row: dict(zip(_COHORTS, of, strict=True))
-    for row, of in {
+    name: dict(zip(_COHORTS, of, strict=True))
+    for name, of in {
         "ridge_cox": (0.618, 0.557, 0.610, 0.687, 0.846, 0.643, 0.641, 0.539),
         "ridge_cox_clinical": (0.653, 0.628, 0.631, 0.736, 0.867, 0.643, 0.643, 0.546),
         "age": (0.614, 0.636, 0.611, 0.626, 0.484, 0.532, 0.537, 0.546),
@@ -27,13 +28,13 @@ REPORTED = {
 """Mean of the folds of a fit outside this package, by the same definitions; the penalty of its ridge is not known."""
 
 Measured = dict[str, dict[str, Estimate]]
-"""Row -> cohort -> estimate."""
+"""Method -> cohort -> estimate."""
 
 
 def read(results: Path) -> dict[str, pd.DataFrame]:
-    """Row -> its readings on all folds that are finished, with fold and seed."""
+    """Method -> its readings on all folds that are finished, with fold and seed."""
     tables = {}
-    for name in ROWS:
+    for name in METHODS:
         files = sorted((results / "cells" / name).glob("fold*/survival.parquet"))
         if files:
             parts = [
@@ -49,7 +50,7 @@ def blocks(results: Path, pictures: Path) -> list[str]:
     if not tables:
         return []
     cohorts = sorted({c for of in tables.values() for c in of["cohort"]})
-    folds = {row: frozenset(map(int, of["fold"].unique())) for row, of in tables.items()}
+    folds = {name: frozenset(map(int, of["fold"].unique())) for name, of in tables.items()}
     harrell = _by_cohort(tables, concordance)
     command = (results / "command.txt").read_text() if (results / "command.txt").is_file() else ""
     picture = _forest(harrell, folds, pictures / "published_survival.png")
@@ -57,7 +58,7 @@ def blocks(results: Path, pictures: Path) -> list[str]:
         f"Results of `{command}`. Overall survival of {_patients(tables)} patients of "
         f"{len(cohorts)} cohorts on their five published folds (of patients; sites straddle them). The validation part "
         "of a network is a fifth of the training part. Baselines choose penalties by folds inside the training part.",
-        "\n".join(f"- `{name}`: {ROWS[name].what}." for name in ROWS if name in tables),
+        "\n".join(f"- `{name}`: {METHODS[name].what}." for name in METHODS if name in tables),
         _coverage(folds),
         "### Harrell's C, mean of the folds",
         _fold_means(tables, cohorts),
@@ -83,14 +84,14 @@ def _patients(tables: Mapping[str, pd.DataFrame]) -> int:
 
 
 def _by_cohort(tables: Mapping[str, pd.DataFrame], measure: Callable[[pd.DataFrame], Estimate]) -> Measured:
-    return {row: {str(c): measure(part) for c, part in of.groupby("cohort")} for row, of in tables.items()}
+    return {name: {str(c): measure(part) for c, part in of.groupby("cohort")} for name, of in tables.items()}
 
 
 def _coverage(folds: Mapping[str, frozenset[int]]) -> str:
     missing = {
-        name: sorted(set(range(PUBLISHED_FOLDS)) - folds.get(name, frozenset()))
-        for name in ROWS
-        if len(folds.get(name, ())) < PUBLISHED_FOLDS
+        name: sorted(set(range(FOLDS)) - folds.get(name, frozenset()))
+        for name in METHODS
+        if len(folds.get(name, ())) < FOLDS
     }
     if not missing:
         return "All rows are finished on all folds."
@@ -103,82 +104,69 @@ def _coverage(folds: Mapping[str, frozenset[int]]) -> str:
 
 def _mean_of_folds(table: pd.DataFrame) -> dict[str, float]:
     """Cohort -> mean over folds of Harrell's C in the fold."""
-    found: dict[str, list[float]] = {}
+    by_cohort: dict[str, list[float]] = {}
     for (cohort, _), of in table.groupby(["cohort", "fold"]):
         c = harrell_c(of["time"].to_numpy(), of["event"].to_numpy(), of["score"].to_numpy()).value
-        found.setdefault(str(cohort), []).append(c)
-    return {cohort: float(np.nanmean(cs)) for cohort, cs in found.items()}
+        by_cohort.setdefault(str(cohort), []).append(c)
+    return {cohort: float(np.nanmean(cs)) for cohort, cs in by_cohort.items()}
 
 
 def _fold_means(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> str:
-    lines = _head(["row", "folds", *cohorts, "macro"])
-    for row, of in tables.items():
+    lines = []
+    for name, of in tables.items():
         means = _mean_of_folds(of)
         values = [*(means[c] for c in cohorts), float(np.mean([means[c] for c in cohorts]))]
-        lines.append(_line([f"`{row}`", str(of["fold"].nunique()), *(f"{v:.3f}" for v in values)]))
-    return "\n".join(lines)
+        lines.append([f"`{name}`", str(of["fold"].nunique()), *(f"{v:.3f}" for v in values)])
+    return markdown_table(["row", "folds", *cohorts, "macro"], lines)
 
 
 def _reported(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> list[str]:
     """The same of a fit outside this package; no block where no such row is finished on all folds."""
-    lines = _head(["row", *cohorts, "largest difference"])
-    for row, reported in REPORTED.items():
-        if row in tables and tables[row]["fold"].nunique() == PUBLISHED_FOLDS:
-            own = _mean_of_folds(tables[row])
+    lines = []
+    for name, reported in REPORTED.items():
+        if name in tables and tables[name]["fold"].nunique() == FOLDS:
+            own = _mean_of_folds(tables[name])
             known = [c for c in cohorts if c in reported]
             largest = max(known, key=lambda c: abs(own[c] - reported[c]))
-            told_values = [f"{reported[c]:.3f}" if c in reported else "-" for c in cohorts]
-            lines.append(
-                _line([f"`{row}`", *told_values, f"{own[largest] - reported[largest]:+.3f} ({largest})"])
-            )
-    return ["Beside it, the same by a fit outside this package:", "\n".join(lines)] if len(lines) > 2 else []
+            values = [f"{reported[c]:.3f}" if c in reported else "-" for c in cohorts]
+            lines.append([f"`{name}`", *values, f"{own[largest] - reported[largest]:+.3f} ({largest})"])
+    if not lines:
+        return []
+    table = markdown_table(["row", *cohorts, "largest difference"], lines)
+    return ["Beside it, the same by a fit outside this package:", table]
 
 
 def _table(measured: Measured, cohorts: Sequence[str], folds: Mapping[str, frozenset[int]]) -> str:
-    """Rows x cohorts, the macro with its interval, and its paired difference from ridge Cox without and with age."""
-    macro = {row: mean_of({c: of[c] for c in cohorts}) for row, of in measured.items()}
-    lines = _head(["row", *cohorts, "macro", f"less {REFERENCE}", f"less {WITH_AGE}"])
-    for row, of in measured.items():
+    """Methods x cohorts, the macro with its interval, and its paired difference from ridge Cox without and with age."""
+    macro = {name: mean_of({c: of[c] for c in cohorts}) for name, of in measured.items()}
+    lines = []
+    for name, of in measured.items():
         against = []
         for other in (REFERENCE, WITH_AGE):
-            paired = other in macro and other != row and folds[other] == folds[row]
-            against.append(told(macro[row].minus(macro[other])) if paired else "")
-        values = [f"{of[c].value:.3f}" for c in cohorts]
-        lines.append(_line([f"`{row}`", *values, told(macro[row]), *against]))
-    return "\n".join(lines)
+            paired = other in macro and other != name and folds[other] == folds[name]
+            against.append(macro[name].minus(macro[other]).told if paired else "")
+        lines.append([f"`{name}`", *(f"{of[c].value:.3f}" for c in cohorts), macro[name].told, *against])
+    return markdown_table(["row", *cohorts, "macro", f"less {REFERENCE}", f"less {WITH_AGE}"], lines)
 
 
 def _forest(measured: Measured, folds: Mapping[str, frozenset[int]], file: Path) -> Path | None:
     """Macro differences from ridge Cox on the same folds; None where there is no such row."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     if REFERENCE not in measured:
         return None
-    macro = {row: mean_of(of) for row, of in measured.items()}
-    shown = [row for row in macro if row != REFERENCE and folds[row] == folds[REFERENCE]]
+    macro = {name: mean_of(of) for name, of in measured.items()}
+    shown = [name for name in macro if name != REFERENCE and folds[name] == folds[REFERENCE]]
     if not shown:
         return None
-    figure, axes = plt.subplots(figsize=(7, 0.35 * len(shown) + 1.2), layout="constrained")
-    for place, row in enumerate(reversed(shown)):
-        difference = macro[row].minus(macro[REFERENCE])
+    figure = new_figure(7, 0.35 * len(shown) + 1.2)
+    axes = figure.subplots()
+    for place, name in enumerate(reversed(shown)):
+        difference = macro[name].minus(macro[REFERENCE])
         low, high = difference.interval
         axes.plot([low, high], [place, place], color="0.4", linewidth=1.5)
-        axes.plot(difference.value, place, "o", color="#1f5a93" if row.startswith("full") else "0.2")
+        axes.plot(difference.value, place, "o", color="#1f5a93" if name.startswith("full") else "0.2")
     axes.axvline(0.0, color="0.7", linewidth=1)
     axes.set_yticks(range(len(shown)), reversed(shown))
     axes.set_xlabel(f"Harrell's C less that of {REFERENCE}, macro over cohorts (95 %, over patients)")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110, metadata={"Software": None})
-    plt.close(figure)
     return file
-
-
-def _head(cells: Sequence[str]) -> list[str]:
-    return [_line(cells), "|" + " --- |" * len(cells)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -12,15 +12,14 @@ its step on an inner fold; the networks of all inner folds are averaged.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.command import command
+from benchmarks.markdown import markdown_table
 from toxfusion.evaluation.predictions import pool, read
 from toxfusion.evaluation.survival import concordance_statistic
 
@@ -72,7 +71,7 @@ def cohort_of(source: Path, signatures: Path | None) -> Cohort:
         )
     clinical, own = sorted(source.glob("tcga_*.csv")), sorted(source.glob("*signatures.csv"))
     needed = (clinical, own, list(source.glob("rna_clean.csv*")), list(source.glob("splits/splits_*.csv")))
-    if any(not found for found in needed):
+    if any(not files for files in needed):
         raise SystemExit(
             f"error: {source} is no table, and lacks one of tcga_<name>.csv, *signatures.csv, rna_clean.csv.gz and "
             "splits/splits_<k>.csv"
@@ -85,19 +84,9 @@ def cohort_of(source: Path, signatures: Path | None) -> Cohort:
     return Cohort(clinical[0].stem.removeprefix("tcga_"), prepare, own[0], True)
 
 
-def command(*arguments: str) -> None:
-    """One command line of toxfusion; prints it, and ends in one sentence when it fails."""
-    print("$ python -m", *arguments, flush=True)
-    ended = subprocess.run([sys.executable, "-m", *arguments], env={"OMP_NUM_THREADS": "1", **os.environ})
-    if ended.returncode:
-        raise SystemExit(
-            f"error: {arguments[0]} ended with status {ended.returncode}; what it said stands above"
-        )
-
-
-def run_cohort(cohort: Cohort, given: argparse.Namespace) -> None:
+def run_cohort(cohort: Cohort, arguments: argparse.Namespace) -> None:
     """Prepare a cohort and run what is asked for on its folds."""
-    study = given.output / "studies" / cohort.name
+    study = arguments.output / "studies" / cohort.name
     if not (study / "expression.h5ad").is_file():
         sets = () if cohort.signatures is None else (f"source.signatures={cohort.signatures}",)
         named = (f"output={study}", f"source.name={cohort.name}")
@@ -111,17 +100,17 @@ def run_cohort(cohort: Cohort, given: argparse.Namespace) -> None:
         "tile_features=none",
         *folds,
         f"split.fold={','.join(map(str, range(FOLDS)))}",
-        f"paths.outputs={given.output / 'runs'}",
+        f"paths.outputs={arguments.output / 'runs'}",
         "paths.variant=",
         "trainer.progress=false",
         "hydra/launcher=joblib",
-        f"hydra.launcher.n_jobs={given.jobs}",
+        f"hydra.launcher.n_jobs={arguments.jobs}",
     )
-    baselines = [name for name in given.methods if name in BASELINES]
+    baselines = [name for name in arguments.methods if name in BASELINES]
     if baselines:
         every_gene = ("data.expression.n_genes=null", "modality=omics")
         command("toxfusion.train", "-m", f"experiment={','.join(baselines)}", *every_gene, *common)
-    for name in (n for n in given.methods if n in NETWORKS):
+    for name in (n for n in arguments.methods if n in NETWORKS):
         changes: tuple[str, ...] = (*NETWORKS[name], f"name={name}")
         if "expression=pathways" in changes:
             gmt = sorted(study.glob("gene_sets/*.gmt"))
@@ -129,14 +118,14 @@ def run_cohort(cohort: Cohort, given: argparse.Namespace) -> None:
                 print(f"{cohort.name}: no gene sets, so no {name}; name a table of them by --signatures")
                 continue
             changes += (f"expression.gene_sets.gmt={gmt[0]}",)
-        members = ",".join(map(str, range(given.members)))
-        inner = (f"split.valid_folds={given.members}", f"seed={members}", "split.valid_fold=${seed}")
+        members = ",".join(map(str, range(arguments.members)))
+        inner = (f"split.valid_folds={arguments.members}", f"seed={members}", "split.valid_fold=${seed}")
         command("toxfusion.train", "-m", *changes, *inner, *common)
 
 
 def of_folds(runs: Path) -> pd.DataFrame:
     """One row a method: mean and deviation over folds of Harrell's C, mean Uno's C and integrated Brier score."""
-    rows = []
+    by_method = []
     for method in sorted(p for p in runs.iterdir() if p.is_dir()):
         tables = [read(done.with_name("predictions.parquet")) for done in sorted(method.glob("*/done.json"))]
         if not tables:
@@ -144,7 +133,7 @@ def of_folds(runs: Path) -> pd.DataFrame:
         tested = pool(tables)
         tested = tested[tested["label"].notna()]
         scores = pd.DataFrame([_scores(fold) for _, fold in tested.groupby("fold")])
-        rows.append(
+        by_method.append(
             {
                 "method": method.name,
                 "folds": len(scores),
@@ -155,7 +144,7 @@ def of_folds(runs: Path) -> pd.DataFrame:
                 "integrated Brier": scores["brier"].mean(),
             }
         )
-    return pd.DataFrame(rows).sort_values("Harrell C", ascending=False)
+    return pd.DataFrame(by_method).sort_values("Harrell C", ascending=False)
 
 
 def _scores(fold: pd.DataFrame) -> dict[str, float]:
@@ -169,13 +158,13 @@ def _scores(fold: pd.DataFrame) -> dict[str, float]:
     return {"harrell": harrell, "uno": uno, "brier": float(terms.mean(skipna=False))}
 
 
-def write_document(cohorts: list[Cohort], given: argparse.Namespace) -> None:
+def write_document(cohorts: list[Cohort], arguments: argparse.Namespace) -> None:
     """The tables of every cohort, with what is missing said by the comparison."""
     blocks = [
         "# Survival of TCGA patients from expression\n\n"
-        f"Written by `python benchmarks/tcga.py {' '.join(s.name for s in given.sources)} --members {given.members} "
-        f"--methods {' '.join(given.methods)}`.\n\n"
-        f"A network is the mean of the log risks of {given.members} networks. Each chose its step on another inner "
+        f"Written by `python benchmarks/tcga.py {' '.join(s.name for s in arguments.sources)} "
+        f"--members {arguments.members} --methods {' '.join(arguments.methods)}`.\n\n"
+        f"A network is the mean of the log risks of {arguments.members} networks. Each chose its step on another inner "
         "fold of the training patients. Baselines are fitted on all of them. Their penalties are chosen by five inner "
         "folds, and that of the forest by out-of-bag C. Cox networks have no survival curve, so they have no Brier "
         "score.\n\n"
@@ -185,21 +174,21 @@ def write_document(cohorts: list[Cohort], given: argparse.Namespace) -> None:
         "So this is not strictly nested. A cohort that had no part in it is the cleaner test."
     ]
     for cohort in cohorts:
-        runs, output = given.output / "runs" / cohort.name, given.output / "comparison" / cohort.name
+        runs, output = arguments.output / "runs" / cohort.name, arguments.output / "comparison" / cohort.name
         reference = next(m for m in (*BASELINES, *NETWORKS) if (runs / m).is_dir())
         command("toxfusion.compare", f"runs={runs}", f"reference={reference}", f"output={output}")
         endpoint = (
             "disease-specific, published folds" if cohort.published else "overall, five folds of patients"
         )
         table = of_folds(runs)
-        lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
-        for row in table.itertuples(index=False):
-            cells = ["-" if v != v else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row]
-            lines.append("| " + " | ".join(cells) + " |")
+        lines = [
+            ["-" if v != v else f"{v:.3f}" if isinstance(v, float) else str(v) for v in line]
+            for line in table.itertuples(index=False)
+        ]
         pooled = (output / "comparison.md").read_text().strip()
-        blocks += [f"## {cohort.name}: {endpoint}", "\n".join(lines), pooled]
-    given.document.write_text("\n\n".join(blocks) + "\n")
-    print(f"written: {given.document}")
+        blocks += [f"## {cohort.name}: {endpoint}", markdown_table(list(table.columns), lines), pooled]
+    arguments.document.write_text("\n\n".join(blocks) + "\n")
+    print(f"written: {arguments.document}")
 
 
 def main() -> None:
@@ -217,16 +206,16 @@ def main() -> None:
         "--methods", nargs="+", choices=(*BASELINES, *NETWORKS), default=[*BASELINES, *NETWORKS]
     )
     parser.add_argument("--document", type=Path, default=Path("docs/survival.md"))
-    given = parser.parse_args()
-    for source in given.sources:
+    arguments = parser.parse_args()
+    for source in arguments.sources:
         if not source.exists():
             raise SystemExit(f"error: {source}: no such folder or table")
-    folders = [s for s in given.sources if s.is_dir()]
-    signatures = given.signatures or (cohort_of(folders[0], None).signatures if folders else None)
-    cohorts = [cohort_of(source, signatures) for source in given.sources]
+    folders = [s for s in arguments.sources if s.is_dir()]
+    signatures = arguments.signatures or (cohort_of(folders[0], None).signatures if folders else None)
+    cohorts = [cohort_of(source, signatures) for source in arguments.sources]
     for cohort in cohorts:
-        run_cohort(cohort, given)
-    write_document(cohorts, given)
+        run_cohort(cohort, arguments)
+    write_document(cohorts, arguments)
 
 
 if __name__ == "__main__":

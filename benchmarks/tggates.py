@@ -9,13 +9,13 @@ slide is read. Everything is one of the command lines, and each finished run is 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.command import command
+from benchmarks.markdown import markdown_table
 from toxfusion.study.audit import Audit
 from toxfusion.study.rules import AUDIT_FILE
 from toxfusion.study.study import Study
@@ -29,12 +29,6 @@ EXPERIMENTS = {
     "tabular_logistic": "all of these",
     "null_permuted_tabular": "all of these, labels permuted over compounds",
 }
-
-
-def command(*arguments: str) -> None:
-    """One command line of toxfusion; prints it, and stops with it when it fails."""
-    print("$ python -m", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", *arguments], check=True)
 
 
 def run(data: Path, output: Path, folds: int, permutations: int) -> Study:
@@ -80,10 +74,10 @@ def counts(study: Study) -> pd.DataFrame:
         "chemistry_logistic": chemistry,
         "findings_logistic": study.findings,
     }
-    rows = []
+    evidence = []
     for experiment, table in kinds.items():
         whole = table[labelled].notna().all(axis=1)
-        rows.append(
+        evidence.append(
             {
                 "row": experiment,
                 "columns": table.shape[1],
@@ -94,7 +88,7 @@ def counts(study: Study) -> pd.DataFrame:
                 "treated rats, something missing": int((~whole).sum()),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(evidence)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -104,8 +98,7 @@ def markdown(table: pd.DataFrame) -> str:
             "" if isinstance(v, float) and np.isnan(v) else f"{v:.3f}" if isinstance(v, float) else str(v)
         )
     )
-    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(list(shown.columns), shown.to_numpy().tolist())
 
 
 def write_document(study: Study, output: Path, document: Path, folds: int, permutations: int) -> None:
@@ -116,7 +109,9 @@ def write_document(study: Study, output: Path, document: Path, folds: int, permu
     classes = by_compound["dilirank"].replace("", "not in DILIrank").value_counts()
     audit = Audit.read(study.root / AUDIT_FILE).summary()
     batches = pd.read_csv(output / "doctor" / "batch_audit.csv")
-    rows = "\n".join(f"| `{name}` | {what} |" for name, what in EXPERIMENTS.items())
+    experiments = markdown_table(
+        ["row", "what it reads"], [[f"`{name}`", what] for name, what in EXPERIMENTS.items()]
+    )
     document.write_text(
         "# Human DILI concern in Open TG-GATEs, without arrays and slides\n\n"
         f"Written by `python benchmarks/tggates.py <folder of the tables> --folds {folds} "
@@ -135,7 +130,7 @@ def write_document(study: Study, output: Path, document: Path, folds: int, permu
         "The table counts rats of labelled compounds. What is missing gets the training mean. Findings are missing "
         "where no rat of the experiment has one: its slides were most likely not read. A finding is a feature where "
         "two treated training compounds show it. Penalties are chosen on the validation part.\n\n"
-        f"| row | what it reads |\n| --- | --- |\n{rows}\n\n"
+        f"{experiments}\n\n"
         "## What it says of unseen compounds\n\n"
         f"{(output / 'comparison' / 'comparison.md').read_text().strip()}\n\n"
         "Chance is 0.50. An interval that holds it says that nothing was found, not that nothing is there. 91 "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks.cells import Cell, run_cells
+from benchmarks.command import command
 from benchmarks.overhead import parts_of_a_run
+from toxfusion.study.files import replace_file
 
 BENCHMARKS = sorted(file.stem for file in (Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -20,3 +24,34 @@ def test_what_a_benchmark_imports_is_there(name: str) -> None:
 def test_every_part_of_a_run_that_overhead_clocks_is_there() -> None:
     absent = [name for owner, name, _ in parts_of_a_run() if not hasattr(owner, name)]
     assert absent == []
+
+
+@dataclass(frozen=True)
+class Method:
+    name: str
+
+
+class LoggedCell(Cell[Method]):
+    last = "done.txt"
+
+
+def test_cells_are_run_once_and_a_command_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
+    cells = [LoggedCell(Method(name), 3, tmp_path) for name in ("wrong", "right", "finished")]
+    begun = []
+
+    def run(cell: LoggedCell) -> None:
+        begun.append(cell.method.name)
+        if cell.method.name == "wrong":
+            command("benchmarks.nothing", log=cell.folder / "log.txt")
+        replace_file(cell.folder / cell.last, b"")
+
+    replace_file(tmp_path / "cells" / "finished" / "fold3" / "done.txt", b"")
+    assert run_cells(cells, run, 1, limit_minutes=0) == []
+    assert begun == []
+    log = tmp_path / "cells" / "wrong" / "fold3" / "log.txt"
+    assert run_cells(cells, run, 1, None) == [
+        f"wrong, fold 3: benchmarks.nothing ended with status 1; what it said stands in {log}"
+    ]
+    assert begun == ["wrong", "right"]
+    assert [cell.done for cell in cells] == [False, True, True]
+    assert "No module named benchmarks.nothing" in log.read_text()

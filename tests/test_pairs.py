@@ -9,17 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.pairs import (
-    ROWS,
-    SPLIT,
-    Cell,
-    cells_of,
-    cohorts_in,
-    label_tasks,
-    learned_from,
-    parse,
-    site_folds,
-)
+from benchmarks.cohort_study import SPLIT, cohorts_in, site_folds
+from benchmarks.pairs import label_tasks, learned_from, parse
+from benchmarks.pairs_cells import PairsCell, cells_of
+from benchmarks.pairs_methods import METHODS
 from benchmarks.pairs_readings import EVERY, FEW, Label, Vectors, label_scores, predicted_genes, retrieval
 from benchmarks.pairs_statistics import (
     auroc,
@@ -183,7 +176,7 @@ def test_rows_of_fewer_pairs_are_parts_of_each_other_and_are_tested_alike(tmp_pa
     replace_file(root / SPLIT, site_folds(obs).to_csv(index=False).encode())
     parts = {}
     for name in ("full", "full_half", "full_quarter"):
-        table = pd.read_csv(learned_from(Cell(ROWS[name], 1, 0, tmp_path), root, obs["batch"])).query(
+        table = pd.read_csv(learned_from(PairsCell(METHODS[name], 1, tmp_path, 0), root, obs["batch"])).query(
             "fold == 1"
         )
         parts[name] = {part: set(of) for part, of in table.groupby("part")["sample_id"]}
@@ -193,8 +186,10 @@ def test_rows_of_fewer_pairs_are_parts_of_each_other_and_are_tested_alike(tmp_pa
     assert all(
         of["test"] == parts["full"]["test"] and of["valid"] == parts["full"]["valid"] for of in parts.values()
     )
-    without = replace(ROWS["full_without_lihc"], without="lusc")
-    table = pd.read_csv(learned_from(Cell(without, 1, 0, tmp_path), root, obs["batch"])).query("fold == 1")
+    without = replace(METHODS["full_without_lihc"], without="lusc")
+    table = pd.read_csv(learned_from(PairsCell(without, 1, tmp_path, 0), root, obs["batch"])).query(
+        "fold == 1"
+    )
     cohort = table["sample_id"].map(obs["batch"])
     assert set(cohort[table["part"] != "test"]) == {"luad"}
     assert set(cohort[table["part"] == "test"]) == {"luad", "lusc"}
@@ -202,7 +197,7 @@ def test_rows_of_fewer_pairs_are_parts_of_each_other_and_are_tested_alike(tmp_pa
 
 def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -> None:
     given = parse([str(tmp_path), "--rows", "full", "ridge", "--folds", "0", "2", "--seeds", "5", "6"])
-    cells = [(c.row.name, c.fold, c.seed) for c in cells_of(given)]
+    cells = [(c.method.name, c.fold, c.seed) for c in cells_of(given)]
     assert cells == [
         ("full", 0, 5),
         ("ridge", 0, 5),
@@ -211,7 +206,7 @@ def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -
         ("full", 0, 6),
         ("full", 2, 6),
     ]
-    assert set(ROWS) >= {"full", "mirror", "tangle", "clip", "siglip", "ridge", "logistic"}
+    assert set(METHODS) >= {"full", "mirror", "tangle", "clip", "siglip", "ridge", "logistic"}
     with pytest.raises(SystemExit, match="holds no cohort"):
         cohorts_in(tmp_path, ["luad"])
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from benchmarks import histology
-from benchmarks.explanations import write
 from benchmarks.histology import Image, Photograph, PhotographError, read_photographs
+from benchmarks.markdown import write_between_marks
 from benchmarks.photographs import (
     MEAN,
     REST,
@@ -262,4 +262,4 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, fault: str, says: 
 
 def test_a_table_is_written_between_its_marks_alone() -> None:
     with pytest.raises(SystemExit, match=r"photographs\.md: no <!-- nothing: begin -->"):
-        write("nothing", "text", "photographs.md")
+        write_between_marks("photographs.md", "nothing", "text")

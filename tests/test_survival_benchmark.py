@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.cohort_study import SPLIT, prepare
 from benchmarks.published import SECTIONS, page
-from benchmarks.survival import AGE, ROWS, Cell, run_cell
-from benchmarks.survival_rows import breslow, of_cohorts, pooled, readings
+from benchmarks.survival import SurvivalCell, run_cell
+from benchmarks.survival_methods import AGE, METHODS
+from benchmarks.survival_readings import breslow, of_cohorts, pooled, readings
 from toxfusion.config.entry import compose
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.study.audit import Audit
-from toxfusion.study.files import write_parquet
+from toxfusion.study.files import replace_file, write_parquet
 from toxfusion.study.importers.tcga import FOLDS_FILE
 from toxfusion.study.study import Study, write_study
 from toxfusion.training.settings import RunSettings
@@ -103,9 +105,17 @@ def test_a_cell_of_a_fold_is_read_from_the_folds_of_the_study(tmp_path: Path) ->
     folds = part.rename_axis("sample_id").rename("part").reset_index().assign(fold=1)
     (study.root / FOLDS_FILE).parent.mkdir()
     folds.to_csv(study.root / FOLDS_FILE, index=False)
-    cell = Cell(ROWS["age"], 1, tmp_path / "survival")
+    cell = SurvivalCell(METHODS["age"], 1, tmp_path / "survival")
     run_cell(cell, study.root, [])
     assert sorted(pd.read_parquet(cell.readings)["sample_id"]) == sorted(part.index[part == "test"])
+
+
+def test_a_study_of_other_cohorts_is_not_taken_for_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    study, _ = cohorts(tmp_path / "study")
+    replace_file(study.root / SPLIT, b"sample_id,fold,part\n")
+    assert prepare(tmp_path, ["luad", "blca"], study.root).name == "cohorts"
+    with pytest.raises(SystemExit, match=r"study is a study of \['blca', 'luad'\], not of \['brca'\]"):
+        prepare(tmp_path, ["brca"], study.root)
 
 
 def mean_c(table: pd.DataFrame) -> float:
@@ -126,7 +136,7 @@ def test_the_page_tells_what_is_finished_and_what_is_not(tmp_path: Path) -> None
         ("full_both", (0,), -about["time"]),
     ):
         for fold in folds:
-            cell = Cell(ROWS[name], fold, tmp_path / "survival")
+            cell = SurvivalCell(METHODS[name], fold, tmp_path / "survival")
             assert not cell.done
             cell.folder.mkdir(parents=True)
             write_parquet(about.assign(score=score), cell.readings)
@@ -138,11 +148,11 @@ def test_the_page_tells_what_is_finished_and_what_is_not(tmp_path: Path) -> None
     assert pairs.endswith("|  |  |")  # of fewer folds: beside the others, without a difference
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.method])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.baseline])
 def test_rows_that_are_networks_compose(name: str, tmp_path: Path) -> None:
-    overrides = [f"data.root={tmp_path}", "experiment=survival", f"name={name}", *ROWS[name].overrides]
+    overrides = [f"data.root={tmp_path}", "experiment=survival", f"name={name}", *METHODS[name].overrides]
     settings = RunSettings.read(compose("train", overrides))
-    assert settings.clinical == ROWS[name].clinical
+    assert settings.clinical == METHODS[name].clinical
     assert settings.tasks["survival"].strata == "batch"
     assert (
         settings.finetune.modality

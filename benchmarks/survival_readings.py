@@ -1,7 +1,7 @@
-"""Rows of the survival benchmark on one fold: baselines cohort by cohort, the pooled shadow, and trained networks.
+"""Readings of the survival benchmark on one fold: baselines cohort by cohort, the pooled shadow, trained networks.
 
-Every row gives the same readings: of each test patient the risk, the weight of its pairs in Uno's C and its term of the
-integrated Brier score, all with the censoring of the training patients of its cohort.
+Every method gives the same readings: of each test patient the risk, the weight of its pairs in Uno's C and its term of
+the integrated Brier score, all with the censoring of the training patients of its cohort.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def of_cohorts(
             seed=seed,
             clinical=columns,
         )
-        found = fit_baseline(
+        predictions = fit_baseline(
             method, fold, tasks, seed=seed, settings=BaselineSettings(n_components=COMPONENTS)
         )
         tables.append(
-            found.rename(columns={"unit_id": "sample_id", "label": "time", "batch": "cohort"})[KEPT]
+            predictions.rename(columns={"unit_id": "sample_id", "label": "time", "batch": "cohort"})[KEPT]
         )
     return pd.concat(tables, ignore_index=True)
 
@@ -127,21 +127,21 @@ def pooled(study: Study, part: pd.Series, clinical: Sequence[str]) -> pd.DataFra
     def risks(
         of: tuple[torch.Tensor, torch.Tensor, torch.Tensor], fit_on: Sequence[str], c: float
     ) -> np.ndarray:
-        rows, (components, columns, membership) = study.positions(fit_on), of
+        fitted, (components, columns, membership) = study.positions(fit_on), of
         vectors = read_by_heads(components, columns, membership)
         torch.manual_seed(0)  # a log risk is known but for a constant
         heads = nn.ModuleDict({"survival": SurvivalHead(vectors.shape[1], None, dropout=0.0)})
         ridge = HeadRidge.of(
-            components[rows],
-            {"survival": len(rows)},
+            components[fitted],
+            {"survival": len(fitted)},
             c,
             n_clinical=columns.shape[1],
             n_groups=membership.shape[1],
         )
-        cox, (time, event, stratum) = CoxEfron(), label[rows].unbind(1)
+        cox, (time, event, stratum) = CoxEfron(), label[fitted].unbind(1)
 
         def loss() -> torch.Tensor:
-            return cox(heads["survival"](vectors[rows]), time, event, stratum) + ridge(heads)["survival"]
+            return cox(heads["survival"](vectors[fitted]), time, event, stratum) + ridge(heads)["survival"]
 
         solve_heads(heads, loss)
         with torch.no_grad():
@@ -157,9 +157,9 @@ def mean_c(obs: pd.DataFrame, part: pd.Series, risk: np.ndarray, name: str) -> f
     """Harrell's C of one part, the mean over cohorts."""
     cs = []
     for cohort in sorted(set(obs["batch"])):
-        rows = ((obs["batch"] == cohort) & (part == name)).to_numpy()
-        time, event = (obs[c].to_numpy(np.float64)[rows] for c in ("survival_time", "event"))
-        cs.append(harrell_c(time, event, risk[rows]).value)
+        own = ((obs["batch"] == cohort) & (part == name)).to_numpy()
+        time, event = (obs[c].to_numpy(np.float64)[own] for c in ("survival_time", "event"))
+        cs.append(harrell_c(time, event, risk[own]).value)
     return float(np.nanmean(cs))
 
 

@@ -1,0 +1,50 @@
+"""Cells of the benchmark on pairs, and where their files lie."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.cells import Cell
+from benchmarks.pairs_methods import METHODS, Method
+
+
+@dataclass(frozen=True)
+class PairsCell(Cell[Method]):
+    """A method on one fold with one seed."""
+
+    last = "readings/labels.parquet"
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{super().name}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return super().folder.with_name(f"fold{self.fold}_seed{self.seed}")
+
+    @property
+    def readings(self) -> Path:
+        return self.folder / "readings"
+
+
+def truth_of(output: Path, fold: int) -> Path:
+    """Where the standardised expression of a fold lies, patients x genes."""
+    return output / "truth" / f"fold{fold}.parquet"
+
+
+def cells_of(arguments: argparse.Namespace) -> Iterator[PairsCell]:
+    """Fold by fold and seed by seed, so that a partial run has whole columns of fewer folds."""
+    for seed in arguments.seeds:
+        for fold in arguments.folds:
+            for name in arguments.methods:
+                method = METHODS[name]
+                if method.takes_sets and arguments.gene_sets is not None:
+                    gmt = f"expression.gene_sets.gmt={arguments.gene_sets.resolve()}"
+                    sets = ("expression=pathways", gmt)
+                    method = replace(method, overrides=(*(method.overrides or ()), *sets))
+                if method.overrides is not None or seed == arguments.seeds[0]:
+                    yield PairsCell(method, fold, arguments.output, seed)
