@@ -87,10 +87,12 @@ def main() -> None:
         f"{settings.experiments} experiments beside the reference, {len(obs)} animals: {seconds:.1f} s of CPU"
     )
     for headline in comparison.headlines:
-        rows = comparison.table[(comparison.table["headline"] == headline) & comparison.table["p"].notna()]
+        compared = comparison.table[
+            (comparison.table["headline"] == headline) & comparison.table["p"].notna()
+        ]
         print(
-            f"{headline}: {(rows['p_holm'] < 0.05).sum()} of {len(rows)} below 0.05 after Holm's correction, "
-            f"least p {rows['p'].min():.2g}, corrected {rows['p_holm'].min():.2g}"
+            f"{headline}: {(compared['p_holm'] < 0.05).sum()} of {len(compared)} below 0.05 after Holm's correction, "
+            f"least p {compared['p'].min():.2g}, corrected {compared['p_holm'].min():.2g}"
         )
 
 

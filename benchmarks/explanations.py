@@ -44,14 +44,16 @@ LEAST_GENES, PERMUTATIONS = 5, 200
 """Genes of a programme that every run reads, and permutations of its enrichment score."""
 
 
-def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) -> list[dict[str, object]]:
+def tile_localisations(
+    run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int
+) -> list[dict[str, object]]:
     """One row a slide, first phenotype of an axis, and score; ``shares`` are tiles with `truth.lesion_shares`."""
     fold, tasks = run.fold, run.tasks.names
     having = samples_with(run, fold.split.test, "slide")
     by_phenotype: dict[str, list[str]] = {}
     for axis, phenotypes in truth.axis_phenotypes().items():
         by_phenotype.setdefault(phenotypes[0], []).append(axis)
-    rows: list[dict[str, object]] = []
+    localisations: list[dict[str, object]] = []
     for phenotype, axes in by_phenotype.items():
         # Axes of one phenotype have the same mask: one row, so that no slide counts twice.
         axis, samples = "/".join(axes), truth.severe_samples(fold.study, axes[0], having)
@@ -65,7 +67,7 @@ def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) ->
             if lesion.all() or not lesion.any():
                 continue
             rng = generator(0, "random tiles", str(slide), axis)
-            found = {
+            by_score = {
                 "integrated": truth.localisation(of_slide[f"integrated:{task}"].to_numpy(), lesion),
                 "contribution": truth.localisation(of_slide[f"contribution:{task}"].to_numpy(), lesion),
                 "gradient": truth.localisation(of_slide[f"gradient:{task}"].to_numpy(), lesion),
@@ -75,7 +77,7 @@ def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) ->
                 ),
             }
             compound = fold.study.obs.at[of_slide["sample_id"].iloc[0], "compound"]
-            rows += [
+            localisations += [
                 {
                     "axis": axis,
                     "task": task,
@@ -84,9 +86,9 @@ def tile_rows(run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int) ->
                     "compound": compound,
                     **values,
                 }
-                for name, values in found.items()
+                for name, values in by_score.items()
             ]
-    return rows
+    return localisations
 
 
 def mean_of_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -101,7 +103,7 @@ class OfAxis:
     axis: str
     task: str
     samples: list[str]
-    found: GeneAttributions
+    attributions: GeneAttributions
 
 
 def of_axes(run: LoadedRun, steps: int) -> list[OfAxis]:
@@ -112,26 +114,26 @@ def of_axes(run: LoadedRun, steps: int) -> list[OfAxis]:
     having = samples_with(run, fold.split.test, "expression")
     active = {axis: truth.active_samples(fold.study, axis, having) for axis in AXIS_NAMES}
     asked = {axis: truth.task_of_axis(axis, tasks) for axis, samples in active.items() if samples}
-    found = {}
+    by_task = {}
     for task in dict.fromkeys(asked.values()):
         union = {s for axis, own in asked.items() if own == task for s in active[axis]}
-        found[task] = attribute_genes(run, [s for s in having if s in union], task, steps=steps)
-    return [OfAxis(axis, task, active[axis], found[task]) for axis, task in asked.items()]
+        by_task[task] = attribute_genes(run, [s for s in having if s in union], task, steps=steps)
+    return [OfAxis(axis, task, active[axis], by_task[task]) for axis, task in asked.items()]
 
 
-def gene_rows(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> list[dict[str, object]]:
+def gene_recoveries(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> list[dict[str, object]]:
     """One row a run, axis and score."""
     fold = run.fold
-    rows: list[dict[str, object]] = []
+    recoveries: list[dict[str, object]] = []
     for each in axes:
         assert fold.expression is not None, "an axis has attributions where the run reads expression"
-        axis, samples, found = each.axis, each.samples, each.found
+        axis, samples, attributions = each.axis, each.samples, each.attributions
         planted = truth.programme(fold.study, axis)
         rng = generator(0, "random genes", axis)
         scores = {
-            "integrated": found.integrated.loc[samples].mean().abs().to_numpy(),
-            "gradient": found.gradient.loc[samples].mean().abs().to_numpy(),
-            CHANGE: found.change.loc[samples].mean().abs().to_numpy(),
+            "integrated": attributions.integrated.loc[samples].mean().abs().to_numpy(),
+            "gradient": attributions.gradient.loc[samples].mean().abs().to_numpy(),
+            CHANGE: attributions.change.loc[samples].mean().abs().to_numpy(),
         }
         read = gene_attention(run, run.batch(samples))
         if read is not None:
@@ -142,7 +144,7 @@ def gene_rows(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> list[dict
             for _ in range(RANDOM_DRAWS)
         ]
         measured["random"] = mean_of_draws(draws)
-        rows += [
+        recoveries += [
             {
                 "axis": axis,
                 "task": each.task,
@@ -153,30 +155,32 @@ def gene_rows(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> list[dict
             }
             for name, values in measured.items()
         ]
-    return rows
+    return recoveries
 
 
 def signed_means(weights: str, axes: Sequence[OfAxis]) -> list[tuple[str, str, int, pd.Series]]:
     """(axis, name of the score, animals, signed mean over them by gene_id) of one run."""
-    rows = []
+    means = []
     for each in axes:
-        scores = {"integrated": each.found.integrated, CHANGE: each.found.change}
+        scores = {"integrated": each.attributions.integrated, CHANGE: each.attributions.change}
         for name, values in scores.items():
             if name == CHANGE and weights != "trained":
                 continue
             named = name if weights == "trained" else f"random weights: {name}"
-            rows.append((each.axis, named, len(each.samples), values.loc[each.samples].mean()))
-    return rows
+            means.append((each.axis, named, len(each.samples), values.loc[each.samples].mean()))
+    return means
 
 
-def programme_table(rows: Sequence[tuple[str, str, int, pd.Series]], study: Study, seed: int) -> pd.DataFrame:
+def programme_table(
+    means: Sequence[tuple[str, str, int, pd.Series]], study: Study, seed: int
+) -> pd.DataFrame:
     """Place of each axis' programme among all planted ones, by |NES|, with the NES; the last row counts first places.
 
     Args:
-        rows: of `signed_means`, of all runs; genes that some run does not read are left out.
+        means: of `signed_means`, of all runs; genes that some run does not read are left out.
     """
-    genes = rows[0][3].index
-    for *_, values in rows:
+    genes = means[0][3].index
+    for *_, values in means:
         genes = genes.intersection(values.index)
     symbols = study.var.loc[genes, "symbol"].astype(str)
     sets = []
@@ -184,19 +188,19 @@ def programme_table(rows: Sequence[tuple[str, str, int, pd.Series]], study: Stud
         own = symbols.index[symbols.isin(truth.programme(study, axis))]
         if len(own) >= LEAST_GENES:
             sets.append(PlacedSet(axis, axis, "planted", tuple(own)))
-    names = list(dict.fromkeys(name for _, name, _, _ in rows))
+    names = list(dict.fromkeys(name for _, name, _, _ in means))
     lines = []
     for axis in (each.set for each in sets):
         line: dict[str, object] = {"axis": axis}
         for name in names:
-            found = [(n, values[genes]) for a, s, n, values in rows if (a, s) == (axis, name)]
-            if not found:
+            of_score = [(n, values[genes]) for a, s, n, values in means if (a, s) == (axis, name)]
+            if not of_score:
                 continue
-            total = sum((n * values for n, values in found), start=pd.Series(0.0, index=genes))
-            mean = total / sum(n for n, _ in found)
+            total = sum((n * values for n, values in of_score), start=pd.Series(0.0, index=genes))
+            mean = total / sum(n for n, _ in of_score)
             table = enrichment(mean, sets, permutations=PERMUTATIONS, seed=seed)
             place = int(np.flatnonzero(table["set"] == axis)[0])
-            line |= {"animals": sum(n for n, _ in found) if name == "integrated" else line["animals"]}
+            line |= {"animals": sum(n for n, _ in of_score) if name == "integrated" else line["animals"]}
             line[name] = f"{place + 1} ({table['nes'][place]:+.1f})"
         if len(line) > 1:
             lines.append(line)
@@ -204,18 +208,20 @@ def programme_table(rows: Sequence[tuple[str, str, int, pd.Series]], study: Stud
     return pd.DataFrame([*lines, {"axis": "first", "animals": "", **firsts}])
 
 
-def over_compounds(rows: pd.DataFrame, measure: str) -> str:
+def over_compounds(slides: pd.DataFrame, measure: str) -> str:
     """Mean over slides with the 95 % interval of a bootstrap over compounds."""
-    mean = mean_over_clusters(rows[measure].to_numpy(float), rows["compound"].to_numpy())
+    mean = mean_over_clusters(slides[measure].to_numpy(float), slides["compound"].to_numpy())
     return f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
 
 
-def tile_table(rows: pd.DataFrame) -> pd.DataFrame:
+def tile_table(localisations: pd.DataFrame) -> pd.DataFrame:
     """Trained and random weights: every score over all axes; then integrated gradients axis by axis."""
     lines = []
-    for (weights, score), group in rows.groupby(["weights", "score"], sort=False):
+    for (weights, score), group in localisations.groupby(["weights", "score"], sort=False):
         lines.append({"axis": "all", "weights": weights, "score": score, **_measured(group)})
-    trained = rows[(rows["weights"] == "trained") & (rows["score"] == "integrated")]
+    trained = localisations[
+        (localisations["weights"] == "trained") & (localisations["score"] == "integrated")
+    ]
     for axis, group in trained.groupby("axis", sort=False):
         lines.append({"axis": axis, "weights": "trained", "score": "integrated", **_measured(group)})
     return pd.DataFrame(lines)
@@ -226,14 +232,14 @@ def _measured(group: pd.DataFrame) -> dict[str, object]:
     return measured | {m: over_compounds(group, m) for m in TILE_MEASURES}
 
 
-def gene_table(rows: pd.DataFrame) -> pd.DataFrame:
+def gene_table(recoveries: pd.DataFrame) -> pd.DataFrame:
     """Mean average precision over runs, one row an axis and one column a score."""
-    of_data = rows["score"].isin(["random", CHANGE])
-    kept = rows[(rows["weights"] == "trained") | ~of_data]
+    of_data = recoveries["score"].isin(["random", CHANGE])
+    kept = recoveries[(recoveries["weights"] == "trained") | ~of_data]
     named = kept.assign(column=np.where(kept["weights"] == "trained", "", "random weights: ") + kept["score"])
     table = named.pivot_table(index="axis", columns="column", values="average_precision", sort=False)
     table = table.loc[[a for a in AXIS_NAMES if a in table.index]]
-    prevalence = rows.groupby("axis")["prevalence"].mean()
+    prevalence = recoveries.groupby("axis")["prevalence"].mean()
     table.loc["mean"] = table.mean()
     return table.assign(prevalence=prevalence).reset_index().round(3)
 
@@ -253,9 +259,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="points of an integral to begin with")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/explanations.md")
     arguments = parser.parse_args()
-    tiles: list[dict[str, object]] = []
-    of_genes: list[dict[str, object]] = []
-    signed: list[tuple[str, str, int, pd.Series]] = []
+    localisations: list[dict[str, object]] = []
+    recoveries: list[dict[str, object]] = []
+    means: list[tuple[str, str, int, pd.Series]] = []
     folders = finished_runs(arguments.runs)
     for folder in folders:
         study, split = load_own_study(folder)
@@ -268,19 +274,22 @@ def main() -> None:
             weights = "random" if k else "trained"
             seen = randomised(run, 1000 + k) if k else run
             if shares is not None:
-                tiles += tile_rows(seen, shares, weights, arguments.steps)
+                localisations += tile_localisations(seen, shares, weights, arguments.steps)
             axes = of_axes(seen, arguments.steps) if {"genes", "programmes"} & {*arguments.measure} else []
             if "genes" in arguments.measure:
-                of_genes += gene_rows(seen, weights, axes)
-            signed += signed_means(weights, axes) if "programmes" in arguments.measure else []
-        print(f"{folder.root.name}: {len(tiles)} slides x scores, {len(of_genes)} axes x scores", flush=True)
+                recoveries += gene_recoveries(seen, weights, axes)
+            means += signed_means(weights, axes) if "programmes" in arguments.measure else []
+        print(
+            f"{folder.root.name}: {len(localisations)} slides x scores, {len(recoveries)} axes x scores",
+            flush=True,
+        )
     tables: dict[str, pd.DataFrame] = {}
-    if tiles:
-        tables["tiles"] = tile_table(pd.DataFrame(tiles))
-    if of_genes:
-        tables["genes"] = gene_table(pd.DataFrame(of_genes))
-    if signed:
-        tables["programmes"] = programme_table(signed, study, seed=0)
+    if localisations:
+        tables["tiles"] = tile_table(pd.DataFrame(localisations))
+    if recoveries:
+        tables["genes"] = gene_table(pd.DataFrame(recoveries))
+    if means:
+        tables["programmes"] = programme_table(means, study, seed=0)
     name = folders[0].read_config()["name"]
     for block, table in tables.items():
         command = f"python benchmarks/explanations.py --runs <{name}> --measure {block} --write"

@@ -81,7 +81,7 @@ def in_turn(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]
             start = time.perf_counter()
             n = read()
             rates[name].append(n / (time.perf_counter() - start))
-    return {name: statistics.median(found[1:]) for name, found in rates.items()}
+    return {name: statistics.median(by_round[1:]) for name, by_round in rates.items()}
 
 
 def reader_rates(path: Path, grid: TileGrid) -> dict[str, float]:

@@ -107,10 +107,10 @@ def read_photographs(folder: Path) -> tuple[dict[str, Photograph], dict[str, str
             f"{captions}: no such file; it names each photograph, its finding and objective"
         )
     with captions.open(newline="") as lines:
-        rows = csv.DictReader(lines)
-        if absent := [c for c in CAPTION_COLUMNS if c not in (rows.fieldnames or ())]:
-            raise PhotographError(f"{captions}: no column {', '.join(absent)}; there are {rows.fieldnames}")
-        table = list(rows)
+        reader = csv.DictReader(lines)
+        if absent := [c for c in CAPTION_COLUMNS if c not in (reader.fieldnames or ())]:
+            raise PhotographError(f"{captions}: no column {', '.join(absent)}; there are {reader.fieldnames}")
+        table = list(reader)
     photographs: dict[str, Photograph] = {}
     named = {row["file"] for row in table}
     pictures = (path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES)
@@ -213,20 +213,20 @@ def run_measure(folder: Path, seeds: range) -> None:
         model = photographs[names[0]]
         drawn = [measure(rendering(spec_for(model, seed, ()), model, 240, 240), model.mpp) for seed in seeds]
         print(f"\n{objective}x: {len(real)} photographs, {len(drawn)} renderings of control tissue")
-        rows = [
+        figures = [
             ("nuclei per mm2", [m.nuclei_per_mm2 for m in real], [m.nuclei_per_mm2 for m in drawn]),
             ("nuclear diameter um", [m.diameter_um for m in real], [m.diameter_um for m in drawn]),
         ]
         for stain in ("haematoxylin", "eosin"):
             for k, level in enumerate(("q05", "q25", "q50", "q75", "q95", "q99")):
-                rows.append(
+                figures.append(
                     (
                         f"{stain} {level}",
                         [getattr(m, stain)[k] for m in real],
                         [getattr(m, stain)[k] for m in drawn],
                     )
                 )
-        for name, a, b in rows:
+        for name, a, b in figures:
             mark = "in range" if min(a) <= np.mean(b) <= max(a) else "OUTSIDE"
             print(
                 f"{name:22s} photographs {min(a):8.3f} to {max(a):8.3f}   renderings {np.mean(b):8.3f}  {mark}"
@@ -250,8 +250,8 @@ def run_sheet(folder: Path, out: Path, seed: int, zoom: float) -> None:
         pairs.append(np.hstack(pair))
     if len(pairs) % 2:
         pairs.append(np.full_like(pairs[0], 255))
-    rows = [np.hstack(pairs[k : k + 2]) for k in range(0, len(pairs), 2)]
-    cv2.imwrite(str(out), np.vstack(rows)[..., ::-1])
+    strips = [np.hstack(pairs[k : k + 2]) for k in range(0, len(pairs), 2)]
+    cv2.imwrite(str(out), np.vstack(strips)[..., ::-1])
     print(f"wrote {out}")
 
 

@@ -54,9 +54,9 @@ def ridge_vectors(study: Study, part: pd.Series, store: str, own_weight: float |
     """The linear shadow. ``own_weight`` of the pairs of the own organ; None: no others."""
     fold = fold_data(study, part, store)
     settings = ShadowSettings(own_weight=OWN_ALONE if own_weight is None else own_weight)
-    found = fit_shadow(fold, WITHIN, settings)
+    shadow = fit_shadow(fold, WITHIN, settings)
     genes = standardised_expression(fold, BaselineSettings()).values
-    return Vectors(_about(fold, part), found.slide, found.expression, pooled=found.pooled, genes=genes)
+    return Vectors(_about(fold, part), shadow.slide, shadow.expression, pooled=shadow.pooled, genes=genes)
 
 
 def logistic_vectors(study: Study, part: pd.Series, store: str) -> Vectors:

@@ -53,10 +53,10 @@ class Label:
     def of(self, obs: pd.DataFrame) -> np.ndarray:
         """float64 [n], 0, 1 or NaN."""
         values = obs[self.column].astype(str) if self.column in obs else pd.Series("", index=obs.index)
-        found = np.full(len(obs), np.nan)
-        found[values.isin(self.negative).to_numpy()] = 0.0
-        found[values.isin(self.positive).to_numpy()] = 1.0
-        return found
+        classes = np.full(len(obs), np.nan)
+        classes[values.isin(self.negative).to_numpy()] = 0.0
+        classes[values.isin(self.positive).to_numpy()] = 1.0
+        return classes
 
 
 _NO_FIBROSIS = ("0 - No Fibrosis",)
@@ -141,19 +141,19 @@ def retrieval(vectors: Vectors) -> pd.DataFrame:
     groups += [("organ", name) for name in organs.index[organs > 1]]
     for column, name in groups:
         within = (obs[column] == name).to_numpy()
-        rows = np.flatnonzero(test & within)
-        if len(rows) < LEAST_PATIENTS:
+        tested = np.flatnonzero(test & within)
+        if len(tested) < LEAST_PATIENTS:
             continue
         known = train & within
         slides, profiles = (
-            of[rows] - (of[known].mean(0) if known.any() else 0.0) for of in (slide, expression)
+            of[tested] - (of[known].mean(0) if known.any() else 0.0) for of in (slide, expression)
         )
         for direction, query, target in (
             ("slide to RNA", slides, profiles),
             ("RNA to slide", profiles, slides),
         ):
-            found = ranks(query, target)
-            table = pd.DataFrame({"sample_id": obs.index[rows], "rank": found, "n": len(rows)})
+            rank = ranks(query, target)
+            table = pd.DataFrame({"sample_id": obs.index[tested], "rank": rank, "n": len(tested)})
             parts.append(table.assign(within=name, direction=direction))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -191,15 +191,15 @@ def label_scores(vectors: Vectors, labels: Sequence[Label], seed: int) -> pd.Dat
         y = label.of(vectors.obs)
         for name, values in vectors.inputs().items():
             known = ~np.isnan(values).any(1) & ~np.isnan(y)
-            rows = {p: np.flatnonzero((part == p) & known) for p in ("train", "valid", "test")}
-            if any(len(np.unique(y[rows[p]])) < 2 for p in ("train", "test")):
+            patients = {p: np.flatnonzero((part == p) & known) for p in ("train", "valid", "test")}
+            if any(len(np.unique(y[patients[p]])) < 2 for p in ("train", "test")):
                 continue
             for budget in (FEW, EVERY):
-                draws = _draws(rows["train"], y, vectors.obs.index, budget, label.name)
-                scores = _chosen(values, y, rows, draws)
+                draws = _draws(patients["train"], y, vectors.obs.index, budget, label.name)
+                scores = _chosen(values, y, patients, draws)
                 for draw, score in enumerate(scores):
                     table = pd.DataFrame(
-                        {"sample_id": vectors.obs.index[rows["test"]], "label": y[rows["test"]]}
+                        {"sample_id": vectors.obs.index[patients["test"]], "label": y[patients["test"]]}
                     )
                     tables.append(
                         table.assign(task=label.name, labels=budget, input=name, draw=draw, score=score)
@@ -221,12 +221,12 @@ def _draws(train: np.ndarray, y: np.ndarray, names: pd.Index, budget: int, task:
 
 
 def _chosen(
-    values: np.ndarray, y: np.ndarray, rows: Mapping[str, np.ndarray], draws: Sequence[np.ndarray]
+    values: np.ndarray, y: np.ndarray, patients: Mapping[str, np.ndarray], draws: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """Decision values of the test rows, one array a draw, with the penalty that is best on validation."""
-    valid, test = rows["valid"], rows["test"]
+    valid, test = patients["valid"], patients["test"]
     decided = len(np.unique(y[valid])) == 2
-    found: dict[float, tuple[float, list[np.ndarray]]] = {}
+    by_penalty: dict[float, tuple[float, list[np.ndarray]]] = {}
     for penalty in PENALTIES if decided else (0.01,):
         judged, scores = [], []
         for train in draws:
@@ -237,8 +237,8 @@ def _chosen(
             scores.append(model.decision_function(values[test]))
             if decided:
                 judged.append(roc_auc_score(y[valid], model.decision_function(values[valid])))
-        found[penalty] = (float(np.mean(judged)) if judged else 0.0, scores)
-    return max(found.values(), key=lambda of: of[0])[1]
+        by_penalty[penalty] = (float(np.mean(judged)) if judged else 0.0, scores)
+    return max(by_penalty.values(), key=lambda of: of[0])[1]
 
 
 def write_readings(vectors: Vectors, folder: Path, seed: int, *, labels: bool = True) -> None:

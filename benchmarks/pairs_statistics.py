@@ -56,10 +56,10 @@ def weights(names: np.ndarray, strata: np.ndarray, draws: int) -> np.ndarray:
     """How often each patient is drawn, float64 [draws, n]: a function of the stratum and the sorted names alone."""
     out = np.zeros((draws, len(names)))
     for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        rows = rows[np.argsort(names[rows])]
+        members = np.flatnonzero(strata == stratum)
+        members = members[np.argsort(names[members])]
         rng = generator(0, "patients", str(stratum))
-        out[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)
+        out[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
     return out
 
 
@@ -135,10 +135,10 @@ def gene_correlation(
         names = table.index.to_numpy(str)
         drawn = weights(names, np.full(len(names), f"genes {fold}"), draws)
         drawn = np.vstack([np.ones(len(names)), drawn]) / len(names)
-        found = _correlation(
+        correlation = _correlation(
             table.to_numpy(np.float64), truth[fold].loc[table.index].to_numpy(np.float64), drawn
         )
-        total = found * len(names) if total is None else total + found * len(names)
+        total = correlation * len(names) if total is None else total + correlation * len(names)
         patients += len(names)
     if total is None:
         return Estimate(float("nan"), np.full(draws, np.nan))

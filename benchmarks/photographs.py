@@ -65,12 +65,12 @@ def group_of(finding: str) -> str:
     Raises:
         PhotographError: the caption holds words of two groups.
     """
-    found = [group for group, words in GROUPS.items() if any(word in finding.lower() for word in words)]
-    if len(found) > 1:
+    groups = [group for group, words in GROUPS.items() if any(word in finding.lower() for word in words)]
+    if len(groups) > 1:
         raise PhotographError(
-            f"finding {finding!r} is in the groups {' and '.join(found)}; make GROUPS tell them apart"
+            f"finding {finding!r} is in the groups {' and '.join(groups)}; make GROUPS tell them apart"
         )
-    return found[0] if found else REST
+    return groups[0] if groups else REST
 
 
 def tiles_of(photograph: Photograph, mpp: float, tile_px: int) -> Image:
@@ -121,8 +121,8 @@ def histograms(tiles: Image) -> np.ndarray:
 
 def pooled(of_tiles: Callable[[Image], np.ndarray], tiles: Iterable[Image]) -> np.ndarray:
     """Mean and standard deviation over the tiles of each photograph, float64 [n, 2 d]."""
-    rows = [of_tiles(each) for each in tiles]
-    return np.array([np.concatenate([row.mean(axis=0), row.std(axis=0)]) for row in rows])
+    bags = [of_tiles(each) for each in tiles]
+    return np.array([np.concatenate([bag.mean(axis=0), bag.std(axis=0)]) for bag in bags])
 
 
 def random_encoder(like: TileEncoder, seed: int) -> TileEncoder:
@@ -194,7 +194,7 @@ def out_of_fold(values: np.ndarray, label: np.ndarray, folds: np.ndarray) -> np.
     for repeat, of_repeat in enumerate(folds):
         for fold in range(FOLDS):
             tested = of_repeat == fold
-            rows = prepared.fit_transform(values[~tested])
+            components = prepared.fit_transform(values[~tested])
             model = GridSearchCV(
                 LogisticRegression(solver="newton-cholesky"),
                 {"C": PENALTIES},
@@ -202,7 +202,7 @@ def out_of_fold(values: np.ndarray, label: np.ndarray, folds: np.ndarray) -> np.
                 scoring="neg_log_loss",
                 error_score="raise",
             )
-            model.fit(rows, label[~tested])
+            model.fit(components, label[~tested])
             scores[repeat, tested] = model.decision_function(prepared.transform(values[tested]))
     return scores
 
@@ -216,18 +216,18 @@ def aurocs(values: np.ndarray, protocol: Protocol) -> dict[str, Statistic]:
     repeats, n = protocol.folds.shape
     codes = protocol.resampling.codes(protocol.names)
     of_model = protocol.folds + FOLDS * np.arange(repeats)[:, None]
-    found = {}
+    by_group = {}
     for group in protocol.told:
         label = protocol.groups == group
         scores = out_of_fold(values, label, protocol.folds)
-        found[group] = auroc_statistic(
+        by_group[group] = auroc_statistic(
             np.tile(label, repeats).astype(float),
             scores.ravel(),
             np.tile(codes, repeats),
             n,
             of_model.ravel(),
         )
-    return found | {MEAN: mean_of(list(found.values()))}
+    return by_group | {MEAN: mean_of(list(by_group.values()))}
 
 
 def permuted_range(values: np.ndarray, protocol: Protocol, permutations: int) -> dict[str, str]:
@@ -239,8 +239,8 @@ def permuted_range(values: np.ndarray, protocol: Protocol, permutations: int) ->
     once = replace(protocol, folds=protocol.folds[:1])
     whole = np.ones((1, len(protocol.names)))
     drawn = [aurocs(values[rng.permutation(len(values))], once) for _ in range(permutations)]
-    found = {group: np.concatenate([each[group](whole) for each in drawn]) for group in drawn[0]}
-    return {g: "{:.2f} to {:.2f}".format(*np.quantile(each, (0.05, 0.95))) for g, each in found.items()}
+    by_group = {group: np.concatenate([each[group](whole) for each in drawn]) for group in drawn[0]}
+    return {g: "{:.2f} to {:.2f}".format(*np.quantile(each, (0.05, 0.95))) for g, each in by_group.items()}
 
 
 def probe(
@@ -280,7 +280,7 @@ def probe(
     objectives = [photographs[name].objective for name in protocol.names]
     objective = probed(pd.get_dummies(pd.Series(objectives)).to_numpy(float))
 
-    rows = {
+    features = {
         TRAINED: {"columns": values.shape[1], **_cells(trained, protocol)},
         f"{RANDOM}: mean of {len(drawn)} seeds": {"columns": values.shape[1], **_cells(random, protocol)},
         "lowest and highest seed": {g: _range([each[g] for each in drawn], protocol) for g in trained},
@@ -291,14 +291,14 @@ def probe(
     }
     if permutations:
         name = f"trained, photographs permuted {permutations} times: 5 to 95 %"
-        rows[name] = permuted_range(values, protocol, permutations)
+        features[name] = permuted_range(values, protocol, permutations)
     counts = {group: f"{group} ({protocol.counts[group]})" for group in protocol.told}
-    table = pd.DataFrame(rows).T.rename_axis("features").reset_index().rename(columns=counts)
+    table = pd.DataFrame(features).T.rename_axis("features").reset_index().rename(columns=counts)
     return table, protocol, empty
 
 
-def _cells(found: Mapping[str, Statistic], protocol: Protocol) -> dict[str, str]:
-    return {group: _bounds(interval(each, protocol.resampling), "") for group, each in found.items()}
+def _cells(by_group: Mapping[str, Statistic], protocol: Protocol) -> dict[str, str]:
+    return {group: _bounds(interval(each, protocol.resampling), "") for group, each in by_group.items()}
 
 
 def _differences(
@@ -308,8 +308,8 @@ def _differences(
     return {group: _bounds(each, "+") for group, each in drawn.items()}
 
 
-def _bounds(found: Interval, sign: str) -> str:
-    return f"{found.value:{sign}.2f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]"
+def _bounds(estimate: Interval, sign: str) -> str:
+    return f"{estimate.value:{sign}.2f} [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]"
 
 
 def _range(seeds: Sequence[Statistic], protocol: Protocol) -> str:
@@ -350,21 +350,21 @@ def main() -> None:
     parser.add_argument("--random-seeds", type=int, default=5, help="random weights, so many times")
     parser.add_argument("--permutations", type=int, default=0, help="a row of what chance gives")
     parser.add_argument("--write", action="store_true", help="put the table into docs/photographs.md")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        photographs, left_out = read_photographs(given.photographs)
-        loaded = load_tile_encoder(given.encoder)
+        photographs, left_out = read_photographs(arguments.photographs)
+        loaded = load_tile_encoder(arguments.encoder)
         table, protocol, empty = probe(
             photographs,
             loaded.encoder,
-            repeats=given.repeats,
-            random_seeds=range(given.random_seeds),
-            permutations=given.permutations,
+            repeats=arguments.repeats,
+            random_seeds=range(arguments.random_seeds),
+            permutations=arguments.permutations,
         )
     except (PhotographError, TileEncoderError) as error:
         raise SystemExit(f"error: {error}") from error
     about = loaded.provenance
-    options = f"--repeats {given.repeats} --random-seeds {given.random_seeds}"
+    options = f"--repeats {arguments.repeats} --random-seeds {arguments.random_seeds}"
     command = (
         f"python -m benchmarks.photographs --photographs <drugmatrix> --encoder <encoder> {options} --write"
     )
@@ -374,7 +374,7 @@ def main() -> None:
         f"{described(protocol, {**left_out, **empty}, loaded.encoder)}"
     )
     print(text)
-    if given.write:
+    if arguments.write:
         write_between_marks("photographs.md", "photographs", text)
 
 

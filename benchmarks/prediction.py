@@ -61,18 +61,18 @@ def main() -> None:
         .round(1)
     )
     for name in GROUPS[1:]:
-        rows = compounds[compounds["group"].isin(["seen", name])]
-        if rows["group"].nunique() == 2:
-            print(f"AUROC of distance, {name}: {roc_auc_score(rows['group'] == name, rows['distance']):.2f}")
+        both = compounds[compounds["group"].isin(["seen", name])]
+        if both["group"].nunique() == 2:
+            print(f"AUROC of distance, {name}: {roc_auc_score(both['group'] == name, both['distance']):.2f}")
     obs = Study.open(arguments.study).obs
     label = obs[~obs["is_control"].astype(bool)].groupby("compound")["dili"].first()
     scores = pd.read_csv(arguments.scores / "scores.csv")
     dili = scores[scores["task"] == "dili"].set_index("compound")
     dili["label"] = label
-    for name, rows in (("all", dili), ("seen", dili[compounds["group"].reindex(dili.index) == "seen"])):
-        y, risk = rows["label"].to_numpy(), rows["risk"].to_numpy()
+    for name, risks in (("all", dili), ("seen", dili[compounds["group"].reindex(dili.index) == "seen"])):
+        y, risk = risks["label"].to_numpy(), risks["risk"].to_numpy()
         print(
-            f"DILI, {name}: {len(rows)} compounds, prevalence {y.mean():.2f}, calibrated {rows['calibrated'].all()}, "
+            f"DILI, {name}: {len(risks)} compounds, prevalence {y.mean():.2f}, calibrated {risks['calibrated'].all()}, "
             f"Brier {brier_score_loss(y, risk):.3f} (prevalence alone {y.mean() * (1 - y.mean()):.3f}), "
             f"AUROC {roc_auc_score(y, risk):.2f}"
         )

@@ -20,14 +20,14 @@ import pandas as pd
 
 def of_runs(runs: Path) -> pd.DataFrame:
     """Recall at 10 of all runs below a folder: mean, least and highest by experiment and direction, and chance."""
-    rows = []
+    recalls = []
     for file in sorted(runs.rglob("metrics.json")):
         for record in json.loads(file.read_text()).get("retrieval", []):
             if record["match"] == "instance" and record["metric"] == "recall_at_10":
-                rows.append({"experiment": file.parents[1].name.partition("_split")[0], **record})
-    if not rows:
+                recalls.append({"experiment": file.parents[1].name.partition("_split")[0], **record})
+    if not recalls:
         raise SystemExit(f"{runs}: no finished run with two modalities below it")
-    by = pd.DataFrame(rows).groupby(["experiment", "direction"])
+    by = pd.DataFrame(recalls).groupby(["experiment", "direction"])
     columns = {"value": ["mean", "min", "max", "count"], "chance": ["mean"], "shuffled": ["mean"]}
     table = by[list(columns)].agg(columns)
     table.columns = ["mean", "least", "highest", "runs", "chance", "shuffled"]

@@ -55,8 +55,8 @@ class Validated:
 class Recording(TaskChoice):
     """Scores the test part too; what is kept does not depend on that."""
 
-    def __init__(self, *given: Any, of: Assembled, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, *positional: Any, of: Assembled, **named: Any) -> None:
+        super().__init__(*positional, **named)
         self.of = of
         self.validated: list[Validated] = []
 
@@ -85,8 +85,8 @@ def trained(overrides: list[str], average: float) -> list[Validated]:
             pretrain(of, stages)
         recording: list[Recording] = []
 
-        def choose(*given: Any, **named: Any) -> TaskChoice:
-            recording.append(Recording(*given, of=of, **named))
+        def choose(*positional: Any, **named: Any) -> TaskChoice:
+            recording.append(Recording(*positional, of=of, **named))
             return recording[0]
 
         finetune(of, stages, choose=choose)
@@ -113,21 +113,21 @@ def main() -> None:
     parser.add_argument("overrides", nargs="+", help="of toxfusion.train")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--members", type=int, nargs="+", default=[0], help="seeds; also split.valid_fold")
-    given = parser.parse_args()
-    rows = []
-    for fold in given.folds:
-        for member in given.members:
-            own = [*given.overrides, f"split.fold={fold}", f"seed={member}"]
+    arguments = parser.parse_args()
+    kept_by_rule = []
+    for fold in arguments.folds:
+        for member in arguments.members:
+            own = [*arguments.overrides, f"split.fold={fold}", f"seed={member}"]
             if any(o.startswith("split.valid_folds=") for o in own):
                 own.append(f"split.valid_fold={member}")
             plain, averaged = trained(own, 0.0), trained(own, 0.1)
             for weights, validated in (("plain", plain), ("averaged", averaged)):
                 for rule, kept in rules(validated).items():
                     gain = kept.tested - plain[-1].tested
-                    rows.append((fold, member, weights, rule, kept.step, kept.tested, gain))
+                    kept_by_rule.append((fold, member, weights, rule, kept.step, kept.tested, gain))
             print(f"fold {fold}, member {member}: done", flush=True)
     columns = ["fold", "member", "weights", "rule", "step", "tested", "gain"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(kept_by_rule, columns=columns)
     summary = table.groupby(["weights", "rule"], sort=False).agg(
         trainings=("step", "size"),
         step=("step", "mean"),

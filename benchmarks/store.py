@@ -59,10 +59,10 @@ def write_layouts(folder: Path, slides: int, tiles: int, dim: int) -> None:
     store = BagStore.create(study.root / "features" / "store", StoreSpec("features", "float16", (dim,)))
     with store.writer() as writer:
         for slide in study.slides.index:
-            rows = rng.standard_normal((tiles, dim), dtype=np.float32).astype(np.float16)
+            half = rng.standard_normal((tiles, dim), dtype=np.float32).astype(np.float16)
             places = rng.integers(0, 50_000, (tiles, 2))
-            writer.append(slide, rows, places, tile_size=448.0, mpp0=0.25)
-            wide = rows.astype(np.float32)
+            writer.append(slide, half, places, tile_size=448.0, mpp0=0.25)
+            wide = half.astype(np.float32)
             torch.save(torch.from_numpy(wide), folder / f"{slide}.pt")
             with h5py.File(folder / f"{slide}.clam.h5", "w") as file:
                 kept = file.create_dataset(
@@ -70,7 +70,7 @@ def write_layouts(folder: Path, slides: int, tiles: int, dim: int) -> None:
                 )
                 kept[:] = wide
             with h5py.File(folder / f"{slide}.flat.h5", "w") as file:
-                file.create_dataset("features", data=rows)
+                file.create_dataset("features", data=half)
 
 
 def one_slide_a_sample(root: Path, n: int) -> Study:
@@ -131,10 +131,10 @@ def fold_of(study: Study, store: BagStore) -> FoldData:
 def by_h5(folder: Path, kind: str, whole: bool) -> Callable[[Draw], object]:
     def read(drawn: Draw) -> object:
         batch = []
-        for slide, rows in drawn:
+        for slide, tiles in drawn:
             with h5py.File(folder / f"{slide}.{kind}.h5", "r") as file:
                 features = file["features"]
-                batch.append(torch.from_numpy(features[:][rows] if whole else features[rows]))
+                batch.append(torch.from_numpy(features[:][tiles] if whole else features[tiles]))
         return torch.cat(batch)
 
     return read
@@ -143,7 +143,7 @@ def by_h5(folder: Path, kind: str, whole: bool) -> Callable[[Draw], object]:
 def by_pt(folder: Path, mmap: bool) -> Callable[[Draw], object]:
     def read(drawn: Draw) -> object:
         bags = (torch.load(folder / f"{slide}.pt", weights_only=True, mmap=mmap) for slide, _ in drawn)
-        return torch.cat([bag[torch.from_numpy(rows)] for bag, (_, rows) in zip(bags, drawn, strict=True)])
+        return torch.cat([bag[torch.from_numpy(tiles)] for bag, (_, tiles) in zip(bags, drawn, strict=True)])
 
     return read
 

@@ -22,16 +22,26 @@ from toxfusion.evaluation.scoring import headline_scores, score_run
 TASKS = ("lesions", "injury", "dili", "severity")
 
 
-def run(given: argparse.Namespace, name: str, overrides: list[str]) -> dict[str, float | str]:
+def run(arguments: argparse.Namespace, name: str, overrides: list[str]) -> dict[str, float | str]:
     """Train a setting on all folds and seeds; scores of its pooled test predictions."""
-    outputs = given.output / name
-    command = ["toxfusion.train", "-m", f"data.root={given.study}", f"paths.outputs={outputs}"]
-    command += [f"split.n_folds={given.folds}", f"split.fold={','.join(map(str, range(given.folds)))}"]
-    command += [f"seed={','.join(map(str, given.seeds))}", "trainer.progress=false", "heatmaps=0", *overrides]
-    command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={given.jobs}"]
+    outputs = arguments.output / name
+    command = ["toxfusion.train", "-m", f"data.root={arguments.study}", f"paths.outputs={outputs}"]
+    command += [
+        f"split.n_folds={arguments.folds}",
+        f"split.fold={','.join(map(str, range(arguments.folds)))}",
+    ]
+    command += [
+        f"seed={','.join(map(str, arguments.seeds))}",
+        "trainer.progress=false",
+        "heatmaps=0",
+        *overrides,
+    ]
+    command += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={arguments.jobs}"]
     subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
     files = [
-        f for seed in given.seeds for f in sorted(outputs.glob(f"*/*/fold*_seed{seed}/predictions.parquet"))
+        f
+        for seed in arguments.seeds
+        for f in sorted(outputs.glob(f"*/*/fold*_seed{seed}/predictions.parquet"))
     ]
     scores = score_run([predictions.read(file) for file in files], draws=2)
     values = headline_scores(scores).set_index("task")["value"].loc[list(TASKS)]

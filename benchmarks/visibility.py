@@ -53,16 +53,16 @@ def colour_and_texture(tile: np.ndarray) -> np.ndarray:
     stains = np.array(STAIN_DENSITY, np.float32)
     unmix = np.linalg.inv(stains / np.linalg.norm(stains, axis=1, keepdims=True))
     density = -np.log((tile.astype(np.float32) + 1) / 256) @ unmix
-    found: list[float] = []
+    quantiles: list[float] = []
     for channel in np.ascontiguousarray(density.transpose(2, 0, 1)):
-        found += list(np.percentile(channel, LEVELS))
+        quantiles += list(np.percentile(channel, LEVELS))
         finer = channel
         for scale in SCALES_PX:
             coarser = cv2.GaussianBlur(channel, (0, 0), scale)
             band = finer - coarser
-            found += [*np.percentile(band, (1, 5, 95, 99)), float(band.std())]
+            quantiles += [*np.percentile(band, (1, 5, 95, 99)), float(band.std())]
             finer = coarser
-    return np.array(found, np.float32)
+    return np.array(quantiles, np.float32)
 
 
 def tile_shares(study: Study, store: BagStore, slide_id: str) -> Values:
@@ -79,12 +79,12 @@ def tile_shares(study: Study, store: BagStore, slide_id: str) -> Values:
 
 def out_of_fold(probe: Pipeline, values: Values, target: Values, groups: NDArray) -> Values:
     """Predictions for groups that the probe has not seen."""
-    found = np.zeros(target.shape)
+    predicted = np.zeros(target.shape)
     for seen, unseen in GroupKFold(FOLDS).split(values, groups=groups):
-        found[unseen] = (
+        predicted[unseen] = (
             probe.fit(values[seen], target[seen]).predict(values[unseen]).reshape(-1, *target.shape[1:])
         )
-    return found
+    return predicted
 
 
 class Probes:
@@ -101,20 +101,20 @@ class Probes:
         self.slides = [
             (s, x) for s in study.sample_ids for x in study.slides_of(s) if x in store and store.n_rows(x)
         ]
-        rows = [
+        bags = [
             store.rows(x).astype(np.float64)
             if features
             else np.stack([colour_and_texture(tile) for tile in store.rows(x)]).astype(np.float64)
             for _, x in self.slides
         ]
         self.shares = np.concatenate([tile_shares(study, store, x) for _, x in self.slides])
-        self.sample = np.repeat([s for s, _ in self.slides], [len(r) for r in rows])
-        self.means = pd.DataFrame([r.mean(0) for r in rows], index=[s for s, _ in self.slides])
+        self.sample = np.repeat([s for s, _ in self.slides], [len(r) for r in bags])
+        self.means = pd.DataFrame([r.mean(0) for r in bags], index=[s for s, _ in self.slides])
         self.means = self.means.groupby(level=0, sort=False).mean()
         self.is_control = obs.loc[self.means.index, "is_control"].to_numpy(bool)
         self.experiment = obs.loc[self.means.index, "control_group"].astype(str).to_numpy()
         reference = self.means[self.is_control].groupby(self.experiment[self.is_control]).mean()
-        self.tiles = np.concatenate(rows)
+        self.tiles = np.concatenate(bags)
         at = obs.loc[self.sample, "control_group"].astype(str).to_numpy()
         known = np.isin(at, reference.index)
         self.tiles, self.shares, self.sample = self.tiles[known], self.shares[known], self.sample[known]
@@ -123,7 +123,7 @@ class Probes:
 
     def of_tiles(self) -> pd.DataFrame:
         """One row a lesion that enough tiles of enough compounds show."""
-        rows = []
+        lesions = []
         probe = make_pipeline(StandardScaler(), Ridge(TILE_PENALTY))
         for k, phenotype in enumerate(PHENOTYPES):
             positive = self.shares[:, k] >= (0.01 if phenotype in POINT_LIKE else 0.1)
@@ -132,7 +132,7 @@ class Probes:
                 continue
             label = positive[used].astype(float)
             score = out_of_fold(probe, self.tiles[used], label, self.compound[used])
-            rows.append(
+            lesions.append(
                 {
                     "lesion": phenotype,
                     "tiles": int(positive.sum()),
@@ -141,7 +141,7 @@ class Probes:
                     "AP": average_precision_score(label, score),
                 }
             )
-        return pd.DataFrame(rows)
+        return pd.DataFrame(lesions)
 
     def relative(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Of each animal: mean features minus those of the other controls of its experiment, and what was planted."""
@@ -187,9 +187,9 @@ class Probes:
         probe = make_pipeline(
             StandardScaler(), PCA(components, whiten=True, random_state=0), Ridge(alpha=components)
         )
-        found = out_of_fold(probe, values.to_numpy(), activity.to_numpy(), compounds)
+        predicted = out_of_fold(probe, values.to_numpy(), activity.to_numpy(), compounds)
         names = [str(column).removeprefix("activity:") for column in activity]
-        pairs = {name: (activity.iloc[:, k], found[:, k]) for k, name in enumerate(names)}
+        pairs = {name: (activity.iloc[:, k], predicted[:, k]) for k, name in enumerate(names)}
         return pd.Series(
             {
                 name: np.corrcoef(true, score)[0, 1]
