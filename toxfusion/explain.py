@@ -26,8 +26,8 @@ def main(config: dict[str, Any]) -> None:
     from toxfusion.report.pages import write_report
 
     output = Path(config["paths"]["output"])
-    given = {field.name: config[field.name] for field in fields(ExplainSettings)}
-    settings = ExplainSettings(**{**given, "gene_sets": GeneSetSettings(**config["gene_sets"])})
+    options = {field.name: config[field.name] for field in fields(ExplainSettings)}
+    settings = ExplainSettings(**{**options, "gene_sets": GeneSetSettings(**config["gene_sets"])})
     if not config["report"]:
         settings = replace(settings, viewer_px=0)
     manifest = explain_runs(finished_runs(Path(config["run"])), output, settings)

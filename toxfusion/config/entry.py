@@ -73,17 +73,17 @@ def entry_point(
     def decorate(function: MainFunction) -> Callable[..., None]:
         @functools.wraps(function)
         def main(arguments: Sequence[str] | None = None) -> None:
-            given = list(sys.argv[1:] if arguments is None else arguments)
+            command_line = list(sys.argv[1:] if arguments is None else arguments)
             if arguments is None:
                 restart_with_utf8()
             prepare_environment()
             try:
-                if "--help" in given or "-h" in given:
+                if "--help" in command_line or "-h" in command_line:
                     from toxfusion.config.help import help_text
 
-                    say(help_text(config_name, inspect.getdoc(function) or "", _folders(given)))
+                    say(help_text(config_name, inspect.getdoc(function) or "", _folders(command_line)))
                 else:
-                    _run(config_name, function, given, after_sweep)
+                    _run(config_name, function, command_line, after_sweep)
             except Exception as error:
                 message = _unresolved(error) or (error if is_message(error) else system_fault(error)) or error
                 if not is_message(message) or os.environ.get(FULL_ERROR) == "1":
@@ -262,20 +262,20 @@ def _run(
     from hydra.core.global_hydra import GlobalHydra
 
     parser = get_args_parser()
-    given = parser.parse_intermixed_args(arguments)
-    name = given.config_name or config_name
-    overrides = list(given.overrides)
-    hydra = _hydra(config_name, given.config_path, given.config_dir)
+    parsed = parser.parse_intermixed_args(arguments)
+    name = parsed.config_name or config_name
+    overrides = list(parsed.overrides)
+    hydra = _hydra(config_name, parsed.config_path, parsed.config_dir)
     try:
-        if given.cfg:
-            hydra.show_cfg(name, overrides, given.cfg, package=given.package, resolve=given.resolve)
-        elif given.info:
-            hydra.show_info(given.info, config_name=name, overrides=overrides)
-        elif given.hydra_help:
-            hydra.hydra_help(config_name=name, args_parser=parser, args=given)
-        elif given.shell_completion:
+        if parsed.cfg:
+            hydra.show_cfg(name, overrides, parsed.cfg, package=parsed.package, resolve=parsed.resolve)
+        elif parsed.info:
+            hydra.show_info(parsed.info, config_name=name, overrides=overrides)
+        elif parsed.hydra_help:
+            hydra.hydra_help(config_name=name, args_parser=parser, args=parsed)
+        elif parsed.shell_completion:
             hydra.shell_completion(config_name=name, overrides=overrides)
-        elif given.multirun:
+        elif parsed.multirun:
             outputs = _sweep(hydra, name, function, [*overrides, "hydra.mode=MULTIRUN"])
             if after_sweep is not None:
                 after_sweep(outputs)

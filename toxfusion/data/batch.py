@@ -42,9 +42,9 @@ class RaggedTiles:
             output_size=len(self.features),
         )
 
-    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+    def split(self, per_tile: Tensor) -> tuple[Tensor, ...]:
         """Cut a [T, ...] tensor into B tensors, one for each bag."""
-        return torch.split(rows, self.lengths.tolist())
+        return torch.split(per_tile, self.lengths.tolist())
 
     def with_features(self, features: Tensor) -> RaggedTiles:
         return replace(self, features=features)
@@ -71,8 +71,8 @@ class RaggedTiles:
         within = torch.arange(int(offsets[-1]), device=bags.device) - torch.repeat_interleave(
             offsets[:-1], lengths
         )
-        rows = within + torch.repeat_interleave(self.offsets[:-1][bags], lengths)
-        return RaggedTiles(self.features[rows], self.coordinates[rows], offsets)
+        tiles = within + torch.repeat_interleave(self.offsets[:-1][bags], lengths)
+        return RaggedTiles(self.features[tiles], self.coordinates[tiles], offsets)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Batch:
         nothing = torch.zeros_like(self.expression)
         return replace(self, expression=nothing, has_expression=torch.zeros_like(self.has_expression))
 
-    def take(self, rows: Tensor) -> Batch:
+    def take(self, positions: Tensor) -> Batch:
         """The samples int64 [n] in the order asked; one may be taken several times."""
         per_sample = (
             "expression",
@@ -132,13 +132,13 @@ class Batch:
             "is_control",
         )
         if_any = "clinical", "head_membership", "path_membership"
-        taken: dict[str, Any] = {name: getattr(self, name)[rows] for name in per_sample}
-        taken |= {name: of[rows] for name in if_any if (of := getattr(self, name)) is not None}
+        taken: dict[str, Any] = {name: getattr(self, name)[positions] for name in per_sample}
+        taken |= {name: of[positions] for name in if_any if (of := getattr(self, name)) is not None}
         return replace(
             self,
-            sample_ids=[self.sample_ids[i] for i in rows.tolist()],
-            tiles=self.tiles.take(rows),
-            labels={k: v[rows] for k, v in self.labels.items()},
+            sample_ids=[self.sample_ids[i] for i in positions.tolist()],
+            tiles=self.tiles.take(positions),
+            labels={k: v[positions] for k, v in self.labels.items()},
             **taken,
         )
 

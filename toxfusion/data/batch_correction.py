@@ -114,8 +114,10 @@ class ComBat:
         varies = deviation > 0
         location, scale = np.zeros((len(batches), len(unit))), np.ones((len(batches), len(unit)))
         for i in range(len(batches)):
-            rows = standard[member[:, i] > 0][:, varies]
-            location[i, varies], variance = _shrunk(rows.mean(axis=0), rows.var(axis=0, ddof=1), len(rows))
+            of_batch = standard[member[:, i] > 0][:, varies]
+            location[i, varies], variance = _shrunk(
+                of_batch.mean(axis=0), of_batch.var(axis=0, ddof=1), len(of_batch)
+            )
             scale[i, varies] = np.sqrt(np.where(variance > 0, variance, 1.0))
         return cls(
             column, list(covariates), unseen, batches, levels, grand_mean, effects, deviation, location, scale
@@ -201,14 +203,14 @@ def _indicators(obs: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> Float
     """
     columns = []
     for covariate, known in levels.items():
-        given = obs[covariate].astype(str)
-        strange = given[~given.isin(known)]
+        observed = obs[covariate].astype(str)
+        strange = observed[~observed.isin(known)]
         if len(strange):
             raise BatchError(
                 f"ComBat: {covariate} of sample {strange.index[0]!r} is {strange.iloc[0]!r}, which no training sample "
                 f"has; leave {covariate} out of data.expression.combat.covariates"
             )
-        columns += [(given == level).to_numpy(np.float64) for level in known[1:]]
+        columns += [(observed == level).to_numpy(np.float64) for level in known[1:]]
     return np.stack(columns, axis=1) if columns else np.zeros((len(obs), 0))
 
 

@@ -159,7 +159,7 @@ class ClinicalColumns:
         if twice:
             raise ClinicalError(f"clinical: {', '.join(twice)} is named twice; name each column once")
         grouping = Within(**(within or {}))
-        rows, groups = study.positions(train), _groups(grouping, study)
+        positions, groups = study.positions(train), _groups(grouping, study)
         columns = []
         for name in names:
             values = _column(study, name)
@@ -168,7 +168,7 @@ class ClinicalColumns:
                     f"clinical: {name!r} is no column of obs or obsm['chemistry'] of {study.root / EXPRESSION_FILE}; "
                     f"there are {[*study.obs.columns, *_chemistry(study)]}"
                 )
-            column = _fit(name, values.iloc[rows], groups[rows], grouping, audit)
+            column = _fit(name, values.iloc[positions], groups[positions], grouping, audit)
             if column is None:
                 _tell(audit, name, "does not vary among training samples: left out")
             else:

@@ -197,10 +197,12 @@ class FoldData:
 
     def labelled(self, sample_ids: Sequence[str]) -> np.ndarray:
         """bool [n]: whether each sample has a label of any task; all are where there is no task."""
-        rows = [self._row[sample] for sample in sample_ids]
+        positions = [self._row[sample] for sample in sample_ids]
         if not self._labels:
-            return np.ones(len(rows), dtype=bool)
-        known = [~values[rows].reshape(len(rows), -1).isnan().all(1) for values in self._labels.values()]
+            return np.ones(len(positions), dtype=bool)
+        known = [
+            ~values[positions].reshape(len(positions), -1).isnan().all(1) for values in self._labels.values()
+        ]
         return torch.stack(known).any(0).numpy()
 
     def usable(self, sample_ids: Sequence[str], audit: Audit | None = None) -> list[str]:
@@ -246,12 +248,12 @@ class FoldData:
 
     def _batch(self, sample_ids: Sequence[str], tiles: RaggedTiles, step: int) -> Batch:
         """Samples with their tiles."""
-        rows = torch.tensor([self._row[s] for s in sample_ids], dtype=torch.int64)
+        positions = torch.tensor([self._row[s] for s in sample_ids], dtype=torch.int64)
         if self._expression is None:
-            expression = torch.zeros(len(rows), 0)
-            has_expression = torch.zeros(len(rows), dtype=torch.bool)
+            expression = torch.zeros(len(positions), 0)
+            has_expression = torch.zeros(len(positions), dtype=torch.bool)
         else:
-            raw = self._expression[rows]
+            raw = self._expression[positions]
             has_expression = ~torch.isnan(raw[:, 0])
             expression = torch.where(has_expression[:, None], raw, torch.zeros(()))
         batch = Batch(
@@ -260,15 +262,15 @@ class FoldData:
             expression=expression,
             has_slide=tiles.lengths > 0,
             has_expression=has_expression,
-            compound=self._codes["compound"][rows],
-            group=self._codes["group_id"][rows],
-            animal=self._codes["animal_id"][rows],
-            is_control=self._control[rows],
-            labels={k: v[rows] for k, v in self._labels.items()},
+            compound=self._codes["compound"][positions],
+            group=self._codes["group_id"][positions],
+            animal=self._codes["animal_id"][positions],
+            is_control=self._control[positions],
+            labels={k: v[positions] for k, v in self._labels.items()},
             step=step,
-            clinical=None if self._clinical is None else self._clinical[rows],
-            head_membership=None if self._head_membership is None else self._head_membership[rows],
-            path_membership=None if self._path_membership is None else self._path_membership[rows],
+            clinical=None if self._clinical is None else self._clinical[positions],
+            head_membership=None if self._head_membership is None else self._head_membership[positions],
+            path_membership=None if self._path_membership is None else self._path_membership[positions],
         )
         return batch.without("slide") if self._without_slides else batch
 

@@ -213,6 +213,6 @@ def encode_tile_store(
     return [slide_id for slide_id in missing if slide_id in features]
 
 
-def _blocks(rows: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np.uint8]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _blocks(tiles: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np.uint8]]:
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]

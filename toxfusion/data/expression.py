@@ -120,19 +120,23 @@ class ExpressionTransform:
         if scaling not in get_args(Scaling):
             raise ExpressionError(f"expression scaling {scaling!r} is none of {', '.join(get_args(Scaling))}")
         columns = _gene_columns(study, study.var.index.tolist())
-        rows = np.sort(study.positions(sample_ids))
-        rows = rows[study.has_expression[rows]]
-        if len(rows) < 2:
-            raise ExpressionError(f"{len(rows)} training samples have expression; at least two are needed")
+        positions = np.sort(study.positions(sample_ids))
+        positions = positions[study.has_expression[positions]]
+        if len(positions) < 2:
+            raise ExpressionError(
+                f"{len(positions)} training samples have expression; at least two are needed"
+            )
         # A gene that no training sample has can be learned nothing about.
-        columns = columns[~np.isnan(study.expression[np.ix_(rows, columns)]).all(axis=0)]
+        columns = columns[~np.isnan(study.expression[np.ix_(positions, columns)]).all(axis=0)]
         batches = None
         if combat is not None and combat["column"] is not None:
-            raw = study.expression[np.ix_(rows, columns)].astype(np.float64)
-            batches = ComBat.fit(raw, study.obs.iloc[rows], **combat, audit=audit)
-        control_mean = _training_control_mean(study, rows, columns, reference, batches)
-        values = _referenced(study, rows, columns, control_mean, reference, batches, audit)
-        fitted = _fit_scaling(values, study.obs.iloc[rows], Within(**(within or {})), clip_quantile, scaling)
+            raw = study.expression[np.ix_(positions, columns)].astype(np.float64)
+            batches = ComBat.fit(raw, study.obs.iloc[positions], **combat, audit=audit)
+        control_mean = _training_control_mean(study, positions, columns, reference, batches)
+        values = _referenced(study, positions, columns, control_mean, reference, batches, audit)
+        fitted = _fit_scaling(
+            values, study.obs.iloc[positions], Within(**(within or {})), clip_quantile, scaling
+        )
         n = len(columns) if n_genes is None else min(n_genes, len(columns))
         chosen = np.sort(np.argsort(-fitted.variance, kind="stable")[:n])
         genes = study.var.iloc[columns[chosen]]
@@ -166,9 +170,9 @@ class ExpressionTransform:
             KeyError: the study lacks a sample.
         """
         columns = _gene_columns(study, self.gene_ids)
-        rows = study.positions(sample_ids)
-        values = _referenced(study, rows, columns, self.control_mean, self.reference, self.combat, audit)
-        return self._standardised(values, study.obs.iloc[rows], study.has_expression[rows])
+        positions = study.positions(sample_ids)
+        values = _referenced(study, positions, columns, self.control_mean, self.reference, self.combat, audit)
+        return self._standardised(values, study.obs.iloc[positions], study.has_expression[positions])
 
     def control_profiles(self, study: Study, sample_ids: Sequence[str]) -> np.ndarray:
         """The mean profile of each sample's matched vehicle controls, standardised as the sample's own is.
@@ -184,19 +188,21 @@ class ExpressionTransform:
             ExpressionError: the study lacks a gene, or has it twice.
             KeyError: the study lacks a sample.
         """
-        rows = study.positions(sample_ids)
+        positions = study.positions(sample_ids)
         if self.reference == "matched_controls":
-            return self._standardised(np.zeros((len(rows), len(self.gene_ids))), study.obs.iloc[rows])
+            return self._standardised(
+                np.zeros((len(positions), len(self.gene_ids))), study.obs.iloc[positions]
+            )
         columns = _gene_columns(study, self.gene_ids)
         groups = study.obs["control_group"].to_numpy()
         usable = study.obs["is_control"].to_numpy() & study.has_expression
-        values = np.full((len(rows), len(columns)), np.nan)
-        for i, row in enumerate(rows):
+        values = np.full((len(positions), len(columns)), np.nan)
+        for i, row in enumerate(positions):
             controls = np.flatnonzero(usable & (groups == groups[row]))
             controls = controls[controls != row] if groups[row] else controls[:0]
             if len(controls):
                 values[i] = _log2(study, controls, columns, self.combat).mean(axis=0)
-        return self._standardised(values, study.obs.iloc[rows])
+        return self._standardised(values, study.obs.iloc[positions])
 
     def _standardised(
         self, values: np.ndarray, obs: pd.DataFrame, profiled: np.ndarray | None = None
@@ -288,19 +294,23 @@ def _gene_columns(study: Study, gene_ids: Sequence[str]) -> np.ndarray:
 
 
 def _log2(
-    study: Study, rows: np.ndarray, columns: np.ndarray, combat: ComBat | None, audit: Audit | None = None
+    study: Study,
+    positions: np.ndarray,
+    columns: np.ndarray,
+    combat: ComBat | None,
+    audit: Audit | None = None,
 ) -> np.ndarray:
-    """float64 [len(rows), len(columns)]: log2 expression, corrected for batches."""
-    values = study.expression[np.ix_(rows, columns)].astype(np.float64)
-    return values if combat is None else combat.correct(values, study.obs.iloc[rows], audit)
+    """float64 [len(positions), len(columns)]: log2 expression, corrected for batches."""
+    values = study.expression[np.ix_(positions, columns)].astype(np.float64)
+    return values if combat is None else combat.correct(values, study.obs.iloc[positions], audit)
 
 
 def _training_control_mean(
-    study: Study, rows: np.ndarray, columns: np.ndarray, reference: Reference, combat: ComBat | None
+    study: Study, positions: np.ndarray, columns: np.ndarray, reference: Reference, combat: ComBat | None
 ) -> np.ndarray:
     if reference == "none":
         return np.full(len(columns), np.nan)
-    controls = rows[study.obs["is_control"].to_numpy()[rows]]
+    controls = positions[study.obs["is_control"].to_numpy()[positions]]
     if not len(controls):
         raise ExpressionError(
             "reference matched_controls: no training sample is a vehicle control with expression; "
@@ -311,21 +321,21 @@ def _training_control_mean(
 
 def _referenced(
     study: Study,
-    rows: np.ndarray,
+    positions: np.ndarray,
     columns: np.ndarray,
     control_mean: np.ndarray,
     reference: Reference,
     combat: ComBat | None,
     audit: Audit | None,
 ) -> np.ndarray:
-    """float64 [len(rows), len(columns)]: log2 expression, or log2 fold change against matched controls."""
-    values = _log2(study, rows, columns, combat, audit)
+    """float64 [len(positions), len(columns)]: log2 expression, or log2 fold change against matched controls."""
+    values = _log2(study, positions, columns, combat, audit)
     if reference == "none":
         return values
     groups = study.obs["control_group"].to_numpy()
     usable = study.obs["is_control"].to_numpy() & study.has_expression
     controls_of: dict[str, np.ndarray] = {}
-    for i, row in enumerate(rows):
+    for i, row in enumerate(positions):
         if not study.has_expression[row]:
             continue
         group = groups[row]

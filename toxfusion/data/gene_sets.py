@@ -49,7 +49,7 @@ def read_gmt(path: Path, key: str = KEY) -> dict[str, list[str]]:
 
     Raises:
         GeneSetError: no such file, no text, no set in it, or a line with fewer than three fields or a name that is
-            empty or was there before; the line is named.
+            empty or was there before; key, file and line are named.
     """
     try:
         lines = read_content(path).text.split("\n")
@@ -65,14 +65,16 @@ def read_gmt(path: Path, key: str = KEY) -> dict[str, list[str]]:
         genes = list(dict.fromkeys(gene for gene in rest[1:] if gene))
         if not name or not genes:
             raise GeneSetError(
-                f"{path}, line {number}: a set is a name, a description and its genes, separated by tabs; "
+                f"{key}.gmt: {path}, line {number}: a set is a name, a description and its genes, separated by tabs; "
                 f"found {line[:60]!r}"
             )
         if name in sets:
-            raise GeneSetError(f"{path}, line {number}: the set {name!r} is there twice; rename or join them")
+            raise GeneSetError(
+                f"{key}.gmt: {path}, line {number}: the set {name!r} is there twice; rename or join them"
+            )
         sets[name] = genes
     if not sets:
-        raise GeneSetError(f"{path}: no gene set in it; name a file with one set a line")
+        raise GeneSetError(f"{key}.gmt: {path}: no gene set in it; name a file with one set a line")
     return sets
 
 

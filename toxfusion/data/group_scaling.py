@@ -133,8 +133,8 @@ class GroupScaler:
         low, high = (None if b is None else np.nan_to_num(b).astype(np.float32) for b in (low, high))
         return cls(within, names, mean.astype(np.float32), scale.astype(np.float32), low, high, quantiles)
 
-    def rows(self, groups: np.ndarray) -> np.ndarray:
-        """int64 [n]: the row of ``mean`` that each sample is standardised by.
+    def positions(self, groups: np.ndarray) -> np.ndarray:
+        """int64 [n]: where in ``mean`` the group of each sample is.
 
         Raises:
             GroupError: a group had no two training samples, and ``within.unseen`` is refuse.
@@ -151,18 +151,18 @@ class GroupScaler:
 
     def centred(self, values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """float64 [n, D]: bounded, less the mean of the group."""
-        rows = self.rows(groups)
-        return self._bounded(values, rows) - self.mean[rows]
+        positions = self.positions(groups)
+        return self._bounded(values, positions) - self.mean[positions]
 
     def standardised(self, values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """float64 [n, D]: centred and in deviations of the group, or normal scores; NaN stays NaN."""
-        rows = self.rows(groups)
+        positions = self.positions(groups)
         if self.quantiles is None:
-            return (self._bounded(values, rows) - self.mean[rows]) / self.scale[rows]
+            return (self._bounded(values, positions) - self.mean[positions]) / self.scale[positions]
         out = np.full(values.shape, np.nan)
-        for row in np.unique(rows):
-            of_group = rows == row
-            out[of_group] = _normal_scores(values[of_group], self.quantiles[row].astype(np.float64))
+        for position in np.unique(positions):
+            of_group = positions == position
+            out[of_group] = _normal_scores(values[of_group], self.quantiles[position].astype(np.float64))
         return out
 
     def features(self, chosen: np.ndarray) -> GroupScaler:
@@ -185,10 +185,10 @@ class GroupScaler:
         arrays = {n: state[n].numpy() for n in _ARRAYS if n in state}
         return cls(Within(state["column"], state["unseen"]), tuple(state["names"]), **arrays)
 
-    def _bounded(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _bounded(self, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
         if self.low is None or self.high is None:
             return np.asarray(values, np.float64)
-        return np.clip(np.asarray(values, np.float64), self.low[rows], self.high[rows])
+        return np.clip(np.asarray(values, np.float64), self.low[positions], self.high[positions])
 
 
 def _quantile(values: np.ndarray, at: float | Sequence[float] | np.ndarray) -> np.ndarray:

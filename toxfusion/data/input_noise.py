@@ -72,6 +72,6 @@ class InputNoise:
         return tiles.with_features(moved.to(tiles.features.dtype))
 
 
-def _deviation(rows: Tensor) -> Tensor:
+def _deviation(values: Tensor) -> Tensor:
     """[n, D] -> [D]; 0 where there are fewer than two rows."""
-    return rows.std(0, correction=0) if len(rows) > 1 else rows.new_zeros(rows.shape[1])
+    return values.std(0, correction=0) if len(values) > 1 else values.new_zeros(values.shape[1])

@@ -177,12 +177,12 @@ class CompoundStream:
 
     def __post_init__(self) -> None:
         control = self.obs["is_control"].astype(bool)
-        for compound, rows in self.obs[~control].groupby("compound", sort=True, observed=True):
+        for compound, animals in self.obs[~control].groupby("compound", sort=True, observed=True):
             # Patients have no time: a group of NaN is a stratum too.
-            strata = rows.groupby(["dose_level", "time_h"], sort=True, observed=True, dropna=False)
+            strata = animals.groupby(["dose_level", "time_h"], sort=True, observed=True, dropna=False)
             self._strata[str(compound)] = [sorted(map(str, g.index)) for _, g in strata]
-        for compound, rows in self.obs[control].groupby("compound", sort=True, observed=True):
-            self._controls[str(compound)] = sorted(map(str, rows.index))
+        for compound, animals in self.obs[control].groupby("compound", sort=True, observed=True):
+            self._controls[str(compound)] = sorted(map(str, animals.index))
         if not self._strata:
             raise SamplingError(f"{self.stage}: no treated training sample to draw from")
 

@@ -80,9 +80,9 @@ class TileAugmentation:
         kernel = torch.exp(-0.5 * (offset / sigma[:, None]).square())
         kernel = torch.where(blurred[:, None], kernel / kernel.sum(1, keepdim=True), (offset == 0).float())
         kernel = kernel.repeat_interleave(3, 0).to(images.device)
-        rows = F.pad(images, (radius,) * 4, mode="reflect").reshape(1, 3 * n, height + 2 * radius, -1)
-        rows = F.conv2d(rows, kernel[:, None, :, None], groups=3 * n)
-        return F.conv2d(rows, kernel[:, None, None, :], groups=3 * n).reshape(n, 3, height, width)
+        padded = F.pad(images, (radius,) * 4, mode="reflect").reshape(1, 3 * n, height + 2 * radius, -1)
+        blurred = F.conv2d(padded, kernel[:, None, :, None], groups=3 * n)
+        return F.conv2d(blurred, kernel[:, None, None, :], groups=3 * n).reshape(n, 3, height, width)
 
     def _stain(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Scale and shift each stain's optical density, image by image."""

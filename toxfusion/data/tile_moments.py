@@ -43,14 +43,14 @@ class Moments:
         return cls(0, np.zeros(dim), np.zeros(dim))
 
     @classmethod
-    def of(cls, rows: np.ndarray) -> Moments:
+    def of(cls, features: np.ndarray) -> Moments:
         """Of tiles float [n, D]."""
-        total, square = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = rows[start : start + BLOCK_ROWS].astype(np.float64)
+        total, square = np.zeros(features.shape[1]), np.zeros(features.shape[1])
+        for start in range(0, len(features), BLOCK_ROWS):
+            block = features[start : start + BLOCK_ROWS].astype(np.float64)
             total += block.sum(0)
             square += np.einsum("ij,ij->j", block, block)
-        return cls(len(rows), total, square)
+        return cls(len(features), total, square)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.n + other.n, self.total + other.total, self.square + other.square)

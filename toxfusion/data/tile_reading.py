@@ -35,7 +35,7 @@ class _Drawn(NamedTuple):
     sample_id: str
     slide_id: str
     place: int
-    rows: np.ndarray
+    tiles: np.ndarray
 
 
 class TileReader:
@@ -116,19 +116,19 @@ class TileReader:
         """Draws, then fills one block of memory bag by bag, each value moved once; bags side by side."""
         drawn = [self._draw(sample, stage, step, at_most) for sample in sample_ids]
         parts = [part for parts in drawn for part in parts]
-        ends = np.cumsum([len(part.rows) for part in parts], dtype=np.int64).tolist()
+        ends = np.cumsum([len(part.tiles) for part in parts], dtype=np.int64).tolist()
         total = ends[-1] if ends else 0
         # NumPy's large arrays lie in huge pages: fresh memory of torch costs more than what is written into it.
         features = np.empty((total, self.dim), dtype)
         coordinates = np.empty((total, 2), np.float32)
 
         def read(part: _Drawn, end: int) -> None:
-            start = end - len(part.rows)
+            start = end - len(part.tiles)
             fill(part, features[start:end])
             coordinates[start:end] = self._places(part)
 
         list(self._threads.map(read, parts, ends))
-        lengths = [sum(len(part.rows) for part in parts) for parts in drawn]
+        lengths = [sum(len(part.tiles) for part in parts) for parts in drawn]
         offsets = torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64)
         return RaggedTiles(torch.from_numpy(features), torch.from_numpy(coordinates), offsets)
 
@@ -148,13 +148,13 @@ class TileReader:
     def _stored(self, part: _Drawn) -> np.ndarray:
         """All rows of the slide, soon to be read."""
         stored = self.store.rows(part.slide_id)
-        if len(part.rows) * READ_AHEAD_SHARE >= len(stored):
+        if len(part.tiles) * READ_AHEAD_SHARE >= len(stored):
             self.store.read_ahead(part.slide_id)
         return stored
 
     def _copied(self, part: _Drawn, features: np.ndarray) -> None:
         """Features [n, D] of drawn tiles as they are stored, written in place."""
-        self._stored(part).take(part.rows, axis=0, out=features, mode="clip")
+        self._stored(part).take(part.tiles, axis=0, out=features, mode="clip")
 
     def _standardised(self, part: _Drawn, features: np.ndarray) -> None:
         """Standardised features [n, D] of drawn tiles, written in place."""
@@ -162,13 +162,13 @@ class TileReader:
         mean, scale, wanted = (torch.from_numpy(a) for a in (*self.standard(part.sample_id), features))
         stored = self._stored(part)
         size = max(1, BLOCK_VALUES // self.dim)
-        for start in range(0, len(part.rows), size):
-            rows = torch.from_numpy(stored.take(part.rows[start : start + size], axis=0))
-            wanted[start : start + size].copy_(rows).sub_(mean).div_(scale)
+        for start in range(0, len(part.tiles), size):
+            block = torch.from_numpy(stored.take(part.tiles[start : start + size], axis=0))
+            wanted[start : start + size].copy_(block).sub_(mean).div_(scale)
 
     def _places(self, part: _Drawn) -> np.ndarray:
         """Coordinates [n, 2] in um of drawn tiles; NaN where the store says that tiles have no place."""
         if not self.store.placed:
-            return np.full((len(part.rows), 2), np.nan)
-        um = self.store.coordinates(part.slide_id)[part.rows] * self.store.mpp0(part.slide_id)
+            return np.full((len(part.tiles), 2), np.nan)
+        um = self.store.coordinates(part.slide_id)[part.tiles] * self.store.mpp0(part.slide_id)
         return um + np.array([part.place * SLIDE_GAP_UM, 0.0])

@@ -53,7 +53,10 @@ class TileScaler:
         named = None if self.groups is None else self.groups.within.groups(study.obs.loc[list(sample_ids)])
         if self.groups is None or named is None:
             return [(self.mean, self.scale)] * len(sample_ids)
-        return [(self.groups.mean[row], self.groups.scale[row]) for row in self.groups.rows(named)]
+        return [
+            (self.groups.mean[position], self.groups.scale[position])
+            for position in self.groups.positions(named)
+        ]
 
     def state(self) -> dict[str, Any]:
         return {

@@ -34,9 +34,9 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
-        dist.all_gather(parts, rows.contiguous())
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, own.contiguous())
         return torch.stack(parts)
 
     @staticmethod
@@ -46,25 +46,25 @@ class _Gather(torch.autograd.Function):
         return gradient[rank()]
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+def gather_rows(own: Tensor) -> Tensor:
     """Rows of all ranks, in order of rank, with gradient for floating tensors.
 
     Args:
-        rows: [B_r, ...]; B_r may differ between ranks.
+        own: [B_r, ...]; B_r may differ between ranks.
 
     Returns:
-        [sum B_r, ...] on every rank; ``rows`` itself when there is one rank.
+        [sum B_r, ...] on every rank; ``own`` itself when there is one rank.
     """
     n = world_size()
     if n == 1:
-        return rows
-    count = torch.tensor([len(rows)], device=rows.device)
+        return own
+    count = torch.tensor([len(own)], device=own.device)
     counts = [torch.zeros_like(count) for _ in range(n)]
     dist.all_gather(counts, count)
     sizes = [int(c) for c in counts]
     longest = max(sizes)
-    as_bool = rows.dtype == torch.bool
-    send = rows.to(torch.uint8) if as_bool else rows
+    as_bool = own.dtype == torch.bool
+    send = own.to(torch.uint8) if as_bool else own
     if len(send) < longest:
         send = torch.cat([send, send.new_zeros(longest - len(send), *send.shape[1:])])
     if send.is_floating_point():
@@ -76,12 +76,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     return joined.to(torch.bool) if as_bool else joined
 
 
-def first_row(rows: Tensor) -> int:
-    """Where this rank's rows start in ``gather_rows(rows)``."""
+def first_row(own: Tensor) -> int:
+    """Where this rank's rows start in ``gather_rows(own)``."""
     n = world_size()
     if n == 1:
         return 0
-    count = torch.tensor([len(rows)], device=rows.device)
+    count = torch.tensor([len(own)], device=own.device)
     counts = [torch.zeros_like(count) for _ in range(n)]
     dist.all_gather(counts, count)
     return int(sum(int(c) for c in counts[: rank()]))

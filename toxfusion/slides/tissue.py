@@ -203,9 +203,9 @@ def write_picture(path: Path, picture: Pixels) -> None:
 
 def contact_sheet(pictures: Sequence[tuple[str, Pixels]], columns: int = 6, side: int = 256) -> Pixels:
     """Previews side by side with their names below, uint8 RGB."""
-    rows = -(-len(pictures) // columns)
+    n_rows = -(-len(pictures) // columns)
     caption = 18
-    sheet = np.full((rows * (side + caption), columns * side, 3), 255, np.uint8)
+    sheet = np.full((n_rows * (side + caption), columns * side, 3), 255, np.uint8)
     for i, (name, picture) in enumerate(pictures):
         top, left = i // columns * (side + caption), i % columns * side
         zoom = side / max(picture.shape[:2])
