@@ -224,3 +224,47 @@ def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr.decode()
     assert (folder / "study" / "expression.h5ad").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "message"),
+    [
+        ("extract", "random=no", "random=no: give true or false"),
+        ("extract", "previews=[]", r"previews=\[\]: give true or false"),
+        ("extract", "grid=x", r"grid=x: give one of its keys: grid\.mpp=\.\.\."),
+        ("extract", "grid.mpp=[1]", r"grid\.mpp=\[1\]: give a number"),
+        ("extract", "grid.mpp=abc", r"grid\.mpp=abc: give a number"),
+        ("extract", "grid.max_tiles=many", "give a whole number of 1 or more or null"),
+        ("extract", "mpp_override=fine", "mpp_override=fine: give a number"),
+        ("extract", "encoder=[imagenet,uni]", r"encoder=\[imagenet,uni\]: give one text"),
+        ("explain", "gene_sets=null", r"gene_sets=null: give one of its keys: gene_sets\.programmes="),
+        ("explain", "report=nein", "report=nein: give true or false"),
+        ("doctor", "batch_permutations=x", "batch_permutations=x: give a number"),
+        ("synthesize", "slide_px=[512]", r"slide_px=\[512\]: give a number"),
+        ("predict", "alpha=2", "alpha=2: give a number from 0 to 1"),
+        ("predict", "error=-1", "error=-1: give a number from 0 to 1 or null"),
+        ("train", "data.expression=x", r"data\.expression=x: give one of its keys"),
+        ("train", "name=[a]", r"name=\[a\]: give one text"),
+    ],
+)
+def test_a_value_of_another_kind_than_the_files_have_is_refused(
+    command: str, override: str, message: str
+) -> None:
+    given = {"explain": ["run=r"], "synthesize": ["output=o"], "predict": ["run=r", "study=s"]}
+    with pytest.raises(ConfigError, match=message):
+        check_numbers(compose(command, [*given.get(command, []), override]))
+
+
+@pytest.mark.parametrize(
+    ("command", "override"),
+    [
+        ("explain", "tasks=[dili,injury]"),
+        ("extract", "grid={mpp:0.5}"),
+        ("extract", "grid.mpp=2"),
+        ("extract", "shard=1/2"),
+        ("synthesize", "slide_px=${size.cohort.slide_px}"),
+    ],
+)
+def test_a_value_of_the_kind_that_the_files_have_is_taken(command: str, override: str) -> None:
+    given = {"explain": ["run=r"], "synthesize": ["output=o"]}
+    check_numbers(compose(command, [*given.get(command, []), override]))

@@ -23,15 +23,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from toxfusion.config.names import register_resolvers
 from toxfusion.config.nodes import ConfigError
+from toxfusion.config.values import NUMBERS, WHOLE, WORDS
 
 # Groups whose files set keys of other files, and may not bring in keys of their own.
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")
+# A value that is that of another key.
+_POINTER = re.compile(r"\$\{([\w.]+)\}")
 # Keys of folders that runs are named by, or written to.
 PATHS = ("data.root", "output", "paths.output", "paths.outputs")
 
 
 class CheckedLoader(ConfigLoaderImpl):
-    """Composes as Hydra does; neither ``+key=value`` nor an experiment may bring in a key nobody reads."""
+    """Composes as Hydra does; neither ``+key=value`` nor an experiment may bring in a key nobody reads, and a value is
+    of the kind that the files have."""
+
+    #: what the files say before any override, without experiments
+    _known: dict[str, Any]
 
     def load_configuration(
         self,
@@ -53,7 +60,9 @@ class CheckedLoader(ConfigLoaderImpl):
             parsed = OverridesParser.create().parse_overrides(overrides)
             _refuse_empty(parsed)
             self._refuse_null_group(parsed)
-            return load([self._without_plus(override) for override in parsed])
+            composed = load([self._without_plus(override) for override in parsed])
+            self._refuse_other_kinds(parsed)
+            return composed
         except OverrideParseException as error:
             raise ConfigError(
                 f"cannot read '{error.override}': {_line(error)}{_quoting(error.override)}"
@@ -82,6 +91,7 @@ class CheckedLoader(ConfigLoaderImpl):
         for default in ours:
             if _is_overlay(default):
                 _refuse_new_keys(_content(default, repo), known, f"{default.config_path}.yaml")
+        self._known = known
         return super()._compose_config_from_defaults_list(defaults, repo)
 
     def _is_group(self, override: Override) -> bool:
@@ -102,6 +112,31 @@ class CheckedLoader(ConfigLoaderImpl):
             needed = self._is_group(override) and group.partition("/")[0] not in spare
             if needed and (override.is_delete() or override.value() in (None, [], {})):
                 raise ConfigError(f"{override.input_line}: choose one of {', '.join(self._options(group))}")
+
+    def _refuse_other_kinds(self, parsed: Sequence[Override]) -> None:
+        """A word where the files have a number or a flag, and anything but keys where they have keys.
+
+        What a node with a _target_ takes is known from its annotations; see ``toxfusion.config.values``.
+        """
+        for override in parsed:
+            if override.is_delete() or override.is_sweep_override() or self._is_group(override):
+                continue
+            key, value = override.key_or_group, override.value()
+            said = self._said(key)
+            wanted = _wanted_beside(said, value)
+            if wanted and key not in WHOLE and key not in NUMBERS and key not in WORDS:
+                keys = f": {key}.{next(iter(said), '')}=..." if isinstance(said, dict) else ""
+                raise ConfigError(f"{override.input_line}: give {wanted}{keys}")
+
+    def _said(self, key: str) -> Any:
+        """What the files have at a dotted key, there or where it points to; None in a node with a _target_."""
+        node: Any = self._known
+        for part in key.split("."):
+            if not isinstance(node, dict) or "_target_" in node:
+                return None
+            node = node.get(part)
+        pointed = _POINTER.fullmatch(node) if isinstance(node, str) else None
+        return self._said(pointed[1]) if pointed else node
 
     def _options(self, group: str) -> list[str]:
         return list(self.repository.get_group_options(group, ObjectType.CONFIG))
@@ -137,6 +172,22 @@ class CheckedLoader(ConfigLoaderImpl):
             if not self._is_group(override) and override.key_or_group not in known:
                 key = override.key_or_group
                 raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+
+
+def _wanted_beside(said: object, value: object) -> str:
+    """What to give in place of a value that is of another kind than the one of the files; "" where it fits."""
+    if isinstance(said, dict) and not isinstance(value, dict):
+        return "one of its keys"
+    if value is None or (isinstance(value, str) and "${" in value):
+        return ""
+    if isinstance(said, str) and isinstance(value, list | dict) and said not in ("auto", "???"):
+        return "one text"
+    if isinstance(said, bool) and not isinstance(value, bool):
+        return "true or false"
+    number = isinstance(said, int | float) and not isinstance(said, bool)
+    if number and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return "a number"
+    return ""
 
 
 def _refuse_empty(parsed: Sequence[Override]) -> None:

@@ -67,6 +67,8 @@ WHOLE: dict[str, tuple[int, bool]] = {
     "expression.n_latents": (1, False),
     "data.expression.n_genes": (1, True),
     "tile_features.encode_batch": (1, False),
+    "grid.stride_px": (1, True),
+    "grid.max_tiles": (1, True),
 }
 LARGEST_SEED = 2**32 - 1
 #: key -> the least and the largest number that it takes; "*" stands for each key of a node
@@ -99,9 +101,12 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "optimizer.head_c": (1e-12, math.inf),
     "optimizer.clinical_c": (1e-12, math.inf),
     "trainer.gradient_clip_val": (0.0, math.inf),
+    "mpp_override": (1e-6, math.inf),
+    "alpha": (0.0, 1.0),
+    "error": (0.0, 1.0),
 }
 #: those of `NUMBERS` that also take null
-NULLABLE = ("data.expression.clip_quantile", "trainer.gradient_clip_val")
+NULLABLE = ("data.expression.clip_quantile", "trainer.gradient_clip_val", "mpp_override", "error")
 
 #: keys of lists, where one value would be taken apart, or counted; those of seeds hold whole numbers
 LISTS = ("experiments", "experiments_few", "seeds", "times_h", "leave_out")

@@ -176,7 +176,7 @@ def tasks_of_files(places: Sequence[Path], mpp_override: float | None = None) ->
     return [SlideTask(name, path, mpp_override, said_by=of) for name, path in zip(names, paths, strict=True)]
 
 
-def shard_of(tasks: Sequence[SlideTask], shard: str | None) -> list[SlideTask]:
+def shard_of(tasks: Sequence[SlideTask], shard: object) -> list[SlideTask]:
     """The i-th of n parts ("i/n", 1 to n); slides of one image stay together.
 
     Raises:
@@ -184,7 +184,7 @@ def shard_of(tasks: Sequence[SlideTask], shard: str | None) -> list[SlideTask]:
     """
     if shard is None:
         return list(tasks)
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    match = re.fullmatch(r"(\d+)/(\d+)", str(shard))
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ExtractionError(f"shard={shard}: give i/n, for instance 1/4, with i from 1 to n")
     groups = list(_by_image(tasks))

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +128,7 @@ def read_rows(file: FeatureFile, chosen: npt.NDArray[np.bool_]) -> Iterator[npt.
     """
     if file.path.suffix.lower() == ".pt":
         with _explained(file.path):
-            rows = _squeezed(_tensors(file.path)["features"])
+            rows = _squeezed(_tensors(file.path)["features"]).detach()
             wide = rows.float() if rows.dtype == torch.bfloat16 else rows
             blocks = iter([wide[torch.from_numpy(chosen)].numpy()])
         yield from blocks
@@ -262,7 +262,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         if name is not None:
             coords = content.get("coords")
             return {"features": content[name]} | ({"coords": coords} if isinstance(coords, Tensor) else {})
-    raise FeatureFileError("holds neither a tensor nor a table with features (or feats)")
+    what = (
+        f"a table with {', '.join(map(str, list(content)[:6]))}"
+        if isinstance(content, Mapping)
+        else "no table"
+    )
+    raise FeatureFileError(f"holds {what}, and neither a tensor nor a table with features (or feats)")
 
 
 def _squeezed(rows: Tensor) -> Tensor:
@@ -326,7 +331,7 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def feature_files(places: Iterable[Path]) -> list[Path]:
+def feature_files(places: Sequence[Path]) -> list[Path]:
     """Each file, and for a folder each entry right in it, sorted; not hidden ones, nor folders not named as files.
 
     Raises:
@@ -343,5 +348,10 @@ def feature_files(places: Iterable[Path]) -> list[Path]:
             entries = [entry for entry in sorted(place.iterdir()) if not entry.name.startswith(".")]
         paths += (e for e in entries if not os.path.isdir(e) or e.suffix.lower() in SUFFIXES)
     if not paths:
-        raise FeatureFileError(f"{', '.join(map(str, places))}: holds no file; correct source.files")
+        folders = [entry.name for place in places for entry in sorted(place.iterdir()) if entry.is_dir()]
+        beside = f" but the folders {', '.join(folders[:3])}" if folders else ""
+        raise FeatureFileError(
+            f"{', '.join(map(str, places))}: holds no file{beside}; correct source.files, which names folders of files "
+            f"({', '.join(SUFFIXES)}) or the files"
+        )
     return paths

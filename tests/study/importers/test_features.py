@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toxfusion import extract, prepare
+from toxfusion.prepare import near_names
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.feature_files import (
@@ -88,7 +89,7 @@ def folder(tmp_path: Path) -> Path:
 def dropped(study: Study) -> dict[str, str]:
     """id -> reason of what the last import into each store left out."""
     records = Audit.read(study.root / "audit.json").records
-    return {r.id: r.reason for r in records if r.stage.startswith("features/")}
+    return {r.id: r.reason for r in records if r.stage.startswith("features/") and r.outcome == "dropped"}
 
 
 @pytest.mark.parametrize("layout", ["trident", "stamp", "clam", "pt", "pt table"])
@@ -445,3 +446,80 @@ def test_bags_without_coordinates_are_imported_and_said_to_be(study: Study, fold
     assert read_header(folder / "back.h5", placed=False).coordinates_path is None
     with pytest.raises(FeatureFileError, match="no coordinates"):
         read_header(folder / "back.h5")
+
+
+class TestWhatSaysNothing:
+    GRID = np.stack(np.divmod(np.arange(400), 20), axis=1)
+
+    @pytest.mark.parametrize(
+        ("corners", "message"),
+        [
+            (np.random.default_rng(0).random((400, 2)), "lie upon one another"),
+            (np.zeros((400, 2)), "lie upon one another"),
+            (GRID, "lie upon one another .x from 0 to 19, y from 0 to 19, for 400 tiles of 448 px"),
+            (GRID[:5], "lie upon one another"),
+            (-448 * GRID, "outside of the slide: x from -8512 to 0"),
+        ],
+        ids=["shares", "one place", "grid", "a small grid", "negative"],
+    )
+    def test_coordinates_that_are_no_places_are_refused(
+        self, study: Study, folder: Path, corners: np.ndarray, message: str
+    ) -> None:
+        rows, _ = tiles(n=len(corners))
+        write_trident(folder / f"{study.slides.index[0]}.h5", rows, corners)
+        with pytest.raises(FeatureImportError, match=message):
+            import_features(study.root, files=str(folder))
+
+    def test_tiles_that_overlap_or_are_listed_twice_are_places(self, study: Study, folder: Path) -> None:
+        ids = list(study.slides.index)
+        for slide_id, corners in zip(
+            ids, (self.GRID * 112, np.repeat(self.GRID[:200] * 448, 2, axis=0)), strict=False
+        ):
+            write_trident(folder / f"{slide_id}.h5", tiles(n=400)[0] + ids.index(slide_id), corners)
+        import_features(study.root, files=str(folder))
+        assert [study.features("uni_v1").n_rows(i) for i in sorted(ids[:2])] == [400, 400]
+
+    def test_features_of_an_encoder_that_never_ran_are_refused(self, study: Study, folder: Path) -> None:
+        rows, corners = tiles()
+        first, second, third = map(str, study.slides.index[:3])
+        write_trident(folder / f"{first}.h5", rows * 0, corners)
+        write_trident(folder / f"{second}.h5", rows[:1].repeat(5, axis=0), corners)
+        write_trident(folder / f"{third}.h5", rows, corners)
+        import_features(study.root, files=str(folder))
+        assert study.features("uni_v1").slide_ids == [third]
+        assert dropped(study) == {
+            first: "its features are zeros: make them anew",
+            second: "its features are the same in every tile: make them anew",
+        }
+
+    def test_features_of_another_slide_are_asked_about(self, study: Study, folder: Path) -> None:
+        first, second = map(str, study.slides.index[:2])
+        for slide_id in (first, second):
+            write_trident(folder / f"{slide_id}.h5", *tiles())
+        import_features(study.root, files=str(folder))
+        asked = near_names(Audit.read(study.root / "audit.json"))
+        assert [f"Those of {second}.h5 are those of {first}.h5" in line for line in asked] == [True]
+
+    def test_a_tensor_that_wants_a_gradient_is_read(self, study: Study, folder: Path) -> None:
+        slide_id = str(study.slides.index[0])
+        rows = torch.from_numpy(tiles()[0]).requires_grad_()
+        torch.save(rows, folder / f"{slide_id}.pt")
+        import_features(study.root, files=str(folder), coordinates="none", encoder="own")
+        assert study.features("own").rows(slide_id).tolist() == rows.tolist()
+
+    def test_a_magnification_is_no_resolution(self, study: Study, folder: Path) -> None:
+        for key in ("mpp", "mpp0"):
+            with pytest.raises(
+                FeatureImportError, match=rf"source\.{key}=20: is in micrometres per pixel, and no"
+            ):
+                import_features(study.root, files=str(folder), **{key: 20.0})
+
+    def test_what_a_folder_or_a_table_holds_instead_is_named(self, study: Study, folder: Path) -> None:
+        (folder / "A.zarr").mkdir()
+        with pytest.raises(
+            FeatureFileError, match=r"holds no file but the folders A\.zarr; correct source\.files"
+        ):
+            import_features(study.root, files=str(folder))
+        torch.save({"embeddings": torch.ones(2, 3)}, folder / f"{study.slides.index[0]}.pt")
+        with pytest.raises(FeatureImportError, match="holds a table with embeddings, and neither a tensor"):
+            import_features(study.root, files=str(folder))

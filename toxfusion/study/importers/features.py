@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -40,6 +40,10 @@ STAGE = "import features"
 SOURCE = "imported"
 #: Slides whose tiles are more than this share coarser or finer than those of the store are left out.
 MPP_TOLERANCE = 0.1
+#: Above this a resolution in micrometres per pixel is a magnification.
+COARSEST_MPP = 8.0
+#: So many tiles where one would fit side by side have no pixels of level 0 as their places.
+MOST_TILES_A_PLACE = 64
 
 
 class FeatureImportError(ValueError):
@@ -113,6 +117,11 @@ def import_features(
             raise FeatureImportError(
                 f"source.{key}={value:g}: give a number above 0, or null where the files say it"
             )
+        if value is not None and key != "tile_px" and value > COARSEST_MPP:
+            raise FeatureImportError(
+                f"source.{key}={value:g}: is in micrometres per pixel, and no magnification; that of 20x is about 0.5, "
+                "of 40x about 0.25"
+            )
     study = Study.open(root)
     audit = Audit()
     places = [files] if isinstance(files, str) else list(files)
@@ -130,8 +139,24 @@ def import_features(
         for bag in _of_one_resolution(bags, store, audit):
             if bag.slide_id not in store:
                 _append(study, bag, writer, audit)
+    _ask_of_copies(store, bags, audit)
     _write_audit(study.root / AUDIT_FILE, audit, f"features/{store.root.name}")
+    if not any(bag.slide_id in store for bag in bags):
+        raise FeatureImportError(f"{', '.join(places)}: no file can be imported\n{audit.summary()}")
     return study
+
+
+def _ask_of_copies(store: BagStore, bags: Sequence[_Bag], audit: Audit) -> None:
+    """Tell of slides whose features are those of another slide, in another file."""
+    first: dict[tuple[int, int], _Bag] = {}
+    for bag in bags:
+        if bag.slide_id in store:
+            other = first.setdefault(store.fingerprint(bag.slide_id), bag)
+            if other.file.path != bag.file.path:
+                audit.change(
+                    STAGE, "slide", bag.slide_id,
+                    f"kept; {NEAR} other features? Those of {bag.file.path.name} are those of {other.file.path.name}",
+                )  # fmt: skip
 
 
 def compounds_seen(names: Sequence[str] | str | None, study: Study, audit: Audit) -> list[str]:
@@ -324,7 +349,7 @@ def _append(study: Study, bag: _Bag, writer: BagWriter, audit: Audit) -> None:
     try:
         if not bag.placed:
             everything, nowhere = np.ones(bag.file.n, dtype=bool), np.zeros((bag.file.n, 2), np.int32)
-            tiles = read_rows(bag.file, everything)
+            tiles = _not_blank(read_rows(bag.file, everything))
             writer.append(bag.slide_id, tiles, nowhere, tile_size=bag.tile_size, mpp0=bag.mpp0)
             return
         corners = read_coordinates(bag.file, bag.mpp0)
@@ -335,10 +360,47 @@ def _append(study: Study, bag: _Bag, writer: BagWriter, audit: Audit) -> None:
                 STAGE, "slide", bag.slide_id, "no tile of its file lies within its region of the image"
             )
             return
-        rows = read_rows(bag.file, inside)
+        _refuse_no_places(corners, bag.tile_size)
+        rows = _not_blank(read_rows(bag.file, inside))
         writer.append(bag.slide_id, rows, corners[inside], tile_size=bag.tile_size, mpp0=bag.mpp0)
     except (FeatureFileError, BagRejected) as error:
         audit.drop(STAGE, "slide", bag.slide_id, str(error))
+
+
+def _refuse_no_places(corners: npt.NDArray[np.int64], tile_size: float) -> None:
+    """Raise FeatureFileError for coordinates [n, 2] that are no corners of tiles in level-0 pixels: shares of the
+    slide, rows and columns of a grid, or places wholly left of or above the slide."""
+    n = len(corners)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    shown = f"x from {low[0]} to {high[0]}, y from {low[1]} to {high[1]}, for {n} tiles of {tile_size:g} px"
+    if (low <= -tile_size).any():
+        raise FeatureFileError(f"tiles lie outside of the slide: {shown}; coordinates are in level-0 pixels")
+    distinct = len(np.unique(corners[:, 0] * 2**32 + corners[:, 1]))
+    side_by_side = float(np.prod((high - low + tile_size) / tile_size))
+    close = n > 3 and (high - low).max() < tile_size / 4
+    if 2 * distinct < n or close or n > MOST_TILES_A_PLACE * side_by_side:
+        raise FeatureFileError(
+            f"its tiles lie upon one another ({shown}): its coordinates are shares of the slide, or rows and columns "
+            "of a grid; write them in level-0 pixels, or do without by source.coordinates=none"
+        )
+
+
+def _not_blank(blocks: Iterator[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
+    """The blocks of rows as they come.
+
+    Raises:
+        FeatureFileError: there are several rows, and all are the same: the encoder never ran.
+    """
+    first: npt.NDArray[Any] | None = None
+    n, differs = 0, False
+    for block in blocks:
+        first = block[0] if first is None else first
+        n += len(block)
+        differs = differs or bool((block != first).any())
+        yield block
+    if first is not None and not differs and (n > 1 or not first.any()):
+        what = "zeros" if not first.any() else "the same in every tile"
+        raise FeatureFileError(f"its features are {what}: make them anew")
 
 
 def _inside(
