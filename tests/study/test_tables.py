@@ -176,3 +176,44 @@ def test_commas_within_the_names_of_a_tsv_are_no_delimiters(tmp_path: Path, name
 def test_the_wanted_columns_decide_between_delimiters(tmp_path: Path) -> None:
     text = "sample_id;compound, salt;dose\ns1;a, b, c;0\ns2;d, e, f;0\n"
     assert read_table(file(tmp_path, text), required=("sample_id", "dose"))["dose"].tolist() == ["0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "# exported 2024\nsample_id,dose\ns1,0\n",
+            "line 1 begins with '#': remove the lines above the header",
+        ),
+        ('# x:a; b:"c"\nsample_id\tdose\ns1\t0\n', "line 1 begins with '#'"),
+        ("#1.2\n2\t1\nName\tDescription\ts1\nAlb\tna\t1\n", "line 1 begins with '#'"),
+        ('!Series\t"x"\n"ID_REF"\t"s1"\t"s2"\n"1_at"\t1\t2\n', "line 1 begins with '!'"),
+        (
+            "Table 1\nsample_id,dose\ns1,0\n",
+            "line 1, 'Table 1', stands alone: remove the lines above the header",
+        ),
+        (
+            "Table 1,\nsample_id,dose\ns1,0\n",
+            "row 1, value 'Table 1': stands alone; remove the rows above the header",
+        ),
+        (
+            '"sample_id" "dose"\n"1" "s1" 0\n',
+            r"separate columns by tab, comma or semicolon \(in R, write.csv",
+        ),
+        ("sample_id|dose\ns1|0\n", "separate columns by tab, comma or semicolon"),
+    ],
+)
+def test_lines_above_a_header_and_other_delimiters_are_told(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.txt").write_text(text)
+    with pytest.raises(TableError, match=message):
+        read_table(tmp_path / "t.txt", required=("sample_id", "dose"))
+    with pytest.raises(TableError, match=message):
+        read_values(tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("name", ["Sample_ID", "sample id", "SampleID", "SAMPLE-ID (rat)"])
+def test_a_column_that_is_meant_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{name},dose\ns1,0\n")
+    with pytest.raises(TableError) as refused:
+        read_table(tmp_path / "t.csv", required=("sample_id",))
+    assert str(refused.value).endswith(f"; rename {name!r}")

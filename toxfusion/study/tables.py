@@ -10,20 +10,25 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from toxfusion.study.table_files import Content, TableError, delimiter_of, read_content
+from toxfusion.study.table_files import DELIMITERS, Content, TableError, delimiter_of, read_content
 from toxfusion.study.workbooks import ERROR_VALUES, first_sheet
 
 #: What stands for a missing value, in every table; docs/reference/tables.md names them.
 MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d*,\d+")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
+#: what a line begins with that is no part of a table
+_COMMENTS = ("#", "!", "%", "^")
+#: what parts the columns of a line where no delimiter of `DELIMITERS` does
+_OTHER_DELIMITER = re.compile(r"\||\S\s+\S")
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?(\.|e[+-]\d+)?")
 _ERROR = re.compile("|".join(map(re.escape, sorted(ERROR_VALUES))))
 #: the first line by which spreadsheets say the delimiter
@@ -84,23 +89,50 @@ def read_table(
             is there twice, has values and no name, or is missing.
     """
     content = read_content(path, encoding)
-    table = None
-    if content.workbook is not None:
-        sheet = first_sheet(content.workbook, path)
-        path = sheet.where
-        table = _table_of(_shaped(_texts_of(sheet.rows), 0, header, short_rows, path), header, marks, path)
-    elif header and not comments:
-        table = _plain_table(content.text, delimiter or delimiter_of(content.text, path, required), marks)
-    if table is None:
-        cells = _cells(content.text, path, required, header, comments, delimiter, quoted, short_rows)
-        table = _table_of(cells, header, marks, path)
-    if header:
-        if not repeated:
-            refuse_repeated(table.columns.tolist(), path)
-        require_columns(table, required, path)
-        if table.empty and len(table.columns):
-            raise TableError(f"{path}: holds a header and no row; fill it in, or leave the table out")
-    return table
+    with _head_told("" if comments else content.text):
+        table = None
+        if content.workbook is not None:
+            sheet = first_sheet(content.workbook, path)
+            path = sheet.where
+            table = _table_of(
+                _shaped(_texts_of(sheet.rows), 0, header, short_rows, path), header, marks, path
+            )
+        elif header and not comments:
+            table = _plain_table(content.text, delimiter or delimiter_of(content.text, path, required), marks)
+        if table is None:
+            cells = _cells(content.text, path, required, header, comments, delimiter, quoted, short_rows)
+            table = _table_of(cells, header, marks, path)
+        if header:
+            if not repeated:
+                refuse_repeated(table.columns.tolist(), path)
+            require_columns(table, required, path)
+            if table.empty and len(table.columns):
+                raise TableError(f"{path}: holds a header and no row; fill it in, or leave the table out")
+        return table
+
+
+@contextmanager
+def _head_told(text: str) -> Iterator[None]:
+    """What is refused of a table whose first line is most likely no header, or whose columns nothing parts, says so."""
+    try:
+        yield
+    except TableError as error:
+        if hint := _head_hint(text):
+            raise TableError(f"{error}; {hint}") from error
+        raise
+
+
+def _head_hint(text: str) -> str:
+    first, second = (*text.split("\n", 2), "")[:2]
+    if first.startswith(_COMMENTS):
+        return f"line 1 begins with {first[0]!r}: remove the lines above the header"
+    if any(delimiter in first for delimiter in DELIMITERS) or not second:
+        return ""
+    if any(delimiter in second for delimiter in DELIMITERS):
+        return f"line 1, {first.strip()[:40]!r}, stands alone: remove the lines above the header"
+    if _OTHER_DELIMITER.search(first.strip()):
+        return "separate columns by tab, comma or semicolon (in R, write.csv or sep='\\t')"
+    return ""
 
 
 def _table_of(cells: _Cells, header: bool, marks: Sequence[str], path: Path | str) -> pd.DataFrame:
@@ -131,6 +163,11 @@ def read_values(path: Path | str) -> pd.DataFrame:
         TableError: it cannot be read, holds no values, or text among them.
     """
     content = read_content(path)
+    with _head_told(content.text):
+        return _read_values(content, path)
+
+
+def _read_values(content: Content, path: Path | str) -> pd.DataFrame:
     if content.workbook is not None:
         sheet = first_sheet(content.workbook, path)
         path, table = sheet.where, _sheet_values(sheet.rows)
@@ -194,12 +231,21 @@ def typed(column: pd.Series) -> pd.Series:
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path | str) -> None:
-    """Raise TableError naming the first of ``columns`` that the table lacks."""
+    """Raise TableError naming the first of ``columns`` that the table lacks, and the one that is it but for its
+    spelling."""
     for column in columns:
         if column not in table.columns:
+            names = list(map(str, table.columns))
+            meant = next((name for name in names if _letters(name) == _letters(column)), "")
             raise TableError(
-                f"{path}: column {column!r} is missing; there are {list(map(str, table.columns))[:12]}"
+                f"{path}: column {column!r} is missing; there are {names[:12]}"
+                f"{f'; rename {meant!r}' if meant else ''}"
             )
+
+
+def _letters(name: str) -> str:
+    """Letters and digits of a name, without case and without what stands in brackets: sampleid of Sample ID."""
+    return re.sub(r"\(.*?\)|\[.*?\]|[\W_]", "", name).casefold()
 
 
 def refuse_repeated(names: Sequence[str], path: Path | str) -> None:
@@ -492,6 +538,10 @@ def _header(rows: list[Row], path: Path | str) -> Row:
                 (row[position - 1] for row in body if len(row) >= position and row[position - 1].strip()),
                 None,
             )
+            if filled is not None and not any(names[1:]):
+                raise TableError(
+                    f"{path}, row 1, value {names[0]!r}: stands alone; remove the rows above the header"
+                )
             what = "is empty" if filled is None else f"has no name and holds {filled.strip()!r}"
             raise TableError(f"{path}, row 1, column {position}: {what}; name the column, or remove it")
     return names
