@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +56,13 @@ def describe(study: Study) -> str:
     dili = treated.groupby("compound")["dili"].first()
     affected = int((study.findings > 0).any(axis=1).sum())
     both = int((study.has_expression & study.has_slide).sum())
+    absent = [slide for slide in map(str, study.slides.index) if not os.path.exists(study.slide_path(slide))]
+    without = f" ({len(absent)} without an image at its path: {absent[0]} ...)" if absent else ""
     lines = [
         f"study {study.name!r} in {study.root}",
         f"samples: {len(obs)} ({int(obs['is_control'].sum())} vehicle controls), {int(study.has_expression.sum())} "
         f"with expression, {int(study.has_slide.sum())} with slides, {both} with both",
-        f"genes: {len(study.var)}; slides: {len(study.slides)}; compounds: {obs['compound'].nunique()}; "
+        f"genes: {len(study.var)}; slides: {len(study.slides)}{without}; compounds: {obs['compound'].nunique()}; "
         f"studies: {obs['study'].nunique()}; groups: {obs['group_id'].nunique()}",
         f"DILI: {int((dili == 1).sum())} compounds positive, {int((dili == 0).sum())} negative, "
         f"{int(dili.isna().sum())} unlabelled; injury: {_groups(study, 1.0)} groups injured, "

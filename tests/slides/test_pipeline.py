@@ -131,6 +131,18 @@ def test_tiles_are_the_pixels_at_their_coordinates(tmp_path: Path, write_slide: 
             np.testing.assert_array_equal(tile, slide.read_region(int(x), int(y), 32, 32, 1.0))
 
 
+def test_an_override_far_from_the_metadata_is_asked_about(tmp_path: Path, write_slide: WriteSlide) -> None:
+    path = write_slide("a.tif", mpp=0.5)
+    records = run(
+        [SlideTask("a", path, mpp_override=1.0), SlideTask("b", path)], tile_store(tmp_path / "store")
+    )
+    said = "1 um/px by mpp_override in slides.parquet; did you mean the 0.5 of the file's metadata?"
+    assert summary(records.values()).endswith(f"  look at a: {said}")
+    write_audit(tmp_path / "audit.json", records.values())
+    asked = Audit.read(tmp_path / "audit.json").records
+    assert [(r.id, r.reason, r.outcome) for r in asked] == [("a", said, "changed")]
+
+
 def test_regions_of_one_image_are_slides_of_their_own(tmp_path: Path, write_slide: WriteSlide) -> None:
     path = write_slide("a.tif")
     left, right = Region(100, 100, 200, 300), Region(340, 100, 200, 300)

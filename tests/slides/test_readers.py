@@ -236,6 +236,12 @@ def test_an_override_wins_over_the_file_and_nan_means_none(write_slide: WriteSli
     path = write_slide("a.tif", mpp=0.5)
     assert open_slide(path, mpp_override=0.7).mpp == 0.7
     assert open_slide(path, mpp_override=float("nan")).mpp == pytest.approx(0.5, rel=1e-3)
+    assert open_slide(path, mpp_override=0.7).doubt == ""
+    for far in (0.1, 0.25, 1.0):
+        said = (
+            f"{far:g} um/px by mpp_override in slides.parquet; did you mean the 0.5 of the file's metadata?"
+        )
+        assert open_slide(path, mpp_override=far).doubt == said
 
 
 def test_the_dots_per_inch_of_an_image_program_are_no_mpp(

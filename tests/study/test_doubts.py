@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toxfusion.prepare import near_names
+from toxfusion.prepare import describe, near_names
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.matrix import import_matrix
 from toxfusion.study.rules import StudyError
@@ -135,6 +135,9 @@ def test_one_image_of_two_samples_is_asked_about(tmp_path: Path) -> None:
     slides = "slide_id,sample_id,path\nA,s1,a.svs\nB,s2,a.svs\nC,s1,a.svs\nD,s3,d.svs\n"
     lines = asked(imported(tmp_path, plain, slides=slides))
     assert ["slide 'B' changed: kept; did you mean another image?" in line for line in lines] == [True]
+    assert "slides: 4 (4 without an image at its path: A ...)" in describe(Study.open(tmp_path / "study"))
+    (tmp_path / "d.svs").touch()
+    assert "slides: 4 (3 without" in describe(Study.open(tmp_path / "study"))
     regions = "slide_id,sample_id,path,x,y,width,height\nA,s1,a.svs,0,0,9,9\nB,s2,a.svs,9,0,9,9\n"
     assert asked(imported(tmp_path, plain, slides=regions)) == []
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
+from toxfusion.study.names import NEAR
 
 State = Literal["done", "skipped", "failed"]
 
@@ -103,7 +104,8 @@ def _record_of(row: dict[str, str]) -> SlideRecord:
 
 
 def write_audit(path: Path, records: Iterable[SlideRecord]) -> None:
-    """Put the slides that were skipped or failed into an audit, in place of what it said of them before."""
+    """Put the slides that were skipped or failed, and questions about others, into an audit, in place of what it said
+    of them before."""
     records = list(records)
     ids = {record.slide_id for record in records}
     earlier = Audit.read(path).records if path.exists() else []
@@ -111,11 +113,13 @@ def write_audit(path: Path, records: Iterable[SlideRecord]) -> None:
     for record in records:
         if record.state != "done":
             audit.drop(STAGE, "slide", record.slide_id, f"{record.state}: {record.reason}")
+        elif NEAR in record.reason:
+            audit.change(STAGE, "slide", record.slide_id, record.reason)
     Audit.write_new(path, audit)
 
 
 def summary(records: Iterable[SlideRecord]) -> str:
-    """How many slides ended how, and each that is not done with its reason."""
+    """How many slides ended how, each that is not done with its reason, and questions about those that are."""
     records = sorted(records, key=lambda record: record.slide_id)
     states = Counter(record.state for record in records)
     tiles = sum(record.n_tiles or 0 for record in records if record.state == "done")
@@ -124,4 +128,7 @@ def summary(records: Iterable[SlideRecord]) -> str:
         f"{states['failed']} failed"
     ]
     lines += [f"  {r.state:<8}{r.slide_id}: {r.reason}" for r in records if r.state != "done"]
+    lines += [
+        f"  look at {r.slide_id}: {r.reason}" for r in records if r.state == "done" and NEAR in r.reason
+    ]
     return "\n".join(lines)

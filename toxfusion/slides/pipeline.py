@@ -308,7 +308,7 @@ def _plan_slide(
         task.slide_id,
         str(task.path),
         "done",
-        "; ".join(slide.remarks),
+        "; ".join(filter(None, (*slide.remarks, slide.doubt))),
         slide.backend,
         slide.mpp,
         *slide.dimensions,

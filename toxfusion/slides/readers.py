@@ -27,7 +27,15 @@ from PIL import Image, ImageOps
 
 from toxfusion.slides.colour import WHITE, Pixels, is_plain_rgb, rgb, tiff_colour
 from toxfusion.slides.faults import SlideUnreadable, SlideUnsuitable
-from toxfusion.slides.resolution import IN_SLIDES_TABLE, as_pair, believed_mpp, ome_mpp, ratio, resolution_mpp
+from toxfusion.slides.resolution import (
+    IN_SLIDES_TABLE,
+    as_pair,
+    believed_mpp,
+    doubted_mpp,
+    ome_mpp,
+    ratio,
+    resolution_mpp,
+)
 
 if TYPE_CHECKING:
     from tiatoolbox.wsicore.wsireader import WSIReader
@@ -84,6 +92,7 @@ class Slide:
         backend: its name.
         mpp: micrometres per level-0 pixel.
         remarks: why earlier back ends did not open it, one text each; empty when the first did.
+        doubt: a question about its resolution, "" for none.
     """
 
     path: Path
@@ -91,6 +100,7 @@ class Slide:
     backend: str
     mpp: float
     remarks: tuple[str, ...] = ()
+    doubt: str = ""
 
     def __enter__(self) -> Self:
         return self
@@ -399,9 +409,8 @@ def open_slide(
     path = Path(path)
     source, backend, remarks = _open_source(path)
     try:
-        return Slide(
-            path, source, backend, believed_mpp(path, source.mpp, mpp_override, said_by), tuple(remarks)
-        )
+        mpp = believed_mpp(path, source.mpp, mpp_override, said_by)
+        return Slide(path, source, backend, mpp, tuple(remarks), doubted_mpp(source.mpp, mpp, said_by))
     except SlideUnsuitable:
         source.close()
         raise

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from toxfusion.slides.faults import SlideUnsuitable
+from toxfusion.study.names import NEAR
 
 MPP_RANGE = (0.05, 4.0)
 MPP_ANISOTROPY = 0.05
 IN_SLIDES_TABLE = "mpp_override in slides.parquet"
 ON_THE_COMMAND_LINE = "mpp_override of the command line"
+#: by how much an override may differ from the metadata without a question
+DOUBTED_RATIO = 1.5
 _UM_PER_UNIT = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "inch": 25_400.0}
 
 
@@ -50,6 +53,20 @@ def believed_mpp(
             f"{'correct' if origin == said_by else 'set'} {said_by}"
         )
     return mpp
+
+
+def doubted_mpp(of_file: tuple[float, float] | None, mpp: float, said_by: str) -> str:
+    """A question where a resolution is far from that of the metadata, which it overrides; "" where it is not.
+
+    Args:
+        mpp: micrometres per level-0 pixel, as believed. said_by: where it was given.
+    """
+    if of_file is None or not all(map(math.isfinite, of_file)):
+        return ""
+    metadata = sum(of_file) / 2
+    if max(mpp, metadata) <= DOUBTED_RATIO * min(mpp, metadata):
+        return ""
+    return f"{mpp:.4g} um/px by {said_by}; {NEAR} the {metadata:.4g} of the file's metadata?"
 
 
 def _number(text: object) -> float | None:
