@@ -48,18 +48,18 @@ def tables(obs: pd.DataFrame, damage: np.ndarray, noise: float, seed: int) -> li
             units = predictions.describe_units(obs[chosen], "sample").loc[obs.index[chosen]]
             for k in range(damage.shape[1]):
                 label, score = damage[chosen, k] > 3.5, 1 / (1 + np.exp(-seen[chosen, k]))
-                parts.append(predictions.rows(units, task=f"lesion:{k}", family="binary", headline="lesions",
+                parts.append(predictions.of_units(units, task=f"lesion:{k}", family="binary", headline="lesions",
                                               level="sample", label=label, score=score, **where))  # fmt: skip
             worst, seen_worst = damage[chosen].max(axis=1), seen[chosen].max(axis=1)
             grade = np.digitize(worst, [2.5, 3.0, 3.5, 4.0]).astype(float)
             expected = np.clip(seen_worst - 1.5, 0, 4)
-            parts.append(predictions.rows(units, task="severity", family="ordinal", level="sample", label=grade,
+            parts.append(predictions.of_units(units, task="severity", family="ordinal", level="sample", label=grade,
                                           score=expected, **where))  # fmt: skip
             treated = chosen & ~obs["is_control"].to_numpy()
             for task, level, key in (("injury", "group", "group_id"), ("dili", "compound", "compound")):
                 mean = pd.DataFrame({"label": damage[treated].max(1), "score": seen[treated].max(1)})
                 mean = mean.groupby(obs[key].to_numpy()[treated]).mean()
-                parts.append(predictions.rows(predictions.describe_units(obs[treated], level), task=task,
+                parts.append(predictions.of_units(predictions.describe_units(obs[treated], level), task=task,
                                               family="binary", level=level, label=(mean["label"] > 2.8).astype(float),
                                               score=1 / (1 + np.exp(2.8 - mean["score"])), **where))  # fmt: skip
         frames.append(pd.concat(parts, ignore_index=True))

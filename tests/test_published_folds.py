@@ -28,7 +28,7 @@ def _tested(fold: int, n: int = 40) -> pd.DataFrame:
     )  # fmt: skip
     return pd.concat(
         [
-            predictions.rows(
+            predictions.of_units(
                 units, task=f"subtype:{name}", family="classes", headline="subtype", level="sample", part="test",
                 fold=fold, seed=0, label=label if k else 1 - label, score=score if k else 1 - score,
             )

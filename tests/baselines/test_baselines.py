@@ -41,9 +41,9 @@ def _store(study: Study, root, trained_on: tuple[str, ...] = ()) -> BagStore:
     store = BagStore.create(root, spec)
     with store.writer() as writer:
         for slide, sample in study.slides["sample_id"].items():
-            rows = rng.normal(size=(6, 8)) + 2.0 * (study.findings.loc[sample, "Necrosis"] > 0)
+            tiles = rng.normal(size=(6, 8)) + 2.0 * (study.findings.loc[sample, "Necrosis"] > 0)
             where = np.stack([np.arange(6) * 64, np.zeros(6)], axis=1).astype(np.int32)
-            writer.append(str(slide), rows.astype(np.float16), where, tile_size=64.0, mpp0=0.5)
+            writer.append(str(slide), tiles.astype(np.float16), where, tile_size=64.0, mpp0=0.5)
     store.refresh()
     return store
 
@@ -86,7 +86,7 @@ def test_every_unit_of_both_parts_is_scored_once(fold: FoldData, features: str) 
     obs = fold.study.obs
     treated = obs[~obs["is_control"]]
     for part, compounds in (("test", TEST), ("valid", VALID)):
-        rows = table[table["part"] == part]
+        scored = table[table["part"] == part]
         of_part, treated_of_part = obs["compound"].isin(compounds), treated["compound"].isin(compounds)
         expected = {
             "dili": set(compounds),
@@ -94,7 +94,7 @@ def test_every_unit_of_both_parts_is_scored_once(fold: FoldData, features: str) 
             "lesion:Necrosis": set(obs.index[of_part]),
             "severity": set(obs.index[of_part]),
         }
-        assert {task: set(r["unit_id"]) for task, r in rows.groupby("task")} == expected
+        assert {task: set(r["unit_id"]) for task, r in scored.groupby("task")} == expected
     assert set(table["fold"]) == {2}
     assert set(table["seed"]) == {3}
     assert not table.loc[table["task"].isin(["dili", "injury"]), "is_control"].any()
@@ -103,8 +103,11 @@ def test_every_unit_of_both_parts_is_scored_once(fold: FoldData, features: str) 
 @pytest.mark.parametrize("name", ["meanpool_logistic", "concat_logistic", "chemistry_logistic"])
 def test_a_planted_lesion_is_found_in_unseen_compounds(fold: FoldData, name: str) -> None:
     table = fit_baseline(name, fold, ALL, seed=0, settings=SETTINGS)
-    rows = table[(table["task"] == "lesion:Necrosis") & (table["part"] == "test") & ~table["imputed"]]
-    assert rows.loc[rows["label"] == 1, "score"].min() > rows.loc[rows["label"] == 0, "score"].max()
+    measured = table[(table["task"] == "lesion:Necrosis") & (table["part"] == "test") & ~table["imputed"]]
+    assert (
+        measured.loc[measured["label"] == 1, "score"].min()
+        > measured.loc[measured["label"] == 0, "score"].max()
+    )
     severity = table[(table["task"] == "severity") & (table["part"] == "test") & ~table["imputed"]]
     assert severity["score"].corr(severity["label"], method="spearman") > 0.5
 
@@ -146,12 +149,12 @@ def test_boosting_runs(fold: FoldData) -> None:
 
 def test_samples_without_the_modality_are_scored_and_flagged(fold: FoldData) -> None:
     table = fit_baseline("meanpool_logistic", fold, ALL, seed=0, settings=SETTINGS)
-    rows = table[table["task"] == "lesion:Necrosis"].set_index("unit_id")
-    without = [s for s in rows.index if not fold.study.slides_of(s)]
+    necrosis = table[table["task"] == "lesion:Necrosis"].set_index("unit_id")
+    without = [s for s in necrosis.index if not fold.study.slides_of(s)]
     assert without
-    assert rows.loc[without, "imputed"].all()
-    assert rows.loc[without, "score"].nunique() == 1
-    assert not rows.drop(index=without)["imputed"].any()
+    assert necrosis.loc[without, "imputed"].all()
+    assert necrosis.loc[without, "score"].nunique() == 1
+    assert not necrosis.drop(index=without)["imputed"].any()
 
 
 def test_late_fusion_is_the_mean_of_both_modalities(fold: FoldData) -> None:
@@ -228,5 +231,5 @@ def test_features_of_an_encoder_that_saw_test_compounds_are_refused(
 
 
 def test_aggregate_by_hand() -> None:
-    rows = np.array([[1.0, -4.0], [-2.0, 2.0]])
-    assert baselines._aggregate(rows).tolist() == [-0.5, -1.0, -2.0, -4.0]
+    features = np.array([[1.0, -4.0], [-2.0, 2.0]])
+    assert baselines._aggregate(features).tolist() == [-0.5, -1.0, -2.0, -4.0]

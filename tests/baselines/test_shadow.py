@@ -57,11 +57,11 @@ def test_it_is_the_ridge_of_scikit_learn() -> None:
 def test_test_samples_change_nothing_for_others(own_tiny_study: Study) -> None:
     split = split_of(own_tiny_study)
     before = shadow_of(own_tiny_study, split)
-    rows = own_tiny_study.positions([*split.train, *split.valid])
+    fitted = own_tiny_study.positions([*split.train, *split.valid])
     own_tiny_study.expression[own_tiny_study.positions(split.test)] += 30.0
     after = shadow_of(own_tiny_study, split)
-    np.testing.assert_allclose(before.slide[rows], after.slide[rows])
-    np.testing.assert_allclose(before.expression[rows], after.expression[rows])
+    np.testing.assert_allclose(before.slide[fitted], after.slide[fitted])
+    np.testing.assert_allclose(before.expression[fitted], after.expression[fitted])
     assert (before.components, before.penalty) == (after.components, after.penalty)
     absent = ~own_tiny_study.has_expression
     assert np.isnan(before.expression[absent]).all()

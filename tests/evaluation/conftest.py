@@ -68,7 +68,7 @@ def make_table() -> MakeTable:
             units = predictions.describe_units(chosen, "sample")
             for task in ("lesion:necrosis", "lesion:hypertrophy"):
                 tables.append(
-                    predictions.rows(
+                    predictions.of_units(
                         units,
                         task=task,
                         family="binary",
@@ -81,7 +81,7 @@ def make_table() -> MakeTable:
                 )
             groups = predictions.describe_units(chosen, "group")
             tables.append(
-                predictions.rows(
+                predictions.of_units(
                     groups,
                     task="injury",
                     family="binary",
@@ -92,7 +92,7 @@ def make_table() -> MakeTable:
                 )
             )
             tables.append(
-                predictions.rows(
+                predictions.of_units(
                     units,
                     task="severity",
                     family="ordinal",
@@ -105,7 +105,7 @@ def make_table() -> MakeTable:
             compounds = predictions.describe_units(chosen[~chosen["is_control"]], "compound")
             label = pd.Series(dili, names)
             tables.append(
-                predictions.rows(
+                predictions.of_units(
                     compounds,
                     task="dili",
                     family="binary",

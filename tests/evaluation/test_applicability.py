@@ -25,14 +25,14 @@ def reference(n: int = 60, scale: float = 1.0) -> tuple[Reference, np.ndarray]:
 def test_distance_is_mahalanobis_to_the_fifth_compound() -> None:
     from sklearn.covariance import LedoitWolf
 
-    found, vectors = reference()
+    fitted, vectors = reference()
     at = np.array([[1.0, -2.0, 0.3, 4.0]])
     precision = LedoitWolf().fit(vectors).precision_
     gap = vectors - at
     each = np.sqrt(np.einsum("ij,jk,ik->i", gap, precision, gap)).reshape(15, 4).min(axis=1)
-    table = found.to_compounds(at)
+    table = fitted.to_compounds(at)
     np.testing.assert_allclose(table[[f"c{i}" for i in range(15)]].to_numpy()[0], each)
-    np.testing.assert_allclose(found.distance(at), np.sort(each)[NEIGHBOURS - 1])
+    np.testing.assert_allclose(fitted.distance(at), np.sort(each)[NEIGHBOURS - 1])
 
 
 def test_distance_does_not_depend_on_the_unit_of_the_vectors() -> None:
@@ -77,9 +77,9 @@ def test_the_band_is_the_narrowest_that_keeps_the_error() -> None:
     sure = 0.5 + np.linspace(0.49, 0.20, 30)
     score = np.concatenate([sure, [0.6, 0.6], np.full(10, 0.45)])
     label = np.concatenate([np.ones(30), [0.0, 0.0], np.zeros(10)])
-    found = choose_band(label, score, 0.0)
-    assert found.half_width == pytest.approx(0.20)
-    assert (found.kept, found.error, found.n) == (pytest.approx(30 / 42), 0.0, 42)
+    band = choose_band(label, score, 0.0)
+    assert band.half_width == pytest.approx(0.20)
+    assert (band.kept, band.error, band.n) == (pytest.approx(30 / 42), 0.0, 42)
     all_of_them = choose_band(label, score, 2 / 42)
     assert (all_of_them.half_width, all_of_them.kept) == (0.0, 1.0)
     # 2 of 32 is too much, and units of one margin are kept together or not at all.
@@ -88,9 +88,9 @@ def test_the_band_is_the_narrowest_that_keeps_the_error() -> None:
 
 def test_no_band_where_too_few_units_are_called_well() -> None:
     few = LEAST_UNITS - 1
-    found = choose_band(np.ones(few), np.full(few, 0.9), 0.1)
-    assert np.isinf(found.half_width)
-    assert found.kept == 0.0
+    band = choose_band(np.ones(few), np.full(few, 0.9), 0.1)
+    assert np.isinf(band.half_width)
+    assert band.kept == 0.0
     wrong = choose_band(np.zeros(50), np.full(50, 0.9), 0.1)
     assert np.isinf(wrong.half_width)
     unlabelled = choose_band(np.full(50, np.nan), np.full(50, 0.9), 0.1)

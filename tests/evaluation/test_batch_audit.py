@@ -18,8 +18,8 @@ from toxfusion.study.study import Study, write_study
 
 
 def audited(study: Study, *columns: str, permutations: int = 39, **extra: Any) -> pd.DataFrame:
-    given = {"store": None, "permutations": permutations, "seed": 0} | extra
-    return batch_audit(study, columns or ("batch",), **given).set_index(["features", "column"])
+    settings = {"store": None, "permutations": permutations, "seed": 0} | extra
+    return batch_audit(study, columns or ("batch",), **settings).set_index(["features", "column"])
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def test_a_planted_batch_effect_is_found_and_only_where_it_is(controls: Study) -
     assert clean.loc[("expression", "batch"), ["levels", "controls", "chance"]].tolist() == [2, 48, 0.5]
     shifted = controls.expression.copy()
     shifted[(controls.obs["batch"] == "B").to_numpy(), :10] += 3.0
-    found = audited(replace(controls, expression=shifted))
-    assert found.loc[("expression", "batch"), "balanced_accuracy"] > 0.9
-    assert found.loc[("expression", "batch"), "p"] == 1 / 40
-    assert found.loc[("chemistry", "batch"), "p"] > 0.05
+    audit = audited(replace(controls, expression=shifted))
+    assert audit.loc[("expression", "batch"), "balanced_accuracy"] > 0.9
+    assert audit.loc[("expression", "batch"), "p"] == 1 / 40
+    assert audit.loc[("chemistry", "batch"), "p"] > 0.05
 
 
 def test_what_treated_animals_show_is_not_looked_at(controls: Study) -> None:
@@ -72,21 +72,21 @@ def test_age_is_no_batch(controls: Study) -> None:
     early = (controls.obs["time_h"] == 24.0).to_numpy()
     shifted = controls.expression + 3.0 * early[:, None].astype(np.float32)
     obs = controls.obs.assign(batch=np.where(early, "A", "B"))
-    row = audited(replace(controls, obs=obs, expression=shifted)).loc[("expression", "batch")]
-    assert row["balanced_accuracy"] > 0.9
-    assert row["permuted"] == row["balanced_accuracy"]
-    assert row["p"] == 1.0
+    audit = audited(replace(controls, obs=obs, expression=shifted)).loc[("expression", "batch")]
+    assert audit["balanced_accuracy"] > 0.9
+    assert audit["permuted"] == audit["balanced_accuracy"]
+    assert audit["p"] == 1.0
 
 
 def test_tiles_of_a_store_are_read(study_with_features: Study) -> None:
     """Features of tiles: of S2 and S3, the studies with enough controls, and only of animals that have a bag."""
     store = study_with_features.features("random")
-    row = audited(study_with_features, "study", store=store, permutations=5).loc[("tiles", "study")]
+    audit = audited(study_with_features, "study", store=store, permutations=5).loc[("tiles", "study")]
     control = study_with_features.obs["is_control"]
     bags = [s for s in study_with_features.obs.index[control] if study_with_features.slides_of(s)]
     sizes = study_with_features.obs.loc[bags, "study"].value_counts()
-    assert row["controls"] == sizes[sizes >= 3].sum()
-    assert f"of {len(sizes)} levels have fewer than 3 controls: left out" in row["reason"]
+    assert audit["controls"] == sizes[sizes >= 3].sum()
+    assert f"of {len(sizes)} levels have fewer than 3 controls: left out" in audit["reason"]
 
 
 def test_what_cannot_be_classified_says_why(controls: Study) -> None:
@@ -100,9 +100,9 @@ def test_what_cannot_be_classified_says_why(controls: Study) -> None:
     assert reasons["batch"] == reasons["plate"] == "fewer than two levels"
     assert reasons["rare"] == "1 of 2 levels have fewer than 3 controls: fewer than two are left"
     assert reasons["torn"] == "animal 'one' is in two batches"
-    found = audited(controls)
-    assert found.loc[("tiles", "batch"), "reason"] == "no vehicle control has these features"
-    assert found.loc["tiles", ["balanced_accuracy", "p"]].isna().all(axis=None)
+    audit = audited(controls)
+    assert audit.loc[("tiles", "batch"), "reason"] == "no vehicle control has these features"
+    assert audit.loc["tiles", ["balanced_accuracy", "p"]].isna().all(axis=None)
     with pytest.raises(BatchAuditError, match=r"\['scanner'\] are not among the columns"):
         audited(controls, "scanner")
 

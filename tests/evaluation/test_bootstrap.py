@@ -51,11 +51,11 @@ def test_every_statistic_equals_the_metric_on_the_drawn_rows() -> None:
             score,
         ),
     ]
-    for statistic, metric, truth, given in cases:
+    for statistic, metric, truth, predicted in cases:
         values = statistic(resampling.weights)
         for weights, value in zip(resampling.weights, values, strict=True):
-            rows = _drawn_rows(weights, codes)
-            assert value == pytest.approx(metric(truth[rows], given[rows]))
+            units = _drawn_rows(weights, codes)
+            assert value == pytest.approx(metric(truth[units], predicted[units]))
 
 
 def test_within_strata_auroc_is_the_pair_weighted_mean() -> None:
@@ -84,9 +84,9 @@ def test_a_score_that_only_knows_the_stratum_is_at_chance_within_strata() -> Non
 def test_compound_level_draws_keep_both_classes() -> None:
     label = np.array([1.0] * 3 + [0.0] * 9)
     names = np.array([f"c{i}" for i in range(12)])
-    found = bootstrap.resample(names, strata=label, draws=500)
-    assert (found.weights[:, found.codes(names[:3])].sum(axis=1) == 3).all()
-    assert (found.weights.sum(axis=1) == 12).all()
+    resampling = bootstrap.resample(names, strata=label, draws=500)
+    assert (resampling.weights[:, resampling.codes(names[:3])].sum(axis=1) == 3).all()
+    assert (resampling.weights.sum(axis=1) == 12).all()
     free = bootstrap.resample(names, draws=500)
     statistic = statistics.auroc_statistic(label, np.arange(12.0), free.codes(names), 12)
     names_sorted = np.array(free.clusters)
@@ -162,10 +162,10 @@ def test_coverage_of_the_compound_level_interval() -> None:
     for seed in range(200):
         score = np.random.default_rng(seed).normal(size=60) + label
         resampling = bootstrap.resample(np.arange(60), strata=label, draws=400, seed=seed)
-        found = bootstrap.interval(
+        interval = bootstrap.interval(
             statistics.auroc_statistic(label, score, resampling.codes(np.arange(60)), 60), resampling
         )
-        covered += found.low <= true <= found.high
+        covered += interval.low <= true <= interval.high
     assert 0.89 <= covered / 200 <= 0.99
 
 
@@ -173,8 +173,8 @@ def test_identical_methods_differ_by_exactly_nothing() -> None:
     label, score, cluster = _clustered(6)
     resampling = bootstrap.resample(cluster)
     statistic = statistics.auroc_statistic(label, score, resampling.codes(cluster), 12)
-    found = bootstrap.paired_difference(statistic, statistic, resampling)
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    difference = bootstrap.paired_difference(statistic, statistic, resampling)
+    assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
 
 
 def test_a_better_method_has_a_small_p_and_a_positive_interval() -> None:
@@ -184,11 +184,15 @@ def test_a_better_method_has_a_small_p_and_a_positive_interval() -> None:
     resampling = bootstrap.resample(np.arange(80), strata=label)
     codes = resampling.codes(np.arange(80))
     first, second = (statistics.auroc_statistic(label, s, codes, 80) for s in (good, noise))
-    found = bootstrap.paired_difference(first, second, resampling)
+    difference = bootstrap.paired_difference(first, second, resampling)
     back = bootstrap.paired_difference(second, first, resampling)
-    assert found.low > 0.2
-    assert found.p < 0.01
-    assert (back.value, back.low, back.p) == (-found.value, pytest.approx(-found.high), found.p)
+    assert difference.low > 0.2
+    assert difference.p < 0.01
+    assert (back.value, back.low, back.p) == (
+        -difference.value,
+        pytest.approx(-difference.high),
+        difference.p,
+    )
 
 
 def test_more_draws_begin_with_the_same_ones() -> None:
@@ -234,8 +238,8 @@ def test_permuted_labels_are_at_chance() -> None:
         score = np.arange(50.0)
         resampling = bootstrap.resample(np.arange(50), strata=label, draws=500)
         codes = resampling.codes(np.arange(50))
-        found = bootstrap.interval(statistics.auroc_statistic(label, score, codes, 50), resampling)
-        inside += found.low <= 0.5 <= found.high
+        interval = bootstrap.interval(statistics.auroc_statistic(label, score, codes, 50), resampling)
+        inside += interval.low <= 0.5 <= interval.high
     assert inside >= 17
 
 
@@ -267,10 +271,10 @@ def test_two_thousand_draws_of_a_whole_study() -> None:
     label, score, cluster = _clustered(10, n_clusters=150, each=20)
     resampling = bootstrap.resample(cluster)
     assert resampling.weights.shape == (2000, 150)
-    found = bootstrap.interval(
+    interval = bootstrap.interval(
         statistics.auroc_statistic(label, score, resampling.codes(cluster), 150), resampling
     )
-    assert found.low < metrics.auroc(label, score).value < found.high
+    assert interval.low < metrics.auroc(label, score).value < interval.high
 
 
 def test_one_compound_gives_no_interval_and_no_p_value() -> None:
@@ -279,7 +283,7 @@ def test_one_compound_gives_no_interval_and_no_p_value() -> None:
     resampling = bootstrap.resample(np.zeros(len(label), dtype=int), draws=50)
     codes = resampling.codes(np.zeros(len(label), dtype=int))
     first, second = (statistics.auroc_statistic(label, s, codes, 1) for s in (score, -score))
-    found = bootstrap.paired_difference(first, second, resampling)
-    assert found.value == pytest.approx(2 * sk.roc_auc_score(label, score) - 1)
-    assert np.isnan([found.low, found.high, found.p]).all()
+    difference = bootstrap.paired_difference(first, second, resampling)
+    assert difference.value == pytest.approx(2 * sk.roc_auc_score(label, score) - 1)
+    assert np.isnan([difference.low, difference.high, difference.p]).all()
     assert np.isnan(bootstrap.interval(first, resampling, method="bca").low)

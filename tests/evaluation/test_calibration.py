@@ -82,9 +82,9 @@ def test_intercept_finds_scores_that_are_too_low() -> None:
 
 
 def test_separated_classes_have_no_slope() -> None:
-    found = calibration.slope(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.7, 0.9]))
-    assert not found.defined
-    assert "separate" in found.reason
+    slope = calibration.slope(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.7, 0.9]))
+    assert not slope.defined
+    assert "separate" in slope.reason
 
 
 def test_reliability_of_calibrated_scores_lies_on_the_diagonal() -> None:

@@ -45,31 +45,38 @@ def _runs(
     ]
 
 
-def _row(found: Comparison, experiment: str, headline: str) -> pd.Series:
-    rows = found.table[(found.table["experiment"] == experiment) & (found.table["headline"] == headline)]
-    assert len(rows) == 1
-    return rows.iloc[0]
+def _row(compared: Comparison, experiment: str, headline: str) -> pd.Series:
+    matching = compared.table[
+        (compared.table["experiment"] == experiment) & (compared.table["headline"] == headline)
+    ]
+    assert len(matching) == 1
+    return matching.iloc[0]
 
 
 def test_a_copy_of_the_reference_differs_by_nothing(make_table) -> None:
     runs = [*_runs(make_table, "full"), *_runs(make_table, "copy")]
-    found = compare(runs, VIRTUAL, reference="full", draws=200)
+    compared = compare(runs, VIRTUAL, reference="full", draws=200)
     for headline in ("dili", "injury", "lesions", "severity"):
-        row = _row(found, "copy", headline)
-        assert (row["difference"], row["difference_low"], row["difference_high"], row["p"]) == (0, 0, 0, 1)
-        assert row["value"] == _row(found, "full", headline)["value"]
-        assert np.isnan(_row(found, "full", headline)["difference"])
-    assert found.notes == []
+        copy = _row(compared, "copy", headline)
+        assert (copy["difference"], copy["difference_low"], copy["difference_high"], copy["p"]) == (
+            0,
+            0,
+            0,
+            1,
+        )
+        assert copy["value"] == _row(compared, "full", headline)["value"]
+        assert np.isnan(_row(compared, "full", headline)["difference"])
+    assert compared.notes == []
 
 
 def test_a_heading_says_how_many_units_of_how_many_compounds(make_table) -> None:
-    found = compare(_runs(make_table, "full"), VIRTUAL, reference="full", draws=20)
-    n_compounds = _row(found, "full", "dili")["n_compounds"]
-    assert found.heading("injury").startswith(
+    compared = compare(_runs(make_table, "full"), VIRTUAL, reference="full", draws=20)
+    n_compounds = _row(compared, "full", "dili")["n_compounds"]
+    assert compared.heading("injury").startswith(
         f"Injury of dose groups: AUROC ({5 * n_compounds} units of {n_compounds} compounds"
     )
     # Compounds, or patients, of one unit each are not counted twice.
-    assert found.heading("dili").startswith(f"DILI of compounds: AUROC ({n_compounds} units, ")
+    assert compared.heading("dili").startswith(f"DILI of compounds: AUROC ({n_compounds} units, ")
 
 
 def test_a_random_method_is_worse_and_holm_counts_the_experiments(make_table) -> None:
@@ -78,14 +85,14 @@ def test_a_random_method_is_worse_and_holm_counts_the_experiments(make_table) ->
         *_runs(make_table, "noise", strength=0.0, noise=3),
         *_runs(make_table, "noise_too", strength=0.0, noise=4),
     ]
-    found = compare(runs, VIRTUAL, reference="full", draws=500)
-    row = _row(found, "noise", "injury")
-    assert row["difference_high"] < 0
-    assert row["p"] < 0.01
-    both = found.table[(found.table["headline"] == "injury") & (found.table["experiment"] != "full")]
+    compared = compare(runs, VIRTUAL, reference="full", draws=500)
+    noise = _row(compared, "noise", "injury")
+    assert noise["difference_high"] < 0
+    assert noise["p"] < 0.01
+    both = compared.table[(compared.table["headline"] == "injury") & (compared.table["experiment"] != "full")]
     assert both["p_holm"].to_numpy() == pytest.approx(2 * both["p"].min())
-    assert row["strata_difference_high"] < 0
-    assert found.table["experiment"].iloc[0] == "full"
+    assert noise["strata_difference_high"] < 0
+    assert compared.table["experiment"].iloc[0] == "full"
 
 
 def test_pairs_are_of_one_fold_and_where_folds_are_tiny_the_heading_says_that_they_are_not(
@@ -95,17 +102,17 @@ def test_pairs_are_of_one_fold_and_where_folds_are_tiny_the_heading_says_that_th
     for run in runs[3:]:  # each fold on a scale of its own, which moves no pair within a fold
         binary = run.table["family"] == "binary"
         run.table.loc[binary, "score"] = (run.table.loc[binary, "score"] + run.fold) / 3
-    found = compare(runs, VIRTUAL, reference="full", draws=200)
-    row = _row(found, "shifted", "injury")
-    assert (row["pairs"], row["difference"], row["p"]) == ("folds", 0, 1)
-    assert row["pooled"] < row["value"] == row["folds"]
-    dili = _row(found, "shifted", "dili")
+    compared = compare(runs, VIRTUAL, reference="full", draws=200)
+    shifted = _row(compared, "shifted", "injury")
+    assert (shifted["pairs"], shifted["difference"], shifted["p"]) == ("folds", 0, 1)
+    assert shifted["pooled"] < shifted["value"] == shifted["folds"]
+    dili = _row(compared, "shifted", "dili")
     assert (dili["pairs"], dili["value"]) == ("pooled", dili["pooled"])
     assert dili["value"] < dili["folds"]
-    assert "8 units a fold, under 10, are too few to rank by" in found.heading("dili")
-    assert "a fold" not in found.heading("injury")
-    assert "pooled over folds" in found.details("injury")
-    assert "within folds" in found.details("dili")
+    assert "8 units a fold, under 10, are too few to rank by" in compared.heading("dili")
+    assert "a fold" not in compared.heading("injury")
+    assert "pooled over folds" in compared.details("injury")
+    assert "within folds" in compared.details("dili")
 
 
 def test_what_was_tested_in_other_folds_has_no_pairs_in_common(make_table) -> None:
@@ -114,22 +121,22 @@ def test_what_was_tested_in_other_folds_has_no_pairs_in_common(make_table) -> No
         moved = run.table["compound"].isin(["compound00", "compound23"])
         run.table.loc[moved & (run.table["part"] == "test"), "fold"] = 1
         run.table.drop(run.table.index[moved & (run.table["part"] == "valid")], inplace=True)
-    found = compare(runs, VIRTUAL, reference="full", draws=20)
-    assert np.isnan(_row(found, "elsewhere", "injury")["difference"])
-    assert _row(found, "elsewhere", "dili")["difference"] == 0  # of all folds
-    assert any("elsewhere, injury" in n and "other folds" in n for n in found.notes)
+    compared = compare(runs, VIRTUAL, reference="full", draws=20)
+    assert np.isnan(_row(compared, "elsewhere", "injury")["difference"])
+    assert _row(compared, "elsewhere", "dili")["difference"] == 0  # of all folds
+    assert any("elsewhere, injury" in n and "other folds" in n for n in compared.notes)
 
 
 def test_a_p_at_its_floor_is_said_to_be_a_bound_and_passes_the_correction(make_table) -> None:
     runs = _runs(make_table, "full", strength=5.0)
     for i in range(30):
         runs += _runs(make_table, f"noise{i:02d}", strength=0.0, noise=3 + i)
-    found = compare(runs, VIRTUAL, reference="full", draws=500)
-    rows = found.table[(found.table["headline"] == "injury") & found.table["p"].notna()]
-    assert rows["p_at_floor"].all()
-    assert (rows["p_draws"] == 12_000).all()
-    assert (rows["p_holm"] < 0.01).all()
-    assert found.details("injury").loc[1, ["p", "p (Holm)"]].tolist() == ["< 0.0002", "< 0.005"]
+    compared = compare(runs, VIRTUAL, reference="full", draws=500)
+    differing = compared.table[(compared.table["headline"] == "injury") & compared.table["p"].notna()]
+    assert differing["p_at_floor"].all()
+    assert (differing["p_draws"] == 12_000).all()
+    assert (differing["p_holm"] < 0.01).all()
+    assert compared.details("injury").loc[1, ["p", "p (Holm)"]].tolist() == ["< 0.0002", "< 0.005"]
 
 
 @pytest.mark.parametrize(
@@ -148,27 +155,27 @@ def test_tasks_that_nobody_has_heard_of_are_compared_by_their_family(make_table)
     runs = _runs(make_table, "full")
     known = compare(runs, VIRTUAL, reference="full", draws=50)
     own = [replace(r, table=r.table.replace({"task": names, "headline": names})) for r in runs]
-    found = compare(own, VIRTUAL, reference="full", draws=50)
-    assert found.headlines == ["ascites", "ballooning", "fibrosis", "stages"]
+    compared = compare(own, VIRTUAL, reference="full", draws=50)
+    assert compared.headlines == ["ascites", "ballooning", "fibrosis", "stages"]
     for headline in ("dili", "injury", "lesions", "severity"):
-        ours, theirs = _row(found, "full", names[headline]), _row(known, "full", headline)
+        ours, theirs = _row(compared, "full", names[headline]), _row(known, "full", headline)
         assert (ours["value"], ours["low"], ours["metric"]) == (
             theirs["value"],
             theirs["low"],
             theirs["metric"],
         )
-    assert found.heading("stages").startswith("stages: AUROC (2 tasks, 120 units of 24 compounds")
+    assert compared.heading("stages").startswith("stages: AUROC (2 tasks, 120 units of 24 compounds")
 
 
 def test_incomplete_folds_are_said_and_paired_on_what_is_common(make_table) -> None:
     runs = [*_runs(make_table, "full"), *_runs(make_table, "short", folds=range(2))]
-    found = compare(runs, VIRTUAL, reference="full", draws=50)
+    compared = compare(runs, VIRTUAL, reference="full", draws=50)
     assert any(
-        "short" in n and "INCOMPLETE" in n and "2 of 3" in n and "fold 2 seed 0" in n for n in found.notes
+        "short" in n and "INCOMPLETE" in n and "2 of 3" in n and "fold 2 seed 0" in n for n in compared.notes
     )
-    assert _row(found, "short", "dili")["n_paired"] == 16
-    assert _row(found, "short", "dili")["difference"] == 0
-    for text in (pages.to_text(found), pages.to_markdown(found), pages.to_html(found)):
+    assert _row(compared, "short", "dili")["n_paired"] == 16
+    assert _row(compared, "short", "dili")["difference"] == 0
+    for text in (pages.to_text(compared), pages.to_markdown(compared), pages.to_html(compared)):
         assert "INCOMPLETE" in text
 
 
@@ -177,8 +184,8 @@ def test_a_missing_seed_is_said(make_table) -> None:
         *_runs(make_table, "full"),
         Run("full", "study", 0, 1, 3, make_table(n_folds=3, seed=1), "full/s1"),
     ]
-    found = compare(runs, VIRTUAL, reference="full", draws=20)
-    assert any("4 of 6" in n for n in found.notes)
+    compared = compare(runs, VIRTUAL, reference="full", draws=20)
+    assert any("4 of 6" in n for n in compared.notes)
 
 
 def test_too_good_on_a_real_study_is_a_suspected_leak(make_table) -> None:
@@ -190,10 +197,15 @@ def test_too_good_on_a_real_study_is_a_suspected_leak(make_table) -> None:
 
 def test_seen_compounds_are_flagged_and_are_no_leak(make_table) -> None:
     runs = [replace(run, transductive=True) for run in _runs(make_table, "full", strength=9.0)]
-    found = compare(runs, {"study": Cohort("study", virtual=False)}, reference="full", draws=20)
-    assert _row(found, "full", "dili")["flags"] == "transductive"
-    assert not any("LEAK" in n for n in found.notes)
-    for text in (pages.to_text(found), pages.to_markdown(found), pages.to_html(found), pages.to_latex(found)):
+    compared = compare(runs, {"study": Cohort("study", virtual=False)}, reference="full", draws=20)
+    assert _row(compared, "full", "dili")["flags"] == "transductive"
+    assert not any("LEAK" in n for n in compared.notes)
+    for text in (
+        pages.to_text(compared),
+        pages.to_markdown(compared),
+        pages.to_html(compared),
+        pages.to_latex(compared),
+    ):
         assert "full: TRANSDUCTIVE, the split puts test compounds into training too" in text
         assert "transductive" in text
 
@@ -202,21 +214,21 @@ def test_nulls_and_the_oracle_of_each_view_stand_beside_the_models(make_table, t
     truth = make_table(strength=3.0, noise=5)[["task", "level", "unit_id", "label", "score"]]
     views = pd.concat([truth.assign(view="both"), truth.assign(view="slide", score=truth["score"] / 2)])
     null = [replace(run, null="shuffled pairs") for run in _runs(make_table, "null", noise=3)]
-    found = compare(
+    compared = compare(
         [*_runs(make_table, "full"), *null],
         {"study": Cohort("study", True, views)},
         reference="full",
         draws=50,
     )
-    details = found.details("injury").set_index("experiment")
+    details = compared.details("injury").set_index("experiment")
     assert details.at["null", "flags"] == "null: shuffled pairs"
     assert details.index.tolist() == ["full", "null", "oracle", "oracle, slides alone"]
     assert details.at["oracle", "AUROC [95 %]"] == details.at["oracle, slides alone", "AUROC [95 %]"] != ""
-    assert found.oracles.query("headline == 'dili' and view == 'both'")["n"].item() == 24
-    best = found.oracles.query("headline == 'injury' and view == 'both'")["value"].item()
-    assert _row(found, "full", "injury")["oracle"] == best
-    assert found.summary()["experiment"].tolist() == details.index.tolist()
-    figures.comparison(found, tmp_path / "comparison.png")
+    assert compared.oracles.query("headline == 'dili' and view == 'both'")["n"].item() == 24
+    best = compared.oracles.query("headline == 'injury' and view == 'both'")["value"].item()
+    assert _row(compared, "full", "injury")["oracle"] == best
+    assert compared.summary()["experiment"].tolist() == details.index.tolist()
+    figures.comparison(compared, tmp_path / "comparison.png")
 
 
 def test_a_method_of_one_modality_is_held_against_the_oracle_of_that_one(make_table) -> None:
@@ -284,16 +296,16 @@ def test_permuted_labels_get_no_paired_difference(make_table) -> None:
     for run in null:
         dili = run.table["task"] == "dili"
         run.table.loc[dili, "label"] = 1 - run.table.loc[dili, "label"]
-    found = compare([*_runs(make_table, "full"), *null], VIRTUAL, reference="full", draws=20)
-    assert np.isnan(_row(found, "null", "dili")["difference"])
-    assert any("null, dili: labels" in n for n in found.notes)
-    assert _row(found, "null", "injury")["difference"] == 0
+    compared = compare([*_runs(make_table, "full"), *null], VIRTUAL, reference="full", draws=20)
+    assert np.isnan(_row(compared, "null", "dili")["difference"])
+    assert any("null, dili: labels" in n for n in compared.notes)
+    assert _row(compared, "null", "injury")["difference"] == 0
     # Where a run says that its labels are permuted, its flag tells, and no note.
     declared = [replace(run, null="permuted labels") for run in null]
-    found = compare([*_runs(make_table, "full"), *declared], VIRTUAL, reference="full", draws=20)
-    assert np.isnan(_row(found, "null", "dili")["difference"])
-    assert found.notes == []
-    assert _row(found, "null", "dili")["flags"] == "null: permuted labels"
+    compared = compare([*_runs(make_table, "full"), *declared], VIRTUAL, reference="full", draws=20)
+    assert np.isnan(_row(compared, "null", "dili")["difference"])
+    assert compared.notes == []
+    assert _row(compared, "null", "dili")["flags"] == "null: permuted labels"
 
 
 def test_share_of_the_oracle_and_a_fault_above_it(make_table) -> None:
@@ -303,19 +315,19 @@ def test_share_of_the_oracle_and_a_fault_above_it(make_table) -> None:
     assert _row(same, "full", "dili")["share"] == pytest.approx(1)
     assert not same.table["above_oracle"].any()
     poor = truth.assign(score=make_table(strength=1.0, noise=8)["score"])
-    found = compare(runs, {"study": Cohort("study", True, poor)}, reference="full", draws=200)
-    assert _row(found, "full", "injury")["above_oracle"]
-    assert any("above the oracle" in n for n in found.notes)
+    compared = compare(runs, {"study": Cohort("study", True, poor)}, reference="full", draws=200)
+    assert _row(compared, "full", "injury")["above_oracle"]
+    assert any("above the oracle" in n for n in compared.notes)
 
 
 def test_studies_are_pooled_as_cohorts(make_table) -> None:
     runs = [*_runs(make_table, "full", cohort="a"), *_runs(make_table, "full", cohort="b", noise=2)]
     runs += _runs(make_table, "other", cohort="a")
     cohorts = {name: Cohort(name, virtual=True) for name in "ab"}
-    found = compare(runs, cohorts, reference="full", draws=50)
-    assert _row(found, "full", "dili")["n_compounds"] == 48
-    assert _row(found, "other", "dili")["n_paired"] == 24
-    assert any("other: no finished run on b" in n for n in found.notes)
+    compared = compare(runs, cohorts, reference="full", draws=50)
+    assert _row(compared, "full", "dili")["n_compounds"] == 48
+    assert _row(compared, "other", "dili")["n_paired"] == 24
+    assert any("other: no finished run on b" in n for n in compared.notes)
 
 
 def test_what_cannot_be_compared_is_refused(make_table) -> None:
@@ -464,10 +476,10 @@ def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> N
 
     for name, transductive in {"null_permuted": False, "ablation_wsi_only": True, "full": False}.items():
         _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), transductive=transductive)
-    found = {
+    by_experiment = {
         run.experiment: (run.transductive, run.null, run.view) for run in read_runs(str(tmp_path / "o"))[0]
     }
-    assert found == {
+    assert by_experiment == {
         "full": (False, "", "both"),
         "ablation_wsi_only": (True, "", "slide"),
         "null_permuted": (False, "permuted labels", "both"),
@@ -491,8 +503,8 @@ def test_each_permutation_of_labels_is_a_row_of_its_own(make_table, tmp_path: Pa
             _write_run(tmp_path / "o" / name / f"fold0_seed{seed}", name, 0, table, seed=seed)
     runs, cohorts, _ = read_runs(str(tmp_path / "o"))
     assert [run.experiment for run in runs] == ["full"] * 2 + [f"null_permuted (seed {s})" for s in range(2)]
-    found = compare(runs, cohorts, reference="full", draws=20)
-    assert len(found.wide()) == 3
+    compared = compare(runs, cohorts, reference="full", draws=20)
+    assert len(compared.wide()) == 3
 
 
 def test_a_comparison_of_fewer_runs_leaves_no_figure_of_the_former(outputs: Path, tmp_path: Path) -> None:
@@ -537,21 +549,21 @@ def test_figures_refuse_what_cannot_be_drawn(make_table, tmp_path: Path) -> None
 def test_tiles_lie_where_their_coordinates_say() -> None:
     """Level-0 corners (0, 0) and (8, 4), tiles of 4 px, thumbnail at half size."""
     corners = np.array([[0, 0], [8, 4]]) / 2
-    found = figures.tile_map((4, 8), corners, 2.0, np.array([1.0, 3.0]))
+    painted = figures.tile_map((4, 8), corners, 2.0, np.array([1.0, 3.0]))
     expected = np.zeros((4, 8))
     expected[0:2, 0:2] = 1.0
     expected[2:4, 4:6] = 3.0
-    np.testing.assert_array_equal(found.filled(0.0), expected)
-    assert found.mask.sum() == 32 - 8
+    np.testing.assert_array_equal(painted.filled(0.0), expected)
+    assert painted.mask.sum() == 32 - 8
 
 
 def test_confusion_counts_the_units_that_were_called(make_table, tmp_path: Path) -> None:
     tested = out_of_fold([make_table(fold=f, n_folds=2) for f in range(2)])
-    rows = tested[(tested["task"] == "injury") & tested["label"].notna()]
+    injury = tested[(tested["task"] == "injury") & tested["label"].notna()]
     counts, lacking = _confusions(tested)["injury"]
     assert lacking == 0
-    np.testing.assert_array_equal(counts, confusion_matrix(rows["label"], rows["called"]))
-    tested.loc[rows.index[rows["label"] == 1][:3], "called"] = np.nan
+    np.testing.assert_array_equal(counts, confusion_matrix(injury["label"], injury["called"]))
+    tested.loc[injury.index[injury["label"] == 1][:3], "called"] = np.nan
     fewer, lacking = _confusions(tested)["injury"]
     assert lacking == 3
     np.testing.assert_array_equal(fewer.sum(1), counts.sum(1) - [0, 3])

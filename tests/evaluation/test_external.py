@@ -31,9 +31,13 @@ def _runs(make_table, experiment: str = "full", cohort: str = "study", **setting
 
 def _as_external(runs: list[Run], model: str) -> pd.DataFrame:
     """The test scores of runs as a file has them: the column is that of the family, a lesion goes by its term."""
-    rows = pd.concat([run.table[run.table["part"] == "test"] for run in runs])
-    named = {"case_id": rows["unit_id"], "fold": rows["fold"], "term": rows["task"].str.split(":").str[-1]}
-    scores = {column: rows["score"].where(rows["family"].isin(of)) for column, of in SCORES.items()}
+    tested = pd.concat([run.table[run.table["part"] == "test"] for run in runs])
+    named = {
+        "case_id": tested["unit_id"],
+        "fold": tested["fold"],
+        "term": tested["task"].str.split(":").str[-1],
+    }
+    scores = {column: tested["score"].where(tested["family"].isin(of)) for column, of in SCORES.items()}
     return pd.DataFrame({"model": model, **named, **scores}).dropna(axis=1, how="all").dropna()
 
 
@@ -47,23 +51,24 @@ def test_a_file_of_a_runs_scores_is_a_row_like_that_run(make_table, tmp_path: Pa
     whole = pd.concat([table, stranger])
     whole.to_parquet(path) if suffix == ".parquet" else whole.to_csv(path, sep="\t", index=False)
     audit = Audit()
-    rows, notes = external_runs(path, runs, "full", audit)
-    assert {(row.experiment, row.cohort, row.fold) for row in rows} == {
+    external, notes = external_runs(path, runs, "full", audit)
+    assert {(run.experiment, run.cohort, run.fold) for run in external} == {
         ("theirs", "study", k) for k in range(3)
     }
     assert [record.id.split("/")[-1] for record in audit.records] == ["nobody"]
     assert any("1 cases that no finished run tests (nobody)" in note for note in notes)
-    found = compare([*runs, *rows], STUDIES, reference="full", draws=100).table.set_index("experiment")
-    found = found[
-        found["headline"] != "severity"
+    compared = compare([*runs, *external], STUDIES, reference="full", draws=100).table.set_index("experiment")
+    compared = compared[
+        compared["headline"] != "severity"
     ]  # grades are called by validation, which a file does not have
-    same = [c for c in found if c not in ("flags", "n_imputed", "p_holm")]
+    same = [c for c in compared if c not in ("flags", "n_imputed", "p_holm")]
     pd.testing.assert_frame_equal(
-        found.loc["theirs", same].reset_index(drop=True), found.loc["rival", same].reset_index(drop=True)
+        compared.loc["theirs", same].reset_index(drop=True),
+        compared.loc["rival", same].reset_index(drop=True),
     )
-    assert found.loc["theirs", "flags"].str.startswith("external").all()
-    assert not found.loc["rival", "flags"].str.contains("external").any()
-    assert set(found.loc["theirs", "headline"]) == {"dili", "injury", "lesions"}
+    assert compared.loc["theirs", "flags"].str.startswith("external").all()
+    assert not compared.loc["rival", "flags"].str.contains("external").any()
+    assert set(compared.loc["theirs", "headline"]) == {"dili", "injury", "lesions"}
 
 
 def test_cases_without_a_prediction_are_named_and_the_rest_is_paired(make_table, tmp_path: Path) -> None:
@@ -74,11 +79,13 @@ def test_cases_without_a_prediction_are_named_and_the_rest_is_paired(make_table,
         tmp_path / "a.csv", index=False
     )
     audit = Audit()
-    rows, notes = external_runs(tmp_path / "a.csv", runs, "full", audit)
+    external, notes = external_runs(tmp_path / "a.csv", runs, "full", audit)
     assert {r.id for r in audit.records} == {f"theirs/dili/{case}" for case in lacking}
     assert notes == [f"theirs, dili: no prediction of 2 test cases ({', '.join(lacking)})."]
-    found = compare([*runs, *rows], STUDIES, reference="full", draws=50)
-    of = found.table[(found.table["experiment"] == "theirs") & (found.table["headline"] == "dili")].iloc[0]
+    compared = compare([*runs, *external], STUDIES, reference="full", draws=50)
+    of = compared.table[
+        (compared.table["experiment"] == "theirs") & (compared.table["headline"] == "dili")
+    ].iloc[0]
     assert (of["n_paired"], of["n"], of["difference"]) == (22, 22, 0.0)
 
 
@@ -96,17 +103,17 @@ def test_one_task_needs_no_name_and_one_study_of_two_does(make_table, tmp_path: 
     table = _as_external(dili[3:6], "m")[["case_id", "fold", "probability"]]
     path = tmp_path / "somebody.csv"
     table.to_csv(path, index=False)
-    rows, _ = external_runs(path, dili[:6], "full", Audit())
-    label = pd.concat([row.table for row in rows]).set_index("unit_id")["label"]
+    external, _ = external_runs(path, dili[:6], "full", Audit())
+    label = pd.concat([run.table for run in external]).set_index("unit_id")["label"]
     truth = pd.concat([run.table for run in dili[3:6]]).query("part == 'test'").set_index("unit_id")["label"]
-    assert {row.experiment for row in rows} == {"somebody"}
+    assert {run.experiment for run in external} == {"somebody"}
     assert label.to_dict() == truth.to_dict()
     with pytest.raises(
         ComparisonError, match=r"several studies of the runs \(other, study\).*column 'cohort'"
     ):
         external_runs(path, dili, "full", Audit())
     table.assign(cohort="other").to_csv(path, index=False)
-    assert {row.cohort for row in external_runs(path, dili, "full", Audit())[0]} == {"other"}
+    assert {run.cohort for run in external_runs(path, dili, "full", Audit())[0]} == {"other"}
 
 
 @pytest.mark.parametrize(

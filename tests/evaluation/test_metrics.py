@@ -33,15 +33,15 @@ def test_unlabelled_rows_do_not_count() -> None:
 
 @pytest.mark.parametrize("label", [np.ones(4), np.zeros(4), np.full(4, np.nan)])
 def test_one_class_is_nan_with_a_reason(label: np.ndarray) -> None:
-    for found in (
+    for measure in (
         metrics.auroc(label, SCORE[:4]),
         metrics.auprc(label, SCORE[:4]),
         metrics.matthews(label, SCORE[:4] > 0.3),
         metrics.choose_threshold(label, SCORE[:4]),
         metrics.sensitivity_at_specificity(label, SCORE[:4], 0.9),
     ):
-        assert not found.defined
-        assert "labelled unit" in found.reason
+        assert not measure.defined
+        assert "labelled unit" in measure.reason
 
 
 def test_nan_score_is_refused() -> None:
@@ -130,7 +130,7 @@ def test_cutoffs_of_ties_and_of_nothing() -> None:
 
 
 def test_macro_says_how_many_entered() -> None:
-    found = metrics.macro([metrics.Measure(0.6), metrics.Measure(0.8), metrics.undefined("no positives")])
-    assert found.value == pytest.approx(0.7)
-    assert found.reason == "mean of 2 of 3"
+    macro = metrics.macro([metrics.Measure(0.6), metrics.Measure(0.8), metrics.undefined("no positives")])
+    assert macro.value == pytest.approx(0.7)
+    assert macro.reason == "mean of 2 of 3"
     assert not metrics.macro([metrics.undefined("no positives")]).defined

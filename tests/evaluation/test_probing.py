@@ -57,11 +57,11 @@ def test_two_shots_rank_by_the_line_between_them() -> None:
         [0, 1, 0, 1, 1, 0],
         ["train", "train", "test", "test", "test", "test"],
     )
-    found = probing.few_shot(table, seed=0, draws=3)
-    assert found[1].values.tolist() == [1.0, 1.0, 1.0]
-    assert "C fixed" in found[1].reason  # no validation part
-    assert len(found[5].values) == 0
-    assert "1 training compounds" in found[5].reason
+    by_shots = probing.few_shot(table, seed=0, draws=3)
+    assert by_shots[1].values.tolist() == [1.0, 1.0, 1.0]
+    assert "C fixed" in by_shots[1].reason  # no validation part
+    assert len(by_shots[5].values) == 0
+    assert "1 training compounds" in by_shots[5].reason
 
 
 def test_the_span_of_the_shots_holds_the_whole_solution() -> None:
@@ -78,19 +78,19 @@ def test_the_span_of_the_shots_holds_the_whole_solution() -> None:
 
 
 def test_more_shots_find_more_and_noise_stays_at_chance() -> None:
-    found = pd.DataFrame(probing.few_shot_records([two_clouds(30, 2.5)], "e", seed=0)).set_index("k")
-    assert found["value"].is_monotonic_increasing
-    assert found.loc[25, "value"] > 0.85
-    assert (found["low"] <= found["value"]).all()
+    curve = pd.DataFrame(probing.few_shot_records([two_clouds(30, 2.5)], "e", seed=0)).set_index("k")
+    assert curve["value"].is_monotonic_increasing
+    assert curve.loc[25, "value"] > 0.85
+    assert (curve["low"] <= curve["value"]).all()
     nothing = pd.DataFrame(probing.few_shot_records([two_clouds(30, 0.0)], "e", seed=0))
     assert (nothing["value"] - 0.5).abs().max() < 0.12
     again = pd.DataFrame(probing.few_shot_records([two_clouds(30, 2.5)], "e", seed=0)).set_index("k")
-    pd.testing.assert_frame_equal(found, again)
+    pd.testing.assert_frame_equal(curve, again)
 
 
 def test_nothing_is_fitted_or_chosen_on_test_units() -> None:
     table = two_clouds(12, 1.5)
-    test = table.rows("test")
+    test = table.positions("test")
     moved = Units(**{**vars(table), "values": table.values.copy()})
     moved.values[test[0]] += 50.0
     for classify in probing.CLASSIFIERS.values():
@@ -106,17 +106,17 @@ def test_neighbours_by_hand() -> None:
     table = units(
         np.stack([np.cos(angle), np.sin(angle)], 1), label, np.repeat(["train", "valid", "test"], 4)
     )
-    found = probing.nearest_neighbours(table)
-    assert found.k == 1
-    assert found.score.tolist() == [1, 0, 1, 0]
+    scored = probing.nearest_neighbours(table)
+    assert scored.k == 1
+    assert scored.score.tolist() == [1, 0, 1, 0]
 
 
 def test_neighbours_without_validation_say_so() -> None:
     table = two_clouds(10, 3.0)
-    table.label[table.rows("valid")] = 1
-    found = probing.nearest_neighbours(table)
-    assert found.k == probing.UNDECIDED_NEIGHBOURS
-    assert "all 20 labelled units are positive" in found.reason
+    table.label[table.positions("valid")] = 1
+    scored = probing.nearest_neighbours(table)
+    assert scored.k == probing.UNDECIDED_NEIGHBOURS
+    assert "all 20 labelled units are positive" in scored.reason
 
 
 def test_class_means_by_hand() -> None:
@@ -128,15 +128,15 @@ def test_class_means_by_hand() -> None:
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_one_class_is_undefined_with_its_reason(part: str) -> None:
     table = two_clouds(6, 1.0)
-    table.label[table.rows(part)] = 0
+    table.label[table.positions(part)] = 0
     records = probing.few_shot_records([table], "e", seed=0)
     records += [
         r for p in probing.CLASSIFIERS for r in probing.classifier_records(p, [table], "e", draws=20, seed=0)
     ]
     assert len(records) == len(SHOTS) + 2
-    for row in records:
-        assert np.isnan(row["value"])
-        assert row["reason"] == f"{part} part: all 12 labelled units are negative"
+    for record in records:
+        assert np.isnan(record["value"])
+        assert record["reason"] == f"{part} part: all 12 labelled units are negative"
 
 
 def test_lesions_are_averaged_and_counted() -> None:
@@ -144,12 +144,12 @@ def test_lesions_are_averaged_and_counted() -> None:
         replace(two_clouds(12, d, task=f"lesion:{d}", seed=int(d)), headline="lesions")
         for d in (1.0, 3.0, 5.0)
     ]
-    three[0].label[three[0].rows("test")] = 0
-    found = pd.DataFrame(probing.few_shot_records(three, "e", seed=0)).set_index(["task", "k"])
-    mean = (found.loc[("lesion:3.0", 5), "value"] + found.loc[("lesion:5.0", 5), "value"]) / 2
-    assert found.loc[("lesions", 5), "value"] == pytest.approx(mean)
-    assert found.loc[("lesions", 5), "reason"] == "mean of 2 of 3 lesions"
-    assert np.isnan(found.loc[("lesions", 25), "value"])
+    three[0].label[three[0].positions("test")] = 0
+    by_task = pd.DataFrame(probing.few_shot_records(three, "e", seed=0)).set_index(["task", "k"])
+    mean = (by_task.loc[("lesion:3.0", 5), "value"] + by_task.loc[("lesion:5.0", 5), "value"]) / 2
+    assert by_task.loc[("lesions", 5), "value"] == pytest.approx(mean)
+    assert by_task.loc[("lesions", 5), "reason"] == "mean of 2 of 3 lesions"
+    assert np.isnan(by_task.loc[("lesions", 25), "value"])
     known = pd.DataFrame(probing.classifier_records("knn", three, "e", draws=50, seed=0)).set_index("task")
     assert known.loc["lesions", "value"] == pytest.approx(
         known.loc[["lesion:3.0", "lesion:5.0"], "value"].mean()
@@ -157,7 +157,7 @@ def test_lesions_are_averaged_and_counted() -> None:
 
 
 def test_curves_of_experiments_are_means_over_runs_where_defined(tmp_path: Path) -> None:
-    row = {
+    probe = {
         "probe": "few_shot",
         "embedding": "pretrained",
         "task": "dili",
@@ -167,20 +167,20 @@ def test_curves_of_experiments_are_means_over_runs_where_defined(tmp_path: Path)
         "low": 0.4,
         "high": 0.8,
     }
-    first = pd.DataFrame([{**row, "k": 1, "value": 0.5}, {**row, "k": 5, "value": 0.6}])
-    second = pd.DataFrame([{**row, "k": 1, "value": 0.7}, {**row, "k": 5, "value": np.nan}])
-    other = pd.DataFrame([{**row, "embedding": "finetuned", "k": 1, "value": 0.9}])
+    first = pd.DataFrame([{**probe, "k": 1, "value": 0.5}, {**probe, "k": 5, "value": 0.6}])
+    second = pd.DataFrame([{**probe, "k": 1, "value": 0.7}, {**probe, "k": 5, "value": np.nan}])
+    other = pd.DataFrame([{**probe, "embedding": "finetuned", "k": 1, "value": 0.9}])
     curves = probing.mean_over_runs({"full": [first, second], "clip": [first], "none": [other]}, "pretrained")
-    found = curves.set_index(["experiment", "k"])["value"]
-    assert found.to_dict() == {("full", 1): 0.6, ("full", 5): 0.6, ("clip", 1): 0.5, ("clip", 5): 0.6}
+    mean = curves.set_index(["experiment", "k"])["value"]
+    assert mean.to_dict() == {("full", 1): 0.6, ("full", 5): 0.6, ("clip", 1): 0.5, ("clip", 5): 0.6}
     figures.few_shot(curves, tmp_path / "curves.png", by="experiment")
 
 
 def test_an_interval_that_does_not_hold_its_value_is_drawn(tmp_path: Path) -> None:
     """A percentile interval of few draws may lie on one side of the value."""
-    row = {"probe": "few_shot", "embedding": "pretrained", "task": "dili", "headline": "dili", "metric": "auroc",
+    probe = {"probe": "few_shot", "embedding": "pretrained", "task": "dili", "headline": "dili", "metric": "auroc",
            "chance": 0.5, "reason": ""}  # fmt: skip
-    table = pd.DataFrame([{**row, "k": k, "value": 0.5, "low": 0.6, "high": 0.7} for k in (1, 5)])
+    table = pd.DataFrame([{**probe, "k": k, "value": 0.5, "low": 0.6, "high": 0.7} for k in (1, 5)])
     figures.few_shot(table, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").is_file()
 

@@ -20,8 +20,8 @@ def test_ranks_by_hand() -> None:
 
 
 def test_equal_embeddings_are_found_first_and_constant_ones_are_at_chance() -> None:
-    rows = np.random.default_rng(0).normal(size=(41, 8))
-    assert (retrieval.ranks(rows, rows) == 1).all()
+    vectors = np.random.default_rng(0).normal(size=(41, 8))
+    assert (retrieval.ranks(vectors, vectors) == 1).all()
     assert (retrieval.ranks(np.ones((41, 3)), np.ones((41, 3))) == 21).all()
 
 

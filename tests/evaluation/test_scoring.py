@@ -25,9 +25,9 @@ from toxfusion.evaluation.records import as_dict
 
 
 def _value(scores: pd.DataFrame, task: str, metric: str, column: str = "value") -> float:
-    found = scores[(scores["task"] == task) & (scores["metric"] == metric)]
-    assert len(found) == 1
-    return found[column].iloc[0]
+    matching = scores[(scores["task"] == task) & (scores["metric"] == metric)]
+    assert len(matching) == 1
+    return matching[column].iloc[0]
 
 
 def _folds(make_table, **settings) -> list[pd.DataFrame]:
@@ -153,16 +153,16 @@ def test_knowing_the_training_prevalence_is_worth_nothing_over_many_studies() ->
     for _ in range(200):
         label = (rng.random(200) < 0.2).astype(float)
         known = np.array([label[fold != k].mean() for k in range(5)])[fold]
-        rows = pd.DataFrame({
+        table = pd.DataFrame({
             "task": "lesion:a", "family": "binary", "headline": "lesions", "level": "sample", "label": label,
             "score": known, "fold": fold, "unit_id": np.arange(200).astype(str), "compound": np.arange(200).astype(str),
         })  # fmt: skip
-        pairing = Pairing.of(rows)
+        pairing = Pairing.of(table)
         assert (pairing.pairs, pairing.reason) == ("folds", "")
-        resampling = resampling_of(rows, draws=2)
+        resampling = resampling_of(table, draws=2)
         ones = np.ones((1, 200))
-        within.append(headline_statistic(rows, resampling, pairing)(ones)[0])
-        pooled.append(headline_statistic(rows, resampling, pairing.other)(ones)[0])
+        within.append(headline_statistic(table, resampling, pairing)(ones)[0])
+        pooled.append(headline_statistic(table, resampling, pairing.other)(ones)[0])
     assert within == [0.5] * 200
     assert np.mean(pooled) == pytest.approx(0.43, abs=0.02)
 
@@ -180,15 +180,15 @@ def test_values_are_ranked_within_folds_too() -> None:
     rng, fold = np.random.default_rng(0), np.repeat(np.arange(4), 30)
     label = rng.normal(size=120) + fold
     score = np.array([label[fold != k].mean() for k in range(4)])[fold] + 1e-3 * rng.normal(size=120)
-    rows = pd.DataFrame({"task": "biochemistry:ALT", "family": "value", "headline": "biochemistry", "level": "sample",
+    table = pd.DataFrame({"task": "biochemistry:ALT", "family": "value", "headline": "biochemistry", "level": "sample",
                          "label": label, "score": score, "fold": fold, "unit_id": np.arange(120).astype(str),
                          "compound": np.arange(120).astype(str)})  # fmt: skip
-    resampling, ones = resampling_of(rows, draws=2), np.ones((1, 120))
-    pairing = Pairing.of(rows)
-    inside = headline_statistic(rows, resampling, pairing)(ones)[0]
+    resampling, ones = resampling_of(table, draws=2), np.ones((1, 120))
+    pairing = Pairing.of(table)
+    inside = headline_statistic(table, resampling, pairing)(ones)[0]
     by_hand = np.mean([spearmanr(label[fold == k], score[fold == k]).statistic for k in range(4)])
     assert inside == pytest.approx(by_hand)
-    assert headline_statistic(rows, resampling, pairing.other)(ones)[0] < -0.5 < inside - 0.3
+    assert headline_statistic(table, resampling, pairing.other)(ones)[0] < -0.5 < inside - 0.3
 
 
 def test_oracle_share(make_table, tmp_path: Path) -> None:
@@ -229,12 +229,12 @@ def test_studies_are_compared_within_themselves(make_table) -> None:
     shifted = second.assign(score=second["score"] / 2)
     values = []
     for other in (second, shifted):
-        rows = headline_rows(join_cohorts({"a": first, "b": other}), "dili")
-        resampling = resampling_of(rows, draws=20)
+        dili = headline_rows(join_cohorts({"a": first, "b": other}), "dili")
+        resampling = resampling_of(dili, draws=20)
         assert len(resampling.clusters) == 48
         of_a = np.array([c.startswith("a/") for c in resampling.clusters])
         assert (resampling.weights[:, of_a].sum(axis=1) == 24).all()
-        values.append(headline_statistic(rows, resampling, Pairing.of(rows))(np.ones((1, 48)))[0])
+        values.append(headline_statistic(dili, resampling, Pairing.of(dili))(np.ones((1, 48)))[0])
     single = [metrics.auroc(t.query("task == 'dili'")["label"], t.query("task == 'dili'")["score"]).value
               for t in (first, second)]  # fmt: skip
     assert values == pytest.approx([np.mean(single)] * 2)
@@ -246,8 +246,8 @@ def test_permuted_labels_are_at_chance(make_table) -> None:
     outside = {"dili": 0, "injury": 0}
     for _ in range(12):
         for task in outside:
-            rows = table["task"] == task
-            table.loc[rows, "label"] = rng.permutation(table.loc[rows, "label"])
+            of_task = table["task"] == task
+            table.loc[of_task, "label"] = rng.permutation(table.loc[of_task, "label"])
         scores = scoring.score_run(table[table["task"].isin(outside)], draws=200)
         for task in outside:
             low, high = (_value(scores, task, "auroc", side) for side in ("low", "high"))

@@ -49,9 +49,9 @@ def test_pairs_are_pooled_over_tasks_of_every_family() -> None:
     by_hand = [_by_hand(y, s) for y, s in zip((binary, grade, value), scores, strict=False)]
     comparable = sum(event[i] and time[j] > time[i] for i, j in itertools.permutations(range(n), 2))
     by_hand.append((harrell_c(time, event, scores[3]).value * comparable, int(comparable)))
-    found = validation_score(table)
-    assert found.value == pytest.approx(sum(r for r, _ in by_hand) / sum(p for _, p in by_hand))
-    assert sorted(found.n_pairs.values()) == sorted(p for _, p in by_hand)
+    scored = validation_score(table)
+    assert scored.value == pytest.approx(sum(r for r, _ in by_hand) / sum(p for _, p in by_hand))
+    assert sorted(scored.n_pairs.values()) == sorted(p for _, p in by_hand)
 
 
 def test_units_of_two_folds_or_without_a_label_make_no_pair() -> None:
@@ -71,10 +71,10 @@ def test_the_error_is_that_of_the_cluster_bootstrap() -> None:
     compound = np.repeat(np.arange(40), 6)
     label = (rng.random(240) < 0.3).astype(float)
     score = label + rng.normal(size=240) + np.repeat(rng.normal(size=40), 6)
-    found = validation_score(_rows("injury", "binary", label, score, compound))
+    scored = validation_score(_rows("injury", "binary", label, score, compound))
     resampling = bootstrap.resample(compound)
     drawn = auroc_statistic(label, score, resampling.codes(compound), 40)(resampling.weights)
-    assert found.error == pytest.approx(drawn.std(), rel=0.1)
+    assert scored.error == pytest.approx(drawn.std(), rel=0.1)
 
 
 def test_a_gain_has_a_paired_error() -> None:
@@ -129,10 +129,10 @@ def test_a_lesion_with_a_handful_of_positives_does_not_decide(n_positive: int) -
 
 def test_times_of_two_strata_make_no_pair_in_choice_or_score() -> None:
     """All of stratum b die later, at lower risk: right within neither, and no matter between them."""
-    rows = _rows(
+    survival = _rows(
         "survival", "survival", np.array([1.0, 2.0, 8.0, 9.0]), np.array([3.0, 4.0, 1.0, 2.0]), np.arange(4)
     )
-    table = rows.assign(event=1.0, uno_weight=1.0)
+    table = survival.assign(event=1.0, uno_weight=1.0)
     assert validation_score(table).value == pytest.approx(4 / 6)
     stratified = table.assign(stratum=list("aabb"))
     assert validation_score(stratified).value == 0.0

@@ -13,9 +13,9 @@ from toxfusion.evaluation.strata import CONTROLS, score_strata
 
 def _find(strata: pd.DataFrame, task: str, by: str, stratum: str, metric: str) -> pd.Series:
     keys = {"task": task, "by": by, "stratum": stratum, "metric": metric}
-    found = strata[np.logical_and.reduce([strata[k] == v for k, v in keys.items()])]
-    assert len(found) == 1, keys
-    return found.iloc[0]
+    matching = strata[np.logical_and.reduce([strata[k] == v for k, v in keys.items()])]
+    assert len(matching) == 1, keys
+    return matching.iloc[0]
 
 
 def _folds(make_table) -> list[pd.DataFrame]:
@@ -27,14 +27,18 @@ def test_a_stratum_is_scored_on_its_own_units(make_table) -> None:
     strata = score_strata(tables, draws=100)
     tested = pd.concat(tables).query("part == 'test' and task == 'injury'")
     for level, of_level in tested[tested["dose_level"] != "control"].groupby("dose_level"):
-        row = _find(strata, "injury", "dose_level", str(level), "auroc")
+        stratum = _find(strata, "injury", "dose_level", str(level), "auroc")
         parts = [part for _, part in of_level.groupby("fold")]
         inside = [metrics.auroc(part["label"], part["score"]).value for part in parts]
         pairs = [part["label"].sum() * (1 - part["label"]).sum() for part in parts]
-        assert row["value"] == pytest.approx(np.average(inside, weights=pairs))
-        assert (row["n"], row["n_positive"], row["n_compounds"]) == (48, of_level["label"].sum(), 24)
-        assert row["low"] < row["value"] < row["high"]
-        assert not row["small"]
+        assert stratum["value"] == pytest.approx(np.average(inside, weights=pairs))
+        assert (stratum["n"], stratum["n_positive"], stratum["n_compounds"]) == (
+            48,
+            of_level["label"].sum(),
+            24,
+        )
+        assert stratum["low"] < stratum["value"] < stratum["high"]
+        assert not stratum["small"]
     late = _find(strata, "lesions", "time_h", "168", "auroc")
     single = _find(strata, "lesion:necrosis", "time_h", "168", "auroc")
     assert late["value"] == pytest.approx(single["value"])  # both lesions are the same in these tables
@@ -86,10 +90,14 @@ def test_no_false_positive_is_no_certainty(make_table) -> None:
     tables = _folds(make_table)
     for table in tables:
         table["score"] = np.where(table["label"] > 0, 0.9, 0.1) * np.where(table["task"] == "severity", 4, 1)
-    row = _find(score_strata(tables, draws=50), "lesions", CONTROLS, "vehicle control", "false_positive_rate")
-    assert (row["value"], row["low"]) == (0, 0)
-    assert row["high"] == pytest.approx(stats.beta.ppf(0.975, 1, 24))  # Clopper & Pearson, 0 of 24 compounds
-    assert "24 compounds" in row["reason"]
+    controls = _find(
+        score_strata(tables, draws=50), "lesions", CONTROLS, "vehicle control", "false_positive_rate"
+    )
+    assert (controls["value"], controls["low"]) == (0, 0)
+    assert controls["high"] == pytest.approx(
+        stats.beta.ppf(0.975, 1, 24)
+    )  # Clopper & Pearson, 0 of 24 compounds
+    assert "24 compounds" in controls["reason"]
 
 
 def test_a_finding_of_a_control_is_no_false_positive(make_table) -> None:
@@ -103,8 +111,8 @@ def test_a_finding_of_a_control_is_no_false_positive(make_table) -> None:
 
 def test_without_a_threshold_there_is_no_rate(make_table) -> None:
     strata = score_strata(make_table(), draws=20)
-    row = _find(strata, "lesions", CONTROLS, "vehicle control", "false_positive_rate")
-    assert np.isnan(row["value"])
-    assert "no threshold" in row["reason"]
+    controls = _find(strata, "lesions", CONTROLS, "vehicle control", "false_positive_rate")
+    assert np.isnan(controls["value"])
+    assert "no threshold" in controls["reason"]
     sensitivity = _find(strata, "injury", "dose_level", "high", "sensitivity")
     assert "no threshold" in sensitivity["reason"]

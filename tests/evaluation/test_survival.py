@@ -24,11 +24,11 @@ def array(*values: float) -> np.ndarray:
 
 def test_censoring_by_hand_and_events_leave_before_the_censored() -> None:
     """At risk of censoring: 5 at time 1; at time 2 one event leaves first, so 1 of 3; 1 of 1 at time 4."""
-    found = Censoring.fit(array(1, 2, 2, 3, 4), array(0, 1, 0, 1, 0))
+    censoring = Censoring.fit(array(1, 2, 2, 3, 4), array(0, 1, 0, 1, 0))
     np.testing.assert_allclose(
-        found.at(array(0.5, 1, 1.5, 2, 3.9, 4, 9)), [1, 0.8, 0.8, 1.6 / 3, 1.6 / 3, 0, 0]
+        censoring.at(array(0.5, 1, 1.5, 2, 3.9, 4, 9)), [1, 0.8, 0.8, 1.6 / 3, 1.6 / 3, 0, 0]
     )
-    np.testing.assert_allclose(found.before(array(1, 2, 4)), [1, 0.8, 1.6 / 3])
+    np.testing.assert_allclose(censoring.before(array(1, 2, 4)), [1, 0.8, 1.6 / 3])
 
 
 def test_harrell_by_hand() -> None:
@@ -41,8 +41,8 @@ def test_harrell_by_hand() -> None:
 
 def test_ties_in_time_count_only_against_the_censored() -> None:
     """Two events at 2 are no pair; the one censored at 2 outlived both."""
-    found = harrell_c(array(2, 2, 2), array(1, 1, 0), array(3, 1, 2))
-    assert found.value == pytest.approx(1 / 2)
+    measure = harrell_c(array(2, 2, 2), array(1, 1, 0), array(3, 1, 2))
+    assert measure.value == pytest.approx(1 / 2)
     assert np.isnan(harrell_c(array(2, 2), array(1, 1), array(3, 1)).value)
 
 
@@ -90,9 +90,9 @@ def test_integrated_brier_weighs_against_censoring() -> None:
     """G is 1 before 1 and 1/2 from then on (one of two censored at 1); S = 0.6 at both times."""
     train_time, train_event = array(1, 3), array(0, 1)
     time, event, times = array(2, 0.5), array(1, 0), array(0.25, 1.75)
-    found = integrated_brier(train_time, train_event, time, event, times, np.full((2, 2), 0.6))
+    measure = integrated_brier(train_time, train_event, time, event, times, np.full((2, 2), 0.6))
     # Unit 1 outlives both: 0.16 / 1 and 0.16 / 0.5. Unit 2 is censored before 1.75: 0.16 and 0.
-    assert found.value == pytest.approx((np.mean([0.16, 0.32]) + np.mean([0.16, 0.0])) / 2)
+    assert measure.value == pytest.approx((np.mean([0.16, 0.32]) + np.mean([0.16, 0.0])) / 2)
 
 
 def test_draws_of_clusters_equal_the_metric_on_repeated_units() -> None:
@@ -103,8 +103,8 @@ def test_draws_of_clusters_equal_the_metric_on_repeated_units() -> None:
     statistic = concordance_statistic(time, event, risk, event, codes, n_clusters)
     weights = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=5).astype(float)
     for value, draw in zip(statistic(weights), weights, strict=True):
-        rows = np.repeat(np.arange(n), draw[codes].astype(int))
-        assert value == pytest.approx(harrell_c(time[rows], event[rows], risk[rows]).value)
+        units = np.repeat(np.arange(n), draw[codes].astype(int))
+        assert value == pytest.approx(harrell_c(time[units], event[units], risk[units]).value)
 
 
 def test_pairs_of_two_strata_do_not_count() -> None:
@@ -135,9 +135,9 @@ def test_spearman_and_r2_of_draws_equal_scipy_and_sklearn() -> None:
     ranked = statistics.spearman_statistic(label, score, codes, 6)(weights)
     explained = statistics.r2_statistic(label, score, codes, 6)(weights)
     for k, draw in enumerate(weights):
-        rows = np.repeat(np.arange(40), draw[codes].astype(int))
-        assert ranked[k] == pytest.approx(spearmanr(label[rows], score[rows]).statistic)
-        assert explained[k] == pytest.approx(r2_score(label[rows], score[rows]))
+        units = np.repeat(np.arange(40), draw[codes].astype(int))
+        assert ranked[k] == pytest.approx(spearmanr(label[units], score[units]).statistic)
+        assert explained[k] == pytest.approx(r2_score(label[units], score[units]))
     assert np.isnan(statistics.r2_statistic(np.ones(3), np.zeros(3), np.zeros(3), 1)(np.ones((1, 1))))
     assert np.isnan(
         statistics.spearman_statistic(np.ones(3), array(1, 2, 3), np.zeros(3), 1)(np.ones((1, 1)))
@@ -147,5 +147,5 @@ def test_spearman_and_r2_of_draws_equal_scipy_and_sklearn() -> None:
 def test_metrics_of_classes_by_hand() -> None:
     """Classes 0, 0, 1, 2; called 0, 1, 1, 1: recalls 1/2, 1, 0; F1 2/3, 1/2, 0."""
     label, called, codes = array(0, 0, 1, 2, NAN), array(0, 1, 1, 1, 0), np.zeros(5)
-    found = [float(s(np.ones((1, 1)))[0]) for s in statistics.class_statistics(label, called, codes, 1)]
-    assert found == pytest.approx([2 / 4, 1 / 2, (2 / 3 + 1 / 2) / 3])
+    measured = [float(s(np.ones((1, 1)))[0]) for s in statistics.class_statistics(label, called, codes, 1)]
+    assert measured == pytest.approx([2 / 4, 1 / 2, (2 / 3 + 1 / 2) / 3])

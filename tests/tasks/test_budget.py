@@ -64,9 +64,9 @@ def test_values_have_one_class(tiny_study: Study, split: Split) -> None:
     tasks = TaskSet([ColumnTask(column="age")]).fit(study, split.train, Audit())
     labels = tasks.labels(study, study.sample_ids)
     audit = Audit()
-    found = within_budget(tasks, labels, study, split.train, 2, 0, audit)["age"]
+    labelled = within_budget(tasks, labels, study, split.train, 2, 0, audit)["age"]
     train = study.positions(split.train)
-    known = train[~np.isnan(found[train])]
+    known = train[~np.isnan(labelled[train])]
     assert study.obs["compound"].iloc[known].nunique() == 2
     assert "training labels are hidden" in audit.summary()
 

@@ -61,12 +61,12 @@ def test_labels(
     np.testing.assert_array_equal(back.labels(study, study.sample_ids), task.labels(study, study.sample_ids))
     head = task.head(6).eval()
     vectors = torch.randn(4, 6)
-    found = task.scores(head, vectors)
-    assert found.shape == (4, len(names))
+    scores = task.scores(head, vectors)
+    assert scores.shape == (4, len(names))
     assert task.targets(head, vectors).shape == (4, len(names))
     scored = Scored(study.obs.iloc[:4], task.labels(study, study.sample_ids[:4]), "test", 0, 0)
-    (*_, rows) = task.rows(head, vectors, scored)
-    assert set(rows["family"]) == {family}
+    (*_, table) = task.predictions(head, vectors, scored)
+    assert set(table["family"]) == {family}
 
 
 def test_a_value_is_in_deviations_of_training_samples(study: Study) -> None:

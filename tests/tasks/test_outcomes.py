@@ -102,12 +102,12 @@ def test_survival_of_test_samples_is_scored(cohort: Study, survival_run: RunFold
     wide = curves.pivot(index="sample_id", columns="time", values="survival").loc[test.index]
     assert (wide.diff(axis=1).iloc[:, 1:] <= 0).all(axis=None)
     np.testing.assert_allclose(test["score"], -wide.sum(axis=1), rtol=1e-6)
-    found = scores_of(survival_run)["survival"]
+    scores = scores_of(survival_run)["survival"]
     c = harrell_c(*(test[column].to_numpy() for column in ("label", "event", "score")))
-    assert found["harrell_c"]["value"] == pytest.approx(c.value)
-    assert found["harrell_c"]["low"] <= c.value <= found["harrell_c"]["high"]
-    assert 0 <= found["uno_c"]["value"] <= 1
-    assert 0 < found["integrated_brier"]["value"] < 1
+    assert scores["harrell_c"]["value"] == pytest.approx(c.value)
+    assert scores["harrell_c"]["low"] <= c.value <= scores["harrell_c"]["high"]
+    assert 0 <= scores["uno_c"]["value"] <= 1
+    assert 0 < scores["integrated_brier"]["value"] < 1
 
 
 def test_a_time_without_event_is_audited(survival_run: RunFolder) -> None:
@@ -127,11 +127,11 @@ def test_subtype_gives_probabilities_of_the_training_classes(cohort: Study, tmp_
     assert contract_of(folder)["tasks"]["subtype"]["classes"] == tuple(sorted(CLASSES))
     table = pd.read_parquet(folder.predictions)
     np.testing.assert_allclose(table.groupby("unit_id")["score"].sum(), 1.0, atol=1e-6)
-    found = scores_of(folder)["subtype"]
-    assert {"auroc", "accuracy", "balanced_accuracy", "macro_f1"} <= set(found)
+    scores = scores_of(folder)["subtype"]
+    assert {"auroc", "accuracy", "balanced_accuracy", "macro_f1"} <= set(scores)
     test = table[(table["part"] == "test") & table["label"].notna()]
     best = test.loc[test.groupby("unit_id")["score"].idxmax()]
-    assert found["accuracy"]["value"] == pytest.approx(best["label"].mean())
+    assert scores["accuracy"]["value"] == pytest.approx(best["label"].mean())
 
 
 def test_a_class_of_no_training_sample_is_audited_and_unlabelled(tmp_path: Path) -> None:
@@ -164,10 +164,10 @@ def test_biochemistry_beside_the_other_tasks(cohort: Study, tmp_path: Path) -> N
     np.testing.assert_allclose(fitted["mean"], [np.log(train["ALT"].dropna()).mean(), train["AST"].mean()])
     table = pd.read_parquet(folder.predictions)
     assert {"dili", "injury", "severity", "biochemistry:ALT", "biochemistry:AST"} <= set(table["task"])
-    found = scores_of(folder)
-    assert set(found["biochemistry"]) == {"spearman", "r2", "mean_absolute_error"}
-    each = [found[f"biochemistry:{name}"]["spearman"]["value"] for name in ("ALT", "AST")]
-    assert found["biochemistry"]["spearman"]["value"] == pytest.approx(np.mean(each))
+    scores = scores_of(folder)
+    assert set(scores["biochemistry"]) == {"spearman", "r2", "mean_absolute_error"}
+    each = [scores[f"biochemistry:{name}"]["spearman"]["value"] for name in ("ALT", "AST")]
+    assert scores["biochemistry"]["spearman"]["value"] == pytest.approx(np.mean(each))
     graded = table[table["task"] == "severity"]
     assert graded["score"].between(0, 4).all()
 

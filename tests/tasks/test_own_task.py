@@ -129,8 +129,8 @@ def test_a_task_of_ones_own_is_learned_scored_and_measured(folder: RunFolder, we
     train_values = weighed.obs.loc[split["train"], "liver_weight"].dropna()
     expected = (weighed.obs.loc[mine.index, "liver_weight"] - train_values.mean()) / train_values.std()
     np.testing.assert_allclose(mine["label"], expected, rtol=1e-4, atol=1e-5)
-    found = json.loads(folder.metrics.read_text())["scores"]["liver_weight"]
-    assert np.isfinite(found["spearman"]["value"])
+    scores = json.loads(folder.metrics.read_text())["scores"]["liver_weight"]
+    assert np.isfinite(scores["spearman"]["value"])
     state = read_checkpoint(folder.stage("finetune") / "best.ckpt")["contract"]["tasks"]
     assert state["liver_weight"] == {"mean": train_values.mean(), "deviation": train_values.std()}
 

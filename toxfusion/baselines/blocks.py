@@ -64,8 +64,8 @@ def pooled_tiles(fold: FoldData, settings: BaselineSettings) -> Block:
         tiles = fold.batch(chunk, stage="evaluate").tiles
         for i, bag in enumerate(tiles.split(tiles.features)):
             if len(bag):
-                rows = bag.double().numpy()
-                values[start + i] = np.concatenate([rows.mean(axis=0), rows.std(axis=0)])
+                features = bag.double().numpy()
+                values[start + i] = np.concatenate([features.mean(axis=0), features.std(axis=0)])
     return Block(values, reduce=True)
 
 

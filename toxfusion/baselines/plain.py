@@ -154,7 +154,7 @@ def reduced(block: Block, train: np.ndarray, n_components: int | None, seed: int
     two blocks enter a penalised regression on one scale.
 
     Args:
-        train: int [n_train], rows of the training samples.
+        train: int [n_train], positions of the training samples.
         n_components: None for no reduction.
         seed: of randomised components.
 
@@ -191,14 +191,14 @@ class _Scored:
         self.fold, self.tasks, self.learner, self.seed = fold, tasks, learner, seed
         self.obs = fold.study.obs
         self.labels = {name: of_all.numpy() for name, of_all in fold.labels.items()}
-        self.rows = {
+        self.samples = {
             part: fold.study.positions(getattr(fold.split, part)) for part in ("train", "valid", "test")
         }
         self.treated = ~self.obs["is_control"].to_numpy(dtype=bool)
         self.imputed = np.any([b.absent for b in blocks], axis=0)
         self.known = np.any([~np.isnan(b.values).all(axis=1) for b in blocks], axis=0)
         self.features = np.concatenate(
-            [reduced(b, self.rows["train"], settings.n_components, seed) for b in blocks], axis=1
+            [reduced(b, self.samples["train"], settings.n_components, seed) for b in blocks], axis=1
         )
 
     def table(self) -> pd.DataFrame:
@@ -221,31 +221,31 @@ class _Scored:
 
     def _of_patients(self, survival: Survival) -> list[pd.DataFrame]:
         time, event = self.labels[survival.name][:, :2].T.astype(np.float64)
-        train = self.rows["train"]
+        train = self.samples["train"]
         train = train[(self.known & ~np.isnan(time))[train]]
         times = even_grid(survival.end)
         patient = self.obs["compound"].to_numpy(dtype=str)
         fitted = fit_survival(self.learner, self.features, time, event, patient, train, times, self.seed)
         tables = []
         for part in ("valid", "test"):
-            rows = self.rows[part]
-            if len(rows):
-                curve = times, fitted.curve[rows]
-                obs = self.obs.iloc[rows]
-                columns = survival.optional_columns(obs, time[rows], event[rows], curve)
+            scored = self.samples[part]
+            if len(scored):
+                curve = times, fitted.curve[scored]
+                obs = self.obs.iloc[scored]
+                columns = survival.optional_columns(obs, time[scored], event[scored], curve)
                 tables.append(
-                    predictions.rows(
+                    predictions.of_units(
                         predictions.describe_units(obs, "sample").loc[obs.index],
                         task=survival.name,
                         family=survival.family,
                         headline=survival.headline,
                         level=survival.level,
-                        label=time[rows],
-                        score=fitted.risk[rows],
+                        label=time[scored],
+                        score=fitted.risk[scored],
                         part=part,
                         fold=self.fold.split.fold,
                         seed=self.seed,
-                        optional={"imputed": self.imputed[rows], **columns},
+                        optional={"imputed": self.imputed[scored], **columns},
                     )
                 )
         return tables
@@ -259,10 +259,10 @@ class _Scored:
         compounds = self.obs["compound"].to_numpy()
         features = np.zeros((len(compounds), 2 * self.features.shape[1]))
         first = np.zeros(len(compounds), dtype=bool)
-        for rows in self.rows.values():
-            rows = rows[self.treated[rows]]
-            for compound in np.unique(compounds[rows]):
-                members = rows[compounds[rows] == compound]
+        for samples in self.samples.values():
+            treated = samples[self.treated[samples]]
+            for compound in np.unique(compounds[treated]):
+                members = treated[compounds[treated] == compound]
                 seen = members[self.known[members]]
                 features[members] = _aggregate(self.features[seen if len(seen) else members])
                 first[members[0]] = len(seen) > 0
@@ -271,9 +271,7 @@ class _Scored:
     def _score(
         self, task: Task, units: np.ndarray, features: np.ndarray, *, allowed: np.ndarray, fit_on: np.ndarray
     ) -> list[pd.DataFrame]:
-        """Fit on rows ``fit_on`` (bool [n_samples]), score rows ``allowed``, average over the samples of a
-        unit.
-        """
+        """Fit on samples ``fit_on`` (bool [n_samples]), score samples ``allowed``, average over those of a unit."""
         labels = task.label_columns(self.labels[task.name])
         if task.family == "classes":
             scores = self._of_classes(task, features, fit_on)
@@ -282,16 +280,16 @@ class _Scored:
             scores = np.stack(columns, axis=1)
         tables = []
         for part in ("valid", "test"):
-            rows = self.rows[part][allowed[self.rows[part]]]
-            if len(rows):
+            scored = self.samples[part][allowed[self.samples[part]]]
+            if len(scored):
                 for name, label, score in zip(task.names, labels.T, scores.T, strict=True):
-                    tables.append(self._rows(task, name, units[rows], rows, label, score, part))
+                    tables.append(self._of_units(task, name, units[scored], scored, label, score, part))
         return tables
 
     def _fitted_on(self, label: np.ndarray, fit_on: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows int64 of labelled training and validation samples."""
+        """Positions int64 of labelled training and validation samples."""
         usable = fit_on & ~np.isnan(label)
-        train, valid = (self.rows[part][usable[self.rows[part]]] for part in ("train", "valid"))
+        train, valid = (self.samples[part][usable[self.samples[part]]] for part in ("train", "valid"))
         return train, valid
 
     def _of_column(
@@ -307,21 +305,21 @@ class _Scored:
             task.name, len(task.names), self.learner, features, label, train, valid, self.seed
         )
 
-    def _rows(
+    def _of_units(
         self,
         task: Task,
         name: str,
         unit: np.ndarray,
-        rows: np.ndarray,
+        scored: np.ndarray,
         label: np.ndarray,
         score: np.ndarray,
         part: str,
     ) -> pd.DataFrame:
         grouped = pd.DataFrame(
-            {"label": label[rows], "score": score[rows], "imputed": self.imputed[rows]}
+            {"label": label[scored], "score": score[scored], "imputed": self.imputed[scored]}
         ).groupby(unit)
-        return predictions.rows(
-            predictions.describe_units(self.obs.iloc[rows], task.level),
+        return predictions.of_units(
+            predictions.describe_units(self.obs.iloc[scored], task.level),
             task=name,
             family=task.family,
             headline=task.headline,
@@ -335,12 +333,12 @@ class _Scored:
         )
 
 
-def _aggregate(rows: np.ndarray) -> np.ndarray:
-    """[2 d]: mean over rows, and the entry of largest magnitude with its sign (a component's sign is
+def _aggregate(features: np.ndarray) -> np.ndarray:
+    """[2 d]: mean over samples [n, d], and the entry of largest magnitude with its sign (that of a component is
     arbitrary).
     """
-    extreme = np.take_along_axis(rows, np.abs(rows).argmax(axis=0)[None], axis=0)[0]
-    return np.concatenate([rows.mean(axis=0), extreme])
+    extreme = np.take_along_axis(features, np.abs(features).argmax(axis=0)[None], axis=0)[0]
+    return np.concatenate([features.mean(axis=0), extreme])
 
 
 def _candidates(learner: str, measured: bool, seed: int) -> list[Any]:
@@ -364,11 +362,11 @@ def _fit_and_score(
     valid: np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Scores of every row, [n], by the candidate of least validation loss.
+    """Scores of every sample, [n], by the candidate of least validation loss.
 
     The loss is the log loss; of grades and values the squared error. Without validation labels the most regularised
-    candidate is taken. Training labels of one value (or none) give every row their mean (without labels one half, of a
-    value 0).
+    candidate is taken. Training labels of one value (or none) give every sample their mean (without labels one half,
+    of a value 0).
     """
     measured = task.family in ("ordinal", "value")
     known = label[train]

@@ -7,7 +7,7 @@ of samples (cohorts), each gets a map of its own, fitted on the pairs of all gro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -81,13 +81,13 @@ def fit_shadow(fold: FoldData, within: Within, settings: ShadowSettings | None =
     named = within.groups(fold.study.obs)
     groups = np.full(len(x), "", object) if named is None else named
     paired = ~(np.isnan(x).any(1) | np.isnan(y).any(1))
-    train, valid = (_positions(fold, part) for part in (fold.split.train, fold.split.valid))
+    train, valid = (fold.study.positions(part) for part in (fold.split.train, fold.split.valid))
     train, valid = train[paired[train]], valid[paired[valid]]
     if len(train) < 2:
         raise ShadowError(f"fold {fold.split.fold}: {len(train)} training pairs; at least two are needed")
     x, y = (_standardised(values, train, groups, within) for values in (x, y))
     fits = _Fits(x, y, train, groups, settings.own_weight)
-    judged = [rows for rows in _by_group(valid, groups) if len(rows) > 1]
+    judged = [members for members in _by_group(valid, groups) if len(members) > 1]
     if not judged:
         raise ShadowError(
             f"fold {fold.split.fold}: no group has two validation pairs to choose by; give split.valid_fraction a "
@@ -96,16 +96,16 @@ def fit_shadow(fold: FoldData, within: Within, settings: ShadowSettings | None =
     most = min(len(train), y.shape[1])
     sizes = sorted({min(k, most) for k in settings.components})
     losses = {
-        setting: np.mean([fits.loss(rows, *setting) for rows in judged])
+        setting: np.mean([fits.loss(members, *setting) for members in judged])
         for setting in product(sizes, settings.powers, settings.penalties)
     }
     chosen = min(losses, key=lambda key: losses[key])
-    errors = {p: np.mean([fits.error(rows, p) for rows in judged]) for p in settings.penalties}
+    errors = {p: np.mean([fits.error(members, p) for members in judged]) for p in settings.penalties}
     gene_penalty = min(errors, key=lambda key: errors[key])
     slide, expression, predicted = (np.full((len(x), k), np.nan) for k in (chosen[0], chosen[0], y.shape[1]))
-    for rows in _by_group(np.arange(len(x)), groups):
-        slide[rows], expression[rows] = fits.pair(rows, *chosen)
-        predicted[rows] = fits.genes(rows, gene_penalty)
+    for members in _by_group(np.arange(len(x)), groups):
+        slide[members], expression[members] = fits.pair(members, *chosen)
+        predicted[members] = fits.genes(members, gene_penalty)
     return Shadow(slide, expression, x, predicted, *chosen, gene_penalty)
 
 
@@ -128,7 +128,7 @@ class _Fits:
     """Ridge maps of each group, on the pairs of all groups; what is costly is kept.
 
     Args:
-        x, y: float64 [n, P] and [n, G], standardised. train: int64, rows that are fitted on. groups: str [n].
+        x, y: float64 [n, P] and [n, G], standardised. train: int64, samples that are fitted on. groups: str [n].
         own_weight: of the group's own pairs.
     """
 
@@ -139,32 +139,32 @@ class _Fits:
         self._moments: dict[str, _Moments] = {}
 
     def pair(
-        self, rows: np.ndarray, components: int, power: float, penalty: float
+        self, members: np.ndarray, components: int, power: float, penalty: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Slide and expression vectors [m, components] of rows of one group."""
-        of = self._fitted(rows)
+        """Slide and expression vectors [m, components] of samples of one group."""
+        of = self._fitted(members)
         axes = of.axes[:, :components] * (of.singular[:components] / of.singular[0]) ** -power
         shrunk = (of.cross @ axes) / (of.values + penalty * of.values.mean())[:, None]
-        return self.x[rows] @ of.vectors @ shrunk, self.y[rows] @ axes
+        return self.x[members] @ of.vectors @ shrunk, self.y[members] @ axes
 
-    def genes(self, rows: np.ndarray, penalty: float) -> np.ndarray:
-        """Expression [m, G] predicted from slides of rows of one group."""
-        of = self._fitted(rows)
+    def genes(self, members: np.ndarray, penalty: float) -> np.ndarray:
+        """Expression [m, G] predicted from slides of samples of one group."""
+        of = self._fitted(members)
         shrunk = of.cross / (of.values + penalty * of.values.mean())[:, None]
-        return np.asarray(self.x[rows] @ of.vectors @ shrunk)
+        return np.asarray(self.x[members] @ of.vectors @ shrunk)
 
-    def loss(self, rows: np.ndarray, components: int, power: float, penalty: float) -> float:
+    def loss(self, members: np.ndarray, components: int, power: float, penalty: float) -> float:
         """Mean log rank of the right partner over both directions, 0 = always first, 1 = last."""
-        slide, expression = self.pair(rows, components, power, penalty)
+        slide, expression = self.pair(members, components, power, penalty)
         both = [ranks(slide, expression), ranks(expression, slide)]
-        return float(np.mean(np.log(both)) / np.log(len(rows)))
+        return float(np.mean(np.log(both)) / np.log(len(members)))
 
-    def error(self, rows: np.ndarray, penalty: float) -> float:
+    def error(self, members: np.ndarray, penalty: float) -> float:
         """Mean squared error of expression."""
-        return float(np.mean((self.genes(rows, penalty) - self.y[rows]) ** 2))
+        return float(np.mean((self.genes(members, penalty) - self.y[members]) ** 2))
 
-    def _fitted(self, rows: np.ndarray) -> _Moments:
-        name = str(self.groups[rows[0]])
+    def _fitted(self, members: np.ndarray) -> _Moments:
+        name = str(self.groups[members[0]])
         if name not in self._moments:
             own = self.groups[self.train] == name
             weight = np.where(own, self.own_weight, 1.0)
@@ -183,10 +183,6 @@ def _standardised(values: np.ndarray, train: np.ndarray, groups: np.ndarray, wit
     return scaler.standardised(values, groups)
 
 
-def _positions(fold: FoldData, sample_ids: Sequence[str]) -> np.ndarray:
-    return np.array([fold.row(sample) for sample in sample_ids], dtype=np.int64)
-
-
-def _by_group(rows: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
-    for name in np.unique(groups[rows].astype(str)):
-        yield rows[groups[rows] == name]
+def _by_group(samples: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
+    for name in np.unique(groups[samples].astype(str)):
+        yield samples[groups[samples] == name]

@@ -62,7 +62,7 @@ def fit_survival(
         features: float64 [n, d], standardised, without NaN.
         time, event: float64 [n]; without NaN in ``train``.
         patient: [n]; samples of one are in one inner fold.
-        train: int [n_train], rows.
+        train: int [n_train], positions of the training samples.
         times: float64 [K], rising, at which survival curves are wanted.
         seed: of inner folds and forests.
 
@@ -80,17 +80,17 @@ def fit_survival(
             f"none of {len(train)} training samples with these features has an event; take another split"
         )
 
-    def fit(model: Any, rows: np.ndarray) -> Any:
-        return model.fit(features[rows], Surv.from_arrays(event[rows] == 1, time[rows]))
+    def fit(model: Any, kept: np.ndarray) -> Any:
+        return model.fit(features[kept], Surv.from_arrays(event[kept] == 1, time[kept]))
 
     def inner_c(risks: Callable[[np.ndarray], list[Callable[[np.ndarray], np.ndarray]]]) -> np.ndarray:
         """Mean C of each candidate over the inner folds where it is defined; chance where it is in none."""
         concordances = [
             [
                 harrell_c(time[held_out], event[held_out], risk(features[held_out])).value
-                for risk in risks(rows)
+                for risk in risks(kept)
             ]
-            for rows, held_out in _inner_folds(event, patient, train, seed)
+            for kept, held_out in _inner_folds(event, patient, train, seed)
         ]
         if not concordances:
             return np.zeros(1)
@@ -112,8 +112,8 @@ InnerC = Callable[[Callable[[np.ndarray], list[Callable[[np.ndarray], np.ndarray
 def _ridge(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any:
     from sksurv.linear_model import CoxPHSurvivalAnalysis
 
-    def candidates(rows: np.ndarray) -> list[Callable[[np.ndarray], np.ndarray]]:
-        return [fit(CoxPHSurvivalAnalysis(alpha=a, ties="efron"), rows).predict for a in RIDGE_PENALTIES]
+    def candidates(kept: np.ndarray) -> list[Callable[[np.ndarray], np.ndarray]]:
+        return [fit(CoxPHSurvivalAnalysis(alpha=a, ties="efron"), kept).predict for a in RIDGE_PENALTIES]
 
     best = RIDGE_PENALTIES[int(np.argmax(inner_c(candidates)))]
     return fit(CoxPHSurvivalAnalysis(alpha=best, ties="efron"), train)
@@ -125,9 +125,9 @@ def _elastic_net(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any
         penalties = _path(fit, train, ratio, None).alphas_
 
         def candidates(
-            rows: np.ndarray, ratio: float = ratio, penalties: np.ndarray = penalties
+            kept: np.ndarray, ratio: float = ratio, penalties: np.ndarray = penalties
         ) -> list[Callable[[np.ndarray], np.ndarray]]:
-            path = _path(fit, rows, ratio, penalties)
+            path = _path(fit, kept, ratio, penalties)
             reached = np.maximum(penalties, path.alphas_[-1])
             return [partial(path.predict, alpha=penalty) for penalty in reached]
 
@@ -137,7 +137,7 @@ def _elastic_net(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any
     return _path(fit, train, *best)
 
 
-def _path(fit: Fit, rows: np.ndarray, ratio: float, penalties: np.ndarray | None) -> Any:
+def _path(fit: Fit, kept: np.ndarray, ratio: float, penalties: np.ndarray | None) -> Any:
     """Fitted from the strongest penalty down, each fit starting at the one before; its own penalties where None.
 
     A weak penalty may have no finite fit: the path then ends before it. Predicts by its weakest penalty.
@@ -148,17 +148,17 @@ def _path(fit: Fit, rows: np.ndarray, ratio: float, penalties: np.ndarray | None
     if penalties is None:
         settings |= {"n_alphas": N_PENALTIES, "alpha_min_ratio": LEAST_PENALTY}
     try:
-        return fit(CoxnetSurvivalAnalysis(alphas=penalties, **settings), rows)
+        return fit(CoxnetSurvivalAnalysis(alphas=penalties, **settings), kept)
     except ArithmeticError as error:
         if penalties is None:
             shorter: dict[str, Any] = {**settings, "alpha_min_ratio": LEAST_PENALTY**0.5}
-            return fit(CoxnetSurvivalAnalysis(**shorter), rows)
+            return fit(CoxnetSurvivalAnalysis(**shorter), kept)
         if len(penalties) == 1:
             raise SurvivalBaselineError(
                 f"elastic-net Cox, penalty {penalties[0]:.3g}: {error} Look for a gene of extreme values, or set "
                 "data.expression.clip lower"
             ) from error
-        return _path(fit, rows, ratio, penalties[:-1])
+        return _path(fit, kept, ratio, penalties[:-1])
 
 
 def _forest(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any:
@@ -179,7 +179,7 @@ def _forest(fit: Fit, inner_c: InnerC, train: np.ndarray, seed: int) -> Any:
 def _inner_folds(
     event: np.ndarray, patient: np.ndarray, train: np.ndarray, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit on and rows held out, stratified by event; none where there are too few events or patients."""
+    """Samples to fit on and samples held out, stratified by event; none where there are too few events or patients."""
     died = np.unique(patient[train][event[train] == 1])
     n_folds = min(INNER_FOLDS, len(died), len(np.unique(patient[train])) - len(died))
     if n_folds < 2:

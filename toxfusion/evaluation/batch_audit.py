@@ -74,7 +74,7 @@ def batch_audit(
         "chemistry": np.empty((len(study.obs), 0)) if study.chemistry is None else
         np.log1p(study.chemistry.clip(lower=0).to_numpy(np.float64)),
     }  # fmt: skip
-    rows = []
+    audits = []
     for name, values in kinds.items():
         control = study.obs["is_control"].to_numpy(bool) & ~np.isnan(values).all(axis=1)
         obs = study.obs[control]
@@ -83,8 +83,8 @@ def batch_audit(
             audited = _audit(
                 by_animal, obs, column, permutations, generator(seed, "batch_audit", name, column)
             )
-            rows.append({"features": name, "column": column, **audited})
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+            audits.append({"features": name, "column": column, **audited})
+    return pd.DataFrame(audits, columns=list(COLUMNS))
 
 
 def _pooled(study: Study, store: BagStore) -> np.ndarray:
@@ -151,6 +151,6 @@ def _permuted(codes: np.ndarray, strata: np.ndarray, rng: np.random.Generator) -
     """Codes shuffled within strata."""
     out = codes.copy()
     for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        out[rows] = codes[rng.permutation(rows)]
+        inside = np.flatnonzero(strata == stratum)
+        out[inside] = codes[rng.permutation(inside)]
     return out

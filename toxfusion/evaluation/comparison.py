@@ -120,16 +120,18 @@ def compare(
         standard = _comparable(pooled[reference], headline)
         # One choice of pairs for a headline, so that all its experiments are compared alike.
         every = (_comparable(pooled[e], headline) for e in experiments)
-        pairing = next((Pairing.of(rows) for rows in every if len(rows)), Pairing("folds"))
+        pairing = next(
+            (Pairing.of(predictions) for predictions in every if len(predictions)), Pairing("folds")
+        )
         for experiment in experiments:
-            rows = _comparable(pooled[experiment], headline)
-            if rows.empty:
+            predictions = _comparable(pooled[experiment], headline)
+            if predictions.empty:
                 if not standard.empty:
                     notes.append(f"{experiment}: no {headline} predictions with labels that differ.")
                 continue
             mine = of_experiment[experiment]
             made = HeadlineOf(
-                experiment, headline, rows, pairing, settings,
+                experiment, headline, predictions, pairing, settings,
                 transductive=any(r.transductive for r in mine),
                 null="; ".join(sorted({r.null for r in mine} - {""})),
                 views=tuple(dict.fromkeys(r.view for r in mine)),
@@ -150,8 +152,8 @@ def compare(
 
 def _suspected_leak(made: HeadlineOf, value: float, virtual: set[str], notes: list[str]) -> bool:
     """Whether unseen compounds of a real study are told apart better than anybody can."""
-    real = sorted(set(made.rows["cohort"]) - virtual)
-    of_compounds = made.rows["level"].eq("compound").all() and family_of(made.rows).two_class
+    real = sorted(set(made.predictions["cohort"]) - virtual)
+    of_compounds = made.predictions["level"].eq("compound").all() and family_of(made.predictions).two_class
     leak = bool(of_compounds and real and not made.transductive and value > LEAK_AUROC)
     if leak:
         name = "DILI" if made.headline == DILI else made.headline
@@ -177,15 +179,15 @@ def _oracle_table(tested: pd.DataFrame, oracles: pd.DataFrame | None, settings: 
     """The oracle of each view on the units that the reference scored (see ``Comparison.oracles``)."""
     records = []
     for headline in headlines_of(tested) if oracles is not None else ():
-        rows = _comparable(tested, headline)
-        if rows.empty or not family_of(rows).two_class:
+        predictions = _comparable(tested, headline)
+        if predictions.empty or not family_of(predictions).two_class:
             continue
         for view in VIEWS:
-            known = known_to_oracle(rows, oracles, view)
+            known = known_to_oracle(predictions, oracles, view)
             if not known.empty:
                 resampling = resampling_of(known, draws=settings.draws, seed=settings.seed)
                 scored = known.assign(score=known["oracle"])
-                best = headline_statistic(scored, resampling, Pairing.of(rows))
+                best = headline_statistic(scored, resampling, Pairing.of(predictions))
                 own = bootstrap.interval(best, resampling, method=settings.method)
                 records.append((headline, view, own.value, own.low, own.high, known["unit_id"].nunique()))
     return pd.DataFrame(records, columns=["headline", "view", "value", "low", "high", "n"])

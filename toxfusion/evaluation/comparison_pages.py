@@ -32,50 +32,53 @@ img {{ max-width: 100%; }}
 """
 
 
-def to_text(found: Comparison) -> str:
+def to_text(comparison: Comparison) -> str:
     """For a terminal."""
-    blocks = [_aligned(found.summary()), f"* differs from {found.reference}: Holm-corrected p < 0.05"]
-    for headline in found.headlines:
-        blocks += ["", found.heading(headline), _aligned(found.details(headline))]
-    return "\n".join([*blocks, *([""] if found.notes else []), *(f"! {n}" for n in found.notes)])
+    blocks = [
+        _aligned(comparison.summary()),
+        f"* differs from {comparison.reference}: Holm-corrected p < 0.05",
+    ]
+    for headline in comparison.headlines:
+        blocks += ["", comparison.heading(headline), _aligned(comparison.details(headline))]
+    return "\n".join([*blocks, *([""] if comparison.notes else []), *(f"! {n}" for n in comparison.notes)])
 
 
-def to_markdown(found: Comparison) -> str:
+def to_markdown(comparison: Comparison) -> str:
     """Tables in GitHub's Markdown."""
     blocks = [
-        _markdown(found.summary()),
-        f"\\* differs from `{found.reference}`: Holm-corrected p < 0.05. {_HOW}",
+        _markdown(comparison.summary()),
+        f"\\* differs from `{comparison.reference}`: Holm-corrected p < 0.05. {_HOW}",
     ]
-    for headline in found.headlines:
-        blocks += [f"### {found.heading(headline)}", _markdown(found.details(headline))]
-    if found.notes:
-        blocks.append("\n".join(f"- {n}" for n in found.notes))
+    for headline in comparison.headlines:
+        blocks += [f"### {comparison.heading(headline)}", _markdown(comparison.details(headline))]
+    if comparison.notes:
+        blocks.append("\n".join(f"- {n}" for n in comparison.notes))
     return "\n\n".join(blocks) + "\n"
 
 
-def to_html(found: Comparison, figures: Sequence[str] = ()) -> str:
+def to_html(comparison: Comparison, figures: Sequence[str] = ()) -> str:
     """One page; ``figures`` are names of image files beside it."""
-    body = ["<h1>Comparison of runs</h1>", _html(found.summary())]
+    body = ["<h1>Comparison of runs</h1>", _html(comparison.summary())]
     body.append(
-        f"<p>* differs from {html.escape(found.reference)}: Holm-corrected p &lt; 0.05. "
+        f"<p>* differs from {html.escape(comparison.reference)}: Holm-corrected p &lt; 0.05. "
         f"{html.escape(_HOW)}</p>"
     )
-    body += [f"<p class=note>{html.escape(note)}</p>" for note in found.notes]
+    body += [f"<p class=note>{html.escape(note)}</p>" for note in comparison.notes]
     body += [
         f'<a href="{html.escape(n)}"><img src="{html.escape(n)}" alt="{html.escape(n)}"></a>' for n in figures
     ]
-    for headline in found.headlines:
-        body += [f"<h2>{html.escape(found.heading(headline))}</h2>", _html(found.details(headline))]
+    for headline in comparison.headlines:
+        body += [f"<h2>{html.escape(comparison.heading(headline))}</h2>", _html(comparison.details(headline))]
     return _PAGE.format(body="\n".join(body))
 
 
-def to_latex(found: Comparison) -> str:
+def to_latex(comparison: Comparison) -> str:
     """Tables for ``\\input`` into a document that loads the package booktabs."""
-    how = f"* differs from {found.reference}: Holm-corrected p < 0.05. {_HOW}"
+    how = f"* differs from {comparison.reference}: Holm-corrected p < 0.05. {_HOW}"
     blocks = ["% Written by toxfusion.compare. In the preamble: \\usepackage{booktabs}"]
-    blocks += [_latex(found.summary(), how, "summary")]
-    blocks += [_latex(found.details(h), f"{found.heading(h)}.", h) for h in found.headlines]
-    blocks += [f"% {' '.join(note.split())}" for note in found.notes]
+    blocks += [_latex(comparison.summary(), how, "summary")]
+    blocks += [_latex(comparison.details(h), f"{comparison.heading(h)}.", h) for h in comparison.headlines]
+    blocks += [f"% {' '.join(note.split())}" for note in comparison.notes]
     return "\n\n".join(blocks) + "\n"
 
 

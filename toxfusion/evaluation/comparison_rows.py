@@ -33,14 +33,14 @@ class Settings:
     p_draws: int
 
 
-def known_to_oracle(rows: pd.DataFrame, oracles: pd.DataFrame | None, view: str) -> pd.DataFrame:
+def known_to_oracle(predictions: pd.DataFrame, oracles: pd.DataFrame | None, view: str) -> pd.DataFrame:
     """``with_oracle``; nothing without oracles, or where the labels are others (a null, of which a note tells)."""
-    if oracles is None or rows.empty:
-        return rows.iloc[:0]
+    if oracles is None or predictions.empty:
+        return predictions.iloc[:0]
     try:
-        return with_oracle(rows, oracles, view)
+        return with_oracle(predictions, oracles, view)
     except PredictionsError:
-        return rows.iloc[:0]
+        return predictions.iloc[:0]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class HeadlineOf:
     """One experiment and headline.
 
     Attributes:
-        rows: labelled test rows, of tasks whose labels differ, with column ``cohort``.
+        predictions: of labelled test units, of tasks whose labels differ, with column ``cohort``.
         pairing: which units are ranked with each other, the same for every experiment.
         transductive, null: as ``comparison.Run``; null of all runs in one text.
         views: oracle views of what its runs read.
@@ -56,7 +56,7 @@ class HeadlineOf:
 
     experiment: str
     headline: str
-    rows: pd.DataFrame
+    predictions: pd.DataFrame
     pairing: Pairing
     settings: Settings
     transductive: bool
@@ -70,7 +70,7 @@ class HeadlineOf:
 
     @property
     def _family(self) -> Family:
-        return family_of(self.rows)
+        return family_of(self.predictions)
 
     def record(
         self, standard: pd.DataFrame | None, oracles: pd.DataFrame | None, notes: list[str]
@@ -78,34 +78,38 @@ class HeadlineOf:
         """The columns of ``Comparison.table``, without p_holm and flags.
 
         Args:
-            standard: rows of the reference; None for the reference itself.
+            standard: predictions of the reference; None for the reference itself.
             notes: takes what must be said of this row.
         """
-        rows, family, several = self.rows, self._family, self.pairing.several
+        predictions, family, several = self.predictions, self._family, self.pairing.several
         folds, pooled = Pairing("folds"), Pairing("pooled")
         spans = {
             "value": self._interval(self.pairing),
             "folds": self._interval(folds) if several else _NOTHING,
             "pooled": self._interval(pooled) if several else _NOTHING,
             "strata": self._interval(self.pairing, in_strata=True)
-            if family.two_class and has_strata(rows)
+            if family.two_class and has_strata(predictions)
             else _NOTHING,
         }
-        two_class = family.two_class and rows["family"].iloc[0] != "classes"
-        imputed = rows["imputed"].astype(bool) if "imputed" in rows else pd.Series(False, rows.index)
+        two_class = family.two_class and predictions["family"].iloc[0] != "classes"
+        imputed = (
+            predictions["imputed"].astype(bool)
+            if "imputed" in predictions
+            else pd.Series(False, predictions.index)
+        )
         entries: dict[str, Any] = {
             "experiment": self.experiment,
             "headline": self.headline,
-            "family": rows["family"].iloc[0],
+            "family": predictions["family"].iloc[0],
             "metric": family.metric,
             "pairs": self.pairing.pairs,
             "pairs_reason": self.pairing.reason,
-            "n_tasks": rows["task"].nunique(),
-            "averaged": bool((rows["task"] != self.headline).any()),
-            "n": rows["unit_id"].nunique(),
-            "n_compounds": rows["compound"].nunique(),
-            "n_imputed": rows.loc[imputed, "unit_id"].nunique(),
-            "prevalence": float(rows["label"].mean()) if two_class else _NAN,
+            "n_tasks": predictions["task"].nunique(),
+            "averaged": bool((predictions["task"] != self.headline).any()),
+            "n": predictions["unit_id"].nunique(),
+            "n_compounds": predictions["compound"].nunique(),
+            "n_imputed": predictions.loc[imputed, "unit_id"].nunique(),
+            "prevalence": float(predictions["label"].mean()) if two_class else _NAN,
             "undefined_draws": spans["value"].undefined_draws,
             "transductive": self.transductive,
             "null": self.null,
@@ -115,19 +119,19 @@ class HeadlineOf:
             entries |= {name: span.value, f"{prefix}low": span.low, f"{prefix}high": span.high}
         return {**entries, **self._against(standard, notes), **self._beside(oracles, notes)}
 
-    def _resampling(self, rows: pd.DataFrame) -> Resampling:
-        return resampling_of(rows, draws=self.settings.draws, seed=self.settings.seed)
+    def _resampling(self, predictions: pd.DataFrame) -> Resampling:
+        return resampling_of(predictions, draws=self.settings.draws, seed=self.settings.seed)
 
     def _interval(self, pairing: Pairing, *, in_strata: bool = False) -> Interval:
-        resampling = self._resampling(self.rows)
-        statistic = headline_statistic(self.rows, resampling, pairing, in_strata=in_strata)
+        resampling = self._resampling(self.predictions)
+        statistic = headline_statistic(self.predictions, resampling, pairing, in_strata=in_strata)
         return bootstrap.interval(statistic, resampling, method=self.settings.method)
 
     def _against(self, standard: pd.DataFrame | None, notes: list[str]) -> dict[str, Any]:
         """Paired difference from the reference on the units that both scored."""
         whole, inside, n_paired = _NO_DIFFERENCE, _NO_DIFFERENCE, 0
         if standard is not None and not standard.empty:
-            mine, theirs = _paired(self.rows, standard)
+            mine, theirs = _paired(self.predictions, standard)
             n_paired = mine["unit_id"].nunique()
             where = f"{self.experiment}, {self.headline}"
             if (mine["label"].to_numpy() != theirs["label"].to_numpy()).any():
@@ -141,7 +145,7 @@ class HeadlineOf:
                     "difference of pairs within folds."
                 )
             elif n_paired:
-                if n_paired < max(self.rows["unit_id"].nunique(), standard["unit_id"].nunique()):
+                if n_paired < max(self.predictions["unit_id"].nunique(), standard["unit_id"].nunique()):
                     notes.append(
                         f"{where}: paired on the {n_paired} units that both this and the reference scored."
                     )
@@ -171,7 +175,8 @@ class HeadlineOf:
     ) -> Difference:
         resampling = self._resampling(mine)
         first, second = (
-            headline_statistic(rows, resampling, self.pairing, in_strata=in_strata) for rows in (mine, theirs)
+            headline_statistic(predictions, resampling, self.pairing, in_strata=in_strata)
+            for predictions in (mine, theirs)
         )
         return bootstrap.paired_difference(first, second, resampling, p_draws=p_draws)
 
@@ -180,11 +185,11 @@ class HeadlineOf:
         oracle, share = _NAN, _NOTHING
         if oracles is not None and self._family.two_class:
             try:
-                known = with_oracle(self.rows, oracles, ORACLE_VIEW)
+                known = with_oracle(self.predictions, oracles, ORACLE_VIEW)
             except PredictionsError as error:
                 if not self._permuted:
                     notes.append(f"{self.experiment}, {self.headline}: no share of the oracle: {error}")
-                known = self.rows.iloc[:0]
+                known = self.predictions.iloc[:0]
             if len(known):
                 resampling = self._resampling(known)
                 ours = headline_statistic(known, resampling, self.pairing)
@@ -203,7 +208,11 @@ class HeadlineOf:
 
     def _above(self, view: str, oracles: pd.DataFrame | None) -> bool:
         """Whether the paired interval of this minus the oracle of a view lies wholly above 0."""
-        known = known_to_oracle(self.rows, oracles, view) if self._family.two_class else self.rows.iloc[:0]
+        known = (
+            known_to_oracle(self.predictions, oracles, view)
+            if self._family.two_class
+            else self.predictions.iloc[:0]
+        )
         if known.empty:
             return False
         return self._difference(known, known.assign(score=known["oracle"])).low > 0

@@ -79,28 +79,30 @@ class Comparison:
 
     def details(self, headline: str) -> pd.DataFrame:
         """One row per experiment, text, for one headline."""
-        rows = self.table[self.table["headline"] == headline]
-        shown = pd.DataFrame({"experiment": rows["experiment"]})
+        of_headline = self.table[self.table["headline"] == headline]
+        shown = pd.DataFrame({"experiment": of_headline["experiment"]})
         metric = METRIC_NAMES[self.metric_of(headline)]
-        shown[f"{metric} [95 %]"] = _spans(rows)
-        difference = _spans(rows, "difference", "difference_low", "difference_high", signed=True)
+        shown[f"{metric} [95 %]"] = _spans(of_headline)
+        difference = _spans(of_headline, "difference", "difference_low", "difference_high", signed=True)
         shown[f"minus {self.reference} [95 %]"] = [
             "reference" if e == self.reference else d
-            for e, d in zip(rows["experiment"], difference, strict=True)
+            for e, d in zip(of_headline["experiment"], difference, strict=True)
         ]
         for name, column in (("p", "p"), ("p (Holm)", "p_holm")):
-            shown[name] = [_p(p, low) for p, low in zip(rows[column], rows["p_at_floor"], strict=True)]
-        if rows["share"].notna().any():
-            shown["share of oracle [95 %]"] = _spans(rows, "share", "share_low", "share_high")
-        if rows["strata"].notna().any():
-            shown["within dose x time"] = [_span(v, _NAN, _NAN) for v in rows["strata"]]
-        other = {"folds": "pooled", "pooled": "folds"}[rows["pairs"].iloc[0]]
-        if rows[other].notna().any():
+            shown[name] = [
+                _p(p, low) for p, low in zip(of_headline[column], of_headline["p_at_floor"], strict=True)
+            ]
+        if of_headline["share"].notna().any():
+            shown["share of oracle [95 %]"] = _spans(of_headline, "share", "share_low", "share_high")
+        if of_headline["strata"].notna().any():
+            shown["within dose x time"] = [_span(v, _NAN, _NAN) for v in of_headline["strata"]]
+        other = {"folds": "pooled", "pooled": "folds"}[of_headline["pairs"].iloc[0]]
+        if of_headline[other].notna().any():
             name = {"folds": "within folds", "pooled": "pooled over folds"}[other]
-            shown[name] = [_span(v, _NAN, _NAN) for v in rows[other]]
-        shown["n"] = rows["n"].astype(str)
-        if (rows["flags"] != "").any():
-            shown["flags"] = rows["flags"]
+            shown[name] = [_span(v, _NAN, _NAN) for v in of_headline[other]]
+        shown["n"] = of_headline["n"].astype(str)
+        if (of_headline["flags"] != "").any():
+            shown["flags"] = of_headline["flags"]
         known = self.oracles[self.oracles["headline"] == headline]
         best = pd.DataFrame({"experiment": known["view"].map(ORACLE_NAMES), f"{metric} [95 %]": _spans(known),
                              "n": known["n"].astype(str)})  # fmt: skip
@@ -108,8 +110,8 @@ class Comparison:
 
     def heading(self, headline: str) -> str:
         """Title of a headline's block: what is counted, how many, how common."""
-        rows = self.table[self.table["headline"] == headline]
-        first = rows.iloc[0]
+        of_headline = self.table[self.table["headline"] == headline]
+        first = of_headline.iloc[0]
         parts = [f"{first['n_tasks']} {members_of(headline)}"] if first["averaged"] else []
         parts.append(units_of(first["n"], first["n_compounds"]))
         if not math.isnan(first["prevalence"]):
@@ -136,9 +138,11 @@ def _span(value: float, low: float, high: float, *, signed: bool = False) -> str
 
 
 def _spans(
-    rows: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high", *, signed: bool = False
+    table: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high", *, signed: bool = False
 ) -> list[str]:
-    return [_span(v, a, b, signed=signed) for v, a, b in zip(rows[value], rows[low], rows[high], strict=True)]
+    return [
+        _span(v, a, b, signed=signed) for v, a, b in zip(table[value], table[low], table[high], strict=True)
+    ]
 
 
 def _p(p: float, at_floor: bool) -> str:

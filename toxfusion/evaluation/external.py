@@ -58,14 +58,14 @@ def external_runs(
             that of the runs, a model has the name of a run, or nothing matches.
         TableError: no table, or a cell that is no number.
     """
-    given = _read(path, audit)
-    taken = sorted(set(given["model"]) & {run.experiment for run in runs})
+    external = _read(path, audit)
+    taken = sorted(set(external["model"]) & {run.experiment for run in runs})
     if taken:
         raise ComparisonError(
             f"{path}, column 'model', value {taken[0]!r}: a row of the comparison has that name; rename the model"
         )
     tested = _tested(runs, reference)
-    asked = _of_tasks(given, tested, path, audit)
+    asked = _of_tasks(external, tested, path, audit)
     matched = _matched(asked, tested, path)
     notes = [
         *_left_out(asked[~_of(asked).isin(_of(matched))], len(asked), path, audit),
@@ -135,8 +135,8 @@ def _folds(column: pd.Series, path: Path | str) -> pd.Series:
     return folds.astype(np.int64)
 
 
-def _drop(rows: pd.DataFrame, reason: str, audit: Audit) -> None:
-    for model, task, case in zip(rows["model"], rows["task"], rows["case"], strict=True):
+def _drop(dropped: pd.DataFrame, reason: str, audit: Audit) -> None:
+    for model, task, case in zip(dropped["model"], dropped["task"], dropped["case"], strict=True):
         name = "/".join(part for part in (model, task, case) if part)
         audit.drop(STAGE, "external prediction", name, reason)
 
@@ -149,15 +149,15 @@ def _tested(runs: Sequence[Run], reference: str) -> pd.DataFrame:
         raise ComparisonError(
             "external predictions need a run whose labels are not permuted; add one to runs="
         )
-    rows = pd.concat([run.table.assign(cohort=run.cohort) for run in ordered], ignore_index=True)
-    once = rows[rows["part"] == "test"].drop_duplicates(["cohort", "task", "unit_id"])
+    joined = pd.concat([run.table.assign(cohort=run.cohort) for run in ordered], ignore_index=True)
+    once = joined[joined["part"] == "test"].drop_duplicates(["cohort", "task", "unit_id"])
     return once.assign(seed=0).drop(columns=["brier_term", "imputed"], errors="ignore")
 
 
-def _of_tasks(given: pd.DataFrame, tested: pd.DataFrame, path: Path | str, audit: Audit) -> pd.DataFrame:
+def _of_tasks(external: pd.DataFrame, tested: pd.DataFrame, path: Path | str, audit: Audit) -> pd.DataFrame:
     """The predictions of tasks that the runs have, under the names of those tasks."""
     kept = []
-    for (column, said), rows in given.groupby(["column", "task"], sort=True):
+    for (column, said), of_task in external.groupby(["column", "task"], sort=True):
         tasks = sorted(set(tested["task"][tested["family"].isin(SCORES[str(column)])]))
         meant = [task for task in tasks if said in ("", task)]
         meant = meant or [task for task in tasks if said == task.partition(":")[2]]
@@ -167,20 +167,20 @@ def _of_tasks(given: pd.DataFrame, tested: pd.DataFrame, path: Path | str, audit
                 f"{path}, column 'task', value {said!r}: the {column} may be of {', '.join(meant)}; {asks}"
             )
         if meant:
-            kept.append(rows.assign(task=meant[0]))
+            kept.append(of_task.assign(task=meant[0]))
         else:
-            _drop(rows, f"the runs have no such task with a {column}", audit)
+            _drop(of_task, f"the runs have no such task with a {column}", audit)
     if not kept:
         has = ", ".join(sorted(set(tested["task"])))
         raise ComparisonError(f"{path}: its columns and tasks score none of the tasks of the runs, {has}")
     asked = pd.concat(kept, ignore_index=True)
     twice = asked[asked.duplicated(_KEY, keep=False)]
     if len(twice):
-        row = twice.iloc[0]
-        of = twice[(twice[_KEY] == row[_KEY]).all(axis=1)]
+        first = twice.iloc[0]
+        of = twice[(twice[_KEY] == first[_KEY]).all(axis=1)]
         raise ComparisonError(
-            f"{path}, column 'case', value {row['case']!r}: {row['model']!r} scores {row['task']} of it more than "
-            f"once, in rows {of['row'].tolist()}; keep one, or the mean of several seeds"
+            f"{path}, column 'case', value {first['case']!r}: {first['model']!r} scores {first['task']} of it more "
+            f"than once, in rows {of['row'].tolist()}; keep one, or the mean of several seeds"
         )
     return asked
 
@@ -195,9 +195,9 @@ def _matched(asked: pd.DataFrame, tested: pd.DataFrame, path: Path | str) -> pd.
     pairs = pairs[(pairs["said"] == "") | (pairs["said"] == pairs["cohort"])].sort_values(["row", "column"])
     several = pairs.duplicated(["row", "column"], keep=False)
     if several.any():
-        row = pairs[several].iloc[0]
+        first = pairs[several].iloc[0]
         raise ComparisonError(
-            f"{path}, column 'case', value {row['case']!r}: is a case of several studies of the runs "
+            f"{path}, column 'case', value {first['case']!r}: is a case of several studies of the runs "
             f"({', '.join(sorted(set(pairs.loc[several, 'cohort'])))}); name the study in a column 'cohort'"
         )
     _refuse_other_folds(pairs, path)
@@ -214,22 +214,22 @@ def _matched(asked: pd.DataFrame, tested: pd.DataFrame, path: Path | str) -> pd.
 def _refuse_other_folds(pairs: pd.DataFrame, path: Path | str) -> None:
     other = pairs[pairs["its_fold"] != pairs["fold"]]
     if len(other):
-        row = other.iloc[0]
+        first = other.iloc[0]
         raise ComparisonError(
-            f"{path}, column 'fold', row {row['row']}, value {row['its_fold']}: {row['case']!r} is tested in fold "
-            f"{row['fold']} of the runs; {len(other)} of {len(pairs)} predictions are of another fold. Cases are "
-            "ranked within folds: train the runs on the folds of the file (split=predefined)"
+            f"{path}, column 'fold', row {first['row']}, value {first['its_fold']}: {first['case']!r} is tested in "
+            f"fold {first['fold']} of the runs; {len(other)} of {len(pairs)} predictions are of another fold. Cases "
+            "are ranked within folds: train the runs on the folds of the file (split=predefined)"
         )
 
 
-def _left_out(rows: pd.DataFrame, n: int, path: Path | str, audit: Audit) -> list[str]:
+def _left_out(unmatched: pd.DataFrame, n: int, path: Path | str, audit: Audit) -> list[str]:
     """Audit and a note for predictions of no test case."""
-    if rows.empty:
+    if unmatched.empty:
         return []
-    _drop(rows, "no test case of the finished runs", audit)
-    cases = sorted(set(rows["case"]))
+    _drop(unmatched, "no test case of the finished runs", audit)
+    cases = sorted(set(unmatched["case"]))
     return [
-        f"{Path(path).name}: {len(rows)} of {n} predictions are of {len(cases)} cases that no finished run tests "
+        f"{Path(path).name}: {len(unmatched)} of {n} predictions are of {len(cases)} cases that no finished run tests "
         f"({_listed(cases)}); left out, each in audit.json."
     ]
 
@@ -239,10 +239,10 @@ def _without_prediction(
 ) -> list[str]:
     """Audit and a note for each model and task on labelled test cases that the file does not score."""
     notes = []
-    for (model, task), rows in matched.groupby(["model", "task"], sort=True):
+    for (model, task), predicted in matched.groupby(["model", "task"], sort=True):
         of_task = tested[(tested["task"] == task) & tested["label"].notna()]
-        of_task = of_task[of_task["cohort"].isin(set(rows["cohort"]))]
-        scored = set(zip(rows["cohort"], rows["unit_id"], strict=True))
+        of_task = of_task[of_task["cohort"].isin(set(predicted["cohort"]))]
+        scored = set(zip(predicted["cohort"], predicted["unit_id"], strict=True))
         cases = sorted(
             unit for key, unit in zip(zip(of_task["cohort"], of_task["unit_id"], strict=True), of_task["unit_id"],
                                       strict=True) if key not in scored
@@ -254,9 +254,9 @@ def _without_prediction(
     return notes
 
 
-def _of(rows: pd.DataFrame) -> pd.MultiIndex:
+def _of(external: pd.DataFrame) -> pd.MultiIndex:
     """The row of the file and the column of scores, which together name a prediction."""
-    return pd.MultiIndex.from_frame(rows[["row", "column"]])
+    return pd.MultiIndex.from_frame(external[["row", "column"]])
 
 
 def _listed(cases: Sequence[str]) -> str:

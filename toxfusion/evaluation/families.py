@@ -18,7 +18,7 @@ from toxfusion.evaluation.survival import concordance_statistic, within_strata
 
 FamilyName = Literal["binary", "ordinal", "survival", "classes", "value"]
 RowStatistic = Callable[[pd.DataFrame, np.ndarray, int, np.ndarray], Statistic]
-"""(rows, cluster of each row, number of clusters, str [n]: only rows of one such group are ranked) -> statistic."""
+"""(predictions, cluster of each, number of clusters, str [n]: only those of one such group are ranked) -> statistic."""
 
 METRIC_NAMES = {
     "auroc": "AUROC",
@@ -55,68 +55,78 @@ class Family:
         return METRIC_NAMES[self.metric]
 
 
-def _column(rows: pd.DataFrame, name: str) -> np.ndarray:
-    return rows[name].to_numpy(dtype=np.float64)
+def _column(predictions: pd.DataFrame, name: str) -> np.ndarray:
+    return predictions[name].to_numpy(dtype=np.float64)
 
 
-def _label_and(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    return _column(rows, "label"), _column(rows, name)
+def _label_and(predictions: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return _column(predictions, "label"), _column(predictions, name)
 
 
-def _auroc(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return statistics.auroc_statistic(*_label_and(rows, "score"), codes, n, group)
+def _auroc(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return statistics.auroc_statistic(*_label_and(predictions, "score"), codes, n, group)
 
 
-def _auprc(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return statistics.auprc_statistic(*_label_and(rows, "score"), codes, n)
+def _auprc(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return statistics.auprc_statistic(*_label_and(predictions, "score"), codes, n)
 
 
-def _brier(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    label, score = _label_and(rows, "score")
+def _brier(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    label, score = _label_and(predictions, "score")
     return statistics.mean_statistic((label - score) ** 2, codes, n)
 
 
-def _balanced(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return statistics.confusion_statistics(*_label_and(rows, "called"), codes, n)[0]
+def _balanced(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return statistics.confusion_statistics(*_label_and(predictions, "called"), codes, n)[0]
 
 
-def _matthews(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return statistics.confusion_statistics(*_label_and(rows, "called"), codes, n)[1]
+def _matthews(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return statistics.confusion_statistics(*_label_and(predictions, "called"), codes, n)[1]
 
 
-def _kappa(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return statistics.kappa_statistic(*_label_and(rows, "called"), codes, n)
+def _kappa(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return statistics.kappa_statistic(*_label_and(predictions, "called"), codes, n)
 
 
-def _absolute_error(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    label, score = _label_and(rows, "score")
+def _absolute_error(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    label, score = _label_and(predictions, "score")
     return statistics.mean_statistic(np.abs(label - score), codes, n)
 
 
-def _concordance(rows: pd.DataFrame, weight: str, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    time, event, risk, weights = (_column(rows, c) for c in ("label", "event", "score", weight))
-    return concordance_statistic(time, event, risk, weights, codes, n, within_strata(rows, group))
+def _concordance(
+    predictions: pd.DataFrame, weight: str, codes: np.ndarray, n: int, group: np.ndarray
+) -> Statistic:
+    time, event, risk, weights = (_column(predictions, c) for c in ("label", "event", "score", weight))
+    return concordance_statistic(time, event, risk, weights, codes, n, within_strata(predictions, group))
 
 
-def _harrell(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return _concordance(rows, "event", codes, n, group)
+def _harrell(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return _concordance(predictions, "event", codes, n, group)
 
 
-def _uno(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return _concordance(rows, "uno_weight", codes, n, group)
+def _uno(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return _concordance(predictions, "uno_weight", codes, n, group)
 
 
-def _brier_term(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return statistics.mean_statistic(rows["brier_term"].to_numpy(), codes, n)
+def _brier_term(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return statistics.mean_statistic(predictions["brier_term"].to_numpy(), codes, n)
 
 
-def _spearman(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    return statistics.grouped_mean(statistics.spearman_statistic, *_label_and(rows, "score"), codes, n, group)
+def _spearman(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    return statistics.grouped_mean(
+        statistics.spearman_statistic, *_label_and(predictions, "score"), codes, n, group
+    )
 
 
-def _r2(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
-    cohort = rows["cohort"].to_numpy(dtype=str) if "cohort" in rows else np.zeros(len(rows), dtype=str)
-    return statistics.grouped_mean(statistics.r2_statistic, *_label_and(rows, "score"), codes, n, cohort)
+def _r2(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> Statistic:
+    cohort = (
+        predictions["cohort"].to_numpy(dtype=str)
+        if "cohort" in predictions
+        else np.zeros(len(predictions), dtype=str)
+    )
+    return statistics.grouped_mean(
+        statistics.r2_statistic, *_label_and(predictions, "score"), codes, n, cohort
+    )
 
 
 _RANKED: dict[str, RowStatistic] = {"auroc": _auroc, "auprc": _auprc, "brier": _brier}
@@ -144,6 +154,6 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(rows: pd.DataFrame) -> Family:
-    """The family of rows of one headline."""
-    return FAMILIES[str(rows["family"].iloc[0])]
+def family_of(predictions: pd.DataFrame) -> Family:
+    """The family of the predictions of one headline."""
+    return FAMILIES[str(predictions["family"].iloc[0])]

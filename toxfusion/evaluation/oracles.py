@@ -36,16 +36,16 @@ def read_oracles(truth: Path) -> pd.DataFrame | None:
     return table
 
 
-def with_oracle(rows: pd.DataFrame, oracles: pd.DataFrame, view: str) -> pd.DataFrame:
-    """The rows that have an oracle score of this view, the score in column ``oracle``.
+def with_oracle(predictions: pd.DataFrame, oracles: pd.DataFrame, view: str) -> pd.DataFrame:
+    """The predictions that have an oracle score of this view, the score in column ``oracle``.
 
     Raises:
-        PredictionsError: the oracle's labels are others than those of the rows (permuted labels, or another
+        PredictionsError: the oracle's labels are others than those of the predictions (permuted labels, or another
             study).
     """
     of_view = oracles.loc[oracles["view"] == view, ["task", "unit_id", "score", "label"]]
     of_view = of_view[of_view["score"].notna()].rename(columns={"score": "oracle", "label": "oracle_label"})
-    known = rows.merge(of_view, on=["task", "unit_id"], how="inner")
+    known = predictions.merge(of_view, on=["task", "unit_id"], how="inner")
     other = known["oracle_label"].notna() & (known["oracle_label"] != known["label"])
     if other.any():
         first = known[other].iloc[0]

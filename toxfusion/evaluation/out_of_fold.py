@@ -50,29 +50,29 @@ def out_of_fold(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     valid = average_seeds(joined[joined["part"] == "valid"])
     of_fold = dict(iter(valid.groupby(["task", "fold"])))
     decided = [
-        _decide(rows, of_fold.get(key, valid.iloc[:0]))
-        for key, rows in tested.groupby(["task", "fold"], sort=True)
+        _decide(test, of_fold.get(key, valid.iloc[:0]))
+        for key, test in tested.groupby(["task", "fold"], sort=True)
     ]
     return pd.concat(decided, ignore_index=True)
 
 
-def _decide(rows: pd.DataFrame, valid: pd.DataFrame) -> pd.DataFrame:
-    fold, score = rows["fold"].iloc[0], rows["score"].to_numpy()
+def _decide(test: pd.DataFrame, valid: pd.DataFrame) -> pd.DataFrame:
+    fold, score = test["fold"].iloc[0], test["score"].to_numpy()
     label, scored = valid["label"].to_numpy(), valid["score"].to_numpy()
-    if not family_of(rows).two_class:
+    if not family_of(test).two_class:
         called, undecided = np.full(len(score), np.nan), ""
-        if family_of(rows).metric == "quadratic_kappa":
+        if family_of(test).metric == "quadratic_kappa":
             called = metrics.as_grade(score, metrics.choose_cutoffs(label, scored))
             if np.isnan(called).any():
                 undecided = f"fold {fold}: no cut-offs of grades from validation: no labelled unit"
         nothing = dict.fromkeys((*CALLED_AT, "calibrated", "threshold"), float("nan"))
-        return rows.assign(called=called, **nothing, undecided=undecided)
+        return test.assign(called=called, **nothing, undecided=undecided)
     threshold = metrics.choose_threshold(label, scored)
     platt = calibration.fit_platt(label, scored)
     thresholds = {"called": threshold} | {
         column: metrics.threshold_of_specificity(label, scored, kept) for column, kept in CALLED_AT.items()
     }
-    return rows.assign(
+    return test.assign(
         **{column: np.where(of.defined, score >= of.value, np.nan) for column, of in thresholds.items()},
         calibrated=platt.of(score) if platt.defined else np.full(len(score), np.nan),
         threshold=threshold.value,
@@ -91,44 +91,52 @@ def headline_rows(tested: pd.DataFrame, name: str) -> pd.DataFrame:
     return tested[chosen & tested["label"].notna()]
 
 
-def is_averaged(rows: pd.DataFrame) -> bool:
-    """Whether these are rows of tasks that are averaged into a headline."""
-    return bool((rows["task"] != rows["headline"]).any())
+def is_averaged(predictions: pd.DataFrame) -> bool:
+    """Whether these are predictions of tasks that are averaged into a headline."""
+    return bool((predictions["task"] != predictions["headline"]).any())
 
 
-def resampling_of(rows: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Resampling:
-    """Draws of compounds for these rows, within each cohort, and within each class where the label is theirs.
+def resampling_of(predictions: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Resampling:
+    """Draws of compounds for these predictions, within each cohort, and within each class where the label is theirs.
 
     Rows of several studies have a column ``cohort`` and compounds named by cohort (see ``join_cohorts``).
     """
-    own = rows["level"].eq("compound").all() and rows["task"].nunique() == 1 and family_of(rows).two_class
+    own = (
+        predictions["level"].eq("compound").all()
+        and predictions["task"].nunique() == 1
+        and family_of(predictions).two_class
+    )
     strata = None
-    if own or "cohort" in rows.columns:
-        keys = [rows["label"] if own else pd.Series(0.0, rows.index), cohorts_of(rows)]
+    if own or "cohort" in predictions.columns:
+        keys = [predictions["label"] if own else pd.Series(0.0, predictions.index), cohorts_of(predictions)]
         strata = pd.MultiIndex.from_arrays(keys).factorize(sort=True)[0]
-    return bootstrap.resample(rows["compound"].to_numpy(), strata=strata, draws=draws, seed=seed)
+    return bootstrap.resample(predictions["compound"].to_numpy(), strata=strata, draws=draws, seed=seed)
 
 
 def join_cohorts(tested: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Rows of ``out_of_fold`` of several studies in one table, column ``cohort`` beside them.
 
-    Compounds and units are named ``cohort/name``; statistics of such rows compare units of one cohort only.
+    Compounds and units are named ``cohort/name``; statistics of these compare units of one cohort only.
     """
     named = [
-        rows.assign(cohort=name, unit_id=name + "/" + rows["unit_id"], compound=name + "/" + rows["compound"])
-        for name, rows in sorted(tested.items())
+        predictions.assign(
+            cohort=name,
+            unit_id=name + "/" + predictions["unit_id"],
+            compound=name + "/" + predictions["compound"],
+        )
+        for name, predictions in sorted(tested.items())
     ]
     return pd.concat(named, ignore_index=True)
 
 
-def cohorts_of(rows: pd.DataFrame) -> pd.Series:
+def cohorts_of(predictions: pd.DataFrame) -> pd.Series:
     """The study of each row; "" where there is one study only."""
-    return rows["cohort"] if "cohort" in rows.columns else pd.Series("", rows.index)
+    return predictions["cohort"] if "cohort" in predictions.columns else pd.Series("", predictions.index)
 
 
-def has_strata(rows: pd.DataFrame) -> bool:
+def has_strata(predictions: pd.DataFrame) -> bool:
     """Whether every unit is of one dose level and time."""
-    return not ((rows["dose_level"] == "").any() or rows["time_h"].isna().any())
+    return not ((predictions["dose_level"] == "").any() or predictions["time_h"].isna().any())
 
 
 @dataclass(frozen=True)
@@ -150,11 +158,11 @@ class Pairing:
     several: bool = False
 
     @classmethod
-    def of(cls, rows: pd.DataFrame) -> Pairing:
-        """For labelled rows of one headline, of one study or several."""
-        sizes = rows.groupby([cohorts_of(rows), "fold"])["unit_id"].nunique()
+    def of(cls, predictions: pd.DataFrame) -> Pairing:
+        """For labelled predictions of one headline, of one study or several."""
+        sizes = predictions.groupby([cohorts_of(predictions), "fold"])["unit_id"].nunique()
         several = bool(sizes.groupby(level=0).size().max() > 1)
-        mean, family = sizes.mean(), family_of(rows)
+        mean, family = sizes.mean(), family_of(predictions)
         if several and family.ranked and family.common_scale and mean < TINY_FOLD:
             reason = f"pairs of all folds: {mean:.0f} units a fold, under {TINY_FOLD}, are too few to rank by"
             return cls("pooled", reason, several)
@@ -165,49 +173,49 @@ class Pairing:
         """The other choice, for the number beside the headline."""
         return Pairing("pooled" if self.pairs == "folds" else "folds", several=self.several)
 
-    def groups(self, rows: pd.DataFrame, *, in_strata: bool = False) -> np.ndarray:
+    def groups(self, predictions: pd.DataFrame, *, in_strata: bool = False) -> np.ndarray:
         """str [n], units of one value are ranked with each other.
 
         Args:
             in_strata: those of one dose level and time only (see `has_strata`).
         """
-        group = cohorts_of(rows).astype(str)
+        group = cohorts_of(predictions).astype(str)
         if self.pairs == "folds":
-            group = group + " " + rows["fold"].astype(str)
+            group = group + " " + predictions["fold"].astype(str)
         if in_strata:
-            group = group + " " + rows["dose_level"] + " " + rows["time_h"].astype(str)
+            group = group + " " + predictions["dose_level"] + " " + predictions["time_h"].astype(str)
         return group.to_numpy(dtype=str)
 
 
 def headline_statistic(
-    rows: pd.DataFrame, resampling: Resampling, pairing: Pairing, *, in_strata: bool = False
+    predictions: pd.DataFrame, resampling: Resampling, pairing: Pairing, *, in_strata: bool = False
 ) -> Statistic:
-    """The headline metric of the rows' family; macro where the rows are of several tasks.
+    """The headline metric of the predictions' family; macro where they are of several tasks.
 
     Args:
-        rows: labelled rows of one headline.
+        predictions: labelled, of one headline.
         pairing: of the whole headline, so that methods are compared alike.
         in_strata: compare units of one dose level and time only.
     """
-    family = family_of(rows)
-    groups = pairing.groups(rows, in_strata=in_strata)
-    return over_tasks(rows, resampling, family.measures[family.metric], groups)
+    family = family_of(predictions)
+    groups = pairing.groups(predictions, in_strata=in_strata)
+    return over_tasks(predictions, resampling, family.measures[family.metric], groups)
 
 
 def over_tasks(
-    rows: pd.DataFrame, resampling: Resampling, make: RowStatistic, groups: np.ndarray
+    predictions: pd.DataFrame, resampling: Resampling, make: RowStatistic, groups: np.ndarray
 ) -> Statistic:
-    """Mean over the tasks of the rows; ``groups`` as `Pairing.groups`."""
-    codes, n = resampling.codes(rows["compound"].to_numpy()), len(resampling.clusters)
-    places = rows.groupby("task", sort=True).indices
-    of_task = [make(rows.iloc[at], codes[at], n, groups[at]) for at in places.values()]
+    """Mean over the tasks; ``groups`` as `Pairing.groups`."""
+    codes, n = resampling.codes(predictions["compound"].to_numpy()), len(resampling.clusters)
+    places = predictions.groupby("task", sort=True).indices
+    of_task = [make(predictions.iloc[at], codes[at], n, groups[at]) for at in places.values()]
     return of_task[0] if len(of_task) == 1 else mean_of(of_task)
 
 
-def labels_differ(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of tasks in which both classes, or two grades, times or values, occur."""
-    several = rows.groupby("task")["label"].nunique() > 1
-    return rows[rows["task"].map(several).astype(bool)]
+def labels_differ(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The predictions of tasks in which both classes, or two grades, times or values, occur."""
+    several = predictions.groupby("task")["label"].nunique() > 1
+    return predictions[predictions["task"].map(several).astype(bool)]
 
 
 def chance_of(metric: str) -> float:

@@ -117,10 +117,10 @@ def _as_dtype(column: pd.Series, dtype: Any, source: str) -> pd.Series:
 
 def _refuse(bad: pd.Series, table: pd.DataFrame, column: str, advice: str, source: str) -> None:
     if bad.any():
-        row = table[bad].iloc[0]
+        first = table[bad].iloc[0]
         raise PredictionsError(
-            f"{source}: column {column!r} is {row[column]!r} for task {row['task']!r}, unit "
-            f"{row['unit_id']!r} "
+            f"{source}: column {column!r} is {first[column]!r} for task {first['task']!r}, unit "
+            f"{first['unit_id']!r} "
             f"({int(bad.sum())} rows): {advice}."
         )
 
@@ -161,12 +161,12 @@ def _check_values(table: pd.DataFrame, source: str) -> None:
 def _check_units(table: pd.DataFrame, source: str) -> None:
     twice = table.duplicated(_KEY, keep=False)
     if twice.any():
-        rows = table[twice].iloc[:2]
-        first = rows.iloc[0]
+        both = table[twice].iloc[:2]
+        first = both.iloc[0]
         raise PredictionsError(
             f"{source}: unit {first['unit_id']!r} of task {first['task']!r} is scored twice in fold "
             f"{first['fold']}, "
-            f"seed {first['seed']} (parts {rows['part'].tolist()}): valid and test overlap, or a sampler's "
+            f"seed {first['seed']} (parts {both['part'].tolist()}): valid and test overlap, or a sampler's "
             f"padding stayed."
         )
     for column in ("level", "family", "headline"):
@@ -210,7 +210,7 @@ def describe_units(obs: pd.DataFrame, level: str) -> pd.DataFrame:
     return described.rename_axis("unit_id")
 
 
-def rows(
+def of_units(
     units: pd.DataFrame,
     *,
     task: str,
@@ -224,7 +224,7 @@ def rows(
     seed: int,
     optional: Mapping[str, pd.Series | np.ndarray] | None = None,
 ) -> pd.DataFrame:
-    """Rows of one task and part.
+    """The predictions of units for one task and part.
 
     Args:
         units: [n] rows of ``describe_units``; a Series among the other arguments is aligned by unit_id, an

@@ -55,20 +55,20 @@ class Units:
     part: np.ndarray
     headline: str = ""
 
-    def rows(self, part: str) -> np.ndarray:
+    def positions(self, part: str) -> np.ndarray:
         """int64, the positions of one part."""
         return np.flatnonzero(self.part == part)
 
     def untestable(self) -> str:
         """Why no probe of this task can be scored; "" when it can."""
         for part in ("train", "test"):
-            if reason := one_class_reason(self.label[self.rows(part)]):
+            if reason := one_class_reason(self.label[self.positions(part)]):
                 return f"{part} part: {reason}"
         return ""
 
     def standardised(self) -> np.ndarray:
         """float64 [n, d], by mean and deviation of the training units."""
-        return StandardScaler().fit(self.values[self.rows("train")]).transform(self.values)
+        return StandardScaler().fit(self.values[self.positions("train")]).transform(self.values)
 
 
 def record(probe: str, embedding: str, task: str, **content: Any) -> Record:
@@ -123,7 +123,7 @@ def few_shot(units: Units, *, seed: int, draws: int = SHOT_DRAWS) -> dict[int, F
     """
     if reason := units.untestable():
         return {k: FewShot(np.empty(0), reason) for k in SHOTS}
-    train, valid, test = (units.rows(p) for p in ("train", "valid", "test"))
+    train, valid, test = (units.positions(p) for p in ("train", "valid", "test"))
     values = units.standardised()
     fewest = min(len(np.unique(units.compound[train][units.label[train] == c])) for c in (0, 1))
     orders = [
@@ -132,10 +132,10 @@ def few_shot(units: Units, *, seed: int, draws: int = SHOT_DRAWS) -> dict[int, F
     ]
     undecided = one_class_reason(units.label[valid])
     penalties = (UNDECIDED_PENALTY,) if undecided else PENALTIES
-    found = {}
+    by_shots = {}
     for k in SHOTS:
         if fewest < k:
-            found[k] = FewShot(np.empty(0), f"{fewest} training compounds have a unit of the rarer class")
+            by_shots[k] = FewShot(np.empty(0), f"{fewest} training compounds have a unit of the rarer class")
             continue
         shots = [train[np.concatenate([negative[:k], positive[:k]])] for negative, positive in orders]
         best, most = np.empty(0), -np.inf
@@ -145,14 +145,14 @@ def few_shot(units: Units, *, seed: int, draws: int = SHOT_DRAWS) -> dict[int, F
             if on_valid > most:
                 most = on_valid
                 best = np.array([auroc(units.label[test], s[test]).value for s in scores])
-        found[k] = FewShot(
+        by_shots[k] = FewShot(
             best, f"C fixed at {UNDECIDED_PENALTY}; validation: {undecided}" if undecided else ""
         )
-    return found
+    return by_shots
 
 
 def _logistic(values: np.ndarray, label: np.ndarray, shots: np.ndarray, penalty: float) -> np.ndarray:
-    """Decision values of all rows, [n].
+    """Decision values of all units, [n].
 
     The solution lies in the span of the shots, so it is sought there: as many coordinates as shots.
     """
@@ -172,14 +172,14 @@ def few_shot_records(tasks: Sequence[Units], embedding: str, *, seed: int) -> li
     records = []
     for units in tasks:
         for k, few in by_task[units.task].items():
-            of_k = _over_draws(embedding, units.task, k, few, len(units.rows("test")))
+            of_k = _over_draws(embedding, units.task, k, few, len(units.positions("test")))
             records.append(of_k | {"headline": units.headline or units.task})
     for headline, members in _averaged(tasks).items():
         for k in SHOTS:
             defined = [by_task[u.task][k].values for u in members if len(by_task[u.task][k].values)]
             note = f"mean of {len(defined)} of {len(members)} {members_of(headline)}"
             macro = FewShot(np.mean(defined, axis=0) if defined else np.empty(0), note)
-            n = len({i for u in members for i in u.unit_id[u.rows("test")]})
+            n = len({i for u in members for i in u.unit_id[u.positions("test")]})
             records.append(_over_draws(embedding, headline, k, macro, n))
     return records
 
@@ -213,8 +213,8 @@ def nearest_neighbours(units: Units) -> Scored:
 
     Of equal choices the smallest k is taken; of equally near units, those that come first.
     """
-    train, valid, test = (units.rows(p) for p in ("train", "valid", "test"))
-    unit = _unit_rows(units.standardised())
+    train, valid, test = (units.positions(p) for p in ("train", "valid", "test"))
+    unit = _unit_length(units.standardised())
     nearest = np.argsort(-(unit @ unit[train].T).round(9), axis=1, kind="stable")
     voted = units.label[train][nearest]
     undecided = one_class_reason(units.label[valid])
@@ -229,16 +229,16 @@ def nearest_neighbours(units: Units) -> Scored:
 
 def nearest_class_mean(units: Units) -> Scored:
     """Cosine to the mean of the positive training units minus that to the mean of the negative ones."""
-    train, test = units.rows("train"), units.rows("test")
+    train, test = units.positions("train"), units.positions("test")
     values = units.standardised()
     means = [values[train[units.label[train] == c]].mean(axis=0) for c in (0, 1)]
-    negative, positive = (_unit_rows(values[test]) @ _unit_rows(np.stack(means)).T).T
+    negative, positive = (_unit_length(values[test]) @ _unit_length(np.stack(means)).T).T
     return Scored(positive - negative)
 
 
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norm > 0, norm, 1.0)
+def _unit_length(vectors: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norm > 0, norm, 1.0)
 
 
 CLASSIFIERS: dict[str, Callable[[Units], Scored]] = {
@@ -264,7 +264,7 @@ def classifier_records(
         if reason := units.untestable():
             records.append(record(probe, embedding, units.task, chance=0.5, reason=reason, **place))
             continue
-        classified, test = CLASSIFIERS[probe](units), units.rows("test")
+        classified, test = CLASSIFIERS[probe](units), units.positions("test")
         table = pd.DataFrame(
             {
                 "task": units.task,
@@ -313,14 +313,18 @@ def mean_over_runs(tables: Mapping[str, Sequence[pd.DataFrame]], embedding: str)
         Columns probe, experiment, task, headline, metric, chance, k, value, low, high (means over runs: the spread
         over draws, not over runs), reason ("" throughout).
     """
-    found = []
+    averaged = []
     for experiment, of_runs in tables.items():
-        rows = pd.concat(of_runs, ignore_index=True)
-        rows = rows[(rows["probe"] == "few_shot") & (rows["embedding"] == embedding) & rows["value"].notna()]
+        joined = pd.concat(of_runs, ignore_index=True)
+        joined = joined[
+            (joined["probe"] == "few_shot") & (joined["embedding"] == embedding) & joined["value"].notna()
+        ]
         means = (
-            rows.groupby(["task", "headline", "metric", "chance", "k"], sort=False)[["value", "low", "high"]]
+            joined.groupby(["task", "headline", "metric", "chance", "k"], sort=False)[
+                ["value", "low", "high"]
+            ]
             .mean()
             .reset_index()
         )
-        found.append(means.assign(probe="few_shot", experiment=experiment, reason=""))
-    return pd.concat(found, ignore_index=True)
+        averaged.append(means.assign(probe="few_shot", experiment=experiment, reason=""))
+    return pd.concat(averaged, ignore_index=True)

@@ -49,14 +49,14 @@ def interval_record(
 
 
 def share_record(
-    base: Record, metric: str, rows: pd.DataFrame, resampling: Resampling, method: IntervalMethod
+    base: Record, metric: str, predictions: pd.DataFrame, resampling: Resampling, method: IntervalMethod
 ) -> Record:
     """Sensitivity or specificity (``CALLED_SHARES``) of calls made with a threshold from the validation part."""
     column, value = CALLED_SHARES[metric]
-    of_class = rows[rows["label"] == value]
+    of_class = predictions[predictions["label"] == value]
     if of_class.empty:
         return point_record(
-            base, metric, metrics.undefined(metrics.one_class_reason(rows["label"].to_numpy()))
+            base, metric, metrics.undefined(metrics.one_class_reason(predictions["label"].to_numpy()))
         )
     if of_class[column].isna().any():
         without = ", ".join(str(f) for f in sorted(of_class.loc[of_class[column].isna(), "fold"].unique()))
@@ -80,7 +80,7 @@ def as_dict(scores: pd.DataFrame) -> dict[str, dict[str, Record]]:
 
 def plain_records(table: pd.DataFrame) -> list[Record]:
     """The rows of a table as dictionaries of plain types; NaN becomes None."""
-    return [{str(k): _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
+    return [{str(k): _plain(v) for k, v in record.items()} for record in table.to_dict("records")]
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ def ranks(query: np.ndarray, target: np.ndarray, groups: np.ndarray | None = Non
     Raises:
         ValueError: shapes that differ, NaN or Inf, fewer than two samples.
     """
-    left, right = _unit_rows(query, "query"), _unit_rows(target, "target")
+    left, right = _unit_length(query, "query"), _unit_length(target, "target")
     if left.shape != right.shape or len(left) < 2:
         raise ValueError(
             f"query {left.shape} and target {right.shape} must be [n, d] alike, with n at least 2."
@@ -35,22 +35,22 @@ def ranks(query: np.ndarray, target: np.ndarray, groups: np.ndarray | None = Non
     group = np.arange(len(left)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     out = np.empty(len(left))
     for start in range(0, len(left), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        similarity = np.round(left[rows] @ right.T, 9)
-        correct = group[rows, None] == group[None, :]
+        block = slice(start, start + _ROWS_AT_ONCE)
+        similarity = np.round(left[block] @ right.T, 9)
+        correct = group[block, None] == group[None, :]
         best = np.where(correct, similarity, -np.inf).max(axis=1, keepdims=True)
         above = (~correct & (similarity > best)).sum(axis=1)
         tied = (~correct & (similarity == best)).sum(axis=1)
-        out[rows] = 1 + above + tied / 2
+        out[block] = 1 + above + tied / 2
     return out
 
 
-def _unit_rows(rows: np.ndarray, name: str) -> np.ndarray:
-    rows = np.asarray(rows, dtype=np.float64)
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise ValueError(f"{name} embeddings must be a finite [n, d] matrix; got shape {rows.shape}.")
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norm > 0, norm, 1.0)
+def _unit_length(vectors: np.ndarray, name: str) -> np.ndarray:
+    vectors = np.asarray(vectors, dtype=np.float64)
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise ValueError(f"{name} embeddings must be a finite [n, d] matrix; got shape {vectors.shape}.")
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norm > 0, norm, 1.0)
 
 
 def chance(groups: np.ndarray | None, n: int, ks: Sequence[int] = KS) -> tuple[dict[int, float], float]:

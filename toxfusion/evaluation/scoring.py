@@ -41,8 +41,8 @@ class _Bootstrap:
     seed: int
     method: IntervalMethod
 
-    def of(self, rows: pd.DataFrame) -> Resampling:
-        return resampling_of(rows, draws=self.draws, seed=self.seed)
+    def of(self, predictions: pd.DataFrame) -> Resampling:
+        return resampling_of(predictions, draws=self.draws, seed=self.seed)
 
 
 def score_run(
@@ -77,9 +77,9 @@ def score_run(
         of_task = tested[tested["task"] == task]
         records += _TaskScores(task, of_task[of_task["label"].notna()], of_task, how).records(oracles)
     for headline in headlines_of(tested):
-        rows = headline_rows(tested, headline)
-        if len(rows) and is_averaged(rows):
-            records += _macro_records(headline, rows, oracles, how)
+        of_headline = headline_rows(tested, headline)
+        if len(of_headline) and is_averaged(of_headline):
+            records += _macro_records(headline, of_headline, oracles, how)
     return pd.DataFrame(records)
 
 
@@ -89,81 +89,88 @@ def headline_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[(scores["task"] == scores["headline"]) & (scores["metric"] == metric)]
 
 
-def _base(task: str, rows: pd.DataFrame, like: pd.DataFrame) -> Record:
-    """What every row of a task says; ``like`` has its family and headline, ``rows`` may be none."""
-    two_class = family_of(like).two_class and len(rows) > 0
-    return {"task": task, "family": like["family"].iloc[0], "headline": like["headline"].iloc[0], "n": len(rows),
-            "n_compounds": rows["compound"].nunique(),
-            "prevalence": float(rows["label"].mean()) if two_class else float("nan")}  # fmt: skip
+def _base(task: str, labelled: pd.DataFrame, like: pd.DataFrame) -> Record:
+    """What every row of a task says; ``like`` has its family and headline, ``labelled`` may be empty."""
+    two_class = family_of(like).two_class and len(labelled) > 0
+    return {"task": task, "family": like["family"].iloc[0], "headline": like["headline"].iloc[0], "n": len(labelled),
+            "n_compounds": labelled["compound"].nunique(),
+            "prevalence": float(labelled["label"].mean()) if two_class else float("nan")}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _TaskScores:
-    """The metrics of one task: ``rows`` are labelled, ``every`` holds the unlabelled too."""
+    """The metrics of one task, of its labelled predictions; ``every`` holds the unlabelled too."""
 
     task: str
-    rows: pd.DataFrame
+    labelled: pd.DataFrame
     every: pd.DataFrame
     how: _Bootstrap
 
     def records(self, oracles: pd.DataFrame | None) -> list[Record]:
-        rows, family = self.rows, family_of(self.every)
-        base = _base(self.task, rows, self.every)
-        if rows.empty:
+        labelled, family = self.labelled, family_of(self.every)
+        base = _base(self.task, labelled, self.every)
+        if labelled.empty:
             return [point_record(base, family.metric, metrics.undefined("no labelled test unit"))]
-        resampling, pairing = self.how.of(rows), Pairing.of(rows)
-        codes, groups = resampling.codes(rows["compound"].to_numpy()), pairing.groups(rows)
-        undecided = "; ".join(sorted(set(rows["undecided"]) - {""}))
-        one_class = metrics.one_class_reason(rows["label"].to_numpy()) if family.two_class else ""
+        resampling, pairing = self.how.of(labelled), Pairing.of(labelled)
+        codes, groups = resampling.codes(labelled["compound"].to_numpy()), pairing.groups(labelled)
+        undecided = "; ".join(sorted(set(labelled["undecided"]) - {""}))
+        one_class = metrics.one_class_reason(labelled["label"].to_numpy()) if family.two_class else ""
 
         def record(metric: str, make: RowStatistic, reason: str = "") -> Record:
-            statistic = make(rows, codes, len(resampling.clusters), groups)
+            statistic = make(labelled, codes, len(resampling.clusters), groups)
             return interval_record(base, metric, statistic, resampling, self.how.method, reason)
 
         scored = []
         for metric, make in family.measures.items():
-            if metric == "integrated_brier" and not _has_curves(rows):
+            if metric == "integrated_brier" and not _has_curves(labelled):
                 continue
             reason = undecided if metric == "quadratic_kappa" else "" if metric == "brier" else one_class
             if metric == family.metric:
                 reason = reason or pairing.reason
             scored.append(record(metric, make, reason))
-        scored += _beside(base, rows, resampling, pairing, self.how, one_class)
+        scored += _beside(base, labelled, resampling, pairing, self.how, one_class)
         for metric, make in family.called.items():
             lacking = point_record(base, metric, metrics.undefined(undecided))
             scored.append(lacking if undecided else record(metric, make, one_class))
         if not family.two_class:
             return scored
-        scored += [share_record(base, metric, rows, resampling, self.how.method) for metric in CALLED_SHARES]
-        scored += [point_record(base, metric, measure) for metric, measure in _points(rows).items()]
-        return scored + _oracle_records(base, rows, oracles, pairing, self.how)
+        scored += [
+            share_record(base, metric, labelled, resampling, self.how.method) for metric in CALLED_SHARES
+        ]
+        scored += [point_record(base, metric, measure) for metric, measure in _points(labelled).items()]
+        return scored + _oracle_records(base, labelled, oracles, pairing, self.how)
 
 
-def _has_curves(rows: pd.DataFrame) -> bool:
-    return "brier_term" in rows and bool(rows["brier_term"].notna().all())
+def _has_curves(predictions: pd.DataFrame) -> bool:
+    return "brier_term" in predictions and bool(predictions["brier_term"].notna().all())
 
 
 def _beside(
-    base: Record, rows: pd.DataFrame, resampling: Resampling, pairing: Pairing, how: _Bootstrap, reason: str
+    base: Record,
+    labelled: pd.DataFrame,
+    resampling: Resampling,
+    pairing: Pairing,
+    how: _Bootstrap,
+    reason: str,
 ) -> list[Record]:
     """The headline metric with the other choice of pairs, where folds are several, and inside dose x time strata."""
-    family, scored = family_of(rows), []
+    family, scored = family_of(labelled), []
 
     def record(name: str, of: Pairing, in_strata: bool) -> Record:
-        statistic = headline_statistic(rows, resampling, of, in_strata=in_strata)
+        statistic = headline_statistic(labelled, resampling, of, in_strata=in_strata)
         return interval_record(base, f"{family.metric}_{name}", statistic, resampling, how.method, reason)
 
     if pairing.several:
         scored.append(record("pooled" if pairing.pairs == "folds" else "within_folds", pairing.other, False))
     if not family.two_class:
         return scored
-    if has_strata(rows):
+    if has_strata(labelled):
         return [*scored, record("within_strata", pairing, True)]
     return [*scored, point_record(base, f"{family.metric}_within_strata", metrics.undefined(_NO_STRATA))]
 
 
-def _points(rows: pd.DataFrame) -> dict[str, Measure]:
-    label, score, calibrated = (rows[c].to_numpy() for c in ("label", "score", "calibrated"))
+def _points(labelled: pd.DataFrame) -> dict[str, Measure]:
+    label, score, calibrated = (labelled[c].to_numpy() for c in ("label", "score", "calibrated"))
     points = {
         "sensitivity_at_90_specificity": metrics.sensitivity_at_specificity(label, score, 0.90),
         "sensitivity_at_95_specificity": metrics.sensitivity_at_specificity(label, score, 0.95),
@@ -181,11 +188,11 @@ def _points(rows: pd.DataFrame) -> dict[str, Measure]:
 
 
 def _macro_records(
-    headline: str, rows: pd.DataFrame, oracles: pd.DataFrame | None, how: _Bootstrap
+    headline: str, labelled: pd.DataFrame, oracles: pd.DataFrame | None, how: _Bootstrap
 ) -> list[Record]:
-    family, both = family_of(rows), labels_differ(rows)
-    base = {**_base(headline, both, rows), "n": both["unit_id"].nunique()}
-    n, n_all, members = both["task"].nunique(), rows["task"].nunique(), members_of(headline)
+    family, both = family_of(labelled), labels_differ(labelled)
+    base = {**_base(headline, both, labelled), "n": both["unit_id"].nunique()}
+    n, n_all, members = both["task"].nunique(), labelled["task"].nunique(), members_of(headline)
     kinds = "class" if family.two_class else "value"
     note = f"mean of {n} of {n_all} {members}; the others have one {kinds} only"
     if both.empty:
@@ -203,8 +210,8 @@ def _macro_records(
         for metric, make in family.measures.items()
         if metric != "integrated_brier" or _has_curves(both)
     ]
-    if rows["family"].iloc[0] == "classes":
-        scored += _class_records(rows, how)
+    if labelled["family"].iloc[0] == "classes":
+        scored += _class_records(labelled, how)
     elif family.called:
         columns = {m: ("called", make) for m, make in family.called.items()}
         columns |= {m: (column, _share(column, value)) for m, (column, value) in CALLED_SHARES.items()}
@@ -221,34 +228,34 @@ def _macro_records(
 def _share(column: str, value: int) -> RowStatistic:
     """Share of the units of class ``value`` that are called so."""
 
-    def make(rows: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> statistics.Statistic:
-        right = (rows[column] == value).astype(float).where(rows["label"] == value)
+    def make(predictions: pd.DataFrame, codes: np.ndarray, n: int, group: np.ndarray) -> statistics.Statistic:
+        right = (predictions[column] == value).astype(float).where(predictions["label"] == value)
         return statistics.mean_statistic(right.to_numpy(), codes, n)
 
     return make
 
 
-def called_classes(rows: pd.DataFrame) -> pd.DataFrame:
+def called_classes(labelled: pd.DataFrame) -> pd.DataFrame:
     """The rows of each unit's own class, the class of highest probability in column ``called_task``.
 
     Args:
-        rows: labelled rows of the classes of a subtype.
+        labelled: labelled predictions of the classes of a subtype.
     """
-    by_score = rows.sort_values(["score", "task"], kind="stable")
+    by_score = labelled.sort_values(["score", "task"], kind="stable")
     called = by_score.groupby("unit_id")["task"].last()
-    true = rows[rows["label"] == 1]
+    true = labelled[labelled["label"] == 1]
     return true.assign(called_task=called.reindex(true["unit_id"]).to_numpy())
 
 
-def _class_records(rows: pd.DataFrame, how: _Bootstrap) -> list[Record]:
+def _class_records(labelled: pd.DataFrame, how: _Bootstrap) -> list[Record]:
     """Metrics of the called class over all classes."""
-    true = called_classes(rows)
-    names = {task: float(i) for i, task in enumerate(sorted(rows["task"].unique()))}
+    true = called_classes(labelled)
+    names = {task: float(i) for i, task in enumerate(sorted(labelled["task"].unique()))}
     label, guess = true["task"].map(names).to_numpy(), true["called_task"].map(names).to_numpy()
     resampling = how.of(true)
     codes = resampling.codes(true["compound"].to_numpy())
     of_class = statistics.class_statistics(label, guess, codes, len(resampling.clusters))
-    base = {**_base(str(rows["headline"].iloc[0]), true, rows), "prevalence": float("nan")}
+    base = {**_base(str(labelled["headline"].iloc[0]), true, labelled), "prevalence": float("nan")}
     return [
         interval_record(base, metric, statistic, resampling, how.method, "")
         for metric, statistic in zip(("accuracy", "balanced_accuracy", "macro_f1"), of_class, strict=True)
@@ -256,20 +263,20 @@ def _class_records(rows: pd.DataFrame, how: _Bootstrap) -> list[Record]:
 
 
 def _oracle_records(
-    base: Record, rows: pd.DataFrame, oracles: pd.DataFrame | None, pairing: Pairing, how: _Bootstrap
+    base: Record, labelled: pd.DataFrame, oracles: pd.DataFrame | None, pairing: Pairing, how: _Bootstrap
 ) -> list[Record]:
     if oracles is None:
         return []
     scored: list[Record] = []
     for view in VIEWS:
-        known = with_oracle(rows, oracles, view)
+        known = with_oracle(labelled, oracles, view)
         if known.empty:
             continue
         resampling = how.of(known)
         ours = headline_statistic(known, resampling, pairing)
         oracle = headline_statistic(known.assign(score=known["oracle"]), resampling, pairing)
-        fewer = f"on the {len(known)} of {len(rows)} rows that the oracle scores"
-        note = "" if len(known) == len(rows) else fewer
+        fewer = f"on the {len(known)} of {len(labelled)} rows that the oracle scores"
+        note = "" if len(known) == len(labelled) else fewer
         share = statistics.oracle_share_statistic(ours, oracle)
         scored.append(interval_record(base, f"oracle_auroc_{view}", oracle, resampling, how.method, note))
         scored.append(interval_record(base, f"oracle_share_{view}", share, resampling, how.method, note))

@@ -84,11 +84,11 @@ def validation_score(table: pd.DataFrame) -> SelectionScore:
     Args:
         table: predictions table; rows of other parts, and without a label, are passed over.
     """
-    rows = table[(table["part"] == "valid") & table["label"].notna()]
-    clusters = tuple(sorted(rows["compound"].astype(str).unique()))
+    labelled = table[(table["part"] == "valid") & table["label"].notna()]
+    clusters = tuple(sorted(labelled["compound"].astype(str).unique()))
     place = {name: i for i, name in enumerate(clusters)}
     of_task: dict[str, PairShare] = {}
-    for task, part in rows.groupby("task", sort=True):
+    for task, part in labelled.groupby("task", sort=True):
         codes = part["compound"].astype(str).map(place).to_numpy(dtype=np.int64)
         of_task[str(task)] = _pairs(part, codes, len(clusters))
     n_pairs = {task: float(pairs.pairs.sum()) for task, pairs in of_task.items()}
@@ -103,13 +103,13 @@ def validation_score(table: pd.DataFrame) -> SelectionScore:
     return SelectionScore(value, clusters, influence, {task: n for task, n in n_pairs.items() if n})
 
 
-def _pairs(rows: pd.DataFrame, codes: np.ndarray, n_clusters: int) -> PairShare:
+def _pairs(predictions: pd.DataFrame, codes: np.ndarray, n_clusters: int) -> PairShare:
     """The pairs of one task, within one fold and seed."""
-    label, score = (rows[c].to_numpy(dtype=np.float64) for c in ("label", "score"))
-    group = (rows["fold"].astype(str) + " " + rows["seed"].astype(str)).to_numpy(dtype=str)
-    family = str(rows["family"].iloc[0])
+    label, score = (predictions[c].to_numpy(dtype=np.float64) for c in ("label", "score"))
+    group = (predictions["fold"].astype(str) + " " + predictions["seed"].astype(str)).to_numpy(dtype=str)
+    family = str(predictions["family"].iloc[0])
     if family == "survival":
-        event, strata = rows["event"].to_numpy(dtype=np.float64), within_strata(rows, group)
+        event, strata = predictions["event"].to_numpy(dtype=np.float64), within_strata(predictions, group)
         return concordance_statistic(label, event, score, event, codes, n_clusters, strata)
     if family == "value":
         # A higher value is an earlier event of a score that nobody outlives at the same value.

@@ -242,8 +242,8 @@ def class_statistics(
     def accuracy(weights: np.ndarray) -> np.ndarray:
         return ratio((weights @ hits).sum(axis=1), (weights @ true).sum(axis=1))
 
-    def mean_over_classes(found: np.ndarray, of: np.ndarray) -> np.ndarray:
-        return ratio(np.nan_to_num(ratio(found, of)).sum(axis=1), (of > 0).sum(axis=1).astype(np.float64))
+    def mean_over_classes(right: np.ndarray, of: np.ndarray) -> np.ndarray:
+        return ratio(np.nan_to_num(ratio(right, of)).sum(axis=1), (of > 0).sum(axis=1).astype(np.float64))
 
     def balanced(weights: np.ndarray) -> np.ndarray:
         return mean_over_classes(weights @ hits, weights @ true)

@@ -67,11 +67,11 @@ def score_strata(
     tasks = [*sorted(tested["task"].unique()), *averaged]
     records: list[dict[str, Any]] = []
     for task in tasks:
-        rows = headline_rows(tested, task)
-        if rows.empty:
+        of_task = headline_rows(tested, task)
+        if of_task.empty:
             continue
-        for by in (by for by in BY if rows[by].nunique(dropna=False) > 1):
-            records += _by_stratum(task, rows, by, draws, seed, method)
+        for by in (by for by in BY if of_task[by].nunique(dropna=False) > 1):
+            records += _by_stratum(task, of_task, by, draws, seed, method)
     for task, calls in _control_calls(tested).items():
         for metric, column in _FALSE_POSITIVES.items():
             if column == "called" or not calls["family"].eq("ordinal").any():
@@ -80,17 +80,17 @@ def score_strata(
 
 
 def _by_stratum(
-    task: str, rows: pd.DataFrame, by: str, draws: int, seed: int, method: IntervalMethod
+    task: str, labelled: pd.DataFrame, by: str, draws: int, seed: int, method: IntervalMethod
 ) -> list[dict[str, Any]]:
     """Units that span several values of ``by`` are in no stratum; how many is said."""
-    spanning = rows[by].isna() | (rows[by] == "")
-    family, pairing = family_of(rows), Pairing.of(rows)
-    metric, averaged = family.metric, is_averaged(rows) and task == rows["headline"].iloc[0]
+    spanning = labelled[by].isna() | (labelled[by] == "")
+    family, pairing = family_of(labelled), Pairing.of(labelled)
+    metric, averaged = family.metric, is_averaged(labelled) and task == labelled["headline"].iloc[0]
     scored = []
     if n := int(spanning.sum()):
-        lacking = metrics.undefined(f"{n} of {len(rows)} units span several, and are in no stratum")
-        scored.append(point_record(_base(task, by, "", rows[spanning]), metric, lacking))
-    for value, inside in rows[~spanning].groupby(by, sort=True):
+        lacking = metrics.undefined(f"{n} of {len(labelled)} units span several, and are in no stratum")
+        scored.append(point_record(_base(task, by, "", labelled[spanning]), metric, lacking))
+    for value, inside in labelled[~spanning].groupby(by, sort=True):
         base = _base(task, by, f"{value:g}" if isinstance(value, float) else str(value), inside)
         ranked = labels_differ(inside)
         resampling = resampling_of(inside, draws=draws, seed=seed)
@@ -110,12 +110,12 @@ def _by_stratum(
     return scored
 
 
-def _base(task: str, by: str, stratum: str, rows: pd.DataFrame) -> dict[str, Any]:
-    binary = len(rows) > 0 and family_of(rows).two_class
-    n, n_compounds = rows["unit_id"].nunique(), rows["compound"].nunique()
-    positive = rows["label"].sum() if binary else float("nan")
-    few = n_compounds < SMALL or (binary and min(positive, len(rows) - positive) < SMALL)
-    headline = rows["headline"].iloc[0] if len(rows) else task
+def _base(task: str, by: str, stratum: str, predictions: pd.DataFrame) -> dict[str, Any]:
+    binary = len(predictions) > 0 and family_of(predictions).two_class
+    n, n_compounds = predictions["unit_id"].nunique(), predictions["compound"].nunique()
+    positive = predictions["label"].sum() if binary else float("nan")
+    few = n_compounds < SMALL or (binary and min(positive, len(predictions) - positive) < SMALL)
+    headline = predictions["headline"].iloc[0] if len(predictions) else task
     return {"task": task, "headline": headline, "by": by, "stratum": stratum, "n": n, "n_positive": positive,
             "n_compounds": n_compounds, "small": bool(few)}  # fmt: skip
 
@@ -127,11 +127,13 @@ def _control_calls(tested: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     calling = tested["family"].isin(("binary", "classes", "ordinal"))
     controls = tested[calling & tested["is_control"]]
-    by_task = {str(task): rows for task, rows in controls[controls["label"] == 0].groupby("task", sort=True)}
+    by_task = {
+        str(task): of_task for task, of_task in controls[controls["label"] == 0].groupby("task", sort=True)
+    }
     several = controls[(controls["family"] == "binary") & (controls["task"] != controls["headline"])]
-    for headline, rows in several.groupby("headline", sort=True):
-        without = rows.groupby("unit_id")["label"].max() == 0
-        free = rows[rows["unit_id"].map(without).astype(bool)]
+    for headline, of_task in several.groupby("headline", sort=True):
+        without = of_task.groupby("unit_id")["label"].max() == 0
+        free = of_task[of_task["unit_id"].map(without).astype(bool)]
         # A task without a threshold calls nothing, and an animal that others call is called all the same.
         calls = list(_FALSE_POSITIVES.values())
         first = free.drop_duplicates("unit_id").set_index("unit_id", drop=False)
@@ -141,18 +143,18 @@ def _control_calls(tested: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _false_positives(
-    task: str, rows: pd.DataFrame, metric: str, column: str, draws: int, seed: int, method: IntervalMethod
+    task: str, calls: pd.DataFrame, metric: str, column: str, draws: int, seed: int, method: IntervalMethod
 ) -> dict[str, Any]:
-    base = {**_base(task, CONTROLS, "vehicle control", rows), "n_positive": float("nan")}
+    base = {**_base(task, CONTROLS, "vehicle control", calls), "n_positive": float("nan")}
     base["small"] = base["n_compounds"] < SMALL
-    if rows.empty or rows[column].isna().any():
+    if calls.empty or calls[column].isna().any():
         return point_record(
             base, metric, metrics.undefined("no threshold from the validation part of every fold")
         )
-    resampling = resampling_of(rows, draws=draws, seed=seed)
-    called = (rows[column] >= 1).to_numpy(dtype=np.float64)
+    resampling = resampling_of(calls, draws=draws, seed=seed)
+    called = (calls[column] >= 1).to_numpy(dtype=np.float64)
     span, note = bootstrap.share_interval(
-        called, resampling.codes(rows["compound"].to_numpy()), resampling, method=method
+        called, resampling.codes(calls["compound"].to_numpy()), resampling, method=method
     )
     return {**point_record(base, metric, metrics.Measure(span.value, note)), "low": span.low, "high": span.high,
             "draws": span.draws, "undefined_draws": span.undefined_draws}  # fmt: skip

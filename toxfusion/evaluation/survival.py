@@ -101,11 +101,11 @@ def concordance_statistic(
     return pairs
 
 
-def within_strata(rows: pd.DataFrame, group: np.ndarray) -> np.ndarray:
+def within_strata(predictions: pd.DataFrame, group: np.ndarray) -> np.ndarray:
     """Groups [n] in which pairs are made: those given, divided by the stratum where the table names one; str [n]."""
-    if "stratum" not in rows:
+    if "stratum" not in predictions:
         return group
-    pairs = zip(group, rows["stratum"], strict=True)
+    pairs = zip(group, predictions["stratum"], strict=True)
     return np.array([f"{of_group} {stratum}" for of_group, stratum in pairs], dtype=str)
 
 
@@ -251,7 +251,9 @@ def curve_on_grid(edges: np.ndarray, horizon: float, curve: np.ndarray) -> tuple
     times = even_grid(horizon)
     ends = np.array([0.0, *edges, horizon])[: curve.shape[1] + (1 if horizon > edges[-1] else 0)]
     full = np.concatenate([np.ones((len(curve), 1)), curve], axis=1)[:, : len(ends)]
-    return times, np.stack([np.interp(times, ends, row) for row in full]) if len(full) else full[:, :0]
+    return times, np.stack([np.interp(times, ends, survival) for survival in full]) if len(full) else full[
+        :, :0
+    ]
 
 
 def _known(time: np.ndarray, event: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -194,8 +194,8 @@ class ColumnTask(SampleTask):
         return outputs.double().softmax(1) if self.family == "classes" else outputs
 
 
-def _words(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    return None if given is None else (given,) if isinstance(given, str) else tuple(map(str, given))
+def _words(words: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    return None if words is None else (words,) if isinstance(words, str) else tuple(map(str, words))
 
 
 def _text(values: pd.Series) -> pd.Series:

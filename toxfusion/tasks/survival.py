@@ -193,14 +193,14 @@ class Survival(SampleTask):
         output = head(vectors).double()
         return (-_curve(output).sum(1) if self.method == "discrete" else output)[:, None]
 
-    def rows(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
+    def predictions(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
         time, event = scored.labels[:, :2].T.astype(np.float64)
         curve = None
         if self.method == "discrete":
             at_ends = as_array(_curve(head(vectors).double()))
             curve = curve_on_grid(np.array(self.edges), self.end, at_ends)
         return [
-            predictions.rows(
+            predictions.of_units(
                 predictions.describe_units(scored.obs, "sample").loc[scored.obs.index],
                 task=self.name,
                 family=self.family,
@@ -234,19 +234,19 @@ class Survival(SampleTask):
         train_time, train_event = np.array(self.train_time), np.array(self.train_event)
         columns: dict[str, np.ndarray] = {}
         for stratum in np.unique(strata):
-            rows, alike = strata == stratum, of_train == stratum
+            inside, alike = strata == stratum, of_train == stratum
             if not (train_event[alike] == 1).any():
                 alike = np.ones(len(of_train), bool)
             end = min(self.end, float(train_time[alike].max()))
             own = None
             if curve is not None:
                 before = curve[0] < end
-                own = curve[0][before], curve[1][rows][:, before]
+                own = curve[0][before], curve[1][inside][:, before]
             of_stratum = survival_columns(
-                train_time[alike], train_event[alike], end, time[rows], event[rows], own
+                train_time[alike], train_event[alike], end, time[inside], event[inside], own
             )
             for name, values in of_stratum.items():
-                columns.setdefault(name, np.full(len(obs), np.nan))[rows] = values
+                columns.setdefault(name, np.full(len(obs), np.nan))[inside] = values
         return columns if self.strata is None else {**columns, "stratum": strata}
 
     def curves(self, head: nn.Module, vectors: Tensor, sample_ids: Sequence[str]) -> pd.DataFrame | None:

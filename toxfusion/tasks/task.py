@@ -158,7 +158,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def rows(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
+    def predictions(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
         """Rows of the predictions table.
 
         Args:
@@ -180,11 +180,11 @@ class SampleTask(Task):
     def scores(self, head: nn.Module, vectors: Tensor) -> Tensor:
         """Scores [n, len(names)] of the predictions table, where the head lies."""
 
-    def rows(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
+    def predictions(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
         units = predictions.describe_units(scored.obs, "sample").loc[scored.obs.index]
         scores, labels = as_array(self.scores(head, vectors)), self.label_columns(scored.labels)
         return [
-            predictions.rows(
+            predictions.of_units(
                 units,
                 task=name,
                 family=self.family,
@@ -256,7 +256,7 @@ class PooledTask(Task):
         assert isinstance(head, CompoundHead), "the head is of this task"
         return head.head(vector).float()
 
-    def rows(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
+    def predictions(self, head: nn.Module, vectors: Tensor, scored: Scored) -> list[pd.DataFrame]:
         treated = ~scored.obs["is_control"].to_numpy(dtype=bool)
         if not treated.any():
             return []
@@ -270,7 +270,7 @@ class PooledTask(Task):
         score = pd.Series(as_array(pooled.logits.sigmoid()), index=names[pooled.compound.cpu().numpy()])
         label = pd.Series(scored.labels[treated].astype(np.float64)).groupby(unit[treated].to_numpy()).first()
         return [
-            predictions.rows(
+            predictions.of_units(
                 predictions.describe_units(scored.obs[treated], self.level),
                 task=self.name,
                 family=self.family,

@@ -154,7 +154,7 @@ class TaskSet:
             head = predictor.heads[task.name]
             with evaluating(head), torch.no_grad():
                 scored = Scored(obs, labels[task.name], part, fold, seed)
-                tables += task.rows(head, placed(vectors, head), scored)
+                tables += task.predictions(head, placed(vectors, head), scored)
         # Once for all tasks: a validation of training asks for this table every few steps.
         return predictions.validate(pd.concat(tables, ignore_index=True), f"{part} part")
 

@@ -23,15 +23,15 @@ def risks(units: pd.DataFrame, path: Path, *, title: str = "") -> None:
     """
     if not len(units):
         raise FigureError("no unit has a risk; there is nothing to draw.")
-    rows = units.sort_values("risk", ascending=False, kind="stable").reset_index(drop=True)
+    ranked = units.sort_values("risk", ascending=False, kind="stable").reset_index(drop=True)
     with mpl.rc_context(STYLE):
-        figure = new_figure(8.5, 1.6 + 0.2 * len(rows))
+        figure = new_figure(8.5, 1.6 + 0.2 * len(ranked))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
         for called, colour, name in ((True, BLUE, "scored"), (False, GREY, "abstained")):
-            y = rows.index[rows["abstain"] != called].to_numpy()
+            y = ranked.index[ranked["abstain"] != called].to_numpy()
             if not len(y):
                 continue
-            chosen = rows.loc[y]
+            chosen = ranked.loc[y]
             value = chosen["risk"].to_numpy()
             over_runs = np.stack([value - chosen["low"], chosen["high"] - value])
             look: dict[str, Any] = {"color": colour, "markersize": 5, "linewidth": 1.4}
@@ -39,11 +39,11 @@ def risks(units: pd.DataFrame, path: Path, *, title: str = "") -> None:
             left.errorbar(value, y, xerr=over_runs, fmt="o", label=f"{name} ({len(y)})", **look)
             right.barh(y, chosen["distance_percentile"], color=colour, height=0.6)
         left.axvline(0.5, color=GREY, linestyle=":", linewidth=1.2)
-        kind = "calibrated risk" if rows["calibrated"].all() else "risk, not calibrated"
-        left.set(xlabel=f"{kind} (bar: range over {rows['n_runs'].max()} runs)", xlim=(-0.02, 1.02))
+        kind = "calibrated risk" if ranked["calibrated"].all() else "risk, not calibrated"
+        left.set(xlabel=f"{kind} (bar: range over {ranked['n_runs'].max()} runs)", xlim=(-0.02, 1.02))
         right.set(xlabel="distance from training\n(percentile of validation)", xlim=(0, 100))
-        left.set_yticks(range(len(rows)), rows["unit_id"], fontsize=8)
-        left.set_ylim(len(rows) - 0.4, -0.6)
+        left.set_yticks(range(len(ranked)), ranked["unit_id"], fontsize=8)
+        left.set_ylim(len(ranked) - 0.4, -0.6)
         left.grid(axis="y", color="#eeeeee")
         left.set_axisbelow(True)
         figure.legend(loc="outside lower center", ncols=2)

@@ -36,18 +36,18 @@ def few_shot(table: pd.DataFrame, path: Path, *, by: str = "embedding", title: s
         FigureError: no row has a value.
     """
     asked = table[(table["probe"] == "few_shot") & (table["task"] == table["headline"])]
-    rows = asked[asked["value"].notna()]
-    tasks = in_order(rows["task"])
+    scored = asked[asked["value"].notna()]
+    tasks = in_order(scored["task"])
     if not tasks:
         raise FigureError("no few-shot probe has a value; there is no curve to draw.")
-    names = rows[by].drop_duplicates().tolist()
+    names = scored[by].drop_duplicates().tolist()
     with mpl.rc_context(STYLE):
         note = "bars: 2.5th to 97.5th percentile over draws of the shots, the test compounds being the same"
         if "finetuned" in names:
             note += "; finetuned has seen every training label"
-        figure, axes = _curves(rows, tasks, names, title, note)
+        figure, axes = _curves(scored, tasks, names, title, note)
         for axis, task in zip(axes, tasks, strict=True):
-            of_task = rows[rows["task"] == task]
+            of_task = scored[scored["task"] == task]
             ks = sorted(asked.loc[asked["task"] == task, "k"].dropna().unique())
             for k in set(ks) - set(of_task["k"]):
                 axis.annotate("too few\ncompounds", (k, 0.03), xycoords=("data", "axes fraction"), fontsize=7,
@@ -75,17 +75,17 @@ def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> Non
     Raises:
         FigureError: no row has a value.
     """
-    rows = table[(table["probe"] == "missing_modality") & table["value"].notna()]
-    tasks = in_order(rows["task"])
+    scored = table[(table["probe"] == "missing_modality") & table["value"].notna()]
+    tasks = in_order(scored["task"])
     if not tasks:
         raise FigureError("no score with a modality hidden; there is no curve to draw.")
     names = {"slide": "slides hidden", "expression": "expression hidden"}
     with mpl.rc_context(STYLE):
         note = "bars: 95 % intervals over test compounds; one draw of the hidden samples"
-        figure, axes = _curves(rows, tasks, list(names.values()), title, note)
+        figure, axes = _curves(scored, tasks, list(names.values()), title, note)
         for axis, task in zip(axes, tasks, strict=True):
             for i, hidden in enumerate(names):
-                line = rows[(rows["task"] == task) & (rows["hidden"] == hidden)].sort_values("share")
+                line = scored[(scored["task"] == task) & (scored["hidden"] == hidden)].sort_values("share")
                 _curve(axis, line, 100 * line["share"].to_numpy(dtype=float) + 2 * i - 1, i)
             axis.set_xticks([0, 25, 50, 75, 100])
             axis.set_xlabel("% of test samples that lose it")
@@ -93,12 +93,12 @@ def missing_modality(table: pd.DataFrame, path: Path, *, title: str = "") -> Non
 
 
 def _curves(
-    rows: pd.DataFrame, tasks: Sequence[str], names: Sequence[str], title: str, note: str
+    scored: pd.DataFrame, tasks: Sequence[str], names: Sequence[str], title: str, note: str
 ) -> tuple[Figure, Sequence[Axes]]:
     """A panel for each task, with a line at chance; below them the names of the lines and what the bars are."""
     figure = new_figure(1.0 + 3.3 * len(tasks), 4.1)
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
-    measured = rows.drop_duplicates("task").set_index("task")
+    measured = scored.drop_duplicates("task").set_index("task")
     ranked = [axis for axis, task in zip(axes, tasks, strict=True) if measured.at[task, "chance"] == 0.5]
     for axis in ranked[1:]:
         axis.sharey(ranked[0])

@@ -87,17 +87,17 @@ def _confusions(tested: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, int]]:
     confusions: dict[str, tuple[pd.DataFrame, int]] = {}
     classes: list[tuple[Any, str]]
     for headline in headlines_of(tested):
-        rows = headline_rows(tested, headline)
-        if rows.empty:
+        labelled = headline_rows(tested, headline)
+        if labelled.empty:
             continue
-        exclusive = rows["family"].iloc[0] == "classes"
+        exclusive = labelled["family"].iloc[0] == "classes"
         if exclusive:
-            known = called_classes(rows)
+            known = called_classes(labelled)
             known = known.assign(label=known["task"], called=known["called_task"])
-            classes = [(t, short_name(t)) for t in sorted(rows["task"].unique())]
+            classes = [(t, short_name(t)) for t in sorted(labelled["task"].unique())]
         else:
-            known = rows[rows["called"].notna()]
-            two_class = family_of(rows).two_class
+            known = labelled[labelled["called"].notna()]
+            two_class = family_of(labelled).two_class
             classes = [(0, "no"), (1, "yes")] if two_class else [(g, str(g)) for g in GRADES]
         if len(known):
             counts = pd.crosstab(known["label"], known["called"])
@@ -107,7 +107,7 @@ def _confusions(tested: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, int]]:
                 .set_axis(names)
                 .set_axis(names, axis=1)
             )
-            confusions[headline] = (counts, 0 if exclusive else len(rows) - len(known))
+            confusions[headline] = (counts, 0 if exclusive else len(labelled) - len(known))
     return confusions
 
 
@@ -137,13 +137,13 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
         figure = new_figure(11.5, sum(heights))
         grid = figure.add_gridspec(2 * len(headlines), 3, height_ratios=heights)
         for i, headline in enumerate(headlines):
-            rows = headline_rows(tested, headline)
+            labelled = headline_rows(tested, headline)
             roc, precision_recall, calibration = (figure.add_subplot(grid[2 * i, k]) for k in range(3))
             strip = figure.add_subplot(grid[2 * i + 1, :])
             strip.set_axis_off()
-            _roc_and_pr(roc, precision_recall, strip, rows)
-            _reliability(calibration, rows)
-            n, n_compounds = rows["unit_id"].nunique(), rows["compound"].nunique()
+            _roc_and_pr(roc, precision_recall, strip, labelled)
+            _reliability(calibration, labelled)
+            n, n_compounds = labelled["unit_id"].nunique(), labelled["compound"].nunique()
             roc.set_title(
                 f"{title_of(headline).removesuffix(', macro average')}: ROC\n{units_of(n, n_compounds)}"
             )
@@ -153,21 +153,21 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
         save_figure(figure, path)
 
 
-def _ranked_tasks(rows: pd.DataFrame) -> list[str]:
-    return [str(t) for t, part in rows.groupby("task") if part["label"].nunique() == 2]
+def _ranked_tasks(labelled: pd.DataFrame) -> list[str]:
+    return [str(t) for t, part in labelled.groupby("task") if part["label"].nunique() == 2]
 
 
-def _two_classes(rows: pd.DataFrame) -> bool:
-    if rows.empty or not family_of(rows).two_class:
+def _two_classes(labelled: pd.DataFrame) -> bool:
+    if labelled.empty or not family_of(labelled).two_class:
         return False
-    return bool((rows.groupby("task")["label"].nunique() == 2).any())
+    return bool((labelled.groupby("task")["label"].nunique() == 2).any())
 
 
-def _roc_and_pr(roc: Axes, precision_recall: Axes, strip: Axes, rows: pd.DataFrame) -> None:
+def _roc_and_pr(roc: Axes, precision_recall: Axes, strip: Axes, labelled: pd.DataFrame) -> None:
     """Curves; thin where a class has fewer than ``SMALL`` units, for such a curve is a few steps of luck."""
-    tasks = _ranked_tasks(rows)
+    tasks = _ranked_tasks(labelled)
     for i, task in enumerate(tasks):
-        part = rows[rows["task"] == task]
+        part = labelled[labelled["task"] == task]
         label, score = part["label"].to_numpy(), part["score"].to_numpy()
         positive = int(label.sum())
         look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)],
@@ -204,18 +204,18 @@ def _roc_and_pr(roc: Axes, precision_recall: Axes, strip: Axes, rows: pd.DataFra
         precision_recall.legend(fontsize=8, loc="best")
 
 
-def _reliability(axis: Axes, rows: pd.DataFrame) -> None:
-    n_bins = int(np.clip(len(rows) // 20, 3, 10))
+def _reliability(axis: Axes, labelled: pd.DataFrame) -> None:
+    n_bins = int(np.clip(len(labelled) // 20, 3, 10))
     curves = [("as predicted", "score", BLUE, "o"), ("calibrated on validation", "calibrated", ORANGE, "s")]
     axis.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2)
     for name, column, colour, marker in curves:
-        if rows[column].notna().all():
-            curve = reliability(rows["label"].to_numpy(), rows[column].to_numpy(), n_bins)
+        if labelled[column].notna().all():
+            curve = reliability(labelled["label"].to_numpy(), labelled[column].to_numpy(), n_bins)
             axis.plot(
                 curve.mean_score, curve.observed, color=colour, marker=marker, linewidth=1.4, label=name
             )
-    pooled = ", tasks pooled" if rows["task"].nunique() > 1 else ""
-    axis.set_title(f"calibration\n{n_bins} bins of about {len(rows) / n_bins:.0f}{pooled}")
+    pooled = ", tasks pooled" if labelled["task"].nunique() > 1 else ""
+    axis.set_title(f"calibration\n{n_bins} bins of about {len(labelled) / n_bins:.0f}{pooled}")
     axis.set(
         xlabel="mean score of bin",
         ylabel="observed share",
