@@ -27,7 +27,7 @@ def operations(name: str, batch: int = 2) -> float:
     """Floating-point operations of one tile's forward pass; nothing is computed."""
     with torch.device("meta"):
         encoder = PublishedEncoder(ENCODERS[name]).eval()
-        side = encoder.row.input_px
+        side = encoder.spec.input_px
         tiles = torch.empty(batch, side, side, 3, dtype=torch.uint8)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         encoder(tiles)

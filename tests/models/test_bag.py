@@ -62,7 +62,7 @@ def test_shapes_and_attention_that_sums_to_one(name: str, make_tiles: Make) -> N
         if len(weights):
             assert_close(weights.sum(0), torch.ones(encoder.heads))
     features = encoder.forward_features(tiles)
-    assert_close(encoder.forward_attention(features, tiles), encoding.attention)
+    assert_close(encoder.encode(features, tiles).attention, encoding.attention)
 
 
 @every_encoder
@@ -154,7 +154,7 @@ def test_gated_attention_is_the_published_formula(make_tiles: Make) -> None:
     encoder, tiles = built("abmil"), make_tiles([6])
     h = encoder.forward_features(tiles)
     e = (torch.tanh(encoder.content(h)) * torch.sigmoid(encoder.gate(h))) @ encoder.score.weight.T
-    assert_close(encoder.forward_attention(h, tiles), e.softmax(0))
+    assert_close(encoder.encode(h, tiles).attention, e.softmax(0))
 
 
 def test_transmil_sees_where_tiles_are(make_tiles: Make) -> None:
@@ -168,8 +168,8 @@ def test_groups_of_like_length_hold_little_padding(make_tiles: Make) -> None:
     groups = length_groups(make_tiles(lengths))
     assert sorted(bag for group in groups for bag in group.bags.tolist()) == list(range(9))
     assert all(group.mask.float().mean() > 0.5 for group in groups)
-    rows = torch.cat([group.index[group.mask] for group in groups])
-    assert torch.equal(rows.sort().values, torch.arange(sum(lengths)))
+    places = torch.cat([group.index[group.mask] for group in groups])
+    assert torch.equal(places.sort().values, torch.arange(sum(lengths)))
 
 
 def test_transmil_reads_a_bag_without_places_as_a_set(make_tiles: Make) -> None:
@@ -177,27 +177,27 @@ def test_transmil_reads_a_bag_without_places_as_a_set(make_tiles: Make) -> None:
     encoder, tiles = built("transmil"), make_tiles([6, 5])
     there = tiles.bag_index == 0
     unplaced = replace(tiles, coordinates=tiles.coordinates.masked_fill(there[:, None], torch.nan))
-    found = encoder(unplaced)
-    assert_close(found.vector[1], encoder(tiles).vector[1])
+    encoding = encoder(unplaced)
+    assert_close(encoding.vector[1], encoder(tiles).vector[1])
     with torch.no_grad():
         for convolution in encoder.positions.convolutions:  # type: ignore[attr-defined]
             convolution.weight.mul_(7.0)
     changed = encoder(unplaced)
-    assert_close(changed.vector[0], found.vector[0])
-    assert not torch.allclose(changed.vector[1], found.vector[1])
+    assert_close(changed.vector[0], encoding.vector[0])
+    assert not torch.allclose(changed.vector[1], encoding.vector[1])
     shuffled = unplaced.features.clone()
     shuffled[:6] = unplaced.features[:6].flip(0)
-    assert_close(encoder(replace(unplaced, features=shuffled)).vector[0], found.vector[0])
+    assert_close(encoder(replace(unplaced, features=shuffled)).vector[0], encoding.vector[0])
 
 
 def test_moments_of_a_bag_are_its_mean_and_deviation(make_tiles: Make) -> None:
     tiles = make_tiles([5, 0, 1, 8])
     moments = bag_moments(tiles)
     assert moments.shape == (4, 2 * DIM)
-    for bag, rows in enumerate(tiles.split(tiles.features)):
-        if len(rows):
-            assert_close(moments[bag, :DIM], rows.mean(0))
-            assert_close(moments[bag, DIM:], rows.std(0, correction=0) - 1)
+    for bag, features in enumerate(tiles.split(tiles.features)):
+        if len(features):
+            assert_close(moments[bag, :DIM], features.mean(0))
+            assert_close(moments[bag, DIM:], features.std(0, correction=0) - 1)
     assert not moments[1].any()
     assert bag_moments(tiles.with_features(tiles.features.bfloat16())).dtype == torch.float32
 

@@ -31,8 +31,8 @@ def views(n: int = N, noise: float = 1.0, seed: int = 0, wide: int = 20) -> tupl
 
 
 def standard(view: Tensor) -> np.ndarray:
-    rows = view.numpy()
-    return (rows - rows.mean(0)) / rows.std(0)
+    columns = view.numpy()
+    return (columns - columns.mean(0)) / columns.std(0)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -126,9 +126,9 @@ def test_what_is_left_over_is_uncorrelated_with_what_is_shared_and_is_the_residu
     private = principal_map(y, 5, without=shared)(y)
     both = torch.cat([shared, private], 1)
     assert torch.corrcoef(both.T)[:3, 3:].abs().max() < 1e-8
-    rows = standard(y)
+    standardised = standard(y)
     basis = (shared - shared.mean(0)).numpy()
-    residual = rows - basis @ np.linalg.lstsq(basis, rows, rcond=None)[0]
+    residual = standardised - basis @ np.linalg.lstsq(basis, standardised, rcond=None)[0]
     expected = PCA(5).fit_transform(residual)
     for k in range(5):
         assert cosine(private[:, k].numpy(), expected[:, k]) > 1 - 1e-8

@@ -123,8 +123,8 @@ def test_masked_genes_are_predicted_from_the_others() -> None:
     optimiser = torch.optim.Adam(encoder.parameters(), lr=5e-3)
     for _ in range(150):
         visible = torch.rand(128, GENES, generator=generator) > 0.3
-        rows = x[torch.randint(0, 192, (128,), generator=generator)]
-        error = (encoder.decode(encoder(rows, visible)) - rows).square()[~visible].mean()
+        drawn = x[torch.randint(0, 192, (128,), generator=generator)]
+        error = (encoder.decode(encoder(drawn, visible)) - drawn).square()[~visible].mean()
         optimiser.zero_grad()
         error.backward()
         optimiser.step()

@@ -123,7 +123,7 @@ def test_order_of_tokens_does_not_matter(name: str) -> None:
             slide,
             tokens=slide.tokens.flip(1),
             tiles=slide.tiles.with_features(
-                torch.cat([rows.flip(0) for rows in slide.tiles.split(slide.tiles.features)])
+                torch.cat([bag.flip(0) for bag in slide.tiles.split(slide.tiles.features)])
             ),
         ),
         replace(expression, tokens=expression.tokens.flip(1)),

@@ -4,61 +4,48 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from toxfusion.config.entry import compose
+from tests.training.small_training import FEATURES, GENES, config, names
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.models.network import Network, Representation
 from toxfusion.training.assemble import build_network
 from toxfusion.training.settings import NetworkSettings
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-GENES, FEATURES = 30, 10
 SETS = {"first": [0, 1, 2, 3], "second": [3, 4, 5, 6, 7]}
 LENGTHS = (5, 1, 9, 4, 0, 6)
 
 
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-
-
 #: Bag encoder, expression encoder, fusion: the latter two with the default of the other branch.
 NETWORKS = [
-    *((bag, "masked_genes", fusion) for bag in options("bag") for fusion in options("fusion")),
+    *((bag, "masked_genes", fusion) for bag in names("bag") for fusion in names("fusion")),
     *(
         ("abmil", expression, fusion)
-        for expression in options("expression")
+        for expression in names("expression")
         if expression != "masked_genes"
-        for fusion in options("fusion")
+        for fusion in names("fusion")
     ),
 ]
 every_network = pytest.mark.parametrize("parts", NETWORKS, ids="-".join)
 
 
 @functools.cache
-def composed(*overrides: str) -> dict[str, Any]:
-    return compose("train", ["data.root=study", "size=tiny", *overrides])
-
-
-@functools.cache
 def built(bag: str, expression: str, fusion: str) -> Network:
-    """In evaluation mode; parts are taken from composed configs, since composing each of the networks takes longer."""
+    """In evaluation mode; parts are taken from configs, since composing each of the networks takes longer."""
     gmt = ["expression.gene_sets.gmt=sets.gmt"] if expression == "pathways" else []
-    config = composed() | {
-        "bag": composed(f"bag={bag}")["bag"],
-        "expression": composed(f"expression={expression}", *gmt)["expression"],
-        "fusion": composed(f"fusion={fusion}")["fusion"],
+    chosen = config() | {
+        "bag": config(f"bag={bag}")["bag"],
+        "expression": config(f"expression={expression}", *gmt)["expression"],
+        "fusion": config(f"fusion={fusion}")["fusion"],
     }
     torch.manual_seed(0)
     sets = SETS if expression == "pathways" else None
     return build_network(
-        NetworkSettings.read(config), n_genes=GENES, tile_dim=FEATURES, gene_sets=sets
+        NetworkSettings.read(chosen), n_genes=GENES, tile_dim=FEATURES, gene_sets=sets
     ).eval()
 
 
@@ -90,7 +77,7 @@ def samples(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> Batch:
 def joined(batches: list[Batch]) -> Batch:
     """One batch of all, in order."""
     lengths = torch.cat([b.tiles.lengths for b in batches])
-    rows = {
+    tensors = {
         name: torch.cat([getattr(b, name) for b in batches])
         for name in ("expression", "has_slide", "has_expression", "compound", "group", "animal", "is_control")
     }
@@ -99,17 +86,22 @@ def joined(batches: list[Batch]) -> Batch:
         torch.cat([b.tiles.coordinates for b in batches]),
         torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
     )
-    return Batch(sample_ids=[name for b in batches for name in b.sample_ids], tiles=tiles, labels={}, **rows)
+    return Batch(
+        sample_ids=[name for b in batches for name in b.sample_ids], tiles=tiles, labels={}, **tensors
+    )
 
 
-def only(batch: Batch, row: int) -> Batch:
+def only(batch: Batch, sample: int) -> Batch:
     """A batch of one sample."""
-    tiles = batch.tiles.select(batch.tiles.bag_index == row)
+    tiles = batch.tiles.select(batch.tiles.bag_index == sample)
     names = ("expression", "has_slide", "has_expression", "compound", "group", "animal", "is_control")
-    rows = {name: getattr(batch, name)[row : row + 1] for name in names}
+    tensors = {name: getattr(batch, name)[sample : sample + 1] for name in names}
     offsets = torch.tensor([0, len(tiles.features)])
     return replace(
-        batch, sample_ids=batch.sample_ids[row : row + 1], tiles=replace(tiles, offsets=offsets), **rows
+        batch,
+        sample_ids=batch.sample_ids[sample : sample + 1],
+        tiles=replace(tiles, offsets=offsets),
+        **tensors,
     )
 
 
@@ -130,8 +122,8 @@ def outputs(of: Representation) -> dict[str, Tensor]:
     }
 
 
-def close(found: Tensor, expected: Tensor, name: str) -> None:
-    assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=lambda said: f"{name}: {said}")
+def close(actual: Tensor, expected: Tensor, name: str) -> None:
+    assert_close(actual, expected, rtol=1e-4, atol=1e-5, msg=lambda said: f"{name}: {said}")
 
 
 @every_network
@@ -158,21 +150,21 @@ def test_a_sample_does_not_depend_on_its_companions_nor_on_padding(parts: tuple[
     """Alone, among short bags, and beside a bag that pads its own to 16 and another of 70: the same sample."""
     network, batch = built(*parts), samples()
     companions = [[], [samples((2, 0, 3), seed=1)], [samples((16, 70, 7, 11), seed=2)]]
-    for row in range(len(LENGTHS)):
-        mine = only(batch, row)
+    for sample in range(len(LENGTHS)):
+        mine = only(batch, sample)
         alone = network(mine)
         for others in companions[1:]:
             together = network(joined([*others, mine]))
             for name, value in outputs(alone).items():
-                close(outputs(together)[name][-1:], value, f"{name} of sample {row}")
-            own_tiles = LENGTHS[row]
+                close(outputs(together)[name][-1:], value, f"{name} of sample {sample}")
+            own_tiles = LENGTHS[sample]
             if own_tiles:
                 close(together.slide.attention[-own_tiles:], alone.slide.attention, "attention")
             assert set(together.fused.attention) == set(alone.fused.attention)
             for name, weights in alone.fused.attention.items():
-                rows = own_tiles if name == "expression_to_tiles" else 1
+                length = own_tiles if name == "expression_to_tiles" else 1
                 close(
-                    together.fused.attention[name][len(together.fused.attention[name]) - rows :],
+                    together.fused.attention[name][len(together.fused.attention[name]) - length :],
                     weights,
                     name,
                 )
@@ -234,7 +226,7 @@ def test_mixed_precision_stays_close(parts: tuple[str, str, str], kind: torch.dt
         assert (value.float() - exact[name]).norm() < share * exact[name].norm(), name
 
 
-@pytest.mark.parametrize("bag", [name for name in options("bag") if name != "transmil"])
+@pytest.mark.parametrize("bag", [name for name in names("bag") if name != "transmil"])
 @torch.inference_mode()
 def test_a_hundred_thousand_tiles_beside_one_and_none(bag: str) -> None:
     network = built(bag, "masked_genes", "cross_attention")

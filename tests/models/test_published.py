@@ -246,8 +246,8 @@ def test_conch_loads_positions_of_another_grid_and_nothing_else_amiss(tmp_path: 
     ramp["trunk.pos_embed"] = torch.cat(
         [theirs[:, :1].detach(), torch.arange(14.0).repeat(14)[None, :, None].expand(1, 196, 32)], dim=1
     )
-    row = conch_layout(ramp, model)["trunk.pos_embed"][0, 1:, 0].unflatten(0, (28, 28))[10]
-    assert float(row[6:23].diff().mean()) == pytest.approx(14 / 28.1, abs=5e-4)
+    positions = conch_layout(ramp, model)["trunk.pos_embed"][0, 1:, 0].unflatten(0, (28, 28))[10]
+    assert float(positions[6:23].diff().mean()) == pytest.approx(14 / 28.1, abs=5e-4)
     with torch.inference_mode():
         assert model(torch.randn(2, 3, 448, 448)).shape == (2, 16)
     state = published.state_dict()

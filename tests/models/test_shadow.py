@@ -143,9 +143,9 @@ def test_a_network_at_its_start_is_the_closed_form_on_new_samples_too() -> None:
     of, batch = network(), forty()
     shared = started(batch, of)
     out = of(batch)
-    for found, expected in zip((out.slide_shared, out.expression_shared), shared, strict=True):
-        assert found is not None
-        assert (found - expected).norm() < 0.02 * expected.norm()
+    for actual, expected in zip((out.slide_shared, out.expression_shared), shared, strict=True):
+        assert actual is not None
+        assert (actual - expected).norm() < 0.02 * expected.norm()
     for part, private in (
         (out.slide_shared, out.slide_private),
         (out.expression_shared, out.expression_private),

@@ -40,10 +40,10 @@ def test_info_nce_of_two_pairs_by_hand() -> None:
     first = torch.eye(2, dtype=torch.float64) * 3.0  # length does not matter
     second = torch.tensor([[0.6, 0.8], [0.0, 1.0]], dtype=torch.float64)
     # cosines: [[0.6, 0.0], [0.8, 1.0]], by rows and by columns
-    rows = [math.log(1 + math.exp(S * (0.0 - 0.6))), math.log(1 + math.exp(S * (0.8 - 1.0)))]
-    columns = [math.log(1 + math.exp(S * (0.8 - 0.6))), math.log(1 + math.exp(S * (0.0 - 1.0)))]
+    by_row = [math.log(1 + math.exp(S * (0.0 - 0.6))), math.log(1 + math.exp(S * (0.8 - 1.0)))]
+    by_column = [math.log(1 + math.exp(S * (0.8 - 0.6))), math.log(1 + math.exp(S * (0.0 - 1.0)))]
     term = loss()(first, second)
-    assert float(term.loss) == pytest.approx(sum(rows + columns) / 4, rel=1e-6)
+    assert float(term.loss) == pytest.approx(sum(by_row + by_column) / 4, rel=1e-6)
     assert float(term.accuracy) == 0.75
     assert int(term.skipped) == 0
 
@@ -107,8 +107,8 @@ def test_excluded_pairs_exert_no_force() -> None:
     # Moving the twin's embedding changes nothing in row 0's own terms.
     moved = second.detach().clone()
     moved[1] = -moved[1]
-    row = [loss()(first[[0, 2, 3]], s[[0, 2, 3]]).loss for s in (second.detach(), moved)]
-    assert torch.equal(row[0], row[1])
+    own_terms = [loss()(first[[0, 2, 3]], s[[0, 2, 3]]).loss for s in (second.detach(), moved)]
+    assert torch.equal(own_terms[0], own_terms[1])
 
 
 def test_rows_without_a_negative_are_skipped_and_counted() -> None:
@@ -176,12 +176,12 @@ def test_siglip_against_a_plain_loop() -> None:
 
 def test_nt_xent_against_a_plain_loop() -> None:
     first, second = views(3)
-    rows = F.normalize(torch.cat([first, second]), dim=1)
+    both = F.normalize(torch.cat([first, second]), dim=1)
     total = 0.0
     for i in range(6):
         partner = (i + 3) % 6
-        others = [math.exp(float(rows[i] @ rows[j]) / 0.2) for j in range(6) if j != i]
-        total -= math.log(math.exp(float(rows[i] @ rows[partner]) / 0.2) / sum(others))
+        others = [math.exp(float(both[i] @ both[j]) / 0.2) for j in range(6) if j != i]
+        total -= math.log(math.exp(float(both[i] @ both[partner]) / 0.2) / sum(others))
     assert float(NTXent(temperature=0.2)(first, second).loss) == pytest.approx(total / 6, rel=1e-6)
 
 

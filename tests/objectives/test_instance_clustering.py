@@ -23,8 +23,8 @@ def encoding(attention: list[float], features: torch.Tensor, lengths: list[int])
 
 def test_smooth_svm_by_hand() -> None:
     scores = torch.tensor([[0.0, 0.0], [2.0, -1.0]])
-    found = smooth_svm(scores, torch.tensor([True, False]))
-    assert float(found) == pytest.approx((math.log(1 + math.e) + math.log(1 + math.exp(1 - 3.0))) / 2)
+    loss = smooth_svm(scores, torch.tensor([True, False]))
+    assert float(loss) == pytest.approx((math.log(1 + math.e) + math.log(1 + math.exp(1 - 3.0))) / 2)
 
 
 def test_the_ends_of_attention_are_the_instances() -> None:

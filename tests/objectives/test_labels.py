@@ -52,13 +52,13 @@ def test_each_compound_counts_once_and_controls_never() -> None:
     labels = torch.tensor(
         [1.0, 1.0, NAN, 0.0, 1.0, NAN]
     )  # the control's 1 must be ignored; compound 5 has none
-    output = CompoundLogits(torch.tensor([4, 5, 9]), torch.tensor([2.0, 7.0, -1.0]), torch.zeros(6))
+    output = CompoundLogits(torch.tensor([4, 5, 9]), torch.tensor([2.0, 7.0, -1.0]))
     loss = CompoundBCE()(output, compound, labels, control)
     assert float(loss) == pytest.approx((softplus(-2.0) + softplus(-1.0)) / 2)
 
 
 def test_a_compound_with_two_labels_is_refused() -> None:
-    output = CompoundLogits(torch.tensor([4]), torch.zeros(1), torch.zeros(2))
+    output = CompoundLogits(torch.tensor([4]), torch.zeros(1))
     with pytest.raises(ValueError, match=r"compound code 4 carries label 0\.0 on one sample"):
         CompoundBCE()(
             output, torch.tensor([4, 4]), torch.tensor([0.0, 1.0]), torch.zeros(2, dtype=torch.bool)

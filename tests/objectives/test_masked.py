@@ -91,11 +91,11 @@ def test_tile_retention_moves_its_targets_only_without_stop_gradient(stop: bool)
 def test_masked_latents_are_restored_from_the_others_and_told_apart(n_tokens: int) -> None:
     torch.manual_seed(0)
     module, present = LatentRetention(8, n_tokens, heads=2), torch.tensor([True])
-    rows = torch.randn(1, n_tokens, 8, requires_grad=True)
-    module(rows, present, torch.Generator().manual_seed(0)).backward()
+    tokens = torch.randn(1, n_tokens, 8, requires_grad=True)
+    module(tokens, present, torch.Generator().manual_seed(0)).backward()
     size = 6 if n_tokens > 1 else 8
     masked = draw_mask((1, size), 0.75, torch.Generator().manual_seed(0))[0]
-    read = rows.grad[0].abs().sum(1) > 0 if n_tokens > 1 else rows.grad[0, 0].abs() > 0
+    read = tokens.grad[0].abs().sum(1) > 0 if n_tokens > 1 else tokens.grad[0, 0].abs() > 0
     assert torch.equal(read, ~masked)
 
 

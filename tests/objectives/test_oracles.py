@@ -100,16 +100,16 @@ def test_info_nce_is_the_contrast_of_lightly_with_a_bank_of_the_other_modality()
     from lightly.loss import NTXentLoss
 
     first, second = views(6)
-    rows = []
+    losses = []
     for queries, keys in ((first, second), (second, first)):
         unit = torch.nn.functional.normalize(keys, dim=1)
         for i in range(len(queries)):
             theirs = NTXentLoss(temperature=0.2, memory_bank_size=(5, keys.shape[1]))
             theirs.memory_bank.bank = torch.cat([unit[:i], unit[i + 1 :]])
             theirs.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
-            rows.append(float(theirs(queries[i : i + 1], keys[i : i + 1])))
+            losses.append(float(theirs(queries[i : i + 1], keys[i : i + 1])))
     ours = InfoNCE(temperature=0.2, duplicates="keep")(first, second).loss.detach()
-    assert float(ours) == pytest.approx(sum(rows) / len(rows), rel=RELATIVE)
+    assert float(ours) == pytest.approx(sum(losses) / len(losses), rel=RELATIVE)
 
 
 def test_vicreg_is_that_of_lightly() -> None:

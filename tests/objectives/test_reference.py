@@ -26,8 +26,8 @@ def arrays(name: str) -> dict[str, Tensor]:
         return {key: torch.as_tensor(stored[key]) for key in stored.files}
 
 
-def everybody(rows: Tensor) -> Tensor:
-    return torch.ones(len(rows), dtype=torch.bool)
+def everybody(vectors: Tensor) -> Tensor:
+    return torch.ones(len(vectors), dtype=torch.bool)
 
 
 def test_mirror_losses() -> None:
@@ -39,7 +39,7 @@ def test_mirror_losses() -> None:
     kl = style_kl(a["wsi_mu"], a["wsi_logstd"], everybody(wsi)) + style_kl(
         a["rna_mu"], a["rna_logstd"], everybody(rna)
     )
-    found = {
+    computed = {
         "alignment": align(a["wsi_alignment_emb"], a["rna_alignment_emb"]).loss,
         "wsi_retention": masked_mean_square(
             a["wsi_retention_emb"], a["wsi_retention_target"], a["wsi_mask"].bool()
@@ -50,7 +50,7 @@ def test_mirror_losses() -> None:
         "style_kl": kl,
         "cluster_kl": PrototypeClustering(temperature=1.0, entropy_weight=0.0)(wsi, rna, everybody(wsi)).loss,
     }
-    for name, value in found.items():
+    for name, value in computed.items():
         assert float(value) == pytest.approx(float(a[f"expected_{name}"]), rel=RELATIVE), name
     weights = {
         "alignment": "alignment",
@@ -59,7 +59,9 @@ def test_mirror_losses() -> None:
         "style_kl": "style",
         "cluster_kl": "cluster",
     }
-    total = sum(float(found[name]) * float(a[f"weight_{key}_loss_weight"]) for name, key in weights.items())
+    total = sum(
+        float(computed[name]) * float(a[f"weight_{key}_loss_weight"]) for name, key in weights.items()
+    )
     assert total == pytest.approx(float(a["expected_total"]), rel=RELATIVE)
 
 

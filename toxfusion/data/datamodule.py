@@ -128,9 +128,6 @@ class FoldData:
         """Labels of all samples of the study, in the order of ``sample_ids``."""
         return self._labels
 
-    def row(self, sample_id: str) -> int:
-        return self._row[sample_id]
-
     def with_slides_dealt(self, bag_owner: Mapping[str, str]) -> FoldData:
         """This fold with the bags of other samples in place of some samples' own.
 

@@ -227,12 +227,6 @@ def quadratic_kappa(grade: np.ndarray, called: np.ndarray) -> Measure:
     )
 
 
-def mean_absolute_error(label: np.ndarray, score: np.ndarray) -> Measure:
-    """Mean |label - score|, in the unit of the label."""
-    y, s = labelled(label, score)
-    return Measure(float(np.abs(y - s).mean())) if len(y) else undefined("no labelled unit")
-
-
 def macro(measures: Sequence[Measure]) -> Measure:
     """Mean of the defined measures; the reason says how many of how many entered."""
     values = [m.value for m in measures if m.defined]

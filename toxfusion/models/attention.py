@@ -49,8 +49,8 @@ class Attention(nn.Module):
         mixed = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
         return self.out(mixed), weights
 
-    def _heads(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _heads(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class FeedForward(nn.Sequential):

@@ -72,10 +72,10 @@ class LengthGroup:
     index: Tensor
     mask: Tensor
 
-    def pad(self, rows: Tensor) -> Tensor:
+    def pad(self, ragged: Tensor) -> Tensor:
         """[T, ...] -> [b, L, ...], zeros in the padding."""
-        picked = rows.index_select(0, self.index.flatten()).unflatten(0, tuple(self.index.shape))
-        return picked * self.mask.reshape(*self.mask.shape, *[1] * (rows.dim() - 1)).to(rows.dtype)
+        picked = ragged.index_select(0, self.index.flatten()).unflatten(0, tuple(self.index.shape))
+        return picked * self.mask.reshape(*self.mask.shape, *[1] * (ragged.dim() - 1)).to(ragged.dtype)
 
     def unpad(self, padded: Tensor) -> tuple[Tensor, Tensor]:
         """[b, L, ...] -> the real rows and where they belong in the ragged tensor."""
@@ -107,8 +107,8 @@ def padded_together(tiles: RaggedTiles, bags: Tensor) -> LengthGroup:
 def _place(parts: list[tuple[Tensor, Tensor]], n_rows: int, empty: Tensor) -> Tensor:
     """Put the rows of each group where they belong; rows that no group names are zeros like ``empty``."""
     out = empty.new_zeros(n_rows, *empty.shape)
-    for rows, where in parts:
-        out = out.index_copy(0, where, rows.to(out.dtype))
+    for values, where in parts:
+        out = out.index_copy(0, where, values.to(out.dtype))
     return out
 
 
@@ -150,10 +150,6 @@ class BagEncoder(nn.Module, ABC):
         """Projected tile features, [T, W]."""
         return self.project(tiles.features)
 
-    def forward_attention(self, features: Tensor, tiles: RaggedTiles) -> Tensor:
-        """Weight of each tile in its bag, float32 [T, heads]; sums to 1 over a bag. ``features`` [T, W]."""
-        return self.encode(features, tiles).attention
-
     def forward(self, tiles: RaggedTiles) -> SlideEncoding:
         """Encode B bags."""
         return self.encode(self.forward_features(tiles), tiles)
@@ -162,12 +158,12 @@ class BagEncoder(nn.Module, ABC):
         """Encode B bags from their projected features [T, W]."""
         tokens, vectors, attention, encoded = [], [], [], []
         for group in length_groups(tiles):
-            found = self.encode_group(features, tiles, group)
-            tokens.append((found.tokens, group.bags))
-            vectors.append((found.vector, group.bags))
-            attention.append(group.unpad(found.attention))
-            if found.tiles is not None:
-                encoded.append(group.unpad(found.tiles))
+            encoding = self.encode_group(features, tiles, group)
+            tokens.append((encoding.tokens, group.bags))
+            vectors.append((encoding.vector, group.bags))
+            attention.append(group.unpad(encoding.attention))
+            if encoding.tiles is not None:
+                encoded.append(group.unpad(encoding.tiles))
         kind = features.new_zeros(())
         return SlideEncoding(
             _place(tokens, tiles.n_bags, kind.expand(self.n_tokens, self.width)),
@@ -309,11 +305,11 @@ class PyramidPositions(nn.Module):
 
     def forward(self, tokens: Tensor, cell: Tensor, side: int, mask: Tensor) -> Tensor:
         """tokens [b, L, W] at cells int64 [b, L] of a side x side square, zeros where no tile is."""
-        rows = (tokens * mask[..., None]).to(tokens.dtype)
-        square = rows.new_zeros(len(rows), side * side + 1, rows.shape[-1])
+        masked = (tokens * mask[..., None]).to(tokens.dtype)
+        square = masked.new_zeros(len(masked), side * side + 1, masked.shape[-1])
         # Padding goes to one cell beyond the square, which is cut off before the convolutions.
-        where = cell.masked_fill(~mask, side * side)[..., None].expand_as(rows)
-        square = square.scatter(1, where, rows)[:, :-1].transpose(1, 2).unflatten(2, (side, side))
+        where = cell.masked_fill(~mask, side * side)[..., None].expand_as(masked)
+        square = square.scatter(1, where, masked)[:, :-1].transpose(1, 2).unflatten(2, (side, side))
         position = torch.stack([convolve(square) for convolve in self.convolutions]).sum(0)
         return tokens + position.flatten(2).transpose(1, 2).gather(1, where.clamp(max=side * side - 1))
 

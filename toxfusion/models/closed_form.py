@@ -73,8 +73,8 @@ class _Decomposed:
         if length is not None:
             mean_square = ((self.u * self.s) @ (self.v.T @ weight)).square().sum()
             weight = weight * (length / mean_square.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
-        rows = (weight / self.scale[:, None]).T
-        return LinearMap(rows, -(rows @ self.mean))
+        slopes = (weight / self.scale[:, None]).T
+        return LinearMap(slopes, -(slopes @ self.mean))
 
 
 def shared_maps(
@@ -161,8 +161,8 @@ def _decompose(view: Tensor, weights: Tensor | None) -> _Decomposed:
     # A column that does not vary says nothing: it stays 0, whatever its scale.
     constant = scale <= 1e-6 * mean.abs().clamp(min=1e-6)
     scale = scale.masked_fill(constant, 1.0)
-    rows = (centred / scale).masked_fill(constant, 0.0) * share.sqrt()[:, None]
-    u, s, vt = torch.linalg.svd(rows, full_matrices=False)
+    standardised = (centred / scale).masked_fill(constant, 0.0) * share.sqrt()[:, None]
+    u, s, vt = torch.linalg.svd(standardised, full_matrices=False)
     kept = s > s.max().clamp(min=1e-12) * 1e-9
     return _Decomposed(mean, scale, u[:, kept], s[kept], vt[kept].T.masked_fill(constant[:, None], 0.0))
 

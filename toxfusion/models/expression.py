@@ -25,9 +25,9 @@ class ExpressionEncoding:
     tokens: Tensor
     vector: Tensor
 
-    def take(self, rows: Tensor) -> ExpressionEncoding:
+    def take(self, samples: Tensor) -> ExpressionEncoding:
         """The samples int64 [n] in the order asked; one may be taken several times."""
-        return ExpressionEncoding(self.tokens[rows], self.vector[rows])
+        return ExpressionEncoding(self.tokens[samples], self.vector[samples])
 
 
 class ExpressionEncoder(nn.Module, ABC):

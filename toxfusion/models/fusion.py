@@ -198,7 +198,7 @@ def _read_tiles(
     """Tokens [B, P, W] after reading slide tokens and tiles, and the weights of tiles, float32 [T, heads, P]."""
     reads, on_tiles = [], []
     for context in slide_contexts(slide, has_slide):
-        read, weights = block(tokens[context.bags], context.rows, context.mask)
+        read, weights = block(tokens[context.bags], context.sequence, context.mask)
         reads.append((read, context.bags))
         on_tiles.append(context.on_tiles(weights))
     return in_order(reads), in_order(on_tiles)

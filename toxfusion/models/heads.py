@@ -26,11 +26,10 @@ def _head(width: int, n_outputs: int, dropout: float) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class CompoundLogits:
-    """compound int64 [C], codes in rising order; logits float32 [C]; sample_logits [B] of this rank's samples."""
+    """compound int64 [C], codes in rising order; logits float32 [C]."""
 
     compound: Tensor
     logits: Tensor
-    sample_logits: Tensor
 
 
 class CompoundHead(nn.Module):
@@ -63,7 +62,7 @@ class CompoundHead(nn.Module):
         if self.training:
             logits, scores, compound, treated = (gather_rows(t) for t in (own, scores, compound, treated))
         codes, pooled = pool_compounds(logits, scores, compound, treated, self.pooling)
-        return CompoundLogits(codes, pooled, own)
+        return CompoundLogits(codes, pooled)
 
 
 @full_precision

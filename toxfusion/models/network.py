@@ -66,9 +66,11 @@ class Seen(Generic[Encoding]):
     private: Tensor
     seen: Encoding
 
-    def take(self, rows: Tensor) -> Seen[Encoding]:
+    def take(self, samples: Tensor) -> Seen[Encoding]:
         """The samples int64 [n] in the order asked; one may be taken several times."""
-        return Seen(self.encoding.take(rows), self.shared[rows], self.private[rows], self.seen.take(rows))
+        return Seen(
+            self.encoding.take(samples), self.shared[samples], self.private[samples], self.seen.take(samples)
+        )
 
 
 def _perceptron(width: int, out: int) -> nn.Sequential:

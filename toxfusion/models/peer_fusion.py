@@ -72,7 +72,7 @@ class GuidedCoAttention(Fusion):
         queries = self.norm(expression.tokens)
         reads, on_tiles = [], []
         for context in slide_contexts(slide, has_slide):
-            read, weights = self.co_attention(queries[context.bags], context.rows, context.mask)
+            read, weights = self.co_attention(queries[context.bags], context.sequence, context.mask)
             reads.append((read, context.bags))
             on_tiles.append(context.on_tiles(weights))
         pooled = [self.slide_blocks(in_order(reads)), self.expression_blocks(expression.tokens)]
@@ -119,13 +119,13 @@ class PartialAttention(Fusion):
         pooled, on_tiles = [], []
         for context in slide_contexts(slide, has_slide):
             genes = expression.tokens[context.bags]
-            normed_genes, normed_slide = self.norm(genes), self.norm(context.rows)
+            normed_genes, normed_slide = self.norm(genes), self.norm(context.sequence)
             everything = torch.cat([normed_genes, normed_slide], 1)
             mask = F.pad(context.mask, (genes.shape[1], 0), value=True)
             of_genes, weights = self.attention(normed_genes, everything, mask)
             of_slide, _ = self.attention(normed_slide, normed_genes)
             real = context.mask[..., None]
-            slide_mean = (self._fed(context.rows, of_slide) * real).sum(1) / real.sum(1)
+            slide_mean = (self._fed(context.sequence, of_slide) * real).sum(1) / real.sum(1)
             pooled.append((torch.cat([self._fed(genes, of_genes).mean(1), slide_mean], 1), context.bags))
             on_tiles.append(context.on_tiles(weights))
         attention = {"expression_to_tiles": in_order(on_tiles)}

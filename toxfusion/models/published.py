@@ -1,4 +1,4 @@
-"""Encoders of tiles: published ones as rows of a table, and the one our contrastive pretraining wrote.
+"""Encoders of tiles: published ones in a table, and the one our contrastive pretraining wrote.
 
 Here: architecture, input and weights. Not here: batches and stores (toxfusion.data.encoding), slides.
 """
@@ -15,7 +15,10 @@ from typing import Any, Literal
 
 import timm
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.layers import SwiGLUPacked
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_layout
 from torch import Tensor, nn
@@ -47,7 +50,7 @@ def _as_published(state: State, model: nn.Module) -> State:
 
 
 @dataclass(frozen=True)
-class EncoderRow:
+class EncoderSpec:
     """A published encoder.
 
     Attributes:
@@ -100,37 +103,37 @@ _GIGAPATH = {"patch_size": 16, "img_size": 224, "init_values": 1e-5}
 _OPTIMUS_OPTIONS = {"img_size": 224, "init_values": 1e-5}
 _H_OPTIMUS = "vit_giant_patch14_reg4_dinov2"
 
-_ROWS = (
-    EncoderRow("imagenet", Lite0Stages, "timm/tf_efficientnet_lite0.in1k", "stages", _HALF, None, 1432,
+_SPECS = (
+    EncoderSpec("imagenet", Lite0Stages, "timm/tf_efficientnet_lite0.in1k", "stages", _HALF, None, 1432,
                "Apache-2.0, with the install", any_size=True, layout=lite0_layout, packaged=packaged_weights),
-    EncoderRow("resnet18", "resnet18", "timm/resnet18.a1_in1k", "average", _IMAGENET, None, 512,
+    EncoderSpec("resnet18", "resnet18", "timm/resnet18.a1_in1k", "average", _IMAGENET, None, 512,
                "Apache-2.0", any_size=True),
-    EncoderRow("resnet50", "resnet50", "timm/resnet50.a1_in1k", "average", _IMAGENET, None, 2048,
+    EncoderSpec("resnet50", "resnet50", "timm/resnet50.a1_in1k", "average", _IMAGENET, None, 2048,
                "Apache-2.0", any_size=True),
-    EncoderRow("vit_small", "vit_small_patch16_224", "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+    EncoderSpec("vit_small", "vit_small_patch16_224", "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
                "class", _HALF, None, 384, "Apache-2.0"),
-    EncoderRow("vit_base", "vit_base_patch16_224", "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    EncoderSpec("vit_base", "vit_base_patch16_224", "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
                "class", _HALF, None, 768, "Apache-2.0"),
-    EncoderRow("uni", "vit_large_patch16_224", "MahmoodLab/UNI", "class", _IMAGENET, 0.5, 1024, _GATED,
+    EncoderSpec("uni", "vit_large_patch16_224", "MahmoodLab/UNI", "class", _IMAGENET, 0.5, 1024, _GATED,
                options={"init_values": 1e-5}),
-    EncoderRow("uni2_h", "vit_giant_patch14_224", "MahmoodLab/UNI2-h", "class", _IMAGENET, 0.5, 1536, _GATED,
+    EncoderSpec("uni2_h", "vit_giant_patch14_224", "MahmoodLab/UNI2-h", "class", _IMAGENET, 0.5, 1536, _GATED,
                options=_UNI2, prefix_tokens=9),
-    EncoderRow("virchow2", "vit_huge_patch14_224", "paige-ai/Virchow2", "class+mean", _IMAGENET, 0.5, 2560,
+    EncoderSpec("virchow2", "vit_huge_patch14_224", "paige-ai/Virchow2", "class+mean", _IMAGENET, 0.5, 2560,
                _GATED, options=_VIRCHOW2, prefix_tokens=5),
-    EncoderRow("prov_gigapath", "vit_giant_patch14_dinov2", "prov-gigapath/prov-gigapath", "class", _IMAGENET,
+    EncoderSpec("prov_gigapath", "vit_giant_patch14_dinov2", "prov-gigapath/prov-gigapath", "class", _IMAGENET,
                0.5, 1536, "Apache-2.0, gated", options=_GIGAPATH),
-    EncoderRow("h_optimus_0", _H_OPTIMUS, "bioptimus/H-optimus-0", "class", _OPTIMUS, 0.5, 1536, "Apache-2.0",
+    EncoderSpec("h_optimus_0", _H_OPTIMUS, "bioptimus/H-optimus-0", "class", _OPTIMUS, 0.5, 1536, "Apache-2.0",
                options=_OPTIMUS_OPTIONS, prefix_tokens=5),
-    EncoderRow("h_optimus_1", _H_OPTIMUS, "bioptimus/H-optimus-1", "class", _OPTIMUS, 0.5, 1536, _GATED,
+    EncoderSpec("h_optimus_1", _H_OPTIMUS, "bioptimus/H-optimus-1", "class", _OPTIMUS, 0.5, 1536, _GATED,
                options=_OPTIMUS_OPTIONS, prefix_tokens=5),
-    EncoderRow("phikon_v2", "vit_large_patch16_224", "owkin/phikon-v2", "class", _IMAGENET, 0.5, 1024,
+    EncoderSpec("phikon_v2", "vit_large_patch16_224", "owkin/phikon-v2", "class", _IMAGENET, 0.5, 1024,
                "Owkin non-commercial", options={"init_values": 1.0}, layout=dinov2_layout),
-    EncoderRow("conch_v1_5", ConchVision, "MahmoodLab/conchv1_5", "attention", _IMAGENET, 0.5, 768, _GATED,
+    EncoderSpec("conch_v1_5", ConchVision, "MahmoodLab/conchv1_5", "attention", _IMAGENET, 0.5, 768, _GATED,
                input_px=448, layout=conch_layout, hub_file="pytorch_model_vision.bin"),
-    EncoderRow("ctranspath", "swin_tiny_patch4_window7_224", "", "average", _IMAGENET, 1.0, 768, "GPL-3.0",
+    EncoderSpec("ctranspath", "swin_tiny_patch4_window7_224", "", "average", _IMAGENET, 1.0, 768, "GPL-3.0",
                options={"embed_layer": ConvStem}, layout=swin_layout),
 )  # fmt: skip
-ENCODERS: dict[str, EncoderRow] = {row.name: row for row in _ROWS}
+ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
 
 
 class PublishedEncoder(nn.Module):
@@ -139,33 +142,33 @@ class PublishedEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, row: EncoderRow) -> None:
+    def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        self.row = row
+        self.spec = spec
         self.backbone: Any = (
-            timm.create_model(row.architecture, pretrained=False, num_classes=0, **row.options)
-            if isinstance(row.architecture, str)
-            else row.architecture(**row.options)
+            timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.options)
+            if isinstance(spec.architecture, str)
+            else spec.architecture(**spec.options)
         )
         # Convolutions on a CPU are twice as fast with the channels last; transformers do not care.
-        self.memory_format = torch.channels_last if row.any_size else torch.contiguous_format
+        self.memory_format = torch.channels_last if spec.any_size else torch.contiguous_format
         self.backbone.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        mean, std = row.statistics
+        mean, std = spec.statistics
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Features float [N, dim] of tiles uint8 [N, P, P, 3]."""
         x = tiles.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
-        if not self.row.any_size and x.shape[-1] != self.row.input_px:
-            size = (self.row.input_px, self.row.input_px)
+        if not self.spec.any_size and x.shape[-1] != self.spec.input_px:
+            size = (self.spec.input_px, self.spec.input_px)
             x = nn.functional.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
         x = ((x - self.mean) / self.std).contiguous(memory_format=self.memory_format)
-        if self.row.pooling != "class+mean":
+        if self.spec.pooling != "class+mean":
             features: Tensor = self.backbone(x)
             return features
         tokens = self.backbone.forward_features(x)
-        return torch.cat([tokens[:, 0], tokens[:, self.row.prefix_tokens :].mean(dim=1)], dim=1)
+        return torch.cat([tokens[:, 0], tokens[:, self.spec.prefix_tokens :].mean(dim=1)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def load_encoder(
     """Load an encoder for tiles of a given size and resolution.
 
     Args:
-        name: a row of the table, or "own" for a checkpoint of experiment=tile_encoder.
+        name: one of `ENCODERS`, or "own" for a checkpoint of experiment=tile_encoder.
         weights: a local file (.safetensors, .pth, .bin, .pt, .ckpt), or "hub" for the published file; None where an
             installed package ships them.
         random: random weights instead, drawn from `seed` (a baseline, or a test).
@@ -221,9 +224,9 @@ def load_encoder(
         loaded = _load_own(weights, mpp)
         remarks: list[str] = []
     else:
-        row = _row(name)
-        loaded = _load_published(row, weights, random, seed)
-        remarks = _resolution_remarks(row, mpp, tile_px)
+        spec = _spec_of(name)
+        loaded = _load_published(spec, weights, random, seed)
+        remarks = _resolution_remarks(spec, mpp, tile_px)
     module = loaded.module.eval().requires_grad_(False)
     if isinstance(module, PublishedEncoder) and isinstance(module.backbone, Lite0Stages):
         fold_batch_norm(module.backbone)
@@ -231,7 +234,7 @@ def load_encoder(
     return loaded, remarks
 
 
-def _row(name: str) -> EncoderRow:
+def _spec_of(name: str) -> EncoderSpec:
     if name not in ENCODERS:
         raise EncoderError(f"unknown encoder {name!r}; there are {', '.join([*ENCODERS, OWN])}")
     return ENCODERS[name]
@@ -255,36 +258,36 @@ def _load_own(weights: str | None, mpp: float) -> LoadedEncoder:
     return LoadedEncoder(encoder, OWN, encoder.dim, _file_digest(path), tuple(loaded.trained_on))
 
 
-def _load_published(row: EncoderRow, weights: str | None, random: bool, seed: int) -> LoadedEncoder:
+def _load_published(spec: EncoderSpec, weights: str | None, random: bool, seed: int) -> LoadedEncoder:
     if random:
         if weights is not None:
             raise EncoderError(f"random=true and weights={weights} exclude each other: give one of them")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return LoadedEncoder(PublishedEncoder(row), row.name, row.dim, f"random:{seed}")
-    if weights is None and row.packaged is not None:
+            return LoadedEncoder(PublishedEncoder(spec), spec.name, spec.dim, f"random:{seed}")
+    if weights is None and spec.packaged is not None:
         try:
-            path = row.packaged()
+            path = spec.packaged()
         except WeightsNotInstalledError as error:
             raise EncoderError(f"{error}; or give weights=FILE") from error
     elif weights is None:
         raise EncoderError(
-            f"encoder {row.name} has no weights: give weights=FILE, weights=hub ({row.hub or 'not there'}, "
-            f"licence {row.licence}), or random=true for random ones"
+            f"encoder {spec.name} has no weights: give weights=FILE, weights=hub ({spec.hub or 'not there'}, "
+            f"licence {spec.licence}), or random=true for random ones"
         )
     else:
-        path = _from_hub(row) if weights == HUB else Path(weights)
-    encoder = PublishedEncoder(row)
-    load_weights(encoder.backbone, path, row.layout)
-    return LoadedEncoder(encoder, row.name, row.dim, _file_digest(path))
+        path = _from_hub(spec) if weights == HUB else Path(weights)
+    encoder = PublishedEncoder(spec)
+    load_weights(encoder.backbone, path, spec.layout)
+    return LoadedEncoder(encoder, spec.name, spec.dim, _file_digest(path))
 
 
-def _resolution_remarks(row: EncoderRow, mpp: float, tile_px: int) -> list[str]:
+def _resolution_remarks(spec: EncoderSpec, mpp: float, tile_px: int) -> list[str]:
     remarks = []
-    if row.mpp is not None and not math.isclose(row.mpp, mpp, rel_tol=0.15):
-        remarks.append(f"{row.name} was trained at {row.mpp:g} um/px, these tiles have {mpp:g}")
-    if not row.any_size and tile_px != row.input_px:
-        remarks.append(f"{row.name} takes {row.input_px} px, these tiles of {tile_px} px are resized")
+    if spec.mpp is not None and not math.isclose(spec.mpp, mpp, rel_tol=0.15):
+        remarks.append(f"{spec.name} was trained at {spec.mpp:g} um/px, these tiles have {mpp:g}")
+    if not spec.any_size and tile_px != spec.input_px:
+        remarks.append(f"{spec.name} takes {spec.input_px} px, these tiles of {tile_px} px are resized")
     return remarks
 
 
@@ -324,8 +327,6 @@ def _tensors_of(path: Path) -> State:
         raise EncoderError(f"{path}: no such weight file; correct weights=")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -346,26 +347,23 @@ def _tensors_of(path: Path) -> State:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def _from_hub(row: EncoderRow) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    if not row.hub:
+def _from_hub(spec: EncoderSpec) -> Path:
+    if not spec.hub:
         raise EncoderError(
-            f"the weights of {row.name} are not on the hub: give weights=FILE (licence {row.licence})"
+            f"the weights of {spec.name} are not on the hub: give weights=FILE (licence {spec.licence})"
         )
     try:
-        if row.hub_file is not None:
-            return Path(hf_hub_download(row.hub, row.hub_file))
+        if spec.hub_file is not None:
+            return Path(hf_hub_download(spec.hub, spec.hub_file))
         try:
-            return Path(hf_hub_download(row.hub, "model.safetensors"))
+            return Path(hf_hub_download(spec.hub, "model.safetensors"))
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
-            return Path(hf_hub_download(row.hub, "pytorch_model.bin"))
+            return Path(hf_hub_download(spec.hub, "pytorch_model.bin"))
     except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
         raise EncoderError(
-            f"{row.hub} cannot be fetched from the hub (licence {row.licence}): "
+            f"{spec.hub} cannot be fetched from the hub (licence {spec.licence}): "
             f"{' '.join(str(error).split())[:200]}. "
             "Ask for access and log in with `hf auth login`, or give weights=FILE"
         ) from error

@@ -16,17 +16,18 @@ from toxfusion.models.bag import LengthGroup, SlideEncoding, length_groups
 class SlideContext:
     """All there is to read of the slides of b samples.
 
-    bags: int64 [b], their places in the batch. rows: [b, K + L, W], the K tokens before the encoded tiles.
+    bags: int64 [b], their places in the batch. sequence: [b, K + L, W], the K tokens before the encoded
+    tiles.
     mask: bool [b, K + L], True at tokens and real tiles. group: of the tiles; None where no sample has any.
     """
 
     bags: Tensor
-    rows: Tensor
+    sequence: Tensor
     mask: Tensor
     group: LengthGroup | None
 
     def on_tiles(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention [b, heads, Q, K + L] -> that on real tiles [t, heads, Q], and their rows among all tiles [t]."""
+        """Attention [b, heads, Q, K + L] -> that on real tiles [t, heads, Q], and their places among all tiles [t]."""
         if self.group is None:
             return weights.new_zeros(0, *weights.shape[1:3]), self.bags[:0]
         length = self.group.mask.shape[1]
@@ -52,5 +53,5 @@ def slide_contexts(slide: SlideEncoding, has_slide: Tensor) -> Iterator[SlideCon
 
 def in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Rows of several parts, put where the second of each pair says."""
-    rows = torch.cat([part for part, _ in parts])
-    return torch.empty_like(rows).index_copy(0, torch.cat([where for _, where in parts]), rows)
+    joined = torch.cat([part for part, _ in parts])
+    return torch.empty_like(joined).index_copy(0, torch.cat([where for _, where in parts]), joined)

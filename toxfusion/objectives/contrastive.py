@@ -58,9 +58,9 @@ class Kin:
         return same_group | same_animal | (self.is_control[:, None] & others.is_control)
 
 
-def unit(rows: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
     """Rows of length 1, in float32 (float64 stays)."""
-    return F.normalize(at_least_float32(rows), dim=-1)
+    return F.normalize(at_least_float32(vectors), dim=-1)
 
 
 class Scale(nn.Module):
@@ -131,14 +131,14 @@ class InfoNCE(nn.Module):
         column_valid = gather_rows(valid)
         related = self._related(kin, first, column_valid)
         scale = self.scale().to(first.dtype)
-        rows = [
-            self._rows(scale * first @ columns_second.T, related, valid, column_valid),
-            self._rows(scale * second @ columns_first.T, related, valid, column_valid),
+        directions = [
+            self._direction(scale * first @ columns_second.T, related, valid, column_valid),
+            self._direction(scale * second @ columns_first.T, related, valid, column_valid),
         ]
-        used = torch.stack([row.used for row in rows]).sum()
+        used = torch.stack([direction.used for direction in directions]).sum()
         # Nothing of the graph may hang on a rank's data: every rank must take part in the backward gather.
-        loss = global_mean(torch.stack([row.total for row in rows]).sum(), used)
-        hits = torch.stack([row.hits for row in rows]).sum() / used.clamp(min=1)
+        loss = global_mean(torch.stack([direction.total for direction in directions]).sum(), used)
+        hits = torch.stack([direction.hits for direction in directions]).sum() / used.clamp(min=1)
         return ContrastiveTerm(loss, scale.detach(), hits, 2 * valid.sum() - used)
 
     def _related(self, kin: Kin | None, first: Tensor, column_valid: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class InfoNCE(nn.Module):
             return torch.zeros_like(own)
         return kin.related(kin.gather()) & ~own
 
-    def _rows(self, logits: Tensor, related: Tensor, valid: Tensor, column_valid: Tensor) -> _Rows:
+    def _direction(self, logits: Tensor, related: Tensor, valid: Tensor, column_valid: Tensor) -> _Direction:
         own = own_columns(logits, logits.shape[1])
         related = related & column_valid
         negative = column_valid & ~own & ~related
@@ -162,11 +162,11 @@ class InfoNCE(nn.Module):
             target = target * (1 - share) + related * share / n_kin.clamp(min=1)
         terms = -(target * log_p.masked_fill(~shown, 0.0)).sum(1)
         hits = (logits.masked_fill(~shown, float("-inf")).argmax(1) == own.long().argmax(1)) & used
-        return _Rows((terms * used).sum(), used.sum(), hits.sum())
+        return _Direction((terms * used).sum(), used.sum(), hits.sum())
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _Direction:
     """One direction.
 
     The sum of the loss over the rows in use, how many they are, how many find their partner.
@@ -177,11 +177,11 @@ class _Rows:
     hits: Tensor
 
 
-def own_columns(rows: Tensor, n_columns: int) -> Tensor:
+def own_columns(vectors: Tensor, n_columns: int) -> Tensor:
     """bool [B, n_columns], True where a gathered column is the row itself."""
-    start = first_row(rows)
-    columns = torch.arange(n_columns, device=rows.device)
-    return columns == (start + torch.arange(len(rows), device=rows.device))[:, None]
+    start = first_row(vectors)
+    columns = torch.arange(n_columns, device=vectors.device)
+    return columns == (start + torch.arange(len(vectors), device=vectors.device))[:, None]
 
 
 class SigLIP(nn.Module):
@@ -248,17 +248,17 @@ class NTXent(nn.Module):
         own = own_columns(first, len(all_first))
         scale = self.scale().to(first.dtype)
         partner = torch.cat([own, torch.zeros_like(own)], 1)
-        rows = []
+        directions = []
         for view, same_view, other_view in (
             (first, all_first, all_second),
             (second, all_second, all_first),
         ):
             within = (scale * view @ same_view.T).masked_fill(own, float("-inf"))
             logits = torch.cat([scale * view @ other_view.T, within], 1)
-            rows.append(
+            directions.append(
                 (-logits.log_softmax(1)[partner].sum(), (logits.argmax(1) == own.long().argmax(1)).sum())
             )
         count = torch.tensor(2 * len(first), device=first.device)
-        loss = global_mean(torch.stack([total for total, _ in rows]).sum(), count)
-        hits = torch.stack([hit for _, hit in rows]).sum() / count.clamp(min=1)
+        loss = global_mean(torch.stack([total for total, _ in directions]).sum(), count)
+        hits = torch.stack([hit for _, hit in directions]).sum() / count.clamp(min=1)
         return ContrastiveTerm(loss, scale.detach(), hits, torch.zeros_like(count))

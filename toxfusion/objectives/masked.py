@@ -143,8 +143,8 @@ class TileRetention(nn.Module):
         restored, where = [asked.features[:0]], [hidden.new_zeros(0, dtype=torch.int64)]
         for queries in length_groups(asked):
             context = padded_together(left, queries.bags)
-            rows, _ = self.block(queries.pad(asked.features), context.pad(left.features), context.mask)
-            real, index = queries.unpad(rows)
+            decoded, _ = self.block(queries.pad(asked.features), context.pad(left.features), context.mask)
+            real, index = queries.unpad(decoded)
             restored.append(real.to(asked.features.dtype))
             where.append(index)
         target = tiles.features[hidden][torch.cat(where)]

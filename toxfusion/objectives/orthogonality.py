@@ -62,12 +62,12 @@ class Orthogonality(nn.Module):
         return OrthogonalityTerm(correlation.square().mean(), 1.0 / (count - 1).clamp(min=1).float())
 
 
-def standardise(rows: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+def standardise(vectors: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     """Mean 0 and deviation 1 (over N, not N - 1) of the columns of [N, d] over rows of weight 1.
 
     Other rows are 0.
     """
-    rows = torch.where(weight, at_least_float32(rows), 0.0)
+    vectors = torch.where(weight, at_least_float32(vectors), 0.0)
     count = weight.sum().clamp(min=1)
-    centred = torch.where(weight, rows - rows.sum(0) / count, 0.0)
+    centred = torch.where(weight, vectors - vectors.sum(0) / count, 0.0)
     return centred / (centred.square().sum(0) / count + eps**2).sqrt()

@@ -84,5 +84,5 @@ class CoxEfron(nn.Module):
         # events.
         weight = at_risk.to(risk.dtype) - share[:, None] * tied
         log_weight = torch.where(weight > 0, weight, 1.0).log().masked_fill(weight <= 0, float("-inf"))
-        rows = torch.where(happened[:, None], log_weight, 0.0) + risk
-        return torch.where(happened, risk - rows.logsumexp(1), 0.0).sum()
+        weighted = torch.where(happened[:, None], log_weight, 0.0) + risk
+        return torch.where(happened, risk - weighted.logsumexp(1), 0.0).sum()

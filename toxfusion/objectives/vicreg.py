@@ -43,23 +43,23 @@ class VICReg(nn.Module):
             valid = torch.ones(len(first), dtype=torch.bool, device=first.device)
         kept = gather_rows(valid)
         # Rows of all ranks: the loss is the same on each, so that its mean over ranks is the loss itself.
-        first, second = (gather_rows(at_least_float32(rows)) for rows in (first, second))
+        first, second = (gather_rows(at_least_float32(vectors)) for vectors in (first, second))
         weight = kept[:, None].to(first.dtype)
         count = weight.sum()
         invariance = ((first - second).square().mean(1, keepdim=True) * weight).sum() / count.clamp(min=1)
-        parts = [self._spread(rows, weight, count) for rows in (first, second)]
+        parts = [self._spread(vectors, weight, count) for vectors in (first, second)]
         variance = (parts[0][0] + parts[1][0]) / 2
         covariance = parts[0][1] + parts[1][1]
         terms = (invariance, variance, covariance)
         loss = sum((w * t for w, t in zip(self.weights, terms, strict=True)), torch.zeros_like(invariance))
         return VICRegTerm(loss, invariance.detach(), variance.detach(), covariance.detach())
 
-    def _spread(self, rows: Tensor, weight: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        centred = (rows - (rows * weight).sum(0) / count.clamp(min=1)) * weight
+    def _spread(self, vectors: Tensor, weight: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        centred = (vectors - (vectors * weight).sum(0) / count.clamp(min=1)) * weight
         covariance = centred.T @ centred / (count - 1).clamp(min=1)
         variance = covariance.diagonal()
         off_diagonal = covariance.square().sum() - variance.square().sum()
-        return F.relu(1 - (variance + self.eps).sqrt()).mean(), off_diagonal / rows.shape[1]
+        return F.relu(1 - (variance + self.eps).sqrt()).mean(), off_diagonal / vectors.shape[1]
 
 
 class Consistency(nn.Module):

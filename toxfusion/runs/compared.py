@@ -63,14 +63,14 @@ def compare_runs(
         RunError, PredictionsError: a run folder that lacks or breaks a file.
     """
     runs, cohorts, notes = read_runs(pattern)
-    reference = _row_of(runs, reference)
-    rows, audit = list(runs), Audit()
+    reference = _named(runs, reference)
+    compared, audit = list(runs), Audit()
     for file in external:
-        others, said = external_runs(file, rows, reference, audit)
-        rows += others
+        others, said = external_runs(file, compared, reference, audit)
+        compared += others
         notes += said
     comparison = compare(
-        rows,
+        compared,
         cohorts,
         reference=reference,
         draws=draws,
@@ -159,7 +159,7 @@ def read_runs(pattern: str) -> tuple[list[Run], dict[str, Cohort], list[str]]:
     return runs, {name: _read_cohort(root, name, notes) for root, name in roots.items()}, notes
 
 
-def _row_of(runs: Sequence[Run], reference: str) -> str:
+def _named(runs: Sequence[Run], reference: str) -> str:
     """The row that a reference names: by its own name, or by that of the experiment where one row is of it.
 
     Raises:

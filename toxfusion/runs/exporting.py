@@ -13,6 +13,7 @@ import anndata
 import yaml
 
 from toxfusion import __version__
+from toxfusion.config.nodes import target_nodes
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.records import as_dict
 from toxfusion.evaluation.scoring import score_run
@@ -71,8 +72,6 @@ def export_runs(
 
 def _packages(folders: Sequence[RunFolder]) -> list[str]:
     """Packages whose classes the runs name; who exports a run has run their code."""
-    from toxfusion.config.nodes import target_nodes
-
     configs = [folder.read_config() for folder in folders]
     return sorted({str(node["_target_"]).partition(".")[0] for c in configs for _, node in target_nodes(c)})
 
@@ -116,8 +115,8 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
 
 def _known(table: anndata.AnnData) -> anndata.AnnData:
     """Vectors of training and validation samples, and of their obs what scoring reads."""
-    rows = table.obs["part"].isin(["train", "valid"]).to_numpy()
-    obs = table.obs.loc[rows, KNOWN_COLUMNS].copy()
+    known = table.obs["part"].isin(["train", "valid"]).to_numpy()
+    obs = table.obs.loc[known, KNOWN_COLUMNS].copy()
     for column in obs.select_dtypes("category"):
         obs[column] = obs[column].cat.remove_unused_categories()
-    return anndata.AnnData(X=table.X[rows], obs=obs)
+    return anndata.AnnData(X=table.X[known], obs=obs)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from toxfusion.evaluation.families import FAMILIES
 from toxfusion.evaluation.scoring import headline_scores
+from toxfusion.evaluation.templates import templates
 from toxfusion.runs.new_study import called_tasks, fitted_platt, validation_units
 from toxfusion.study.rules import EXPRESSION_FILE
 from toxfusion.study.split import PARTS
@@ -44,18 +44,12 @@ def model_card(
         license=licence,
         tags=TAGS,
         model_name=name,
-        eval_results=[_result(row, data_name) for row in scored.to_dict("records")] or None,
+        eval_results=[_result(score, data_name) for score in scored.to_dict("records")] or None,
     )
     valid = validation_units(folders)
     tasks = called_tasks(folders[0].read_predictions())
     return (
-        jinja2.Environment(
-            loader=jinja2.PackageLoader("toxfusion.runs"),
-            autoescape=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
+        templates("toxfusion.runs", escaped=False)
         .get_template("model_card.md")
         .render(
             front_matter=meta.to_yaml(),
@@ -69,9 +63,9 @@ def model_card(
             scores=scored.to_dict("records"),
             chance={family: rule.chance for family, rule in FAMILIES.items()},
             suspect=[
-                row["task"]
-                for row in scored.to_dict("records")
-                if row["metric"] == "auroc" and row["value"] > SUSPECT_AUROC
+                score["task"]
+                for score in scored.to_dict("records")
+                if score["metric"] == "auroc" and score["value"] > SUSPECT_AUROC
             ],
             calibration=[(task, *fitted_platt(valid, task)) for task in tasks],
             contract=folders[0].read_trained()["contract"],
@@ -93,18 +87,18 @@ def _run(folder: RunFolder) -> dict[str, Any]:
         "fold": config["split"]["fold"],
         "seed": config["seed"],
         "scheme": config["split"]["_target_"].rpartition(".")[2],
-        **{part: f"{len(rows)} of {rows['compound'].nunique()}" for part, rows in parts.items()},
+        **{part: f"{len(samples)} of {samples['compound'].nunique()}" for part, samples in parts.items()},
     }
 
 
-def _result(row: dict[Any, Any], data_name: str) -> EvalResult:
+def _result(score: dict[Any, Any], data_name: str) -> EvalResult:
     return EvalResult(
-        task_type="tabular-classification" if FAMILIES[row["family"]].two_class else "tabular-regression",
-        task_name=str(row["task"]),
+        task_type="tabular-classification" if FAMILIES[score["family"]].two_class else "tabular-regression",
+        task_name=str(score["task"]),
         dataset_type=data_name,
         dataset_name=data_name,
         dataset_split="test",
-        metric_type=str(row["metric"]),
-        metric_name=f"{row['metric']} (95 % {row['low']:.3f} to {row['high']:.3f})",
-        metric_value=round(float(row["value"]), 4),
+        metric_type=str(score["metric"]),
+        metric_name=f"{score['metric']} (95 % {score['low']:.3f} to {score['high']:.3f})",
+        metric_value=round(float(score["value"]), 4),
     )

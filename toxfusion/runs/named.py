@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
 from toxfusion.runs.bundle import Bundle, BundleError, is_bundle
 from toxfusion.study.audit import Audit
 from toxfusion.training.folder import RunError, RunFolder
@@ -61,9 +64,6 @@ def fetched(repository: str) -> Path:
     Raises:
         BundleError: no such name, or the hub does not give it.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     name, _, revision = repository.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None))

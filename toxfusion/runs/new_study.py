@@ -102,11 +102,11 @@ def score_study(
     check_one_experiment(folders)
     for folder in folders:
         encode_slides(folder, study)
-    found = [_score_with(folder, study, audit) for folder in folders]
+    of_runs = [_score_with(folder, study, audit) for folder in folders]
     missing = [record for record in audit.records if record.stage == CLINICAL_STAGE]
     notes = [f"clinical column {record.id}: {record.reason}" for record in missing]
     valid = validation_units(folders)
-    tables, valid = _calibrated([run.table for run in found], valid, notes)
+    tables, valid = _calibrated([run.table for run in of_runs], valid, notes)
     joined = pd.concat(tables, ignore_index=True)
     keys = ["task", *_UNIT, "compound", "dose_level", "time_h", "study"]
     grouped = joined.groupby(keys, sort=False, dropna=False)
@@ -119,18 +119,18 @@ def score_study(
         calibrated=("calibrated", "all"),
         seen_in_training=("seen", "any"),
     )
-    far = _percentiles(found)
+    far = _percentiles(of_runs)
     units = units.reset_index().join(far[["distance", "distance_percentile"]], on=_UNIT)
     units = _abstained(units, far["p"], _bands(valid, joined, error, notes), alpha)
     _note_resolution(far, alpha, notes)
-    samples = _samples(found, study, far)
+    samples = _samples(of_runs, study, far)
     _note_controls(samples, notes)
     return Scores(
         units,
-        _compounds(found, study, samples, far, units, alpha),
+        _compounds(of_runs, study, samples, far, units, alpha),
         samples,
-        pd.concat([c for c in (run.curves for run in found) if c is not None], ignore_index=True)
-        if any(run.curves is not None for run in found)
+        pd.concat([c for c in (run.curves for run in of_runs) if c is not None], ignore_index=True)
+        if any(run.curves is not None for run in of_runs)
         else None,
         notes,
     )
@@ -172,10 +172,10 @@ def _score_with(folder: RunFolder, study: Study, audit: Audit) -> _RunScores:
     obs = study.obs.loc[usable]
     here = _unit_distances(obs, reference.distance(outputs.fused))
     there = _unit_distances(known[valid], reference.distance(vectors[valid]))
-    for kind, rows in here.groupby("like"):
+    for kind, of_kind in here.groupby("like"):
         alike = there.loc[there["like"] == kind, "distance"].to_numpy()
-        here.loc[rows.index, "beyond"] = beyond(alike, rows["distance"].to_numpy())
-        here.loc[rows.index, "compared"] = len(alike)
+        here.loc[of_kind.index, "beyond"] = beyond(alike, of_kind["distance"].to_numpy())
+        here.loc[of_kind.index, "compared"] = len(alike)
     treated = ~obs["is_control"].to_numpy(dtype=bool)
     to_compounds = reference.to_compounds(outputs.fused[treated])
     curves = run.survival_curves(outputs)
@@ -220,11 +220,11 @@ def _unit_distances(obs: pd.DataFrame, distance: np.ndarray) -> pd.DataFrame:
     return pd.concat([*parts, samples.assign(level="sample")], ignore_index=True)
 
 
-def _percentiles(found: Sequence[_RunScores]) -> pd.DataFrame:
+def _percentiles(of_runs: Sequence[_RunScores]) -> pd.DataFrame:
     """Indexed by level and unit_id: distance, p, distance_percentile, and n_units, the distinct validation units."""
-    valid = pd.concat([run.valid_units for run in found])
+    valid = pd.concat([run.valid_units for run in of_runs])
     n_units = valid.groupby("like")["unit_id"].nunique()
-    joined = pd.concat([run.far for run in found])
+    joined = pd.concat([run.far for run in of_runs])
     grouped = joined.groupby(_UNIT, sort=False)
     far = grouped.agg(
         distance=("distance", "mean"),
@@ -257,9 +257,9 @@ def _calibrated(
         if platt.reason:
             notes.append(f"{task}: calibrated to the prevalence of validation, {platt.reason}")
         for table in [*tables, valid]:
-            rows = table["task"] == task
-            table.loc[rows, "score"] = platt.of(table.loc[rows, "score"].to_numpy())
-            table.loc[rows, "calibrated"] = True
+            of_task = table["task"] == task
+            table.loc[of_task, "score"] = platt.of(table.loc[of_task, "score"].to_numpy())
+            table.loc[of_task, "calibrated"] = True
     return tables, valid
 
 
@@ -334,8 +334,8 @@ def _note_controls(samples: pd.DataFrame, notes: list[str]) -> None:
         )
 
 
-def _samples(found: Sequence[_RunScores], study: Study, far: pd.DataFrame) -> pd.DataFrame:
-    gates = pd.concat([run.samples for run in found]).groupby(level=0, sort=False).mean()
+def _samples(of_runs: Sequence[_RunScores], study: Study, far: pd.DataFrame) -> pd.DataFrame:
+    gates = pd.concat([run.samples for run in of_runs]).groupby(level=0, sort=False).mean()
     ids = list(gates.index)
     obs = study.obs.loc[ids]
     samples = obs[["compound", "dose_level", "time_h"]].astype({"compound": str, "dose_level": str})
@@ -347,7 +347,7 @@ def _samples(found: Sequence[_RunScores], study: Study, far: pd.DataFrame) -> pd
 
 
 def _compounds(
-    found: Sequence[_RunScores],
+    of_runs: Sequence[_RunScores],
     study: Study,
     samples: pd.DataFrame,
     far: pd.DataFrame,
@@ -364,7 +364,7 @@ def _compounds(
     compounds["distance"], compounds["distance_percentile"] = own["distance"], own["distance_percentile"]
     compounds["abstain"] = own["p"] <= alpha
     # A compound is in training in some folds only: mean over those.
-    near = pd.concat([run.to_compounds for run in found]).groupby(level=0).mean()
+    near = pd.concat([run.to_compounds for run in of_runs]).groupby(level=0).mean()
     compounds["nearest"] = [_nearest(near.loc[name]) for name in compounds.index]
     return compounds.rename_axis("compound").reset_index()
 

@@ -97,7 +97,7 @@ def _of_embedding(
     records: list[Record] = []
     if embedding == "plain":
         values = (
-            plain_embedding(fold, parts.get("train", []))[[fold.row(s) for s in samples]] if read else None
+            plain_embedding(fold, parts.get("train", []))[fold.study.positions(samples)] if read else None
         )
         if "retrieval" in probes:
             reason = "pooled features have no space in common"
@@ -159,8 +159,8 @@ def plain_embedding(fold: FoldData, train: Sequence[str]) -> np.ndarray:
         blocks.append(pooled_tiles(fold, settings))
     if fold.expression is not None:
         blocks.append(standardised_expression(fold, settings))
-    rows = np.array([fold.row(s) for s in train], dtype=np.int64)
-    return np.concatenate([reduced(b, rows, settings.n_components, fold.seed) for b in blocks], axis=1)
+    positions = fold.study.positions(train)
+    return np.concatenate([reduced(b, positions, settings.n_components, fold.seed) for b in blocks], axis=1)
 
 
 def task_units(
@@ -173,14 +173,14 @@ def task_units(
         values: float [n, d], embeddings of the samples.
     """
     obs = fold.study.obs.loc[list(sample_ids)]
-    rows = [fold.row(s) for s in sample_ids]
+    positions = fold.study.positions(sample_ids)
     compound = obs["compound"].astype(str).to_numpy(dtype=object)
     of_tasks = []
     for task in tasks:
         unit = obs.index.to_numpy(dtype=object)
         if isinstance(task, PooledTask):
             unit = obs[task.unit].astype(str).to_numpy(dtype=object)
-        labels = task.label_columns(fold.labels[task.name][rows].numpy())
+        labels = task.label_columns(fold.labels[task.name][positions].numpy())
         for name, label in zip(task.names, labels.T, strict=True):
             keep = ~np.isnan(label)  # vehicle controls carry no label of a compound or dose group
             known = Units(
@@ -227,13 +227,13 @@ def _retrieval(run: LoadedRun, embedding: str, outputs: SampleOutputs) -> list[R
         reason = f"not applicable: the run reads one modality ({modality})"
     if reason:
         return [record("retrieval", embedding, "", metric="", reason=reason)]
-    rows = outputs.rows_of(paired)
+    pairs = outputs.positions(paired)
     groups = fold.study.obs.loc[paired, "group_id"].astype(str).to_numpy()
-    table = retrieval_table(outputs.slide_shared[rows], outputs.expression_shared[rows], groups=groups)
+    table = retrieval_table(outputs.slide_shared[pairs], outputs.expression_shared[pairs], groups=groups)
     return [
-        record("retrieval", embedding, f"{row['direction']}/{row['match']}", metric=row["metric"],
-               value=row["value"], chance=row["chance"], n=row["n"])
-        for row in table.to_dict("records")
+        record("retrieval", embedding, f"{measured['direction']}/{measured['match']}", metric=measured["metric"],
+               value=measured["value"], chance=measured["chance"], n=measured["n"])
+        for measured in table.to_dict("records")
     ]  # fmt: skip
 
 
@@ -259,22 +259,22 @@ def _missing_modality(run: LoadedRun, draws: int, seed: int) -> list[Record]:
         ).items():
             mixed = whole.fused.copy()
             lost = [s for s in split.test if s in chosen]
-            mixed[whole.rows_of(lost)] = without.fused[without.rows_of(lost)]
+            mixed[whole.positions(lost)] = without.fused[without.positions(lost)]
             scored = score_run(
                 pd.concat([valid, table(replace(whole, fused=mixed), "test")], ignore_index=True),
                 draws=draws,
                 seed=seed,
             )
-            for row in headline_scores(scored).to_dict("records"):
-                records.append(_hidden_record(hidden, share, {str(k): v for k, v in row.items()}))
+            for score in headline_scores(scored).to_dict("records"):
+                records.append(_hidden_record(hidden, share, {str(k): v for k, v in score.items()}))
     return records
 
 
-def _hidden_record(hidden: str, share: float, row: dict[str, Any]) -> Record:
-    kept = {c: row[c] for c in ("metric", "value", "low", "high", "n", "draws", "reason")}
-    chance = FAMILIES[row["family"]].chance
-    return record("missing_modality", "finetuned", row["task"], hidden=hidden, share=share, chance=chance,
-                  undefined=row["undefined_draws"], **kept)  # fmt: skip
+def _hidden_record(hidden: str, share: float, score: dict[str, Any]) -> Record:
+    kept = {c: score[c] for c in ("metric", "value", "low", "high", "n", "draws", "reason")}
+    chance = FAMILIES[score["family"]].chance
+    return record("missing_modality", "finetuned", score["task"], hidden=hidden, share=share, chance=chance,
+                  undefined=score["undefined_draws"], **kept)  # fmt: skip
 
 
 def _encode_without(

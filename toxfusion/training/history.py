@@ -60,8 +60,8 @@ class History(Logger):
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        kept = [r for r in rows if r["stage"] != self.stage or int(r["step"]) < step]
+            lines = list(csv.DictReader(file))
+        kept = [r for r in lines if r["stage"] != self.stage or int(r["step"]) < step]
         with replacing(self.path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

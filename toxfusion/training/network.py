@@ -124,7 +124,7 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
     module = FinetuningModule(
         predictor,
         of.tasks,
-        labels={k: v[[fold.row(s) for s in of.train]] for k, v in fold.labels.items()},
+        labels={k: v[fold.study.positions(of.train)] for k, v in fold.labels.items()},
         network_lr_share=1.0 if from_scratch else optimizer.network_lr_share,
         optimization=of.optimization(optimizer.finetune_lr, steps),
         seed=settings.seed,
@@ -137,11 +137,11 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
     choice = choose(
         stages.folder.stage("finetune") / "best.ckpt",
         settings.trainer.patience,
-        row={sample: fold.row(sample) for sample in of.valid},
+        place=dict(zip(of.valid, fold.study.positions(of.valid).tolist(), strict=True)),
         judge=partial(_judge, of, predictor),
     )
     if head_c is not None:
-        vectors = encode(of, sorted(of.valid, key=fold.row)).read
+        vectors = encode(of, _in_study_order(of, of.valid)).read
         score = _judge(of, predictor, vectors)[0]
         if not math.isnan(score.value):
             choice.begin_at(score, module)
@@ -156,18 +156,23 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
 def _judge(of: Assembled, predictor: Predictor, vectors: Tensor) -> tuple[Score, dict[str, Tensor]]:
     """The score of the validation part from its vectors, in the order of its samples in the study, and its metrics."""
     fold = of.fold
-    samples = sorted(of.valid, key=fold.row)
-    rows = [fold.row(s) for s in samples]
+    samples = _in_study_order(of, of.valid)
+    positions = fold.study.positions(samples)
     table = of.tasks.predictions(
         predictor,
         vectors,
         fold.study.obs.loc[samples],
-        {name: of_all[rows].numpy() for name, of_all in fold.labels.items()},
+        {name: of_all[positions].numpy() for name, of_all in fold.labels.items()},
         part="valid",
         fold=fold.split.fold,
         seed=of.settings.seed,
     )
     return validation_score(table), table_metrics(table, vectors.device)
+
+
+def _in_study_order(of: Assembled, sample_ids: Sequence[str]) -> list[str]:
+    positions = of.fold.study.positions(sample_ids)
+    return [sample_ids[i] for i in positions.argsort()]
 
 
 def start_heads(of: Assembled, module: FinetuningModule, c: float) -> None:

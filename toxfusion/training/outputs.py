@@ -50,13 +50,14 @@ class SampleOutputs:
         """What heads read, float32; see `read_by_heads`."""
         return read_by_heads(*(torch.from_numpy(of) for of in (self.fused, self.clinical, self.membership)))
 
-    def rows_of(self, sample_ids: Sequence[str]) -> np.ndarray:
+    def positions(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """int64 [n], where these samples stand among those of the outputs."""
         where = {s: i for i, s in enumerate(self.sample_ids)}
         return np.array([where[s] for s in sample_ids], dtype=np.int64)
 
     def of(self, sample_ids: Sequence[str]) -> SampleOutputs:
         """The outputs of some of the samples, in the order given."""
-        rows = self.rows_of(sample_ids)
+        positions = self.positions(sample_ids)
         arrays = (
             self.fused,
             self.gate,
@@ -67,7 +68,7 @@ class SampleOutputs:
             self.clinical,
             self.membership,
         )
-        return SampleOutputs(list(sample_ids), *(array[rows] for array in arrays))
+        return SampleOutputs(list(sample_ids), *(array[positions] for array in arrays))
 
 
 @torch.no_grad()
@@ -121,12 +122,12 @@ def predictions_table(
     seed: int,
 ) -> pd.DataFrame:
     """Scores of one part for every task, one row a unit."""
-    rows = [fold.row(s) for s in sample_ids]
+    positions = fold.study.positions(sample_ids)
     return tasks.predictions(
         predictor,
-        outputs.read[outputs.rows_of(sample_ids)],
+        outputs.read[outputs.positions(sample_ids)],
         fold.study.obs.loc[list(sample_ids)],
-        {name: of_all[rows].numpy() for name, of_all in fold.labels.items()},
+        {name: of_all[positions].numpy() for name, of_all in fold.labels.items()},
         part=part,
         fold=fold.split.fold,
         seed=seed,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal, TypeVar, get_args
 
 from toxfusion.config.nodes import build, located, part
@@ -255,16 +254,16 @@ class PretrainSettings:
 
 
 def read_clinical(names: Any) -> tuple[str, ...]:
-    """Names of clinical columns; none of a config of a version that had no such key.
+    """Names of clinical columns.
 
     Raises:
         SettingsError: no list of names.
     """
-    if not isinstance(names, list | NoneType) or not all(isinstance(name, str) for name in names or ()):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SettingsError(
             f"clinical: {names!r} is no list of columns; write clinical=[age,sex], or [] for none"
         )
-    return tuple(names or ())
+    return tuple(names)
 
 
 def read_terms(node: Config) -> TermSettings:
@@ -400,7 +399,7 @@ class RunSettings:
             split=build(config["split"]),
             tile_features=read_tile_features(config["tile_features"]),
             tasks=build_tasks(config),
-            clinical=read_clinical(config.get("clinical")),
+            clinical=read_clinical(config["clinical"]),
             heads_by=config["heads_by"],
             paths_by=config["paths_by"],
             network=NetworkSettings.read(config),
@@ -411,7 +410,7 @@ class RunSettings:
                 config["task"]["budget"],
                 read_finetune_modality(config),
             ),
-            optimizer=_fields_of(OptimizerSettings, {"clinical_c": 1.0, **config["optimizer"]}),
+            optimizer=_fields_of(OptimizerSettings, config["optimizer"]),
             trainer=_trainer(config["trainer"]),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,4 @@ def _trainer(
 def _quiet() -> None:
     """Lightning's hints about devices and workers are noise here: loaders gather whole batches in-process."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    import warnings
-
     warnings.filterwarnings("ignore", module=r"lightning\..*")

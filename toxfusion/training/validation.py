@@ -22,24 +22,24 @@ class SampleVectors(Metric):
     """The vectors of samples that batches and ranks have seen, each sample once, where they were made."""
 
     full_state_update = False
-    row: list[Tensor]
+    place: list[Tensor]
     vector: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("row", default=[], dist_reduce_fx="cat")
+        self.add_state("place", default=[], dist_reduce_fx="cat")
         self.add_state("vector", default=[], dist_reduce_fx="cat")
 
-    def update(self, row: Tensor, vector: Tensor) -> None:
+    def update(self, place: Tensor, vector: Tensor) -> None:
         """Take vectors [B, W] of samples, and the place int64 [B] of each among all samples."""
-        self.row.append(row)
+        self.place.append(place)
         self.vector.append(vector.detach().float())
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Places int64 [n], rising, and vectors float32 [n, W] of the samples of all ranks."""
-        row, vector = dim_zero_cat(self.row), dim_zero_cat(self.vector)
-        order = row.argsort()
-        return row[order], vector[order]
+        place, vector = dim_zero_cat(self.place), dim_zero_cat(self.vector)
+        order = place.argsort()
+        return place[order], vector[order]
 
 
 class TaskChoice(WeightChoice):
@@ -49,7 +49,7 @@ class TaskChoice(WeightChoice):
     ranking of samples still gets better. Probabilities are calibrated afterwards.
 
     Args:
-        row: place of each validation sample among all samples.
+        place: of each validation sample among all samples.
         judge: the score, and metrics to be logged, from the vectors [n, W] of the validation samples, in the order of
             their places; minus the validation loss stands in for a score that is no number.
     """
@@ -59,11 +59,11 @@ class TaskChoice(WeightChoice):
         path: Path,
         patience: int | None,
         *,
-        row: dict[str, int],
+        place: dict[str, int],
         judge: Callable[[Tensor], tuple[Score, dict[str, Tensor]]],
     ) -> None:
         super().__init__(path, patience)
-        self.row, self.judge, self.vectors = row, judge, SampleVectors()
+        self.place, self.judge, self.vectors = place, judge, SampleVectors()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.vectors.reset()
@@ -72,8 +72,8 @@ class TaskChoice(WeightChoice):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *args: Any
     ) -> None:
         """Take the vectors that the validation step of the module returned."""
-        row = torch.tensor([self.row[sample] for sample in batch.sample_ids], device=outputs.device)
-        self.vectors.update(row, outputs)
+        place = torch.tensor([self.place[sample] for sample in batch.sample_ids], device=outputs.device)
+        self.vectors.update(place, outputs)
 
     def score(self, trainer: L.Trainer, module: L.LightningModule) -> Score:
         score, metrics = self.judge(self.vectors.compute()[1])

@@ -57,8 +57,10 @@ def table_metrics(table: pd.DataFrame, device: torch.device) -> dict[str, Tensor
         "<headline>_<metric>" -> number on that device.
     """
     values: dict[str, list[Tensor]] = {}
-    for (headline, family, _), rows in table.groupby(["headline", "family", "task"]):
-        label, score = (torch.from_numpy(rows[c].to_numpy(np.float32)).to(device) for c in ("label", "score"))
+    for (headline, family, _), of_task in table.groupby(["headline", "family", "task"]):
+        label, score = (
+            torch.from_numpy(of_task[c].to_numpy(np.float32)).to(device) for c in ("label", "score")
+        )
         for metric, value in metrics_of(str(family), label, score).items():
             values.setdefault(f"{headline}_{metric}", []).append(value.float())
     return {name: torch.stack(of_tasks).mean() for name, of_tasks in values.items()}

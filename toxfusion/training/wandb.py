@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata
 import pandas as pd
 import wandb
+from lightning.pytorch.loggers import WandbLogger
 
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.figures import HEATMAP
 from toxfusion.study.files import replace_file
 from toxfusion.training.folder import RunFolder, config_digest, digest
 from toxfusion.training.task_nodes import build_tasks
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import WandbLogger
 
 STEP = "trainer/global_step"
 STAGES = ("tile_encoder", "pretrain", "finetune")
@@ -42,8 +41,6 @@ def make_logger(config: dict[str, Any], folder: RunFolder) -> WandbLogger:
     Raises:
         TrackingError: as ``open_run``.
     """
-    from lightning.pytorch.loggers import WandbLogger
-
     if not config["resume"]:
         _write_state(folder, {"attempt": _read_state(folder)["attempt"] + 1, "complete": False})
     return WandbLogger(experiment=open_run(config, folder), project=config["logger"]["project"])
@@ -175,9 +172,9 @@ def _add(artifact: wandb.Artifact, file: Path, name: str) -> None:
     artifact.add_file(str(file.resolve()), name=name, policy="immutable", skip_cache=True)
 
 
-def _summary(found: dict[str, Any]) -> dict[str, float]:
-    values: dict[str, Any] = {"objective": found.get("objective")}
-    for task, metrics in found["scores"].items():
+def _summary(results: dict[str, Any]) -> dict[str, float]:
+    values: dict[str, Any] = {"objective": results.get("objective")}
+    for task, metrics in results["scores"].items():
         for name, entry in metrics.items():
             values[f"test/{task}/{name}"] = entry["value"]
             values |= {f"test/{task}/{name}_{end}": entry[end] for end in ("low", "high")}
@@ -185,29 +182,27 @@ def _summary(found: dict[str, Any]) -> dict[str, float]:
 
 
 def _metrics_table(scores: dict[str, dict[str, dict[str, Any]]]) -> pd.DataFrame:
-    rows = [
+    records = [
         {"task": task, "metric": metric, **entry}
         for task, metrics in scores.items()
         for metric, entry in metrics.items()
     ]
-    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
+    return pd.DataFrame(records, columns=list(METRIC_COLUMNS))
 
 
 def _gates(path: Path) -> pd.DataFrame:
     """The gate of each validation and test sample."""
-    import anndata
-
     obs = anndata.read_h5ad(path, backed="r").obs.rename_axis("sample_id").reset_index()
     table = obs[list(GATE_COLUMNS)]
     return table.astype({c: str for c in table.columns if isinstance(table[c].dtype, pd.CategoricalDtype)})
 
 
-def _table(rows: pd.DataFrame, source: Path) -> wandb.Table:
+def _table(table: pd.DataFrame, source: Path) -> wandb.Table:
     """A table of W&B, of the test part first; W&B shows no more than 10,000 rows."""
     most = wandb.Table.MAX_ROWS
-    ordered = rows.sort_values("part", kind="stable", ignore_index=True)  # test before valid
-    if len(rows) > most:
-        print(f"W&B shows the first {most} of {len(rows)} rows of {source}")
+    ordered = table.sort_values("part", kind="stable", ignore_index=True)  # test before valid
+    if len(table) > most:
+        print(f"W&B shows the first {most} of {len(table)} rows of {source}")
     return wandb.Table(dataframe=ordered.head(most))
 
 
