@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SETTINGS = {"control": "positive control", "realistic": "study as hard as a real one"}
-
 
 @entry_point("demo")
 def main(config: dict[str, Any]) -> None:
@@ -108,7 +106,7 @@ def _show(config: dict[str, Any], root: Path, runs: Path) -> Path:
         "The run that is drawn here: curves, predictions, config": full.root,
         "The study, with its truth": root / "study",
     }
-    return write_demo_page(root, full, compared, links, setting=SETTINGS[config["setting"]])
+    return write_demo_page(root, full, compared, links)
 
 
 if __name__ == "__main__":

@@ -95,11 +95,11 @@ class Comparison:
         if of_headline["share"].notna().any():
             shown["share of oracle [95 %]"] = _spans(of_headline, "share", "share_low", "share_high")
         if of_headline["strata"].notna().any():
-            shown["within dose x time"] = [_span(v, _NAN, _NAN) for v in of_headline["strata"]]
+            shown["within dose x time"] = [span(v, _NAN, _NAN) for v in of_headline["strata"]]
         other = {"folds": "pooled", "pooled": "folds"}[of_headline["pairs"].iloc[0]]
         if of_headline[other].notna().any():
             name = {"folds": "within folds", "pooled": "pooled over folds"}[other]
-            shown[name] = [_span(v, _NAN, _NAN) for v in of_headline[other]]
+            shown[name] = [span(v, _NAN, _NAN) for v in of_headline[other]]
         shown["n"] = of_headline["n"].astype(str)
         if (of_headline["flags"] != "").any():
             shown["flags"] = of_headline["flags"]
@@ -128,7 +128,8 @@ def units_of(n: int, n_compounds: int) -> str:
     return f"{n} units" if n == n_compounds else f"{n} units of {n_compounds} compounds"
 
 
-def _span(value: float, low: float, high: float, *, signed: bool = False) -> str:
+def span(value: float, low: float, high: float, *, signed: bool = False) -> str:
+    """A value with its interval, two decimals; "" for NaN, and no interval where its ends are NaN."""
     if math.isnan(value):
         return ""
     spec = "+.2f" if signed else ".2f"
@@ -141,7 +142,7 @@ def _spans(
     table: pd.DataFrame, value: str = "value", low: str = "low", high: str = "high", *, signed: bool = False
 ) -> list[str]:
     return [
-        _span(v, a, b, signed=signed) for v, a, b in zip(table[value], table[low], table[high], strict=True)
+        span(v, a, b, signed=signed) for v, a, b in zip(table[value], table[low], table[high], strict=True)
     ]
 
 

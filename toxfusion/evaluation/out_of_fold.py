@@ -14,7 +14,7 @@ import pandas as pd
 
 from toxfusion.evaluation import bootstrap, calibration, metrics
 from toxfusion.evaluation.bootstrap import DRAWS, Resampling
-from toxfusion.evaluation.families import FAMILIES, RowStatistic, family_of
+from toxfusion.evaluation.families import RowStatistic, family_of
 from toxfusion.evaluation.predictions import PredictionsError, average_seeds, pool
 from toxfusion.evaluation.statistics import Statistic, mean_of
 from toxfusion.study.vocabulary import in_order
@@ -216,8 +216,3 @@ def labels_differ(predictions: pd.DataFrame) -> pd.DataFrame:
     """The predictions of tasks in which both classes, or two grades, times or values, occur."""
     several = predictions.groupby("task")["label"].nunique() > 1
     return predictions[predictions["task"].map(several).astype(bool)]
-
-
-def chance_of(metric: str) -> float:
-    """What a score without information gets in a headline metric."""
-    return next(family.chance for family in FAMILIES.values() if family.metric == metric)

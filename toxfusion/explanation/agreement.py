@@ -84,7 +84,7 @@ def agreement(one: Scores, other: Scores, compound: Mapping[str, str]) -> pd.Dat
         One row a score and task: subject ("tiles" or "genes"), score, task ("" for attention), n (slides or samples),
         n_compounds, spearman (mean over them, of absolute values) with 95 % interval low and high, and signed.
     """
-    rows = []
+    records = []
     if one.tiles is not None and other.tiles is not None:
         key = ["slide_id", "tile"]
         both = one.tiles.merge(other.tiles, on=key, suffixes=("", "|other"), validate="one_to_one")
@@ -97,7 +97,7 @@ def agreement(one: Scores, other: Scores, compound: Mapping[str, str]) -> pd.Dat
         for column in columns:
             pairs = [(g[column].to_numpy()[None], g[f"{column}|other"].to_numpy()[None]) for g in groups]
             score, _, task = column.partition(":")
-            rows.append({"subject": "tiles", "score": score, "task": task, **_summary(pairs, owner)})
+            records.append({"subject": "tiles", "score": score, "task": task, **_summary(pairs, owner)})
     for task, mine in one.genes.items():
         theirs = other.genes.get(task)
         if theirs is None:
@@ -106,8 +106,8 @@ def agreement(one: Scores, other: Scores, compound: Mapping[str, str]) -> pd.Dat
         samples = mine.index.intersection(theirs.index)
         pair = (mine.loc[samples, shared].to_numpy(), theirs.loc[samples, shared].to_numpy())
         owner = [compound[str(s)] for s in samples]
-        rows.append({"subject": "genes", "score": "integrated", "task": task, **_summary([pair], owner)})
-    return pd.DataFrame(rows)
+        records.append({"subject": "genes", "score": "integrated", "task": task, **_summary([pair], owner)})
+    return pd.DataFrame(records)
 
 
 def _summary(pairs: Sequence[tuple[np.ndarray, np.ndarray]], owner: Sequence[str]) -> dict[str, float]:
@@ -174,12 +174,12 @@ def headline_scores(
     scores: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> list[dict[str, object]]:
     """The headline metrics of a run's metrics.json ("scores"): task, metric, value, low, high, n, chance."""
-    rows: list[dict[str, object]] = []
+    chosen: list[dict[str, object]] = []
     for task in in_order(scores):
         for metric, entry in scores[task].items():
             family = FAMILIES.get(str(entry.get("family")))
             if family is None or entry.get("headline") != task or metric != family.metric:
                 continue
             kept = {k: entry.get(k) for k in ("value", "low", "high", "n", "n_compounds", "reason")}
-            rows.append({"task": task, "metric": metric, **kept, "chance": family.chance})
-    return rows
+            chosen.append({"task": task, "metric": metric, **kept, "chance": family.chance})
+    return chosen

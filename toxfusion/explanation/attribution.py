@@ -139,23 +139,23 @@ def integrate_genes(
     with torch.no_grad():
         slide = network.see_slide(batch.tiles, batch.path_membership)
 
-    def along(expression: Tensor, rows: Tensor) -> Tensor:
+    def along(expression: Tensor, samples: Tensor) -> Tensor:
         """[S, G] of the samples int64 [S] -> [S]."""
-        seen = None if slide is None else slide.take(rows)
-        own = None if batch.path_membership is None else batch.path_membership[rows]
+        seen = None if slide is None else slide.take(samples)
+        own = None if batch.path_membership is None else batch.path_membership[samples]
         shown = network.join(
             seen,
             network.see_expression(expression, membership=own),
-            batch.has_slide[rows],
-            batch.has_expression[rows],
+            batch.has_slide[samples],
+            batch.has_expression[samples],
         )
-        beside = [None if of is None else of[rows] for of in (batch.clinical, batch.head_membership)]
+        beside = [None if of is None else of[samples] for of in (batch.clinical, batch.head_membership)]
         return run.targets(read_by_heads(shown.fused.vector, *beside))[task]
 
-    rows = torch.arange(len(batch), device=batch.expression.device)
+    samples = torch.arange(len(batch), device=batch.expression.device)
     begin = torch.from_numpy(control).to(batch.expression)
     longest = max(1, int(batch.tiles.lengths.max())) if len(batch) else 1
-    return _integrated(along, batch.expression, begin, (rows,), steps, max(1, _ROWS_AT_ONCE // longest))
+    return _integrated(along, batch.expression, begin, (samples,), steps, max(1, _ROWS_AT_ONCE // longest))
 
 
 def integrate_clinical(run: LoadedRun, batch: Batch, task: str, *, steps: int = 32) -> Attribution:
@@ -169,14 +169,14 @@ def integrate_clinical(run: LoadedRun, batch: Batch, task: str, *, steps: int = 
     with torch.no_grad():
         fused = run.network(batch).fused.vector
 
-    def along(clinical: Tensor, rows: Tensor) -> Tensor:
+    def along(clinical: Tensor, samples: Tensor) -> Tensor:
         """[S, C] of the samples int64 [S] -> [S]."""
-        membership = None if batch.head_membership is None else batch.head_membership[rows]
-        return run.targets(read_by_heads(fused[rows], clinical, membership))[task]
+        membership = None if batch.head_membership is None else batch.head_membership[samples]
+        return run.targets(read_by_heads(fused[samples], clinical, membership))[task]
 
-    rows = torch.arange(len(batch), device=fused.device)
+    samples = torch.arange(len(batch), device=fused.device)
     mean = torch.zeros_like(batch.clinical)
-    return _integrated(along, batch.clinical, mean, (rows,), steps, _ROWS_AT_ONCE)
+    return _integrated(along, batch.clinical, mean, (samples,), steps, _ROWS_AT_ONCE)
 
 
 def _integrated(
@@ -195,9 +195,9 @@ def _integrated(
     method = IntegratedGradients(function, multiply_by_inputs=True)
     waiting = np.arange(len(inputs))
     while len(waiting):
-        rows = torch.from_numpy(waiting)
+        unconverged = torch.from_numpy(waiting)
         # captum takes at least one point for every example of a call.
-        for part in rows.split(max(1, at_once)):
+        for part in unconverged.split(max(1, at_once)):
             attributions = method.attribute(
                 inputs[part],
                 baselines[part],

@@ -31,7 +31,7 @@ def contributions(
     compound = run.fold.study.obs.loc[list(sample_ids), "compound"].astype(str).to_numpy()
     tables = []
     for task in tasks:
-        found = integrate_clinical(run, batch, task, steps=steps)
+        attribution = integrate_clinical(run, batch, task, steps=steps)
         tables.append(
             pd.DataFrame(
                 {
@@ -40,7 +40,7 @@ def contributions(
                     "task": task,
                     "entry": np.tile(entries, len(sample_ids)),
                     "value": value.ravel(),
-                    "contribution": found.values.ravel(),
+                    "contribution": attribution.values.ravel(),
                 }
             )
         )

@@ -85,10 +85,10 @@ def look(run: LoadedRun, tasks: Sequence[str]) -> Look:
 def leading_findings(findings: pd.DataFrame) -> tuple[list[str], list[float]]:
     """The finding of the highest grade of each animal, with the grade; "none" or "not examined" else."""
     names, grades = [], []
-    for row in findings.to_numpy(np.float64):
-        known = np.isfinite(row)
-        best = int(np.where(known, row, -1).argmax()) if known.any() else -1
-        grade = float(row[best]) if best >= 0 else float("nan")
+    for animal in findings.to_numpy(np.float64):
+        known = np.isfinite(animal)
+        best = int(np.where(known, animal, -1).argmax()) if known.any() else -1
+        grade = float(animal[best]) if best >= 0 else float("nan")
         names.append("not examined" if best < 0 else str(findings.columns[best]) if grade >= 1 else "none")
         grades.append(grade)
     return names, grades
@@ -215,9 +215,9 @@ def dose_response(looks: Sequence[Look]) -> pd.DataFrame:
     keys = ["compound", "time_h", "dose_level", "dose"]
     for each in looks:
         tested = each.obs["part"] == "test"
-        rows = each.risk[tested.to_numpy()].join(each.obs.loc[tested, keys])
+        risk = each.risk[tested.to_numpy()].join(each.obs.loc[tested, keys])
         parts.append(
-            rows.rename_axis("sample_id")
+            risk.rename_axis("sample_id")
             .reset_index()
             .melt([*keys, "sample_id"], var_name="task", value_name="risk")
             .assign(run=each.run)
@@ -240,13 +240,13 @@ def _write_curves(curves: pd.DataFrame, looks: Sequence[Look], place: Path, audi
     treated = pd.concat([each.obs for each in looks])
     treated = treated[~treated["is_control"].astype(bool)]
     dili = treated.groupby(treated["compound"].astype(str))["dili"].first()
-    for compound, rows in curves.groupby("compound", sort=True):
-        if len(rows.drop_duplicates(["dose_level", "dose"])) < 2:
+    for compound, curve in curves.groupby("compound", sort=True):
+        if len(curve.drop_duplicates(["dose_level", "dose"])) < 2:
             audit.drop(STAGE, "dose_response", str(compound), "one dose of it was tested: there is no curve")
             continue
         file = f"{len(files)}.png"
         known = {1.0: "DILI", 0.0: "no DILI"}.get(dili.get(str(compound), np.nan), "DILI not known")
-        cohort_figures.dose_response(rows, folder / file, title=f"{compound} ({known})")
+        cohort_figures.dose_response(curve, folder / file, title=f"{compound} ({known})")
         files.append({"compound": str(compound), "file": file})
     if files:
         pd.DataFrame(files).to_csv(folder / "index.csv", index=False)
@@ -346,7 +346,7 @@ def explain_prototypes(run: LoadedRun, place: Path, audit: Audit) -> None:
     table.to_csv(place / "prototypes.csv", index=False)
     drawn = table[table["prototype"].isin(table["prototype"].drop_duplicates().head(PROTOTYPES_DRAWN))]
     try:
-        pixels = [tile_pixels(run, row) for row in drawn.to_dict("records")]
+        pixels = [tile_pixels(run, tile) for tile in drawn.to_dict("records")]
     except (SlideError, OSError) as error:  # features may be at hand where slides are not
         audit.drop(STAGE, "picture", "prototypes.png", str(error))
         return

@@ -75,10 +75,10 @@ def embedding(table: pd.DataFrame, by: str, far: Sequence[str], path: Path, *, t
         others = ~values.isin(named).to_numpy()
         _points(axis, table[others], test[others], {"color": PALE, "marker": "o"}, None)
         for i, (value, colour) in enumerate(named.items()):
-            rows = (values == value).to_numpy()
+            chosen = (values == value).to_numpy()
             plain = by in ("dose", "time") or value in NO_FINDING
             look = {"color": colour, "marker": "o" if plain else MARKERS[i % len(MARKERS)]}
-            _points(axis, table[rows], test[rows], look, _name(by, value, table[rows]))
+            _points(axis, table[chosen], test[chosen], look, _name(by, value, table[chosen]))
         if others.any():
             axis.scatter([], [], s=30, edgecolor="black", linewidth=0.4, label="other", color=PALE)
         axis.set(xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
@@ -115,39 +115,41 @@ def _named(table: pd.DataFrame, values: pd.Series, by: str, far: Sequence[str]) 
     return named
 
 
-def _name(by: str, value: str, rows: pd.DataFrame) -> str:
+def _name(by: str, value: str, samples: pd.DataFrame) -> str:
     """A value in the legend; a compound with its DILI label where that is known."""
     if by == "compound":
-        known = rows["dili"].dropna()
+        known = samples["dili"].dropna()
         return f"{value} ({'DILI' if known.iloc[0] else 'no DILI'})" if len(known) else value
     return f"{value} h" if by == "time" else value
 
 
-def _points(axis: Axes, rows: pd.DataFrame, test: np.ndarray, look: dict[str, Any], name: str | None) -> None:
+def _points(
+    axis: Axes, samples: pd.DataFrame, test: np.ndarray, look: dict[str, Any], name: str | None
+) -> None:
     """Samples of one colour: tested ones with a rim, others small and pale."""
     faint = look["color"] in (PALE, GREY)
     axis.scatter(
-        rows["x"][~test],
-        rows["y"][~test],
+        samples["x"][~test],
+        samples["y"][~test],
         s=9 if faint else 14,
         alpha=0.4 if faint else 0.6,
         linewidth=0,
         **look,
     )
-    axis.scatter(rows["x"][test], rows["y"][test], s=30, edgecolor="black", linewidth=0.4, **look)
+    axis.scatter(samples["x"][test], samples["y"][test], s=30, edgecolor="black", linewidth=0.4, **look)
     if name is not None:
         axis.scatter([], [], s=30, edgecolor="black", linewidth=0.4, label=textwrap.fill(name, 26), **look)
 
 
-def dose_response(rows: pd.DataFrame, path: Path, *, title: str) -> None:
+def dose_response(curve: pd.DataFrame, path: Path, *, title: str) -> None:
     """Predicted risk of one compound over its doses, one panel a task, one line a time.
 
     Args:
-        rows: of `cohort.dose_response`, of one compound. Bars span the runs' means, thin lines the animals.
+        curve: of `cohort.dose_response`, of one compound. Bars span the runs' means, thin lines the animals.
     """
-    tasks = _panel_tasks(rows)
-    times = sorted(rows["time_h"].unique(), key=lambda t: (np.isnan(t), t))
-    levels = rows[["dose", "dose_level"]].drop_duplicates()
+    tasks = _panel_tasks(curve)
+    times = sorted(curve["time_h"].unique(), key=lambda t: (np.isnan(t), t))
+    levels = curve[["dose", "dose_level"]].drop_duplicates()
     rank = {"control": 0, "low": 1, "middle": 2, "high": 3}
     levels = levels.assign(rank=levels["dose_level"].astype(str).map(rank).fillna(0))
     levels = levels.sort_values(["dose", "rank"], kind="stable", na_position="first").reset_index(drop=True)
@@ -158,8 +160,8 @@ def dose_response(rows: pd.DataFrame, path: Path, *, title: str) -> None:
         axes = figure.subplots(1, len(tasks), squeeze=False)[0]
         for axis, task in zip(axes, tasks, strict=True):
             for i, time in enumerate(times):
-                same = rows["time_h"].isna() if np.isnan(time) else rows["time_h"] == time
-                line = rows[(rows["task"] == task) & same]
+                same = curve["time_h"].isna() if np.isnan(time) else curve["time_h"] == time
+                line = curve[(curve["task"] == task) & same]
                 line = line.assign(place=[places[_dose_key(r)] for r in line.to_dict("records")]).sort_values(
                     "place"
                 )
@@ -185,7 +187,7 @@ def dose_response(rows: pd.DataFrame, path: Path, *, title: str) -> None:
                 axis.set_ylim(-0.03, 1.03)
             kind = "expected grade" if task == SEVERITY else "standardised value"
             axis.set_ylabel("predicted probability" if probability else kind, fontsize=9)
-        n_runs = int(rows["n_runs"].max())
+        n_runs = int(curve["n_runs"].max())
         bars = f"thick bars: range of {n_runs} runs' means; " if n_runs > 1 else "one run tested each; "
         figure.legend(
             *axes[0].get_legend_handles_labels(),
@@ -199,19 +201,19 @@ def dose_response(rows: pd.DataFrame, path: Path, *, title: str) -> None:
         save_figure(figure, path)
 
 
-def _dose_key(row: dict) -> tuple[float, str]:
-    dose = float(row["dose"])
-    return (-1.0 if np.isnan(dose) else dose, str(row["dose_level"]))
+def _dose_key(level: dict) -> tuple[float, str]:
+    dose = float(level["dose"])
+    return (-1.0 if np.isnan(dose) else dose, str(level["dose_level"]))
 
 
-def _dose_name(row: dict) -> str:
-    dose = float(row["dose"])
-    return "\n".join(p for p in ("" if np.isnan(dose) else f"{dose:g}", str(row["dose_level"])) if p)
+def _dose_name(level: dict) -> str:
+    dose = float(level["dose"])
+    return "\n".join(p for p in ("" if np.isnan(dose) else f"{dose:g}", str(level["dose_level"])) if p)
 
 
-def _panel_tasks(rows: pd.DataFrame) -> list[str]:
+def _panel_tasks(curve: pd.DataFrame) -> list[str]:
     """DILI, injury and severity where predicted, then the others by their highest mean; four at most."""
-    highest = rows.groupby("task")["mean"].max().sort_values(ascending=False, kind="stable").index
+    highest = curve.groupby("task")["mean"].max().sort_values(ascending=False, kind="stable").index
     first = [t for t in PANELS if t in set(highest)]
     return [*first, *(str(t) for t in highest if t not in first)][:4]
 
@@ -235,13 +237,11 @@ def prototypes(tiles: pd.DataFrame, pixels: Sequence[np.ndarray], path: Path, *,
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        for row, image in zip(tiles.to_dict("records"), pixels, strict=True):
-            axis = axes[order.index(row["prototype"]), (row["rank"] - 1) * n_tiles + row["tile_rank"] - 1]
+        for tile, image in zip(tiles.to_dict("records"), pixels, strict=True):
+            axis = axes[order.index(tile["prototype"]), (tile["rank"] - 1) * n_tiles + tile["tile_rank"] - 1]
             axis.imshow(image)
-            if row["tile_rank"] == 1:
-                about = (
-                    f"{row['compound']} {row['dose_level']}\n{row['finding']}, cosine {row['similarity']:.2f}"
-                )
+            if tile["tile_rank"] == 1:
+                about = f"{tile['compound']} {tile['dose_level']}\n{tile['finding']}, cosine {tile['similarity']:.2f}"
                 axis.set_title("\n".join(textwrap.shorten(a, 34, placeholder="...") for a in about.split("\n")),
                                fontsize=7, loc="left")  # fmt: skip
         for axis, k in zip(axes[:, 0], order, strict=True):

@@ -77,7 +77,7 @@ def _write_tile(slide: Slide, folder: Path, made: Pyramid, level: int, column: i
     else:
         finer = 2 ** (made.max_level - level - 1)
         across, down = (math.ceil(math.ceil(s / finer) / TILE_PX) for s in (made.width, made.height))
-        rows = [
+        bands = [
             np.concatenate(
                 [
                     _write_tile(slide, folder, made, level + 1, c, r)
@@ -87,7 +87,7 @@ def _write_tile(slide: Slide, folder: Path, made: Pyramid, level: int, column: i
             )
             for r in range(2 * row, min(2 * row + 2, down))
         ]
-        pixels = _halved(np.concatenate(rows))
+        pixels = _halved(np.concatenate(bands))
     Image.fromarray(pixels).save(folder / str(level) / f"{column}_{row}.jpg", quality=JPEG_QUALITY)
     return pixels
 

@@ -315,19 +315,19 @@ def _label(run: LoadedRun, sample: str, slide_id: str) -> str:
 
 def _grades(run: LoadedRun, sample: str) -> dict[str, float]:
     """Finding -> grade where it was examined, the highest first."""
-    row = run.fold.study.findings.loc[[sample]].iloc[0].dropna()
+    grades = run.fold.study.findings.loc[[sample]].iloc[0].dropna()
     return {
-        str(term): float(grade) for term, grade in row.sort_values(ascending=False, kind="stable").items()
+        str(term): float(grade) for term, grade in grades.sort_values(ascending=False, kind="stable").items()
     }
 
 
 def _tiles(slide: Slide, extreme: pd.DataFrame, task: str, stem: Path) -> pd.DataFrame:
     """Top and bottom tiles at the slide's own resolution, one PNG each and a sheet of all."""
     pixels, files = [], []
-    for row in extreme.to_dict("records"):
-        side = max(1, round(row["side"]))
-        pixels.append(slide.read_region(int(row["x"]), int(row["y"]), side, side, slide.mpp))
-        file = stem.parent / "tiles" / f"{stem.name}_{row['end']}{row['rank']}.png"
+    for tile in extreme.to_dict("records"):
+        side = max(1, round(tile["side"]))
+        pixels.append(slide.read_region(int(tile["x"]), int(tile["y"]), side, side, slide.mpp))
+        file = stem.parent / "tiles" / f"{stem.name}_{tile['end']}{tile['rank']}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[-1]).save(file)
         files.append(f"{stem.parent.name}/tiles/{file.name}")

@@ -101,6 +101,6 @@ def area_between(curves: pd.DataFrame) -> dict[str, float]:
     """
     areas = {}
     for curve, sign in (("deletion", -1.0), ("insertion", 1.0)):
-        rows = curves[curves["curve"] == curve]
-        areas[curve] = sign * float(trapezoid(rows["value"] - rows["random"], rows["share"]))
+        means = curves[curves["curve"] == curve]
+        areas[curve] = sign * float(trapezoid(means["value"] - means["random"], means["share"]))
     return areas

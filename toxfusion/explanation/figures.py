@@ -189,10 +189,10 @@ def tile_sheet(tiles: pd.DataFrame, pixels: list[np.ndarray], column: str, path:
         axes = figure.subplots(2, most, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
-        for row, image in zip(tiles.to_dict("records"), pixels, strict=True):
-            axis = axes[0 if row["end"] == "top" else 1, row["rank"] - 1]
+        for tile, image in zip(tiles.to_dict("records"), pixels, strict=True):
+            axis = axes[0 if tile["end"] == "top" else 1, tile["rank"] - 1]
             axis.imshow(image)
-            axis.set_title(f"{row['end']} {row['rank']}: {row[column]:+.2g}", fontsize="x-small")
+            axis.set_title(f"{tile['end']} {tile['rank']}: {tile[column]:+.2g}", fontsize="x-small")
         figure.suptitle(textwrap.fill(title, 90), fontsize="small")
         save_figure(figure, path)
 
@@ -201,10 +201,12 @@ def deletion_insertion(curves: pd.DataFrame, areas: dict[str, float], path: Path
     """A task's number over the share of tiles, by score and at random (mean, and the range of the draws)."""
     with mpl.rc_context(STYLE):
         figure = new_figure(8, 3.4)
-        for axis, (name, rows) in zip(figure.subplots(1, 2), curves.groupby("curve"), strict=True):
-            axis.fill_between(rows["share"], rows["random_low"], rows["random_high"], color=GREY, alpha=0.3)
-            axis.plot(rows["share"], rows["random"], color=GREY, label="random order, mean and range")
-            axis.plot(rows["share"], rows["value"], color=BLUE, marker="o", markersize=3, label="by score")
+        for axis, (name, means) in zip(figure.subplots(1, 2), curves.groupby("curve"), strict=True):
+            axis.fill_between(
+                means["share"], means["random_low"], means["random_high"], color=GREY, alpha=0.3
+            )
+            axis.plot(means["share"], means["random"], color=GREY, label="random order, mean and range")
+            axis.plot(means["share"], means["value"], color=BLUE, marker="o", markersize=3, label="by score")
             axis.set_title(f"{name}: area between {areas[str(name)]:+.3f}", fontsize="small")
             axis.set_ylabel("number that is explained")
             axis.set_xlabel(f"share of tiles {'taken away' if name == 'deletion' else 'put in'}")
@@ -260,13 +262,13 @@ def enrichment(gsea: pd.DataFrame, null: pd.DataFrame, path: Path, *, fdr: float
         gsea.pivot(index="key", columns="task", values=c).loc[leading, tasks] for c in ("nes", "fdr")
     )
     # Sets of one kind stand together: by their mean score over tasks.
-    rows = nes.mean(axis=1).fillna(0.0).sort_values(ascending=False, kind="stable").index
-    scores = nes.loc[rows].to_numpy(np.float64)
-    starred = below.loc[rows].to_numpy(np.float64) < fdr
+    ordered = nes.mean(axis=1).fillna(0.0).sort_values(ascending=False, kind="stable").index
+    scores = nes.loc[ordered].to_numpy(np.float64)
+    starred = below.loc[ordered].to_numpy(np.float64) < fdr
     names = gsea.drop_duplicates("key").set_index("key")["name"]
     chance = null.set_index("task")
     with mpl.rc_context(STYLE):
-        figure = new_figure(4.6 + 0.85 * max(len(tasks), 3), 2.6 + 0.3 * len(rows))
+        figure = new_figure(4.6 + 0.85 * max(len(tasks), 3), 2.6 + 0.3 * len(ordered))
         axis = figure.subplots()
         bound = max(2.0, float(np.nanmax(np.abs(scores), initial=0.0)))
         drawn = axis.imshow(scores, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
@@ -276,7 +278,9 @@ def enrichment(gsea: pd.DataFrame, null: pd.DataFrame, path: Path, *, fdr: float
                 text = f"{value:.1f}{'*' if starred[i, j] else ''}"
                 axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
         axis.set_yticks(
-            range(len(rows)), [textwrap.shorten(names[k], 60, placeholder=" ...") for k in rows], fontsize=9
+            range(len(ordered)),
+            [textwrap.shorten(names[k], 60, placeholder=" ...") for k in ordered],
+            fontsize=9,
         )
         axis.set_xticks(range(len(tasks)), [textwrap.fill(short_name(t), 14) for t in tasks], fontsize=8)
         axis.tick_params(axis="x", rotation=45 if len(tasks) > 2 else 0)

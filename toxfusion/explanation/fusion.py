@@ -61,13 +61,13 @@ def without_each(run: LoadedRun, batch: Batch, tasks: Sequence[str]) -> pd.DataF
     parts = []
     for task in tasks:
         parts.append(table[["sample_id", "compound"]].assign(task=task, value=as_array(whole[task])))
-    found = pd.concat(parts, ignore_index=True)
+    numbers = pd.concat(parts, ignore_index=True)
     both = (batch.has_slide & batch.has_expression).cpu().numpy()
     for modality in MODALITIES:
         hidden = run.targets(run.predictor.vector(batch.without(modality)))
         values = [np.where(both, as_array(hidden[task]), np.nan) for task in tasks]
-        found[f"without_{modality}"] = np.concatenate(values)
-    return found
+        numbers[f"without_{modality}"] = np.concatenate(values)
+    return numbers
 
 
 def slide_token_names(run: LoadedRun) -> list[str]:
@@ -89,13 +89,13 @@ def token_attention(run: LoadedRun, batch: Batch) -> pd.DataFrame:
         direction ("slide_to_expression"), from, to, attention (sums to 1 over ``to``), n; empty where the fusion
         has no such attention.
     """
-    rows = []
+    readings = []
     both = batch.has_slide & batch.has_expression
     if bool(both.any()):
         attention = run.network(batch).fused.attention
         if "slide_to_expression" in attention:
             mean = attention["slide_to_expression"][both].mean((0, 1)).float().cpu().numpy()
-            rows = [
+            readings = [
                 {
                     "direction": "slide_to_expression",
                     "from": name,
@@ -106,7 +106,7 @@ def token_attention(run: LoadedRun, batch: Batch) -> pd.DataFrame:
                 for name, weights in zip(slide_token_names(run), mean, strict=True)
                 for to, weight in zip(expression_token_names(run), weights, strict=True)
             ]
-    return pd.DataFrame(rows, columns=["direction", "from", "to", "attention", "n"])
+    return pd.DataFrame(readings, columns=["direction", "from", "to", "attention", "n"])
 
 
 @torch.no_grad()

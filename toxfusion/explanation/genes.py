@@ -64,7 +64,7 @@ def attribute_genes(
     )
 
 
-def ranking(found: GeneAttributions, symbols: Sequence[str]) -> pd.DataFrame:
+def ranking(attributions: GeneAttributions, symbols: Sequence[str]) -> pd.DataFrame:
     """Genes by the length of their mean integrated gradient over samples, the largest first.
 
     Returns:
@@ -74,17 +74,17 @@ def ranking(found: GeneAttributions, symbols: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "symbol": list(symbols),
-            "integrated": found.integrated.mean(),
-            "absolute": found.integrated.abs().mean(),
-            "gradient": found.gradient.mean(),
-            "change": found.change.mean(),
+            "integrated": attributions.integrated.mean(),
+            "absolute": attributions.integrated.abs().mean(),
+            "gradient": attributions.gradient.mean(),
+            "change": attributions.change.mean(),
         }
     )
     table["rank"] = table["integrated"].abs().rank(ascending=False, method="first").astype(int)
     return table.rename_axis("gene_id").reset_index().sort_values("rank", ignore_index=True)
 
 
-def pathway_table(run: LoadedRun, found: GeneAttributions, attention: pd.DataFrame) -> pd.DataFrame:
+def pathway_table(run: LoadedRun, attributions: GeneAttributions, attention: pd.DataFrame) -> pd.DataFrame:
     """Gene sets of a network with pathway tokens, by what their genes add; empty for other networks.
 
     Args:
@@ -97,9 +97,9 @@ def pathway_table(run: LoadedRun, found: GeneAttributions, attention: pd.DataFra
     names, sets = _sets(run)
     if not names:
         return pd.DataFrame(columns=["pathway", "n_genes", "integrated", "attention"])
-    of_gene = found.integrated.mean().to_numpy()
+    of_gene = attributions.integrated.mean().to_numpy()
     received = attention.mean()
-    rows = [
+    pathways = [
         {
             "pathway": n,
             "n_genes": len(genes),
@@ -108,7 +108,7 @@ def pathway_table(run: LoadedRun, found: GeneAttributions, attention: pd.DataFra
         }
         for n, genes in zip(names, sets, strict=True)
     ]
-    return pd.DataFrame(rows).sort_values("integrated", key=np.abs, ascending=False, ignore_index=True)
+    return pd.DataFrame(pathways).sort_values("integrated", key=np.abs, ascending=False, ignore_index=True)
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def expression_token_names(run: LoadedRun) -> list[str]:
 
 def _sets(run: LoadedRun) -> tuple[list[str], list[np.ndarray]]:
     """Names and gene positions of the pathway tokens, in the order of the tokens."""
-    encoder, placed = run.network.expression, run.contract.get("gene_sets")
+    encoder, placed = run.network.expression, run.contract["gene_sets"]
     if not isinstance(encoder, PathwayTokens) or placed is None:
         return [], []
     parts = encoder.index.split(encoder.sizes)
@@ -186,7 +186,9 @@ def kendall_w(ranks: np.ndarray) -> float:
         return float("nan")
     total = ranks.sum(0)
     spread = ((total - total.mean()) ** 2).sum()
-    ties = sum(float((c**3 - c).sum()) for row in ranks for c in [np.unique(row, return_counts=True)[1]])
+    ties = sum(
+        float((c**3 - c).sum()) for ranking in ranks for c in [np.unique(ranking, return_counts=True)[1]]
+    )
     most = m**2 * (n**3 - n) - m * ties
     return float(12 * spread / most) if most > 0 else float("nan")
 
@@ -214,7 +216,7 @@ def aggregate(rankings: dict[str, pd.DataFrame], top_k: int) -> tuple[pd.DataFra
     signed = np.stack([t.loc[common, "integrated"].to_numpy() for t in tables])
     ranks = stats.rankdata(-strength, axis=1)
     k = min(top_k, len(common))
-    tops = [set(np.argsort(-row, kind="stable")[:k].tolist()) for row in strength]
+    tops = [set(np.argsort(-of_run, kind="stable")[:k].tolist()) for of_run in strength]
     mean = signed.mean(0)
     overlaps = [len(a & b) / k for a, b in itertools.combinations(tops, 2)]
     genes = pd.DataFrame(

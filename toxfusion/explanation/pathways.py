@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import gseapy
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -105,7 +106,7 @@ def place_sets(
         None if settings.orthologs is None else read_orthologs(Path(settings.orthologs), f"{KEY}.orthologs")
     )
     placed: list[PlacedSet] = []
-    rows: list[dict[str, object]] = []
+    coverage: list[dict[str, object]] = []
     read = set(gene_ids)
     for path in settings.files:
         own = path == PROGRAMMES
@@ -128,7 +129,7 @@ def place_sets(
             continue
         titles = set_titles(path) if own else {}
         for each in named:
-            rows.append(
+            coverage.append(
                 {
                     "set": each.name,
                     "source": source,
@@ -143,7 +144,7 @@ def place_sets(
             genes = tuple(gene_ids[i] for i in positions)
             placed.append(PlacedSet(name, titles.get(name, name), source, genes))
     columns = ["set", "source", "size", "in_study", "in_model", "matched", "used"]
-    return placed, pd.DataFrame(rows, columns=columns)
+    return placed, pd.DataFrame(coverage, columns=columns)
 
 
 def set_titles(path: Path) -> dict[str, str]:
@@ -164,11 +165,9 @@ def enrichment(scores: pd.Series, sets: Sequence[PlacedSet], *, permutations: in
         p is nominal and at least 1 / permutations, which is all that so many permutations can say; fdr is gseapy's,
         over all sets. nes is NaN where no permutation has a score of this sign.
     """
-    import gseapy
-
     ranked = scores.sort_values(ascending=False, kind="stable")
     by_key = {str(i): list(each.gene_ids) for i, each in enumerate(sets)}
-    found = gseapy.prerank(
+    enriched = gseapy.prerank(
         rnk=pd.DataFrame({"gene": ranked.index, "score": ranked.to_numpy(np.float64)}),
         gene_sets=by_key,
         min_size=1,
@@ -181,23 +180,23 @@ def enrichment(scores: pd.Series, sets: Sequence[PlacedSet], *, permutations: in
         no_plot=True,
         verbose=False,
     ).res2d
-    rows = []
-    for row in found.to_dict("records"):
-        each = sets[int(row["Term"])]
-        rows.append(
+    records = []
+    for result in enriched.to_dict("records"):
+        each = sets[int(result["Term"])]
+        records.append(
             {
                 "set": each.set,
                 "name": each.name,
                 "source": each.source,
                 "size": len(each.gene_ids),
-                "es": float(row["ES"]),
-                "nes": float(row["NES"]),
-                "p": max(float(row["NOM p-val"]), 1 / permutations),
-                "fdr": float(row["FDR q-val"]),
-                "leading_genes": [g for g in str(row["Lead_genes"]).split(";") if g],
+                "es": float(result["ES"]),
+                "nes": float(result["NES"]),
+                "p": max(float(result["NOM p-val"]), 1 / permutations),
+                "fdr": float(result["FDR q-val"]),
+                "leading_genes": [g for g in str(result["Lead_genes"]).split(";") if g],
             }
         )
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(records)
     return table.sort_values("nes", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
 
@@ -214,14 +213,14 @@ def over_representation(
         set, name, source, overlap, size (genes of the set in the background), background, odds_ratio, p, fdr, genes
         (gene_ids in both, in the order of ``top``), by rising p.
     """
-    rows = []
+    records = []
     for each in sets:
         genes = set(each.gene_ids)
         both = [g for g in top if g in genes]
         k, n, size, total = len(both), len(top), len(genes), len(background)
         counts = [[k, n - k], [size - k, total - n - size + k]]
         odds, p = stats.fisher_exact(counts, alternative="greater")
-        rows.append(
+        records.append(
             {
                 "set": each.set,
                 "name": each.name,
@@ -234,7 +233,7 @@ def over_representation(
                 "genes": both,
             }
         )
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(records)
     table.insert(8, "fdr", stats.false_discovery_control(table["p"]))
     return table.sort_values("p", kind="stable", ignore_index=True)
 

@@ -66,6 +66,6 @@ def describe_run(run: LoadedRun) -> dict[str, Any]:
         "config": run.config,
         "scores": headline_scores(scores),
         "sha256": {name: file_hash(path) for name, path in files.items() if path.is_file()},
-        "tile_encoder": run.contract.get("features"),
+        "tile_encoder": run.contract["features"],
         "split": {k: manifest[k] for k in ("study", "scheme", "settings", "transductive") if k in manifest},
     }

@@ -92,7 +92,7 @@ class Recording:
             others.append((self._kinds[null.root], str(null.root), loaded))
             scores = describe_run(loaded)["scores"]
             kind = {"run": name, "null": self._kinds[null.root], "folder": str(null.root)}
-            self._null_scores += [{**kind, **row} for row in scores]
+            self._null_scores += [{**kind, **score} for score in scores]
         for against, other, loaded in others:
             missing = [t for t in tasks if t not in loaded.tasks.names]
             if missing:

@@ -87,12 +87,12 @@ def add_integrated(
         difference, the error of the sum and whether it is within 1 %.
     """
     scores, checks = scores.copy(), []
-    for sample, rows in scores.groupby("sample_id", sort=False).groups.items():
+    for sample, tiles in scores.groupby("sample_id", sort=False).groups.items():
         batch = run.batch([str(sample)])
         control = run.fold.control_tiles([str(sample)])[0]
         for task in tasks:
             integrated = integrate_tiles(run, batch, task, control, steps=steps)
-            scores.loc[rows, f"integrated:{task}"] = integrated.values.sum(1)
+            scores.loc[tiles, f"integrated:{task}"] = integrated.values.sum(1)
             checks.append(integrated.checks([str(sample)]).assign(task=task))
     return scores, pd.concat(checks, ignore_index=True)
 
@@ -139,9 +139,9 @@ def geojson(of_slide: pd.DataFrame) -> dict[str, Any]:
     """
     measured = [c for c in of_slide.columns if c not in PLACE and pd.api.types.is_numeric_dtype(of_slide[c])]
     features = []
-    for row in of_slide.to_dict("records"):
-        left, top = float(row["x"]), float(row["y"])
-        right, bottom = left + float(row["side"]), top + float(row["side"])
+    for tile in of_slide.to_dict("records"):
+        left, top = float(tile["x"]), float(tile["y"])
+        right, bottom = left + float(tile["side"]), top + float(tile["side"])
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         features.append(
             {
@@ -149,8 +149,8 @@ def geojson(of_slide: pd.DataFrame) -> dict[str, Any]:
                 "geometry": {"type": "Polygon", "coordinates": [ring]},
                 "properties": {
                     "objectType": "tile",
-                    "name": f"{row['slide_id']} {row['tile']}",
-                    "measurements": {c: float(row[c]) for c in measured if np.isfinite(row[c])},
+                    "name": f"{tile['slide_id']} {tile['tile']}",
+                    "measurements": {c: float(tile[c]) for c in measured if np.isfinite(tile[c])},
                 },
             }
         )

@@ -68,9 +68,9 @@ def lesion_shares(study: Study, tiles: pd.DataFrame) -> pd.DataFrame:
         TruthError: a slide has no mask.
     """
     shares = np.zeros((len(tiles), len(PHENOTYPES)))
-    for slide, rows in tiles.groupby("slide_id").indices.items():
+    for slide, places in tiles.groupby("slide_id").indices.items():
         bits = lesion_mask(study, str(slide))
-        for i in rows:
+        for i in places:
             tile = tiles.iloc[i]
             scale = float(tile["mpp0"]) / MASK_MPP
             x, y, side = (float(tile[c]) * scale for c in ("x", "y", "side"))

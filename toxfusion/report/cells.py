@@ -40,16 +40,20 @@ def means_without(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Means over samples and runs of each task's number as it is and without each modality."""
     both = table.dropna(subset=["without_slide", "without_expression"])
     columns = ["value", "without_slide", "without_expression"]
-    rows = []
+    by_task = []
     for task, of_task in both.groupby("task", sort=False):
         change = {f"change_{c}": float((of_task[c] - of_task["value"]).abs().mean()) for c in columns[1:]}
         means = {c: float(of_task[c].mean()) for c in columns}
-        rows.append({"task": task, "n": of_task["sample_id"].nunique(), **means, **change})
-    return rows
+        by_task.append({"task": task, "n": of_task["sample_id"].nunique(), **means, **change})
+    return by_task
 
 
 def records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
-    return [] if table is None else [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    return (
+        []
+        if table is None
+        else [{str(k): v for k, v in record.items()} for record in table.to_dict("records")]
+    )
 
 
 def dose_and_time(sample: pd.Series) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from toxfusion.report.statements import over_runs
 from toxfusion.study.vocabulary import LESION_PREFIX
 
 
-def compound_page(found: Explained, compound: str) -> dict[str, Any]:
+def compound_page(explanation: Explained, compound: str) -> dict[str, Any]:
     """What the template of a compound's page shows, its slides aside."""
-    mine = found.samples[found.samples["compound"] == compound]
-    predicted = found.predictions[found.predictions["compound"] == compound]
+    mine = explanation.samples[explanation.samples["compound"] == compound]
+    predicted = explanation.predictions[explanation.predictions["compound"] == compound]
     of_compound = predicted[predicted["level"] == "compound"]
     return {
         "compound": compound,
@@ -28,41 +28,41 @@ def compound_page(found: Explained, compound: str) -> dict[str, Any]:
             {"task": task, **over_runs(scores["score"]), "n_runs": scores["run"].nunique()}
             for task, scores in of_compound.groupby("task", sort=False)
         ],
-        "by_dose": by_dose(found, compound, predicted[predicted["level"] != "compound"]),
-        "findings": findings_by_dose(found, compound),
-        "gates": gates(found, mine),
-        "without": without_modality(found, compound),
-        "genes": leading_genes(found, mine),
-        "dose_response": dose_response(found, compound),
-        "nearest": nearest_compounds(found, compound),
+        "by_dose": by_dose(explanation, compound, predicted[predicted["level"] != "compound"]),
+        "findings": findings_by_dose(explanation, compound),
+        "gates": gates(explanation, mine),
+        "without": without_modality(explanation, compound),
+        "genes": leading_genes(explanation, mine),
+        "dose_response": dose_response(explanation, compound),
+        "nearest": nearest_compounds(explanation, compound),
     }
 
 
-def by_dose(found: Explained, compound: str, predicted: pd.DataFrame) -> dict[str, Any] | None:
+def by_dose(explanation: Explained, compound: str, predicted: pd.DataFrame) -> dict[str, Any] | None:
     """Mean predictions of samples and dose groups, one row a dose level and time, one column a task."""
     if predicted.empty:
         return None
-    tasks = [t for t in found.tasks if t in set(predicted["task"])]
-    rows = []
-    for (level, time), samples in found.groups(compound):
+    tasks = [t for t in explanation.tasks if t in set(predicted["task"])]
+    lines = []
+    for (level, time), samples in explanation.groups(compound):
         same_time = predicted["time_h"].isna() if math.isnan(time) else predicted["time_h"] == time
         here = predicted[(predicted["dose_level"] == level) & same_time]
         mean = here.groupby("task")["score"].mean()
-        rows.append(
+        lines.append(
             {**dose_and_time(samples.iloc[0]), "n": len(samples), "values": [mean.get(t) for t in tasks]}
         )
-    return {"tasks": tasks, "rows": rows}
+    return {"tasks": tasks, "rows": lines}
 
 
-def findings_by_dose(found: Explained, compound: str) -> dict[str, Any] | None:
+def findings_by_dose(explanation: Explained, compound: str) -> dict[str, Any] | None:
     """Animals with each finding among those examined, by dose and time; findings of no animal are left out."""
-    columns = finding_columns(found.samples)
-    groups = list(found.groups(compound))
-    if not columns or not any(rows[columns].notna().any(axis=None) for _, rows in groups):
+    columns = finding_columns(explanation.samples)
+    groups = list(explanation.groups(compound))
+    if not columns or not any(animals[columns].notna().any(axis=None) for _, animals in groups):
         return None
-    seen = [c for c in columns if any((rows[c] >= 1).any() for _, rows in groups)]
+    seen = [c for c in columns if any((animals[c] >= 1).any() for _, animals in groups)]
     return {
-        "groups": [dose_and_time(rows.iloc[0]) for _, rows in groups],
+        "groups": [dose_and_time(animals.iloc[0]) for _, animals in groups],
         "rows": [
             {
                 "finding": c.removeprefix(FINDING),
@@ -76,33 +76,33 @@ def findings_by_dose(found: Explained, compound: str) -> dict[str, Any] | None:
     }
 
 
-def gates(found: Explained, mine: pd.DataFrame) -> list[dict[str, Any]]:
-    table = found.of_runs("fusion/gates.csv")
+def gates(explanation: Explained, mine: pd.DataFrame) -> list[dict[str, Any]]:
+    table = explanation.of_runs("fusion/gates.csv")
     if table.empty:
         return []
     both = table[table["has_slide"] & table["has_expression"] & table["sample_id"].isin(mine["sample_id"])]
     both = both.assign(time_h=both["time_h"].astype(float), dose=both["dose"].astype(float))
     return [
-        {**dose_and_time(rows.iloc[0]), "n": rows["sample_id"].nunique(), **over_runs(rows["gate_slide"])}
-        for _, rows in both.groupby(["dose", "dose_level", "time_h"], dropna=False)
+        {**dose_and_time(group.iloc[0]), "n": group["sample_id"].nunique(), **over_runs(group["gate_slide"])}
+        for _, group in both.groupby(["dose", "dose_level", "time_h"], dropna=False)
     ]
 
 
-def without_modality(found: Explained, compound: str) -> list[dict[str, Any]]:
-    table = found.of_runs("fusion/without.csv")
+def without_modality(explanation: Explained, compound: str) -> list[dict[str, Any]]:
+    table = explanation.of_runs("fusion/without.csv")
     return [] if table.empty else means_without(table[table["compound"] == compound])
 
 
-def leading_genes(found: Explained, mine: pd.DataFrame) -> list[dict[str, Any]]:
+def leading_genes(explanation: Explained, mine: pd.DataFrame) -> list[dict[str, Any]]:
     """Leading genes of its treated samples for DILI, injury, severity and the findings that it shows."""
     treated = mine[~mine["is_control"]]
     shown = [
         LESION_PREFIX + c.removeprefix(FINDING) for c in finding_columns(treated) if (treated[c] >= 1).any()
     ]
-    wanted = [t for t in found.tasks if ":" not in t or t in shown or not t.startswith(LESION_PREFIX)]
+    wanted = [t for t in explanation.tasks if ":" not in t or t in shown or not t.startswith(LESION_PREFIX)]
     parts = []
     for task in wanted:
-        table = found.genes_of(treated["sample_id"].tolist(), task)
+        table = explanation.genes_of(treated["sample_id"].tolist(), task)
         if table is not None:
             most = table["integrated"].abs().max() or 1.0
             parts.append(
@@ -111,17 +111,17 @@ def leading_genes(found: Explained, mine: pd.DataFrame) -> list[dict[str, Any]]:
     return parts
 
 
-def dose_response(found: Explained, compound: str) -> Path | None:
-    table = found.table("cohort/dose_response/index.csv")
+def dose_response(explanation: Explained, compound: str) -> Path | None:
+    table = explanation.table("cohort/dose_response/index.csv")
     if table is None:
         return None
     files = table.loc[table["compound"].astype(str) == compound, "file"]
     path = Path("cohort") / "dose_response" / Path(str(files.iloc[0])).name if len(files) else None
-    return path if path is not None and (found.root / path).is_file() else None
+    return path if path is not None and (explanation.root / path).is_file() else None
 
 
-def nearest_compounds(found: Explained, compound: str) -> list[dict[str, Any]]:
-    table = found.table("cohort/nearest_compounds.csv")
+def nearest_compounds(explanation: Explained, compound: str) -> list[dict[str, Any]]:
+    table = explanation.table("cohort/nearest_compounds.csv")
     return (
         [] if table is None else records(table[table["compound"].astype(str) == compound].sort_values("rank"))
     )

@@ -10,11 +10,13 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
 import pandas as pd
 
+from toxfusion.evaluation.comparison_table import span
+from toxfusion.evaluation.templates import templates
 from toxfusion.explanation import planted
 from toxfusion.study.files import replace_file
+from toxfusion.study.study import virtual_setting
 from toxfusion.study.vocabulary import title_of
 from toxfusion.training.folder import RunFolder
 
@@ -53,7 +55,7 @@ class Compared:
             {
                 "name": name,
                 "cells": [
-                    _span(table, str(name), headline)
+                    _interval(table, str(name), headline)
                     for table in (self.every, self.few)
                     for headline in self.headlines
                 ],
@@ -95,11 +97,11 @@ def _of_hundred(table: pd.DataFrame, experiment: str, headline: str) -> str:
     return f"{100 * _cell(table, experiment, f'{headline}_value'):.0f}"
 
 
-def _span(table: pd.DataFrame, experiment: str, headline: str) -> str:
+def _interval(table: pd.DataFrame, experiment: str, headline: str) -> str:
     if experiment not in table.index:
         return ""
     value, low, high = (_cell(table, experiment, f"{headline}_{c}") for c in ("value", "low", "high"))
-    return "" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return span(value, low, high)
 
 
 def _told_apart(table: pd.DataFrame, experiment: str, headline: str) -> str:
@@ -109,9 +111,7 @@ def _told_apart(table: pd.DataFrame, experiment: str, headline: str) -> str:
     return " (told apart)" if low > 0 or high < 0 else " (not told apart)"
 
 
-def write_demo_page(
-    root: Path, run: RunFolder, compared: Compared, links: Mapping[str, Path], *, setting: str
-) -> Path:
+def write_demo_page(root: Path, run: RunFolder, compared: Compared, links: Mapping[str, Path]) -> Path:
     """Draw the figures of a finished demo and write its page.
 
     Args:
@@ -119,7 +119,6 @@ def write_demo_page(
         run: a finished run of ``full`` on the virtual study, which figures are drawn of.
         compared: of all experiments.
         links: title -> other pages and folders below ``root``.
-        setting: of the virtual study, in words.
 
     Returns:
         index.html.
@@ -135,28 +134,25 @@ def write_demo_page(
     planted.draw_mechanisms(run, figures / "mechanisms.png")
     static = resources.files("toxfusion.report") / "static"
     replace_file(figures / "report.css", (static / "report.css").read_bytes())
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("toxfusion.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     study = loaded.fold.study
-    text = templates.get_template("demo.html").render(
-        setting=setting,
-        compounds=study.obs["compound"].nunique(),
-        slides=len(study.slides),
-        headlines=[title_of(headline) for headline in compared.headlines],
-        compared=compared,
-        lesion=lesion,
-        programme=programme,
-        listened=listened,
-        moved=listened.by.reset_index().to_dict("records"),
-        links={
-            title: quote(os.path.relpath(target, root).replace(os.sep, "/"))
-            for title, target in links.items()
-        },
+    text = (
+        templates("toxfusion.report", escaped=True)
+        .get_template("demo.html")
+        .render(
+            setting=virtual_setting(study.provenance),
+            compounds=study.obs["compound"].nunique(),
+            slides=len(study.slides),
+            headlines=[title_of(headline) for headline in compared.headlines],
+            compared=compared,
+            lesion=lesion,
+            programme=programme,
+            listened=listened,
+            moved=listened.by.reset_index().to_dict("records"),
+            links={
+                title: quote(os.path.relpath(target, root).replace(os.sep, "/"))
+                for title, target in links.items()
+            },
+        )
     )
     replace_file(root / PAGE, text.encode())
     return root / PAGE

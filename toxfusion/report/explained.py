@@ -174,12 +174,12 @@ class Explained:
         mean = pd.concat(means, axis=1, join="inner").mean(axis=1)
         leading = mean.reindex(mean.abs().sort_values(ascending=False, kind="stable").index)[:LEADING]
         symbols = [self.symbols.get(str(g), str(g)) for g in leading.index]
-        found = pd.DataFrame({"gene_id": leading.index, "symbol": symbols, "integrated": leading.to_numpy()})
-        return found.assign(n_runs=len(means))
+        genes = pd.DataFrame({"gene_id": leading.index, "symbol": symbols, "integrated": leading.to_numpy()})
+        return genes.assign(n_runs=len(means))
 
     def groups(self, compound: str) -> Iterator[tuple[tuple[str, float], pd.DataFrame]]:
         """Samples of a compound by dose level and time, controls first."""
         mine = self.samples[self.samples["compound"] == compound]
         order = mine.assign(place=mine["dose_level"].map(DOSE_ORDER))
-        for (_, _, _), rows in order.groupby(["place", "dose", "time_h"], dropna=False):
-            yield (str(rows["dose_level"].iloc[0]), float(rows["time_h"].iloc[0])), rows
+        for (_, _, _), samples in order.groupby(["place", "dose", "time_h"], dropna=False):
+            yield (str(samples["dose_level"].iloc[0]), float(samples["time_h"].iloc[0])), samples

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pandas as pd
 import yaml
 from PIL import Image
 
 from toxfusion.evaluation.families import METRIC_NAMES
+from toxfusion.evaluation.templates import templates
 from toxfusion.explanation.folder import INDEX, REPORT, VIEWER, file_name, file_stem, file_stems
 from toxfusion.report.cells import (
     dose_and_time,
@@ -71,8 +71,8 @@ def write_report(root: Path, *, compound_pages: int = 200) -> Path:
     Raises:
         RunError: no explanation lies there.
     """
-    found = Explained(root)
-    pages = Pages(found, compound_pages)
+    explanation = Explained(root)
+    pages = Pages(explanation, compound_pages)
     for name in ("compounds", "slides", "static"):
         shutil.rmtree(root / REPORT / name, ignore_errors=True)
     static = resources.files("toxfusion.report") / "static"
@@ -88,36 +88,30 @@ def write_report(root: Path, *, compound_pages: int = 200) -> Path:
 class Pages:
     """Contents of the pages, and their files."""
 
-    def __init__(self, found: Explained, compound_pages: int) -> None:
-        self.found = found
+    def __init__(self, explanation: Explained, compound_pages: int) -> None:
+        self.explanation = explanation
         self.compounds = file_stems(self._chosen(compound_pages))
-        self.slides = file_stems(found.drawn)
-        self._viewer = {entry["slide_id"]: entry for entry in found.viewer_slides}
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("toxfusion.report"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self.slides = file_stems(explanation.drawn)
+        self._viewer = {entry["slide_id"]: entry for entry in explanation.viewer_slides}
+        self._templates = templates("toxfusion.report", escaped=True)
         self._templates.filters |= {"number": number, "plain": plain, "task": task_name}
 
     def write(self, file: Path, template: str, content: Mapping[str, Any]) -> Path:
         """Render a page; links within it are relative to where it lies."""
-        path = self.found.root / file
+        path = self.explanation.root / file
 
         def link(target: str | Path) -> str:
             return quote(os.path.relpath(target, file.parent).replace(os.sep, "/"))
 
         def image(target: str | Path) -> dict[str, Any]:
-            width, height = _size(self.found.root / target)
+            width, height = _size(self.explanation.root / target)
             return {"href": link(target), "width": width, "height": height}
 
         text = self._templates.get_template(template).render(
             link=link,
             image=image,
-            experiment=self.found.manifest["experiment"],
-            study=self.found.provenance["study"],
+            experiment=self.explanation.manifest["experiment"],
+            study=self.explanation.provenance["study"],
             compound_page={c: REPORT / "compounds" / f"{s}.html" for c, s in self.compounds.items()},
             slide_page={c: REPORT / "slides" / f"{s}.html" for c, s in self.slides.items()},
             static=REPORT / "static",
@@ -128,36 +122,38 @@ class Pages:
 
     def _chosen(self, most: int) -> list[str]:
         """The compounds that get a page, in the order of their names."""
-        found = self.found
-        if len(found.compounds) <= most:
-            return found.compounds
-        drawn = set(found.samples.set_index("sample_id").loc[list(found.drawn.values()), "compound"])
-        risk = found.predictions.groupby("compound")["score"].mean()
-        ranked = sorted(found.compounds, key=lambda c: (c not in drawn, -risk.get(c, -math.inf)))
+        explanation = self.explanation
+        if len(explanation.compounds) <= most:
+            return explanation.compounds
+        drawn = set(
+            explanation.samples.set_index("sample_id").loc[list(explanation.drawn.values()), "compound"]
+        )
+        risk = explanation.predictions.groupby("compound")["score"].mean()
+        ranked = sorted(explanation.compounds, key=lambda c: (c not in drawn, -risk.get(c, -math.inf)))
         return sorted(ranked[:most], key=str.casefold)
 
     # ------------------------------------------------------------------ index
 
     def index(self) -> dict[str, Any]:
-        found = self.found
+        explanation = self.explanation
         return {
-            "statements": statements(found),
+            "statements": statements(explanation),
             "metrics": self._metrics(),
-            "compounds": self._compound_rows(),
-            "n_compounds": len(found.compounds),
+            "compounds": self._compound_table(),
+            "n_compounds": len(explanation.compounds),
             "slides": [self._slide_card(slide) for slide in self.slides],
             "genes": self._rankings(),
-            "stability": [r for r in records(found.table("genes/stability.csv")) if r["n_runs"] > 1],
+            "stability": [r for r in records(explanation.table("genes/stability.csv")) if r["n_runs"] > 1],
             "pathways": self._pathways(),
             "gates": self._gates(),
             "without": self._without(),
             "clinical": self._clinical(),
             "cohort": self._cohort(),
             "faithfulness": self._faithfulness(),
-            "runs": found.runs,
-            "provenance": found.provenance,
+            "runs": explanation.runs,
+            "provenance": explanation.provenance,
             "config_text": {
-                run.name: yaml.safe_dump(run.about["config"], sort_keys=False) for run in found.runs
+                run.name: yaml.safe_dump(run.about["config"], sort_keys=False) for run in explanation.runs
             },
             "left_out": self._left_out(),
             "openseadragon": OPENSEADRAGON,
@@ -165,28 +161,30 @@ class Pages:
 
     def _metrics(self) -> list[dict[str, Any]]:
         """One row a headline: metric, chance, mean over runs, and value with interval of each run."""
-        rows: dict[str, dict[str, Any]] = {}
-        for run in self.found.runs:
+        headlines: dict[str, dict[str, Any]] = {}
+        for run in self.explanation.runs:
             for entry in run.about["scores"]:
-                row = rows.setdefault(
+                headline = headlines.setdefault(
                     entry["task"],
                     {"metric": METRIC_NAMES[entry["metric"]], "chance": entry["chance"], "runs": {}},
                 )
-                row["runs"][run.name] = entry
-        for row in rows.values():
-            values = [e["value"] for e in row["runs"].values() if e["value"] is not None]
-            row["mean"] = float(np.mean(values)) if values else None
-        return [{"task": task, **row} for task, row in rows.items()]
+                headline["runs"][run.name] = entry
+        for headline in headlines.values():
+            values = [e["value"] for e in headline["runs"].values() if e["value"] is not None]
+            headline["mean"] = float(np.mean(values)) if values else None
+        return [{"task": task, **headline} for task, headline in headlines.items()]
 
-    def _compound_rows(self) -> list[dict[str, Any]]:
+    def _compound_table(self) -> list[dict[str, Any]]:
         """The table of compounds: samples, predicted risk where there is one a compound, worst finding, slides."""
-        found, rows = self.found, []
-        dili = found.predictions[found.predictions["task"] == "dili"]
-        drawn = pd.Series(found.drawn, dtype=str).map(found.samples.set_index("sample_id")["compound"])
+        explanation, summaries = self.explanation, []
+        dili = explanation.predictions[explanation.predictions["task"] == "dili"]
+        drawn = pd.Series(explanation.drawn, dtype=str).map(
+            explanation.samples.set_index("sample_id")["compound"]
+        )
         for compound in self.compounds:
-            mine = found.samples[found.samples["compound"] == compound]
+            mine = explanation.samples[explanation.samples["compound"] == compound]
             risk = dili[dili["compound"] == compound]
-            rows.append(
+            summaries.append(
                 {
                     "compound": compound,
                     "n": len(mine),
@@ -196,14 +194,14 @@ class Pages:
                     "slides": int((drawn == compound).sum()),
                 }
             )
-        return rows
+        return summaries
 
     def _slide_card(self, slide: str) -> dict[str, Any]:
-        found = self.found
-        owner = found.samples[found.samples["sample_id"] == found.drawn[slide]]
+        explanation = self.explanation
+        owner = explanation.samples[explanation.samples["sample_id"] == explanation.drawn[slide]]
         pictures = [
             (task, self._within(run.pictures(slide, task)["whole"]))
-            for run in found.runs
+            for run in explanation.runs
             for task in run.tasks
             if "whole" in run.pictures(slide, task)
         ]
@@ -214,7 +212,7 @@ class Pages:
         return {
             "slide": slide,
             "compound": owner["compound"].iloc[0],
-            "given": dose_and_time(owner.iloc[0]),
+            "dosing": dose_and_time(owner.iloc[0]),
             "finding": worst_findings(owner),
             "task": pictures[0][0] if pictures else "",
             "picture": pictures[0][1] if pictures else None,
@@ -222,32 +220,32 @@ class Pages:
 
     def _rankings(self) -> list[dict[str, Any]]:
         """The leading genes of each task, by mean rank over runs."""
-        table = self.found.table("genes/ranking.csv")
+        table = self.explanation.table("genes/ranking.csv")
         if table is None:
             return []
         return [
-            {"task": task, "rows": records(rows.head(MOST_SETS))}
-            for task, rows in table.groupby("task", sort=False)
+            {"task": task, "rows": records(of_task.head(MOST_SETS))}
+            for task, of_task in table.groupby("task", sort=False)
         ]
 
     def _pathways(self) -> dict[str, Any] | None:
         """Enrichment where it was made, and the sums over pathway tokens where the network has them."""
-        place = self.found.root / "pathways"
+        place = self.explanation.root / "pathways"
         parts: dict[str, Any] = {}
         for name in ("gsea", "over_representation"):
             table = read_table(place / f"{name}.csv")
             if table is not None:
                 ordered = table.sort_values(["fdr", "p"], kind="stable")
                 parts[name] = [
-                    {"task": task, "n": len(rows), "rows": records(rows.head(MOST_SETS))}
-                    for task, rows in ordered.groupby("task", sort=False)
+                    {"task": task, "n": len(of_task), "rows": records(of_task.head(MOST_SETS))}
+                    for task, of_task in ordered.groupby("task", sort=False)
                 ]
         if (place / "enrichment.png").is_file():
             parts["picture"] = Path("pathways") / "enrichment.png"
         tokens = []
-        for task in self.found.tasks:
+        for task in self.explanation.tasks:
             name = f"{file_name(task)}_pathways.csv"
-            tables = [t for run in self.found.runs if (t := run.table(f"genes/{name}")) is not None]
+            tables = [t for run in self.explanation.runs if (t := run.table(f"genes/{name}")) is not None]
             if tables:
                 mean = (
                     pd.concat(tables)
@@ -261,33 +259,33 @@ class Pages:
         return parts or None
 
     def _gates(self) -> dict[str, Any] | None:
-        table = self.found.of_runs("fusion/gates_by.csv", texts=("by", "value"))
+        table = self.explanation.of_runs("fusion/gates_by.csv", texts=("by", "value"))
         if table.empty:
             return None
         mean = table.groupby(["by", "value"], sort=False).agg(
             n=("n", "sum"), mean=("mean", "mean"), low=("low", "min"), high=("high", "max")
         )
-        rows = mean[mean.index.get_level_values("by") != "compound"].reset_index()
-        rows = rows.iloc[
-            np.argsort([DOSE_ORDER.get(v, len(DOSE_ORDER)) for v in rows["value"]], kind="stable")
+        groups = mean[mean.index.get_level_values("by") != "compound"].reset_index()
+        groups = groups.iloc[
+            np.argsort([DOSE_ORDER.get(v, len(DOSE_ORDER)) for v in groups["value"]], kind="stable")
         ]
         names = {"dose_level": "dose level", "time_h": "time, h"}
         return {
-            "rows": records(rows.assign(by=rows["by"].replace(names))),
+            "rows": records(groups.assign(by=groups["by"].replace(names))),
             "pictures": [
                 (run.name, self._within(path))
-                for run in self.found.runs
+                for run in self.explanation.runs
                 if (path := run.place / "fusion/gates.png").is_file()
             ][:MOST_PICTURES],
         }
 
     def _without(self) -> list[dict[str, Any]]:
-        table = self.found.of_runs("fusion/without.csv")
+        table = self.explanation.of_runs("fusion/without.csv")
         return [] if table.empty else means_without(table)
 
     def _clinical(self) -> list[dict[str, Any]]:
         """What each clinical column adds to each task, the mean over runs; the largest first."""
-        table = self.found.of_runs("clinical/summary.csv", texts=("task", "entry"))
+        table = self.explanation.of_runs("clinical/summary.csv", texts=("task", "entry"))
         if table.empty:
             return []
         mean = table.groupby(["task", "entry"], sort=False).agg(
@@ -295,13 +293,16 @@ class Pages:
             low=("slope", "min"), high=("slope", "max"), mean_absolute=("mean_absolute", "mean"),
         )  # fmt: skip
         return [
-            {"task": task, "rows": records(rows.sort_values("mean_absolute", ascending=False).reset_index())}
-            for task, rows in mean.groupby("task", sort=False)
+            {
+                "task": task,
+                "rows": records(of_task.sort_values("mean_absolute", ascending=False).reset_index()),
+            }
+            for task, of_task in mean.groupby("task", sort=False)
         ]
 
     def _cohort(self) -> dict[str, Any] | None:
         """Views of the cohort, where they were made."""
-        place = self.found.root / "cohort"
+        place = self.explanation.root / "cohort"
         parts: dict[str, Any] = {}
         names = ("compound", "dose", "time", "finding", "batch")
         maps = [
@@ -320,44 +321,44 @@ class Pages:
         return parts or None
 
     def _faithfulness(self) -> dict[str, Any] | None:
-        found, parts = self.found, dict[str, Any]()
-        measured = areas(found)
+        explanation, parts = self.explanation, dict[str, Any]()
+        measured = areas(explanation)
         if measured:
             parts["areas"] = [
                 {"curve": c, "value": i.value, "low": i.low, "high": i.high, "n": n, "n_compounds": m}
                 for c, (i, n, m) in measured.items()
             ]
-        table = found.table("agreement.csv")
+        table = explanation.table("agreement.csv")
         if table is not None:
             mean = table.groupby(["against", "subject", "score"], sort=False).agg(
                 runs=("run", "nunique"), n=("n", "sum"), spearman=("spearman", "mean"),
                 low=("spearman", "min"), high=("spearman", "max"), signed=("signed", "mean"),
             ).reset_index()  # fmt: skip
             parts["agreement"] = records(mean)
-        nulls = found.table("nulls.csv")
+        nulls = explanation.table("nulls.csv")
         if nulls is not None:
             parts["nulls"] = records(nulls.assign(metric=nulls["metric"].map(METRIC_NAMES)))
         return parts or None
 
     def _left_out(self) -> list[dict[str, Any]]:
         """What the audit of the explanation says: how many of each kind, and why."""
-        path = self.found.root / "audit.json"
+        path = self.explanation.root / "audit.json"
         counts = Audit.read(path).counts() if path.is_file() else {}
         return [{"kind": kind, "reason": reason, "n": n} for (_, kind, reason), n in counts.items()]
 
     # ------------------------------------------------------------------ compounds
 
     def compound(self, compound: str) -> dict[str, Any]:
-        found = self.found
-        mine = set(found.samples.loc[found.samples["compound"] == compound, "sample_id"])
-        slides = [self._slide_card(s) for s in self.slides if found.drawn[s] in mine]
-        return compound_page(found, compound) | {"slides": slides}
+        explanation = self.explanation
+        mine = set(explanation.samples.loc[explanation.samples["compound"] == compound, "sample_id"])
+        slides = [self._slide_card(s) for s in self.slides if explanation.drawn[s] in mine]
+        return compound_page(explanation, compound) | {"slides": slides}
 
     # ------------------------------------------------------------------ slides
 
     def slide(self, slide: str) -> dict[str, Any]:
         card, pictures, tiles = self._slide_card(slide), [], []
-        for run in self.found.runs:
+        for run in self.explanation.runs:
             for task in run.tasks:
                 of_task = run.pictures(slide, task)
                 if of_task:
@@ -365,12 +366,12 @@ class Pages:
             tiles += self._extremes(run, slide)
         geojson = [
             (run.name, self._within(path))
-            for run in self.found.runs
+            for run in self.explanation.runs
             if (path := run.place / "regions" / file_stem(slide) / "tiles.geojson").is_file()
         ]
         return {
             **card,
-            "sample": self.found.drawn[slide],
+            "sample": self.explanation.drawn[slide],
             "viewer": self._viewer_data(slide),
             "pictures": pictures,
             "tiles": tiles,
@@ -395,10 +396,10 @@ class Pages:
         table = run.table("regions/extreme_tiles.csv")
         if table is None:
             return []
-        rows = records(table[table["slide_id"].astype(str) == slide])
+        extremes = records(table[table["slide_id"].astype(str) == slide])
         return [
-            {**row, "run": run.name, "path": self._within(run.place / "regions" / row["file"])}
-            for row in rows
+            {**tile, "run": run.name, "path": self._within(run.place / "regions" / tile["file"])}
+            for tile in extremes
         ]
 
     def _viewer_data(self, slide: str) -> dict[str, Any] | None:
@@ -407,7 +408,7 @@ class Pages:
         if entry is None:
             return None
         tiles = os.path.relpath(VIEWER / entry["folder"], REPORT / "slides").replace(os.sep, "/")
-        several = len(self.found.runs) > 1
+        several = len(self.explanation.runs) > 1
         kept = ("width", "height", "min_level", "max_level", "tile_px", "mpp", "downsample")
         return {
             **{k: entry[k] for k in kept},
@@ -428,7 +429,7 @@ class Pages:
         }
 
     def _within(self, path: Path) -> Path:
-        return path.relative_to(self.found.root)
+        return path.relative_to(self.explanation.root)
 
 
 def _score_name(overlay: dict[str, Any]) -> str:

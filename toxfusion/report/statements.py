@@ -56,23 +56,23 @@ def task_name(task: str) -> str:
     return NAMES.get(task, task)
 
 
-def statements(found: Explained) -> list[Statement]:
+def statements(explanation: Explained) -> list[Statement]:
     """The summary, what may be said first."""
     said = [
-        *_extent(found),
-        *_metrics(found),
-        *_regions(found),
-        *_genes(found),
-        *_agreement(found),
-        *_gates(found),
+        *_extent(explanation),
+        *_metrics(explanation),
+        *_regions(explanation),
+        *_genes(explanation),
+        *_agreement(explanation),
+        *_gates(explanation),
     ]
     return sorted(said, key=lambda s: s.limit)
 
 
-def _extent(found: Explained) -> Iterator[Statement]:
-    samples, runs, study = found.samples, found.runs, found.provenance["study"]
+def _extent(explanation: Explained) -> Iterator[Statement]:
+    samples, runs, study = explanation.samples, explanation.runs, explanation.provenance["study"]
     yield Statement(
-        f"{_count(len(runs), 'run')} of {found.manifest['experiment']} on {_count(len(samples), 'sample')} of "
+        f"{_count(len(runs), 'run')} of {explanation.manifest['experiment']} on {_count(len(samples), 'sample')} of "
         f"{_count(samples['compound'].nunique(), 'compound')} of the study {study['name']}: which tiles, genes and "
         "modalities their predictions are associated with.",
         limit=False,
@@ -95,10 +95,10 @@ def _extent(found: Explained) -> Iterator[Statement]:
         )
 
 
-def _metrics(found: Explained) -> Iterator[Statement]:
-    rows = [row for run in found.runs for row in run.about["scores"]]
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine = [r for r in rows if r["task"] == task and r["value"] is not None]
+def _metrics(explanation: Explained) -> Iterator[Statement]:
+    scores = [score for run in explanation.runs for score in run.about["scores"]]
+    for task in dict.fromkeys(score["task"] for score in scores):
+        mine = [r for r in scores if r["task"] == task and r["value"] is not None]
         if not mine:
             yield Statement(
                 f"{task_name(task)}: how well it is predicted is not known, its metric being undefined in every run."
@@ -125,24 +125,24 @@ def _metrics(found: Explained) -> Iterator[Statement]:
             )
 
 
-def areas(found: Explained) -> dict[str, tuple[Interval, int, int]]:
+def areas(explanation: Explained) -> dict[str, tuple[Interval, int, int]]:
     """Area between curves and random orders, mean over slides and tasks; empty without curves.
 
     Returns:
         "deletion" and "insertion" -> the mean with its interval over compounds, number of curves, number of compounds.
     """
-    table = found.of_runs("regions/areas.csv")
+    table = explanation.of_runs("regions/areas.csv")
     if table.empty:
         return {}
-    compound = table["sample_id"].map(found.samples.set_index("sample_id")["compound"]).to_numpy(str)
+    compound = table["sample_id"].map(explanation.samples.set_index("sample_id")["compound"]).to_numpy(str)
     return {
         c: (mean_over_clusters(table[c].to_numpy(float), compound), len(table), len(set(compound)))
         for c in ("deletion", "insertion")
     }
 
 
-def _regions(found: Explained) -> Iterator[Statement]:
-    measured = areas(found)
+def _regions(explanation: Explained) -> Iterator[Statement]:
+    measured = areas(explanation)
     if not measured:
         return
     area, n, n_compounds = measured["deletion"]
@@ -163,8 +163,8 @@ def _regions(found: Explained) -> Iterator[Statement]:
         yield Statement(f"{text} {told}, 95 % from {area.low:+.3f} to {area.high:+.3f}).", limit=False)
 
 
-def _genes(found: Explained) -> Iterator[Statement]:
-    stability = found.table("genes/stability.csv")
+def _genes(explanation: Explained) -> Iterator[Statement]:
+    stability = explanation.table("genes/stability.csv")
     if stability is None or not (stability["n_runs"] > 1).any():
         if stability is not None:
             yield Statement("Genes are ranked by one run alone: how stable their order is, is not known.")
@@ -177,8 +177,8 @@ def _genes(found: Explained) -> Iterator[Statement]:
     )
 
 
-def _agreement(found: Explained) -> Iterator[Statement]:
-    table = found.table("agreement.csv")
+def _agreement(explanation: Explained) -> Iterator[Statement]:
+    table = explanation.table("agreement.csv")
     if table is None:
         return
     mean = table.groupby(["against", "subject", "score"])["spearman"].mean()
@@ -202,14 +202,14 @@ def _agreement(found: Explained) -> Iterator[Statement]:
             text = f"Seeds of one fold agree on {subject} to a rank correlation of {value:.2f}"
             few = value < AGREES
             yield Statement(f"{text}{': another seed would show others' if few else ''}.", limit=bool(few))
-    if found.table("nulls.csv") is None:
+    if explanation.table("nulls.csv") is None:
         yield Statement(
             "No null run was named (nulls=[...]): permuted labels and shuffled pairs are not compared."
         )
 
 
-def _gates(found: Explained) -> Iterator[Statement]:
-    table = found.of_runs("fusion/gates.csv")
+def _gates(explanation: Explained) -> Iterator[Statement]:
+    table = explanation.of_runs("fusion/gates.csv")
     if table.empty:
         return
     both = table[table["has_slide"] & table["has_expression"]]

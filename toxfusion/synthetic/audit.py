@@ -15,6 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tifffile
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from toxfusion.study.study import Study
 from toxfusion.study.vocabulary import LESION_PREFIX
@@ -73,19 +81,22 @@ def audit_study(root: Path, config: StudyConfig) -> str:
     Args:
         config: seed and DILI setting are used; sizes are the audit's own.
     """
-    rows = [*cohort_checks(config.cohort), *oracle_checks(config.cohort), *expression_checks(config.cohort)]
-    rows += image_checks(root)
+    checks = [*cohort_checks(config.cohort), *oracle_checks(config.cohort), *expression_checks(config.cohort)]
+    checks += image_checks(root)
     table = pd.DataFrame(
-        [(r.subject, r.measured, r.target, {True: "pass", False: "FAIL", None: "-"}[r.passed]) for r in rows],
+        [
+            (r.subject, r.measured, r.target, {True: "pass", False: "FAIL", None: "-"}[r.passed])
+            for r in checks
+        ],
         columns=["check", "measured", "target", ""],
     )
     widths = [max(len(c), int(table[c].str.len().max())) for c in table.columns]
     lines = [
-        "  ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)).rstrip()
-        for row in (tuple(table.columns), *table.itertuples(index=False))
+        "  ".join(str(v).ljust(w) for v, w in zip(line, widths, strict=True)).rstrip()
+        for line in (tuple(table.columns), *table.itertuples(index=False))
     ]
-    failed = sum(r.passed is False for r in rows)
-    return "\n".join([*lines, f"{len(rows)} checks, {failed} failed"])
+    failed = sum(r.passed is False for r in checks)
+    return "\n".join([*lines, f"{len(checks)} checks, {failed} failed"])
 
 
 # -------------------------------------------------------------------------------------- frequencies
@@ -191,11 +202,11 @@ def oracle_checks(config: CohortConfig) -> Iterator[Check]:
     limits = {"realistic": {"both": (0.61, 0.67), "all": (0.68, 0.73)}, "control": {"both": (0.82, 0.88)}}
     for setting, wanted in limits.items():
         table = population_aurocs(setting, POPULATION, config.seed)
-        found: dict[str, float] = dict(zip(table["view"], table["auroc"].astype(float), strict=True))
+        by_view: dict[str, float] = dict(zip(table["view"], table["auroc"].astype(float), strict=True))
         for view in ("both", "slide", "expression", "all"):
             subject = f"DILI oracle, {setting}, {view}, {POPULATION} compounds"
-            low, high = wanted.get(view, (0.5, found["all"] + 0.01))
-            yield _between(subject, found[view], low, high, digits=3)
+            low, high = wanted.get(view, (0.5, by_view["all"] + 0.01))
+            yield _between(subject, by_view[view], low, high, digits=3)
     cohort = draw_cohort(replace(config, n_compounds=AUDIT_COMPOUNDS, animals_per_group=2))
     aurocs = oracle_aurocs(oracle_table(cohort))
     yield _between("group injury oracle, both", _of(aurocs, "injury"), 0.90, 0.98)
@@ -268,9 +279,6 @@ def _centred(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _batch_checks(x: np.ndarray, obs: pd.DataFrame, cohort: Cohort) -> Iterator[Check]:
     """Controls give the batch away, and do not give the injury of their compound away."""
-    from sklearn.decomposition import PCA
-    from sklearn.neighbors import KNeighborsClassifier
-
     control = obs["is_control"].to_numpy()
     scores = PCA(20, random_state=0).fit_transform(x[control])
     rat = cohort.rats[control, 3]
@@ -384,27 +392,27 @@ def _shortcut(subject: str, value: float, limit: float, n: int) -> Check:
 
 def _colour_features(study: Study) -> np.ndarray:
     """[n_slides, 27]: mean and histogram of each colour channel of the coarsest level, tissue only."""
-    rows = []
+    features = []
     for slide_id in study.slides.index:
         with tifffile.TiffFile(study.slide_path(slide_id)) as file:
             pixels = file.series[0].levels[-1].asarray()[..., :3]
         tissue = pixels[pixels.min(-1) < 225]
         tissue = tissue if len(tissue) else pixels.reshape(-1, 3)
         parts = [np.histogram(tissue[:, k], 8, (0, 256))[0] / len(tissue) for k in range(3)]
-        rows.append(np.concatenate([tissue.mean(0) / 255, *parts]))
-    return np.array(rows)
+        features.append(np.concatenate([tissue.mean(0) / 255, *parts]))
+    return np.array(features)
 
 
 def _file_features(study: Study) -> np.ndarray:
     """[n_slides, 4]: bytes, width, height, bytes per pixel."""
-    rows = []
+    shapes = []
     for slide_id in study.slides.index:
         path = study.slide_path(slide_id)
         with tifffile.TiffFile(path) as file:
             height, width = file.pages[0].shape[:2]
         size = path.stat().st_size
-        rows.append((np.log(size), width, height, size / (width * height)))
-    return np.array(rows, float)
+        shapes.append((np.log(size), width, height, size / (width * height)))
+    return np.array(shapes, float)
 
 
 def _artefact_features(study: Study) -> np.ndarray:
@@ -415,8 +423,6 @@ def _artefact_features(study: Study) -> np.ndarray:
 
 
 def _batch_accuracy(features: np.ndarray, batch: np.ndarray, fold: np.ndarray) -> str:
-    from sklearn.ensemble import RandomForestClassifier
-
     right = []
     codes = pd.factorize(fold)[0] % 5
     for k in range(5):
@@ -430,19 +436,12 @@ def _batch_accuracy(features: np.ndarray, batch: np.ndarray, fold: np.ndarray) -
 
 
 def _auroc(label: np.ndarray, score: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
     label = np.asarray(label).ravel()
     return float(roc_auc_score(label, np.ravel(score))) if len(np.unique(label)) == 2 else float("nan")
 
 
 def _cross_validated(features: np.ndarray, label: np.ndarray, clusters: np.ndarray) -> float:
     """AUROC of a logistic regression, out of fold over five folds of whole clusters, averaged over folds."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     label = np.asarray(label).astype(int)
     values = []
     for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(features, label, clusters):

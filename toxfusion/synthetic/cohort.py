@@ -292,10 +292,10 @@ def batch_numbers(seed: int, indices: Sequence[int], times_h: Sequence[float]) -
     Several compounds share a batch; in a part of the experiments the repeated doses lie in the next batch.
     """
     numbers = np.empty((len(indices), len(times_h)), int)
-    for row, index in enumerate(indices):
+    for place, index in enumerate(indices):
         first = int(index) // COMPOUNDS_PER_BATCH
         moved = stream(seed, "batch", int(index)).random() < SECOND_BATCH_SHARE
-        numbers[row] = [first + int(moved and time > 24) for time in times_h]
+        numbers[place] = [first + int(moved and time > 24) for time in times_h]
     return numbers
 
 

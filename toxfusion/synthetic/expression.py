@@ -59,8 +59,8 @@ def measure_expression(
         factor, own = response(seed, int(index), catalogue)
         programme = catalogue.programme * scale * factor
         experiment = EXPERIMENT_SD * stream(seed, "experiment", int(index)).standard_normal(n_genes)
-        for row in np.flatnonzero(rats[:, 0] == c):
-            _, t, level, rat = (int(v) for v in rats[row])
+        for sample in np.flatnonzero(rats[:, 0] == c):
+            _, t, level, rat = (int(v) for v in rats[sample])
             dose = latents.dose_fraction[c, level]
             rng = stream(seed, "array", int(index), round(times_h[t] * 60), level, rat)
             factors = rng.standard_normal(len(FACTORS))
@@ -68,5 +68,5 @@ def measure_expression(
             noise = residual * rng.standard_normal(n_genes) + ARRAY_OFFSET_SD * rng.standard_normal()
             value = catalogue.level + experiment + plates[int(batches[c, t])] + own * dose / (dose + 0.3)
             value = value + latents.activity[c, t, level, rat] @ programme
-            out[row] = np.clip(value + catalogue.factor_loadings @ factors + noise, *LEVEL_RANGE)
+            out[sample] = np.clip(value + catalogue.factor_loadings @ factors + noise, *LEVEL_RANGE)
     return out

@@ -201,7 +201,7 @@ def gene_catalogue() -> GeneCatalogue:
             sd[position[symbol]] = max(sd[position[symbol]], 0.3)
     loadings *= (sd * np.sqrt(FACTOR_SHARE / len(FACTORS)))[:, None]
     programme = np.zeros((len(AXES), n))
-    for row, axis in enumerate(AXES):
+    for place, axis in enumerate(AXES):
         for symbol, change in axis.programme.items():
-            programme[row, position[symbol]] = compressed(change)
+            programme[place, position[symbol]] = compressed(change)
     return GeneCatalogue(tuple(symbols), level, sd, loadings, programme)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import roc_auc_score
 
 from toxfusion.study.files import write_parquet
 from toxfusion.study.vocabulary import LESION_PREFIX
@@ -55,8 +57,6 @@ def marginalise(known: np.ndarray, probability: np.ndarray, seen: np.ndarray) ->
     Returns:
         float64 [m], within the range of ``probability``.
     """
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
     if float(np.ptp(probability)) == 0.0:
         return np.full(len(seen), float(probability[0]))
     model = HistGradientBoostingRegressor(
@@ -187,8 +187,6 @@ def _animal_rows(cohort: Cohort) -> Iterator[pd.DataFrame]:
 
 def population_aurocs(setting: str, n_compounds: int, seed: int) -> pd.DataFrame:
     """AUROC of the DILI oracles over ``n_compounds`` virtual compounds: columns view, auroc."""
-    from sklearn.metrics import roc_auc_score
-
     compounds = draw_compounds(seed, range(n_compounds), setting)
     population = draw_compounds(POPULATION_SEED, range(DILI_POPULATION), setting)
     scores = dili_oracles(compounds, setting, population)
@@ -198,14 +196,12 @@ def population_aurocs(setting: str, n_compounds: int, seed: int) -> pd.DataFrame
 
 def oracle_aurocs(table: pd.DataFrame) -> pd.DataFrame:
     """AUROC per task (rows) and view (columns) of an oracle table; NaN where a task has one class, or is ordinal."""
-    from sklearn.metrics import roc_auc_score
-
     binary = table[table["task"] != "severity"]
-    rows = {}
+    by_view = {}
     for (task, view), part in binary.groupby(["task", "view"], sort=False):
-        rows[task, view] = (
+        by_view[task, view] = (
             roc_auc_score(part["label"], part["score"]) if part["label"].nunique() == 2 else np.nan
         )
-    aurocs = pd.Series(rows).unstack()
+    aurocs = pd.Series(by_view).unstack()
     aurocs["positives"] = binary[binary["view"] == "both"].groupby("task")["label"].sum()
     return aurocs[[c for c in (*VIEWS, "all", "positives") if c in aurocs]]

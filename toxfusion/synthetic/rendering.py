@@ -22,6 +22,7 @@ import pandas as pd
 from toxfusion.console.progress import Progress
 from toxfusion.study.files import replace_file, write_parquet
 from toxfusion.synthetic.cohort import GENERATOR_VERSION, CohortError
+from toxfusion.synthetic.histology import render_slide
 from toxfusion.synthetic.slide_spec import SlideSpec
 
 
@@ -70,17 +71,15 @@ def _render_in_processes(
 
 def render_one(root: Path, spec: SlideSpec, cache: Path | None = None) -> None:
     """Render one slide with its mask, then its truth row; or link the three from the cache, which gets what is new."""
-    from toxfusion.synthetic.histology import render_slide
-
     files = _files(root, spec)
     kept = [] if cache is None else [cache / f"{_digest(spec)}{file.suffix}" for file in files]
     if kept and all(file.is_file() for file in kept):
         for source, target in zip(kept, files, strict=True):
             _link(source, target)
         return
-    slide, mask, row = files
+    slide, mask, record = files
     truth = render_slide(spec, slide, mask)
-    replace_file(row, json.dumps({"digest": _digest(spec), **asdict(truth)}).encode())
+    replace_file(record, json.dumps({"digest": _digest(spec), **asdict(truth)}).encode())
     for source, target in zip(files, kept, strict=False):
         _link(source, target)
 
@@ -120,10 +119,10 @@ def _is_rendered(root: Path, spec: SlideSpec) -> bool:
 def _write_slide_truth(root: Path, specs: dict[str, tuple[str, SlideSpec]]) -> None:
     slides, lesions = [], []
     for slide_id, (sample_id, spec) in specs.items():
-        row = json.loads(_files(root, spec)[-1].read_text())
-        area = row.pop("area_fraction")
+        record = json.loads(_files(root, spec)[-1].read_text())
+        area = record.pop("area_fraction")
         slides.append(
-            {"slide_id": slide_id, "sample_id": sample_id, "artefacts": " ".join(spec.artefacts), **row}
+            {"slide_id": slide_id, "sample_id": sample_id, "artefacts": " ".join(spec.artefacts), **record}
         )
         for lesion in spec.lesions:
             lesions.append({"slide_id": slide_id, **asdict(lesion), "area_fraction": area[lesion.phenotype]})

@@ -165,9 +165,9 @@ def _claim(root: Path, config: StudyConfig) -> None:
     replace_file(path, json.dumps(wanted, indent=1).encode())
 
 
-def _difference(found: dict[str, Any], wanted: dict[str, Any], at: str = "") -> str:
-    for key in sorted(found.keys() | wanted.keys()):
-        a, b = found.get(key), wanted.get(key)
+def _difference(written: dict[str, Any], wanted: dict[str, Any], at: str = "") -> str:
+    for key in sorted(written.keys() | wanted.keys()):
+        a, b = written.get(key), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict) and a != b:
             return _difference(a, b, f"{at}{key}.")
         if a != b:
@@ -209,7 +209,7 @@ def _completeness(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
     config = cohort.config
     has_expression = np.ones(len(cohort.rats), bool)
     n_slides = np.ones(len(cohort.rats), int)
-    for row, (c, t, level, rat) in enumerate(cohort.rats):
+    for sample, (c, t, level, rat) in enumerate(cohort.rats):
         rng = stream(
             config.seed,
             "missing",
@@ -219,8 +219,8 @@ def _completeness(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
             int(rat),
         )
         u = rng.random(2)
-        n_slides[row] = 0 if u[0] < config.no_slide else 2 if u[0] > 1 - config.two_slides else 1
-        has_expression[row] = n_slides[row] == 0 or u[1] >= config.no_expression
+        n_slides[sample] = 0 if u[0] < config.no_slide else 2 if u[0] > 1 - config.two_slides else 1
+        has_expression[sample] = n_slides[sample] == 0 or u[1] >= config.no_expression
     return has_expression, n_slides
 
 
@@ -274,13 +274,13 @@ def write_truth(folder: Path, cohort: Cohort) -> None:
 
 def gene_truth() -> pd.DataFrame:
     """axis, title, symbol, log2fc (at a high dose, before the array's compression)."""
-    rows = [(axis.name, axis.title, s, change) for axis in AXES for s, change in axis.programme.items()]
-    return pd.DataFrame(rows, columns=["axis", "title", "symbol", "log2fc"])
+    changes = [(axis.name, axis.title, s, change) for axis in AXES for s, change in axis.programme.items()]
+    return pd.DataFrame(changes, columns=["axis", "title", "symbol", "log2fc"])
 
 
 def compound_truth(cohort: Cohort) -> pd.DataFrame:
     """One row per compound and loaded axis or none: compound, axis, severities, potency, zone, DILI and its causes."""
-    rows = []
+    loadings = []
     for c, name in enumerate(cohort.compounds.names):
         of = cohort.compounds
         common = {
@@ -301,10 +301,10 @@ def compound_truth(cohort: Cohort) -> pd.DataFrame:
                 "hill": of.hill[c, a],
                 "zone": AXES[a].zones[int(of.zone[c, a])][0],
             }
-            rows.append(common | own)
+            loadings.append(common | own)
         if not len(loaded):
-            rows.append(common | {"axis": "none", "main": False})
-    return pd.DataFrame(rows)
+            loadings.append(common | {"axis": "none", "main": False})
+    return pd.DataFrame(loadings)
 
 
 def animal_truth(cohort: Cohort) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 
@@ -93,19 +94,10 @@ def project(embedding: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, 
 
 
 def umap_points(values: np.ndarray, seed: int, n_neighbors: int = 15) -> np.ndarray:
-    """Two dimensions of values [n, D] by UMAP (McInnes et al., 2018), on one thread: float [n, 2].
+    """Two dimensions of values [n, D] by UMAP (McInnes et al., 2018), on one thread: float [n, 2]."""
+    # Here, as training imports the figures too: UMAP compiles for seconds as it is imported, and sets threads.
+    from umap import UMAP
 
-    Raises:
-        FigureError: umap-learn is not installed.
-    """
-    import torch
-
-    try:
-        from umap import UMAP
-    except ImportError as error:
-        raise FigureError(
-            "umap-learn is not installed; install it, or draw the map with method='pca'."
-        ) from error
     threads = torch.get_num_threads()
     points = np.asarray(UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(values))
     # numba has set the threads of OpenMP, which are torch's too: sums would have another order from here on.
