@@ -1,8 +1,9 @@
-"""The small study of ``tests.conftest`` with random tile features."""
+"""The small study of ``tests.conftest`` with random tiles or tile features."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,9 @@ def write_features(
         for i, slide in enumerate(study.slides.index):
             rng = np.random.default_rng(i)
             n = 3 + i % 7
-            rows = rng.normal(i, 1.0, (n, DIM)).astype(np.float16)
+            features = rng.normal(i, 1.0, (n, DIM)).astype(np.float16)
             places = rng.integers(0, 2000, (n, 2)).astype(np.int32)
-            writer.append(slide, rows, places, tile_size=224.0, mpp0=0.5)
+            writer.append(slide, features, places, tile_size=224.0, mpp0=0.5)
     store.refresh()
     return store
 
@@ -39,4 +40,17 @@ def featured_study(root: Path, mpp_override: float | None = None) -> Study:
         tables["slides"]["mpp_override"] = mpp_override
     study = write_study(root, **tables)
     write_features(study)
+    return study
+
+
+def tiled_study(root: Path, seed: int = 0, tables: dict[str, Any] | None = None) -> Study:
+    """A tiny study (or one of other tables) with a store of random tiles."""
+    study = write_study(root, **(tables or tiny_tables()))
+    spec = StoreSpec("tiles", "uint8", (32, 32, 3), {"mpp": 1.0, "tile_px": 32, "grid": "default"})
+    store = BagStore.create(study.root / "tiles" / "default", spec)
+    rng = np.random.default_rng(seed)
+    with store.writer() as writer:
+        for slide in study.slides.index:
+            tiles = rng.integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+            writer.append(slide, tiles, np.arange(6).reshape(3, 2).astype(np.int32), tile_size=64.0, mpp0=0.5)
     return study

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from toxfusion.evaluation import predictions
+from toxfusion.evaluation.comparison import Run
 
 MakeTable = Callable[..., pd.DataFrame]
 
@@ -118,3 +119,13 @@ def make_table() -> MakeTable:
         return pd.concat(tables, ignore_index=True)
 
     return lambda **settings: make(**settings).copy()
+
+
+def runs_of(
+    make_table: MakeTable, experiment: str, folds: range = range(3), cohort: str = "study", **settings: object
+) -> list[Run]:
+    """Runs of an experiment on folds of three, with made-up predictions."""
+    tables = {fold: make_table(fold=fold, n_folds=3, **settings) for fold in folds}
+    return [
+        Run(experiment, cohort, fold, 0, 3, table, f"{experiment}/{fold}") for fold, table in tables.items()
+    ]

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from sklearn.metrics import confusion_matrix
 
+from tests.evaluation.conftest import runs_of
 from toxfusion.evaluation import comparison_pages as pages
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.comparison import Cohort, ComparisonError, Run, compare
@@ -28,23 +29,6 @@ from toxfusion.evaluation.out_of_fold import out_of_fold
 VIRTUAL = {"study": Cohort("study", virtual=True)}
 
 
-def _runs(
-    make_table, experiment: str, folds: range = range(3), cohort: str = "study", **settings
-) -> list[Run]:
-    return [
-        Run(
-            experiment,
-            cohort,
-            fold,
-            0,
-            3,
-            make_table(fold=fold, n_folds=3, **settings),
-            f"{experiment}/{fold}",
-        )
-        for fold in folds
-    ]
-
-
 def _row(compared: Comparison, experiment: str, headline: str) -> pd.Series:
     matching = compared.table[
         (compared.table["experiment"] == experiment) & (compared.table["headline"] == headline)
@@ -54,7 +38,7 @@ def _row(compared: Comparison, experiment: str, headline: str) -> pd.Series:
 
 
 def test_a_copy_of_the_reference_differs_by_nothing(make_table) -> None:
-    runs = [*_runs(make_table, "full"), *_runs(make_table, "copy")]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, "copy")]
     compared = compare(runs, VIRTUAL, reference="full", draws=200)
     for headline in ("dili", "injury", "lesions", "severity"):
         copy = _row(compared, "copy", headline)
@@ -70,7 +54,7 @@ def test_a_copy_of_the_reference_differs_by_nothing(make_table) -> None:
 
 
 def test_a_heading_says_how_many_units_of_how_many_compounds(make_table) -> None:
-    compared = compare(_runs(make_table, "full"), VIRTUAL, reference="full", draws=20)
+    compared = compare(runs_of(make_table, "full"), VIRTUAL, reference="full", draws=20)
     n_compounds = _row(compared, "full", "dili")["n_compounds"]
     assert compared.heading("injury").startswith(
         f"Injury of dose groups: AUROC ({5 * n_compounds} units of {n_compounds} compounds"
@@ -81,9 +65,9 @@ def test_a_heading_says_how_many_units_of_how_many_compounds(make_table) -> None
 
 def test_a_random_method_is_worse_and_holm_counts_the_experiments(make_table) -> None:
     runs = [
-        *_runs(make_table, "full", strength=4.0),
-        *_runs(make_table, "noise", strength=0.0, noise=3),
-        *_runs(make_table, "noise_too", strength=0.0, noise=4),
+        *runs_of(make_table, "full", strength=4.0),
+        *runs_of(make_table, "noise", strength=0.0, noise=3),
+        *runs_of(make_table, "noise_too", strength=0.0, noise=4),
     ]
     compared = compare(runs, VIRTUAL, reference="full", draws=500)
     noise = _row(compared, "noise", "injury")
@@ -98,7 +82,7 @@ def test_a_random_method_is_worse_and_holm_counts_the_experiments(make_table) ->
 def test_pairs_are_of_one_fold_and_where_folds_are_tiny_the_heading_says_that_they_are_not(
     make_table,
 ) -> None:
-    runs = [*_runs(make_table, "full"), *_runs(make_table, "shifted")]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, "shifted")]
     for run in runs[3:]:  # each fold on a scale of its own, which moves no pair within a fold
         binary = run.table["family"] == "binary"
         run.table.loc[binary, "score"] = (run.table.loc[binary, "score"] + run.fold) / 3
@@ -116,7 +100,7 @@ def test_pairs_are_of_one_fold_and_where_folds_are_tiny_the_heading_says_that_th
 
 
 def test_what_was_tested_in_other_folds_has_no_pairs_in_common(make_table) -> None:
-    runs = [*_runs(make_table, "full"), *_runs(make_table, "elsewhere")]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, "elsewhere")]
     for run in runs[3:]:
         moved = run.table["compound"].isin(["compound00", "compound23"])
         run.table.loc[moved & (run.table["part"] == "test"), "fold"] = 1
@@ -128,9 +112,9 @@ def test_what_was_tested_in_other_folds_has_no_pairs_in_common(make_table) -> No
 
 
 def test_a_p_at_its_floor_is_said_to_be_a_bound_and_passes_the_correction(make_table) -> None:
-    runs = _runs(make_table, "full", strength=5.0)
+    runs = runs_of(make_table, "full", strength=5.0)
     for i in range(30):
-        runs += _runs(make_table, f"noise{i:02d}", strength=0.0, noise=3 + i)
+        runs += runs_of(make_table, f"noise{i:02d}", strength=0.0, noise=3 + i)
     compared = compare(runs, VIRTUAL, reference="full", draws=500)
     differing = compared.table[(compared.table["headline"] == "injury") & compared.table["p"].notna()]
     assert differing["p_at_floor"].all()
@@ -152,7 +136,7 @@ def test_tasks_that_nobody_has_heard_of_are_compared_by_their_family(make_table)
     """What is measured travels with the table, so that a task of one's own needs no place in a list."""
     names = {"dili": "fibrosis", "injury": "ascites", "lesion:necrosis": "stage:one", "lesion:hypertrophy": "stage:two",
              "severity": "ballooning", "lesions": "stages"}  # fmt: skip
-    runs = _runs(make_table, "full")
+    runs = runs_of(make_table, "full")
     known = compare(runs, VIRTUAL, reference="full", draws=50)
     own = [replace(r, table=r.table.replace({"task": names, "headline": names})) for r in runs]
     compared = compare(own, VIRTUAL, reference="full", draws=50)
@@ -168,7 +152,7 @@ def test_tasks_that_nobody_has_heard_of_are_compared_by_their_family(make_table)
 
 
 def test_incomplete_folds_are_said_and_paired_on_what_is_common(make_table) -> None:
-    runs = [*_runs(make_table, "full"), *_runs(make_table, "short", folds=range(2))]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, "short", folds=range(2))]
     compared = compare(runs, VIRTUAL, reference="full", draws=50)
     assert any(
         "short" in n and "INCOMPLETE" in n and "2 of 3" in n and "fold 2 seed 0" in n for n in compared.notes
@@ -181,7 +165,7 @@ def test_incomplete_folds_are_said_and_paired_on_what_is_common(make_table) -> N
 
 def test_a_missing_seed_is_said(make_table) -> None:
     runs = [
-        *_runs(make_table, "full"),
+        *runs_of(make_table, "full"),
         Run("full", "study", 0, 1, 3, make_table(n_folds=3, seed=1), "full/s1"),
     ]
     compared = compare(runs, VIRTUAL, reference="full", draws=20)
@@ -189,14 +173,14 @@ def test_a_missing_seed_is_said(make_table) -> None:
 
 
 def test_too_good_on_a_real_study_is_a_suspected_leak(make_table) -> None:
-    runs = _runs(make_table, "full", strength=9.0)
+    runs = runs_of(make_table, "full", strength=9.0)
     real = compare(runs, {"study": Cohort("study", virtual=False)}, reference="full", draws=20)
     assert any("SUSPECTED LEAK" in n for n in real.notes)
     assert not any("LEAK" in n for n in compare(runs, VIRTUAL, reference="full", draws=20).notes)
 
 
 def test_seen_compounds_are_flagged_and_are_no_leak(make_table) -> None:
-    runs = [replace(run, transductive=True) for run in _runs(make_table, "full", strength=9.0)]
+    runs = [replace(run, transductive=True) for run in runs_of(make_table, "full", strength=9.0)]
     compared = compare(runs, {"study": Cohort("study", virtual=False)}, reference="full", draws=20)
     assert _row(compared, "full", "dili")["flags"] == "transductive"
     assert not any("LEAK" in n for n in compared.notes)
@@ -213,9 +197,9 @@ def test_seen_compounds_are_flagged_and_are_no_leak(make_table) -> None:
 def test_nulls_and_the_oracle_of_each_view_stand_beside_the_models(make_table, tmp_path: Path) -> None:
     truth = make_table(strength=3.0, noise=5)[["task", "level", "unit_id", "label", "score"]]
     views = pd.concat([truth.assign(view="both"), truth.assign(view="slide", score=truth["score"] / 2)])
-    null = [replace(run, null="shuffled pairs") for run in _runs(make_table, "null", noise=3)]
+    null = [replace(run, null="shuffled pairs") for run in runs_of(make_table, "null", noise=3)]
     compared = compare(
-        [*_runs(make_table, "full"), *null],
+        [*runs_of(make_table, "full"), *null],
         {"study": Cohort("study", True, views)},
         reference="full",
         draws=50,
@@ -235,7 +219,7 @@ def test_a_method_of_one_modality_is_held_against_the_oracle_of_that_one(make_ta
     good, poor = make_table(strength=6.0), make_table(strength=0.5, noise=8)
     columns = ["task", "level", "unit_id", "label", "score"]
     oracles = pd.concat([good[columns].assign(view="both"), poor[columns].assign(view="slide")])
-    runs = _runs(make_table, "full", strength=6.0)
+    runs = runs_of(make_table, "full", strength=6.0)
     cohorts = {"study": Cohort("study", True, oracles)}
     both = compare(runs, cohorts, reference="full", draws=100)
     assert not both.table["above_oracle"].any()
@@ -246,7 +230,7 @@ def test_a_method_of_one_modality_is_held_against_the_oracle_of_that_one(make_ta
 
 def test_latex_is_escaped_and_every_row_has_the_columns_of_its_head(make_table) -> None:
     name = r"a_b & 50% {of} $x^2$ ~ \n #1 <[*]>"
-    runs = [*_runs(make_table, "full"), *_runs(make_table, name)]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, name)]
     text = pages.to_latex(compare(runs, VIRTUAL, reference="full", draws=20))
     written = (
         r"{a\_b \& 50\% \{of\} \$x\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}n \#1 "
@@ -269,7 +253,7 @@ def test_latex_is_escaped_and_every_row_has_the_columns_of_its_head(make_table) 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
 def test_latex_compiles(make_table, tmp_path: Path) -> None:
-    runs = [*_runs(make_table, "full"), *_runs(make_table, "a_b & 50% <[*]>")]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, "a_b & 50% <[*]>")]
     (tmp_path / "comparison.tex").write_text(
         pages.to_latex(compare(runs, VIRTUAL, reference="full", draws=20))
     )
@@ -282,9 +266,9 @@ def test_latex_compiles(make_table, tmp_path: Path) -> None:
 
 def test_nulls_stand_beside_models_of_a_real_study_or_are_missed(make_table) -> None:
     real = {"study": Cohort("study", virtual=False)}
-    alone = compare(_runs(make_table, "full"), real, reference="full", draws=20)
+    alone = compare(runs_of(make_table, "full"), real, reference="full", draws=20)
     assert "NO NULL beside these rows of a real study (study)" in pages.to_text(alone)
-    runs = [*_runs(make_table, "full"), *_runs(make_table, "metadata_logistic", strength=0.0)]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, "metadata_logistic", strength=0.0)]
     beside = compare(runs, real, reference="full", draws=20)
     assert beside.summary()["experiment"].tolist() == ["full", "metadata_logistic"]
     assert not any("NO NULL" in n for n in beside.notes)
@@ -292,24 +276,24 @@ def test_nulls_stand_beside_models_of_a_real_study_or_are_missed(make_table) -> 
 
 
 def test_permuted_labels_get_no_paired_difference(make_table) -> None:
-    null = _runs(make_table, "null")
+    null = runs_of(make_table, "null")
     for run in null:
         dili = run.table["task"] == "dili"
         run.table.loc[dili, "label"] = 1 - run.table.loc[dili, "label"]
-    compared = compare([*_runs(make_table, "full"), *null], VIRTUAL, reference="full", draws=20)
+    compared = compare([*runs_of(make_table, "full"), *null], VIRTUAL, reference="full", draws=20)
     assert np.isnan(_row(compared, "null", "dili")["difference"])
     assert any("null, dili: labels" in n for n in compared.notes)
     assert _row(compared, "null", "injury")["difference"] == 0
     # Where a run says that its labels are permuted, its flag tells, and no note.
     declared = [replace(run, null="permuted labels") for run in null]
-    compared = compare([*_runs(make_table, "full"), *declared], VIRTUAL, reference="full", draws=20)
+    compared = compare([*runs_of(make_table, "full"), *declared], VIRTUAL, reference="full", draws=20)
     assert np.isnan(_row(compared, "null", "dili")["difference"])
     assert compared.notes == []
     assert _row(compared, "null", "dili")["flags"] == "null: permuted labels"
 
 
 def test_share_of_the_oracle_and_a_fault_above_it(make_table) -> None:
-    runs = _runs(make_table, "full", strength=6.0)
+    runs = runs_of(make_table, "full", strength=6.0)
     truth = make_table(strength=6.0)[["task", "level", "unit_id", "label", "score"]].assign(view="both")
     same = compare(runs, {"study": Cohort("study", True, truth)}, reference="full", draws=50)
     assert _row(same, "full", "dili")["share"] == pytest.approx(1)
@@ -321,8 +305,8 @@ def test_share_of_the_oracle_and_a_fault_above_it(make_table) -> None:
 
 
 def test_studies_are_pooled_as_cohorts(make_table) -> None:
-    runs = [*_runs(make_table, "full", cohort="a"), *_runs(make_table, "full", cohort="b", noise=2)]
-    runs += _runs(make_table, "other", cohort="a")
+    runs = [*runs_of(make_table, "full", cohort="a"), *runs_of(make_table, "full", cohort="b", noise=2)]
+    runs += runs_of(make_table, "other", cohort="a")
     cohorts = {name: Cohort(name, virtual=True) for name in "ab"}
     compared = compare(runs, cohorts, reference="full", draws=50)
     assert _row(compared, "full", "dili")["n_compounds"] == 48
@@ -331,7 +315,7 @@ def test_studies_are_pooled_as_cohorts(make_table) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(make_table) -> None:
-    runs = _runs(make_table, "full")
+    runs = runs_of(make_table, "full")
     with pytest.raises(ComparisonError, match="fool"):
         compare(runs, VIRTUAL, reference="fool")
     with pytest.raises(ComparisonError, match="both fold 0, seed 0"):
@@ -527,7 +511,7 @@ def test_command_line_names_a_pattern_that_matches_nothing(
 
 
 def test_figures_refuse_what_cannot_be_drawn(make_table, tmp_path: Path) -> None:
-    alone = compare(_runs(make_table, "full"), VIRTUAL, reference="full", draws=20)
+    alone = compare(runs_of(make_table, "full"), VIRTUAL, reference="full", draws=20)
     with pytest.raises(FigureError, match="beside"):
         figures.differences(alone, tmp_path / "a.png")
     obs = pd.DataFrame({"dose_level": ["low"] * 4, "injury": [0.0] * 4, "compound": list("abcd")})

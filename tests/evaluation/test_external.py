@@ -7,26 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.evaluation.conftest import runs_of
 from toxfusion.evaluation.comparison import Cohort, ComparisonError, Run, compare
 from toxfusion.evaluation.external import SCORES, external_runs
 from toxfusion.study.audit import Audit
 
 STUDIES = {name: Cohort(name, virtual=True) for name in ("study", "other")}
-
-
-def _runs(make_table, experiment: str = "full", cohort: str = "study", **settings) -> list[Run]:
-    return [
-        Run(
-            experiment,
-            cohort,
-            fold,
-            0,
-            3,
-            make_table(fold=fold, n_folds=3, **settings),
-            f"{experiment}/{fold}",
-        )
-        for fold in range(3)
-    ]
 
 
 def _as_external(runs: list[Run], model: str) -> pd.DataFrame:
@@ -44,7 +30,7 @@ def _as_external(runs: list[Run], model: str) -> pd.DataFrame:
 @pytest.mark.parametrize("suffix", [".tsv", ".parquet"])
 def test_a_file_of_a_runs_scores_is_a_row_like_that_run(make_table, tmp_path: Path, suffix: str) -> None:
     """Values, paired differences and intervals agree exactly; what fits nothing, or is missing, is named."""
-    runs = [*_runs(make_table), *_runs(make_table, "rival", noise=1)]
+    runs = [*runs_of(make_table, "full"), *runs_of(make_table, "rival", noise=1)]
     table = _as_external(runs[3:], "theirs")
     stranger = table.iloc[[0]].assign(case_id="nobody")
     path = tmp_path / f"scores{suffix}"
@@ -72,7 +58,7 @@ def test_a_file_of_a_runs_scores_is_a_row_like_that_run(make_table, tmp_path: Pa
 
 
 def test_cases_without_a_prediction_are_named_and_the_rest_is_paired(make_table, tmp_path: Path) -> None:
-    runs = _runs(make_table)
+    runs = runs_of(make_table, "full")
     table = _as_external(runs, "theirs")
     lacking = sorted(table.loc[table["term"] == "dili", "case_id"])[:2]
     table[~(table["term"].eq("dili") & table["case_id"].isin(lacking))].to_csv(
@@ -95,7 +81,7 @@ def test_one_task_needs_no_name_and_one_study_of_two_does(make_table, tmp_path: 
         Run(r.experiment, r.cohort, r.fold, 0, 3, r.table[r.table["task"] == "dili"], r.source, null=null)
         for cohort in ("study", "other")
         for name, null in (("null", "permuted labels"), ("full", ""))
-        for r in _runs(make_table, name, cohort)
+        for r in runs_of(make_table, name, cohort=cohort)
     ]
     for run in dili:
         if run.null:
@@ -134,7 +120,7 @@ def test_one_task_needs_no_name_and_one_study_of_two_does(make_table, tmp_path: 
     ids=["fold", "twice", "nobody", "logit", "name", "task", "tasks", "score", "no-fold", "half", "no-case"],
 )
 def test_what_does_not_fit_the_runs_is_refused(make_table, tmp_path: Path, change, says: str) -> None:
-    runs = _runs(make_table)
+    runs = runs_of(make_table, "full")
     change(_as_external(runs, "theirs")).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ComparisonError, match=says) as refused:
         external_runs(tmp_path / "a.csv", runs, "full", Audit())

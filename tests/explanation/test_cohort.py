@@ -12,10 +12,10 @@ import tifffile
 import torch
 
 from tests.feature_store import featured_study
-from tests.runs.test_probes import trained
+from tests.training.small_runs import trained
 from toxfusion.explanation import cohort, cohort_figures
 from toxfusion.explanation.cohort import Look
-from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
+from toxfusion.runs.loaded import LoadedRun
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunFolder
@@ -25,7 +25,7 @@ def looked(
     name: str, vectors: dict[str, list[float]], tested: set[str], risk: dict[str, list[float]]
 ) -> Look:
     """Two treated animals and a control of each compound, all with the compound's vector."""
-    rows = [
+    animals = [
         {
             "sample_id": f"{c}{i}",
             "compound": c,
@@ -39,7 +39,7 @@ def looked(
         for c in vectors
         for i in range(3)
     ]
-    obs = pd.DataFrame(rows).set_index("sample_id")
+    obs = pd.DataFrame(animals).set_index("sample_id")
     values = np.repeat(np.array(list(vectors.values()), np.float32), 3, axis=0)
     values[obs["is_control"].to_numpy()] = 0.0
     table = pd.DataFrame({"dili": np.concatenate([risk[c] for c in vectors])}, index=obs.index)
@@ -52,15 +52,15 @@ PLACES = {"A": [1.0, 0.1], "B": [0.9, 0.2], "C": [-1.0, 0.3]}
 
 def test_curves_are_means_over_animals_then_runs_of_tested_samples() -> None:
     other = {**RISK, "A": [0.1, 0.6, 1.0]}
-    found = cohort.dose_response([looked("x", PLACES, {"A"}, RISK), looked("y", PLACES, {"A", "B"}, other)])
-    assert set(found["compound"]) == {"A", "B"}
-    high = found[(found["compound"] == "A") & (found["dose_level"] == "high")].iloc[0]
+    curves = cohort.dose_response([looked("x", PLACES, {"A"}, RISK), looked("y", PLACES, {"A", "B"}, other)])
+    assert set(curves["compound"]) == {"A", "B"}
+    high = curves[(curves["compound"] == "A") & (curves["dose_level"] == "high")].iloc[0]
     assert (high["n_animals"], high["n_runs"]) == (2, 2)
     assert high["mean"] == pytest.approx((0.5 + 0.8) / 2)
     assert (high["low"], high["high"]) == (pytest.approx(0.5), pytest.approx(0.8))
     assert high["sd"] == pytest.approx(np.std([0.5, 0.8], ddof=1))
     assert (high["animal_low"], high["animal_high"]) == (pytest.approx(0.5), pytest.approx(0.8))
-    once = found[(found["compound"] == "B") & (found["dose_level"] == "control")].iloc[0]
+    once = curves[(curves["compound"] == "B") & (curves["dose_level"] == "control")].iloc[0]
     assert (once["n_runs"], once["mean"]) == (1, pytest.approx(0.2))
     assert np.isnan(once["sd"])
 
@@ -129,11 +129,6 @@ def full(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return trained(study, tmp_path_factory.mktemp("full"), *steps, *style)
 
 
-@pytest.fixture(scope="module")
-def run(full: RunFolder) -> LoadedRun:
-    return load_run(full, *load_own_study(full))
-
-
 def test_risk_is_that_of_the_predictions(run: LoadedRun) -> None:
     seen = cohort.look(run, run.tasks.names)
     assert set(seen.obs["part"]) == {"train", "valid", "test"}
@@ -154,8 +149,8 @@ def test_prototypes_are_of_the_pretraining_with_tiles_of_its_slides(run: LoadedR
     assert table.drop_duplicates("prototype")["n_nearest"].sum() == len(slides)
     best = table[table["tile_rank"] == 1].groupby("prototype")["similarity"]
     assert best.apply(lambda s: s.is_monotonic_decreasing).all()
-    for row in table.head(3).to_dict("records"):
-        assert run.fold.study.slides.at[row["slide_id"], "sample_id"] == row["sample_id"]
+    for tile in table.head(3).to_dict("records"):
+        assert run.fold.study.slides.at[tile["slide_id"], "sample_id"] == tile["sample_id"]
     without = replace(run, config={**run.config, "pretrain": {**run.config["pretrain"], "steps": 0}})
     cohort.explain_prototypes(without, tmp_path / "none", audit)
     assert [r.id for r in audit.records] == ["prototypes"]

@@ -14,7 +14,7 @@ import tifffile
 import torch
 
 from tests.feature_store import featured_study
-from tests.runs.test_probes import trained
+from tests.training.small_runs import trained
 from toxfusion.data.batch import Batch, RaggedTiles
 from toxfusion.data.expression import ExpressionTransform
 from toxfusion.explanation import (
@@ -57,11 +57,6 @@ def full(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def run(full: RunFolder) -> LoadedRun:
-    return load_run(full, *load_own_study(full))
-
-
-@pytest.fixture(scope="module")
 def survpath(study: Study, tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
     folder = tmp_path_factory.mktemp("survpath")
     (folder / "sets.gmt").write_text(GENE_SETS)
@@ -92,10 +87,10 @@ def test_bags_are_taken_in_the_order_asked() -> None:
 
 def test_predictions_of_a_taken_batch_are_those_of_the_batch(run: LoadedRun) -> None:
     batch = run.fold.batch(run.fold.split.test, stage="evaluate")
-    rows = torch.tensor([3, 0, 0, 5])
+    samples = torch.tensor([3, 0, 0, 5])
     for task in run.tasks.names:
         whole = predict(run, batch, task)
-        torch.testing.assert_close(predict(run, batch.take(rows), task), whole[rows])
+        torch.testing.assert_close(predict(run, batch.take(samples), task), whole[samples])
 
 
 def test_control_profiles_are_zero_change_or_the_mean_of_the_other_controls(study: Study) -> None:
@@ -154,7 +149,7 @@ def test_a_contribution_is_exact_where_the_path_is_linear(
     network, weight = loaded.network, torch.linspace(-1, 1, loaded.fold.tile_dim)
 
     def linear(batch: Batch) -> Representation:
-        of_bag = torch.stack([rows.mean(0) @ weight for rows in batch.tiles.split(batch.tiles.features)])
+        of_bag = torch.stack([bag.mean(0) @ weight for bag in batch.tiles.split(batch.tiles.features)])
         vector = of_bag[:, None].expand(-1, network.fused_width)
         return Representation(Fused(vector, torch.ones(len(batch), 2)))
 
@@ -172,25 +167,25 @@ def test_tiles_spread_out_and_no_tile_is_at_both_ends() -> None:
     corners = np.array([[0, 0], [1, 0], [10, 0], [20, 0]])
     assert regions.spread_out(np.array([4.0, 3.0, 2.0, 1.0]), corners, 3, apart=5).tolist() == [0, 2, 3]
     table = pd.DataFrame({"x": corners[:, 0], "y": 0, "side": 1.0, "s": [4.0, 3.0, 2.0, 1.0]})
-    found = regions.extreme_tiles(table, "s", 5)
-    assert found["end"].tolist() == ["top", "top", "bottom", "bottom"]
-    assert not found.index.duplicated().any()
+    extremes = regions.extreme_tiles(table, "s", 5)
+    assert extremes["end"].tolist() == ["top", "top", "bottom", "bottom"]
+    assert not extremes.index.duplicated().any()
 
 
 def test_geojson_is_closed_squares_with_finite_measurements() -> None:
-    row = {"sample_id": "s", "slide_id": "a", "tile": 0, "x": 5, "y": 7, "side": 2.0, "mpp0": 0.5}
-    found = regions.geojson(pd.DataFrame([{**row, "attention": 0.25, "contribution:dili": np.nan}]))
-    (feature,) = found["features"]
+    tile = {"sample_id": "s", "slide_id": "a", "tile": 0, "x": 5, "y": 7, "side": 2.0, "mpp0": 0.5}
+    collection = regions.geojson(pd.DataFrame([{**tile, "attention": 0.25, "contribution:dili": np.nan}]))
+    (feature,) = collection["features"]
     assert feature["geometry"]["coordinates"] == [[[5, 7], [7, 7], [7, 9], [5, 9], [5, 7]]]
     assert feature["properties"]["measurements"] == {"attention": 0.25}
-    json.dumps(found, allow_nan=False)
+    json.dumps(collection, allow_nan=False)
 
 
 def test_smoothing_keeps_a_constant_and_stays_on_tiles() -> None:
     corners = np.array([[0.0, 0.0], [8.0, 0.0], [4.0, 0.0]])
-    found = figures.smooth_map((20, 30), corners, 8.0, np.full(3, 2.5))
-    np.testing.assert_allclose(found.compressed(), 2.5)
-    assert (~np.ma.getmaskarray(found)).sum() == 8 * 16
+    smoothed = figures.smooth_map((20, 30), corners, 8.0, np.full(3, 2.5))
+    np.testing.assert_allclose(smoothed.compressed(), 2.5)
+    assert (~np.ma.getmaskarray(smoothed)).sum() == 8 * 16
 
 
 def test_deletion_and_insertion_start_and_end_alike_and_mirror_each_other(run: LoadedRun) -> None:
@@ -201,9 +196,9 @@ def test_deletion_and_insertion_start_and_end_alike_and_mirror_each_other(run: L
     deletion, insertion = (curves[curves["curve"] == c].reset_index() for c in ("deletion", "insertion"))
     whole = predict(run, batch, "dili").item()
     bare = predict(run, batch.without("slide"), "dili").item()
-    for start, end, rows in ((whole, bare, deletion), (bare, whole, insertion)):
-        assert rows["value"].iloc[[0, -1]].tolist() == pytest.approx([start, end], rel=1e-4)
-        assert rows["random"].iloc[[0, -1]].tolist() == pytest.approx([start, end], rel=1e-4)
+    for start, end, curve in ((whole, bare, deletion), (bare, whole, insertion)):
+        assert curve["value"].iloc[[0, -1]].tolist() == pytest.approx([start, end], rel=1e-4)
+        assert curve["random"].iloc[[0, -1]].tolist() == pytest.approx([start, end], rel=1e-4)
     # Deleting the head leaves what inserting the tail of the reversed order puts in.
     back = faithfulness.deletion_insertion(run, batch, "dili", -score, draws=1, seed=0)
     back = back[back["curve"] == "insertion"]["value"].to_numpy()[::-1]
@@ -213,7 +208,7 @@ def test_deletion_and_insertion_start_and_end_alike_and_mirror_each_other(run: L
 
 def test_the_area_is_positive_where_the_order_finds_what_raises_the_number() -> None:
     share = [0.0, 0.5, 1.0]
-    rows = [
+    curves = [
         pd.DataFrame(
             {"curve": "deletion", "share": share, "value": [1.0, 0.0, 0.0], "random": [1.0, 0.5, 0.0]}
         ),
@@ -221,7 +216,9 @@ def test_the_area_is_positive_where_the_order_finds_what_raises_the_number() -> 
             {"curve": "insertion", "share": share, "value": [0.0, 1.0, 1.0], "random": [0.0, 0.5, 1.0]}
         ),
     ]
-    assert faithfulness.area_between(pd.concat(rows)) == pytest.approx({"deletion": 0.25, "insertion": 0.25})
+    assert faithfulness.area_between(pd.concat(curves)) == pytest.approx(
+        {"deletion": 0.25, "insertion": 0.25}
+    )
 
 
 def test_random_weights_change_network_and_heads_and_leave_the_run(run: LoadedRun) -> None:
@@ -249,11 +246,11 @@ def test_aggregation_keeps_common_genes_and_measures_overlap() -> None:
     def table(ids: str, values: list[float]) -> pd.DataFrame:
         return pd.DataFrame({"gene_id": list(ids), "symbol": list(ids.upper()), "integrated": values})
 
-    found, stability = genes.aggregate(
+    ranked, stability = genes.aggregate(
         {"one": table("abcd", [4.0, -3, 2, 1]), "two": table("dcbe", [1.0, 2, -3, 9])}, top_k=1
     )
-    assert found["gene_id"].tolist() == ["b", "c", "d"]
-    assert found.loc[0, ["mean_rank", "same_sign", "in_top"]].tolist() == [1, 1, 1]
+    assert ranked["gene_id"].tolist() == ["b", "c", "d"]
+    assert ranked.loc[0, ["mean_rank", "same_sign", "in_top"]].tolist() == [1, 1, 1]
     assert stability["left_out"] == 2
     assert (stability["kendall_w"], stability["top_overlap"]) == (1, 1)
     assert stability["top_overlap_chance"] == pytest.approx(1 / 3)
@@ -278,12 +275,12 @@ def test_attention_over_pathways_sums_to_one_and_reaches_tiles(survpath: LoadedR
     attention = genes.pathway_attention(survpath, having)
     assert list(attention.columns) == ["first", "last", genes.OTHERS]
     np.testing.assert_allclose(attention.sum(axis=1), 1, rtol=1e-4)
-    found = genes.attribute_genes(survpath, having, "severity")
-    table = genes.pathway_table(survpath, found, attention).set_index("pathway")
+    attributions = genes.attribute_genes(survpath, having, "severity")
+    table = genes.pathway_table(survpath, attributions, attention).set_index("pathway")
     ids = survpath.fold.expression.symbols
     mine = [i for i, s in enumerate(ids) if s in {f"Gene{k}" for k in range(6)}]
     assert table.at["first", "integrated"] == pytest.approx(
-        found.integrated.mean().to_numpy()[mine].sum(), rel=1e-4
+        attributions.integrated.mean().to_numpy()[mine].sum(), rel=1e-4
     )
     with_slides = samples_with(survpath, survpath.fold.split.test, "slide")[:2]
     tiles = fusion.expression_on_tiles(survpath, with_slides)
@@ -311,8 +308,8 @@ def test_localisation_and_recovery_by_hand() -> None:
     assert best == {"auroc": 1, "average_precision": 1, "pointing": 1, "prevalence": 0.5}
     tied = truth.localisation(np.zeros(4), lesion)
     assert (tied["auroc"], tied["pointing"]) == (0.5, 0.5)
-    found = truth.recovery(np.array([3.0, 2.0, 1.0]), ["A", "B", "C"], {"A", "C", "D"})
-    assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    recovered = truth.recovery(np.array([3.0, 2.0, 1.0]), ["A", "B", "C"], {"A", "C", "D"})
+    assert recovered["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_lesion_shares_read_the_mask_under_the_tile(tmp_path: Path, study: Study) -> None:
@@ -352,10 +349,10 @@ def test_scores_agree_with_themselves_and_lose_their_sign_when_turned(run: Loade
     turned = replace(
         scores, tiles=scores.tiles.assign(**{"contribution:dili": -scores.tiles["contribution:dili"]})
     )
-    row = agreement.agreement(scores, turned, compound).set_index("score").loc["contribution"]
-    assert row["spearman"] == pytest.approx(1)
-    assert row["signed"] == pytest.approx(-1)
-    assert row["n"] == (scores.tiles.groupby("slide_id").size() >= agreement.LEAST_TILES).sum()
+    contribution = agreement.agreement(scores, turned, compound).set_index("score").loc["contribution"]
+    assert contribution["spearman"] == pytest.approx(1)
+    assert contribution["signed"] == pytest.approx(-1)
+    assert contribution["n"] == (scores.tiles.groupby("slide_id").size() >= agreement.LEAST_TILES).sum()
     other = agreement.agreement(
         scores, agreement.scores_of(faithfulness.randomised(run, 5), ["dili"], 8), compound
     )

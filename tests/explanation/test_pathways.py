@@ -47,15 +47,15 @@ def planted() -> tuple[pd.Series, list[PlacedSet]]:
 
 def test_sets_that_lead_and_trail_come_first_with_their_sign() -> None:
     scores, sets = planted()
-    found = enrichment(scores, sets, permutations=200, seed=0)
-    assert set(found["set"][:2]) == {"up", "down"}
-    by_set = found.set_index("set")
+    enriched = enrichment(scores, sets, permutations=200, seed=0)
+    assert set(enriched["set"][:2]) == {"up", "down"}
+    by_set = enriched.set_index("set")
     assert by_set.at["up", "nes"] > 1.5
     assert by_set.at["down", "nes"] < -1.5
     assert (by_set.loc[["up", "down"], "fdr"] < 0.05).all()
-    assert found["p"].min() >= 1 / 200
+    assert enriched["p"].min() >= 1 / 200
     assert set(by_set.at["up", "leading_genes"]) <= set(sets[0].gene_ids)
-    pd.testing.assert_frame_equal(found, enrichment(scores, sets, permutations=200, seed=0))
+    pd.testing.assert_frame_equal(enriched, enrichment(scores, sets, permutations=200, seed=0))
 
 
 def test_the_enrichment_score_is_the_largest_deviation_of_the_running_sum() -> None:
@@ -70,13 +70,13 @@ def test_the_enrichment_score_is_the_largest_deviation_of_the_running_sum() -> N
 def test_over_representation_is_the_hypergeometric_tail() -> None:
     _, sets = planted()
     top = [*GENES[:6], *GENES[100:104]]
-    found = over_representation(top, GENES, sets).set_index("set")
+    tested = over_representation(top, GENES, sets).set_index("set")
     expected = stats.hypergeom.sf(5, 200, 15, 10)
-    assert found.at["up", "p"] == pytest.approx(expected)
-    assert found.at["up", "odds_ratio"] == pytest.approx(6 * 181 / (9 * 4))
-    assert found.at["up", "fdr"] == pytest.approx(expected * len(sets))
-    assert (found.at["up", "overlap"], found.at["up", "genes"]) == (6, GENES[:6])
-    assert found.at["down", "p"] == 1.0
+    assert tested.at["up", "p"] == pytest.approx(expected)
+    assert tested.at["up", "odds_ratio"] == pytest.approx(6 * 181 / (9 * 4))
+    assert tested.at["up", "fdr"] == pytest.approx(expected * len(sets))
+    assert (tested.at["up", "overlap"], tested.at["up", "genes"]) == (6, GENES[:6])
+    assert tested.at["down", "p"] == 1.0
 
 
 def test_shuffled_genes_pass_less_often_than_planted_ones() -> None:
@@ -92,8 +92,10 @@ def test_shipped_programmes_are_well_formed_and_cited() -> None:
     sets = read_gmt(pathways.PROGRAMMES)
     with (pathways.PROGRAMMES.parent / "citations.csv").open() as file:
         cited = list(csv.DictReader(file))
-    assert {row["set"] for row in cited} == set(sets) == set(pathways.set_titles(pathways.PROGRAMMES))
-    assert all(row["authors"] and row["year"].isdigit() and row["doi"].startswith("10.") for row in cited)
+    assert {entry["set"] for entry in cited} == set(sets) == set(pathways.set_titles(pathways.PROGRAMMES))
+    assert all(
+        entry["authors"] and entry["year"].isdigit() and entry["doi"].startswith("10.") for entry in cited
+    )
     for name, genes in sets.items():
         assert 10 <= len(genes) <= 40, name
         assert all(gene[0].isupper() and not gene.isupper() for gene in genes if len(gene) > 2), name
@@ -165,10 +167,12 @@ def test_programmes_without_a_gene_of_the_study_are_left_out_with_a_reason(
 ) -> None:
     audit = Audit()
     ranking = pd.DataFrame({"gene_id": study.var.index, "symbol": study.var["symbol"], "integrated": 1.0})
-    given = {"top_k": 5, "seed": 0, "audit": audit}
-    pathways.explain_pathways({"dili": ranking}, study, tmp_path, replace(SETTINGS, programmes=True), **given)
+    settings = {"top_k": 5, "seed": 0, "audit": audit}
+    pathways.explain_pathways(
+        {"dili": ranking}, study, tmp_path, replace(SETTINGS, programmes=True), **settings
+    )
     assert [r.id for r in audit.records] == [pathways.SHIPPED]
-    pathways.explain_pathways({}, study, tmp_path, SETTINGS, **given)
+    pathways.explain_pathways({}, study, tmp_path, SETTINGS, **settings)
     assert audit.records[-1].reason == "no gene ranking"
     assert not list(tmp_path.iterdir())
 

@@ -142,18 +142,18 @@ def _write_run(
              "sha256": {"best.ckpt": "1" * 64}, "split": {"transductive": False}}  # fmt: skip
     _write_json(place / "run.json", about)
     unit = {"study": "S", "batch": "B1", "part": "test", "fold": 0, "seed": seed, "label": np.nan}
-    rows = [
+    predictions = [
         {**unit, "task": "dili", "level": "compound", "unit_id": c, "compound": c, "dose_level": "", "time_h": np.nan,
          "is_control": False, "score": rng.random()}
         for c in COMPOUNDS
     ]  # fmt: skip
-    rows += [
+    predictions += [
         {**unit, "task": t, "level": "sample", "unit_id": r["sample_id"], "compound": r["compound"],
          "dose_level": r["dose_level"], "time_h": 24.0, "is_control": r["is_control"], "score": rng.random()}
         for t in TASKS[1:]
         for r in samples.to_dict("records")
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(place / "predictions.csv", index=False)
+    pd.DataFrame(predictions).to_csv(place / "predictions.csv", index=False)
     treated = samples.loc[~samples["is_control"], "sample_id"]
     for task in TASKS:
         table = pd.DataFrame(rng.normal(size=(len(treated), len(genes))), index=treated, columns=genes)
@@ -187,7 +187,7 @@ def _write_run(
                 Image.new("RGB", (1200, 420), "#eee").save(folder / f"{file_name(task)}_{end}.png")
             file = f"{folder.name}/tiles/{file_name(task)}_top1.png"
             Image.new("RGB", (64, 64), "#d9c").save(place / "regions" / file)
-            row = {
+            tile = {
                 "sample_id": sample,
                 "slide_id": slide,
                 "tile": 0,
@@ -196,7 +196,7 @@ def _write_run(
                 "side": SIDE,
                 "mpp0": 0.5,
             }
-            extremes.append({**row, "task": task, "end": "top", "rank": 1, "score": 0.5, "file": file})
+            extremes.append({**tile, "task": task, "end": "top", "rank": 1, "score": 0.5, "file": file})
     pd.DataFrame(extremes).to_csv(place / "regions" / "extreme_tiles.csv", index=False)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.feature_store import DIM
-from tests.runs.test_probes import trained
+from tests.training.small_runs import trained
 from toxfusion.explanation import planted, truth
 from toxfusion.report.demo_page import Compared, write_demo_page
 from toxfusion.runs.compared import compare_runs
@@ -62,7 +62,7 @@ def test_the_page_shows_what_was_planted(full: RunFolder) -> None:
         str(root / "runs"), root / "comparison", reference="full", draws=200, seed=0, interval="percentile"
     )
     compared = Compared.read(root / "comparison", root / "comparison", 6)
-    page = write_demo_page(root, full, compared, {"study": root / "study"}, setting="positive control")
+    page = write_demo_page(root, full, compared, {"study": root / "study"})
     text = page.read_text()
     assert "labels of 12 compounds" in text
     assert "slides alone" in compared.statements()[0]

@@ -296,9 +296,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def settled(driver: Any, script: str) -> Any:
     """The value of a script as soon as it is true."""
     for _ in range(300):
-        found = driver.execute_script(script)
-        if found:
-            return found
+        value = driver.execute_script(script)
+        if value:
+            return value
         time.sleep(0.1)
     raise AssertionError(f"never true: {script}")
 

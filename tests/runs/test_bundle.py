@@ -17,8 +17,8 @@ import yaml
 
 import toxfusion as tf
 from tests.conftest import tiny_tables
-from tests.runs.test_probes import trained
-from tests.training.test_run import tiled_study
+from tests.feature_store import tiled_study
+from tests.training.small_runs import trained
 from toxfusion import export, predict
 from toxfusion.runs.bundle import Bundle, BundledRun, BundleError, packed, sha256_of, unpacked
 from toxfusion.runs.exporting import export_runs
@@ -136,10 +136,10 @@ def test_a_bundle_holds_no_pickle_no_path_of_the_machine_and_a_card(
     assert card.data.library_name == "toxfusion"
     assert card.data.license == "apache-2.0"
     scores = json.loads((bundle / "metrics.json").read_text())
-    row = re.search(r"\| dili \| auroc \| (\S+) \| (\S+) to (\S+) \|", card.text)
-    assert row is not None
+    scored = re.search(r"\| dili \| auroc \| (\S+) \| (\S+) to (\S+) \|", card.text)
+    assert scored is not None
     told = scores["dili"]["auroc"]
-    assert [float(x) for x in row.groups()] == [round(told[key], 3) for key in ("value", "low", "high")]
+    assert [float(x) for x in scored.groups()] == [round(told[key], 3) for key in ("value", "low", "high")]
     assert "**The study is virtual**" in card.text
 
 

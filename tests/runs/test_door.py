@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import toxfusion as tf
-from tests.training.test_run import SMALL, STORED
+from tests.training.small_runs import SMALL, STORED
 from toxfusion.runs.after import next_steps
 from toxfusion.study.study import Study
 from toxfusion.training.assemble import TrainingError

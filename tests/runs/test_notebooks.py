@@ -10,7 +10,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
-from tests.training.test_run import SMALL, STORED
+from tests.training.small_runs import SMALL, STORED
 from toxfusion.study.study import Study
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "docs" / "notebooks"

@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import tiny_tables
-from tests.feature_store import featured_study, write_features
-from tests.runs.test_probes import trained
+from tests.feature_store import write_features
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.applicability import ApplicabilityError
 from toxfusion.evaluation.calibration import Platt
@@ -23,16 +22,6 @@ from toxfusion.runs.new_study import score_study
 from toxfusion.study.audit import Audit
 from toxfusion.study.study import Study, write_study
 from toxfusion.training.folder import RunError, RunFolder
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return featured_study(tmp_path_factory.mktemp("known") / "study")
-
-
-@pytest.fixture(scope="module")
-def run(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return trained(study, tmp_path_factory.mktemp("run"), "size.finetune_steps=3", "size.pretrain_steps=3")
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +65,12 @@ def dili(units: pd.DataFrame) -> pd.DataFrame:
     return units[units["task"] == "dili"].set_index("unit_id")
 
 
-def test_a_compound_unlike_those_of_training_is_the_farthest(run: RunFolder, new: Study) -> None:
-    scores = score_study([run], new, Audit())
+def test_a_compound_unlike_those_of_training_is_the_farthest(short_run: RunFolder, new: Study) -> None:
+    scores = score_study([short_run], new, Audit())
     compounds = scores.compounds.set_index("compound")
     assert compounds["distance"].idxmax() == "novelin"
     assert not compounds.at["novelin", "seen_in_training"]
-    table = anndata.read_h5ad(run.embeddings).obs
+    table = anndata.read_h5ad(short_run.embeddings).obs
     training = set(table.loc[table["part"] == "train", "compound"])
     assert all(set(re.findall(r"(\w+) \(", nearest)) == training for nearest in compounds["nearest"])
     np.testing.assert_allclose(compounds["gate_slide"] + compounds["gate_expression"], 1.0, atol=1e-5)
@@ -95,8 +84,8 @@ def test_a_compound_unlike_those_of_training_is_the_farthest(run: RunFolder, new
     assert any("vehicle controls of this study" in note for note in scores.notes)
 
 
-def test_abstention_by_distance_follows_alpha(run: RunFolder, new: Study) -> None:
-    units = dili(score_study([run], new, Audit(), alpha=0.5).units)
+def test_abstention_by_distance_follows_alpha(short_run: RunFolder, new: Study) -> None:
+    units = dili(score_study([short_run], new, Audit(), alpha=0.5).units)
     assert units.at["novelin", "abstain"]
     assert units.at["novelin", "reason"] == "farther than 50 % of validation units"
     assert (units["abstain"] == (units["distance_percentile"] >= 50)).all()
@@ -104,10 +93,10 @@ def test_abstention_by_distance_follows_alpha(run: RunFolder, new: Study) -> Non
 
 
 def test_what_a_run_keeps_is_enough_and_without_it_there_is_no_distance(
-    run: RunFolder, new: Study, tmp_path: Path
+    short_run: RunFolder, new: Study, tmp_path: Path
 ) -> None:
-    kept = score_study([run], new, Audit()).compounds
-    moved = copied(run, tmp_path / "moved")
+    kept = score_study([short_run], new, Audit()).compounds
+    moved = copied(short_run, tmp_path / "moved")
     config = moved.read_config()
     config["data"]["root"] = str(tmp_path / "gone")
     moved.config.write_text(yaml.safe_dump(config))
@@ -119,9 +108,9 @@ def test_what_a_run_keeps_is_enough_and_without_it_there_is_no_distance(
 
 
 def test_calibration_is_of_validation_and_too_few_units_are_said(
-    run: RunFolder, new: Study, tmp_path: Path
+    short_run: RunFolder, new: Study, tmp_path: Path
 ) -> None:
-    few, many = (score_study([with_valid(run, tmp_path / str(n), n)], new, Audit()) for n in (19, 40))
+    few, many = (score_study([with_valid(short_run, tmp_path / str(n), n)], new, Audit()) for n in (19, 40))
     assert not dili(few.units)["calibrated"].any()
     assert "dili: not calibrated, 19 labelled validation units are under 20" in few.notes
     # Eight of ten right at 0.9 and 0.1: calibration makes 0.8 of 0.9, and 0.2 of 0.1.
@@ -133,9 +122,9 @@ def test_calibration_is_of_validation_and_too_few_units_are_said(
 
 
 def test_risks_that_validation_cannot_call_are_abstained_on(
-    run: RunFolder, new: Study, tmp_path: Path
+    short_run: RunFolder, new: Study, tmp_path: Path
 ) -> None:
-    folder = with_valid(run, tmp_path / "run", 40)
+    folder = with_valid(short_run, tmp_path / "run", 40)
     loose, strict = (score_study([folder], new, Audit(), error=e) for e in (0.25, 0.1))
     # A fifth is wrong: all are called at an error of 0.25, none at 0.1.
     assert not dili(loose.units)["abstain"].any()
@@ -147,31 +136,33 @@ def test_risks_that_validation_cannot_call_are_abstained_on(
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 0.0}, {"alpha": 1.0}, {"error": 0.5}, {"error": -0.1}])
-def test_shares_out_of_range_are_refused(run: RunFolder, new: Study, wrong: dict[str, Any]) -> None:
+def test_shares_out_of_range_are_refused(short_run: RunFolder, new: Study, wrong: dict[str, Any]) -> None:
     with pytest.raises(ApplicabilityError, match="must lie between"):
-        score_study([run], new, Audit(), **wrong)
+        score_study([short_run], new, Audit(), **wrong)
 
 
-def test_one_run_twice_and_two_experiments_are_refused(run: RunFolder, new: Study, tmp_path: Path) -> None:
-    other = copied(run, tmp_path / "copy")
+def test_one_run_twice_and_two_experiments_are_refused(
+    short_run: RunFolder, new: Study, tmp_path: Path
+) -> None:
+    other = copied(short_run, tmp_path / "copy")
     with pytest.raises(RunError, match=r"several runs of fold and seed \(0, 0\)"):
-        score_study([run, other], new, Audit())
+        score_study([short_run, other], new, Audit())
     config = other.read_config()
     other.config.write_text(yaml.safe_dump({**config, "name": "mirror", "seed": 1}))
     with pytest.raises(RunError, match=r"experiments \['full', 'mirror'\]"):
-        score_study([run, other], new, Audit())
+        score_study([short_run, other], new, Audit())
 
 
 def test_a_study_without_slides_or_without_a_gene_says_what_is_missing(
-    run: RunFolder, tmp_path: Path
+    short_run: RunFolder, tmp_path: Path
 ) -> None:
     tables = tiny_tables(seed=6)
     bare = write_study(tmp_path / "bare", **{**tables, "slides": tables["slides"].iloc[:0]})
     with pytest.raises(ValueError, match="no features 'test'"):
-        score_study([run], bare, Audit())
+        score_study([short_run], bare, Audit())
     # With a store, samples without a slide are scored by expression alone.
     write_features(bare)
-    samples = score_study([run], bare, Audit()).samples
+    samples = score_study([short_run], bare, Audit()).samples
     assert not samples["has_slide"].any()
     assert samples["has_expression"].all()
     assert (samples["gate_slide"] < 1e-5).all()
@@ -180,10 +171,10 @@ def test_a_study_without_slides_or_without_a_gene_says_what_is_missing(
     )
     write_features(lacking)
     with pytest.raises(ValueError, match="lacks 20 of the 20 genes"):
-        score_study([run], lacking, Audit())
+        score_study([short_run], lacking, Audit())
 
 
-def test_samples_without_a_matched_control_are_in_the_audit(run: RunFolder, tmp_path: Path) -> None:
+def test_samples_without_a_matched_control_are_in_the_audit(short_run: RunFolder, tmp_path: Path) -> None:
     tables = tiny_tables(seed=7)
     treated = (tables["obs"]["compound"] == "zetastat") & ~tables["obs"]["is_control"]
 
@@ -191,7 +182,7 @@ def test_samples_without_a_matched_control_are_in_the_audit(run: RunFolder, tmp_
         study = write_study(tmp_path / name, **{**tables, "obs": obs})
         write_features(study)
         audit = Audit()
-        score_study([run], study, audit)
+        score_study([short_run], study, audit)
         return {r.id for r in audit.records if "compared with the mean of the training controls" in r.reason}
 
     renamed = tables["obs"]["control_group"].astype(str).mask(treated, "controls that were never sent")
@@ -201,11 +192,11 @@ def test_samples_without_a_matched_control_are_in_the_audit(run: RunFolder, tmp_
 
 
 def test_the_command_writes_tables_notes_and_a_figure(
-    run: RunFolder, new: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    short_run: RunFolder, new: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from toxfusion import predict
 
-    predict.main([f"run={run.root}", f"study={new.root}", f"paths.outputs={tmp_path}", "alpha=0.5"])
+    predict.main([f"run={short_run.root}", f"study={new.root}", f"paths.outputs={tmp_path}", "alpha=0.5"])
     output = tmp_path / "predict" / "study"
     assert {f.name for f in output.iterdir()} >= {
         "scores.csv", "compounds.csv", "samples.csv", "notes.txt", "risk.png", "audit.json"}  # fmt: skip

@@ -10,68 +10,50 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.feature_store import featured_study
-from tests.training.test_run import small
+from tests.training.small_runs import trained
 from toxfusion.runs.again import Evaluation, evaluate_run
 from toxfusion.runs.loaded import load_own_study, load_run
 from toxfusion.runs.probes import EMBEDDINGS, PROBES, ProbeError, network_of, probe_run, task_units
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunError, RunFolder
-from toxfusion.training.run import run
-
-
-def trained(study: Study, outputs: Path, *extra: str) -> RunFolder:
-    config = small(study, outputs, *extra)
-    run(config)
-    return RunFolder(Path(config["paths"]["output"]))
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return featured_study(tmp_path_factory.mktemp("probed") / "study")
-
-
-@pytest.fixture(scope="module")
-def full(study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return trained(study, tmp_path_factory.mktemp("full"), "size.finetune_steps=3", "size.pretrain_steps=3")
-
-
-@pytest.fixture(scope="module")
-def probed(full: RunFolder) -> Evaluation:
+def probed(short_run: RunFolder) -> Evaluation:
     return evaluate_run(
-        full, full.root / "evaluation", draws=100, seed=0, probes=PROBES, embeddings=EMBEDDINGS
+        short_run, short_run.root / "evaluation", draws=100, seed=0, probes=PROBES, embeddings=EMBEDDINGS
     )
 
 
-def test_every_probe_is_written_and_in_the_metrics(full: RunFolder, probed: Evaluation) -> None:
-    table = pd.read_parquet(full.probes)
+def test_every_probe_is_written_and_in_the_metrics(short_run: RunFolder, probed: Evaluation) -> None:
+    table = pd.read_parquet(short_run.probes)
     pd.testing.assert_frame_equal(table, probed.probes)
     assert set(table["probe"]) == set(PROBES)
     assert set(table.loc[table["probe"] == "knn", "embedding"]) == set(EMBEDDINGS)
-    written = json.loads((full.root / "evaluation" / "metrics.json").read_text())
+    written = json.loads((short_run.root / "evaluation" / "metrics.json").read_text())
     assert len(written["probes"]) == len(table)
     assert set(written["scores"]) >= {"dili", "injury"}
     assert (
         len(written["strata"])
         == len(probed.strata)
-        == len(pd.read_csv(full.root / "evaluation" / "strata.csv"))
+        == len(pd.read_csv(short_run.root / "evaluation" / "strata.csv"))
     )
     keys = ("task", "by", "stratum", "metric", "value", "n", "small")  # of the same table; draws differ
-    of_training = json.loads(full.metrics.read_text())["strata"]
-    assert [[row[k] for k in keys] for row in of_training] == [
-        [row[k] for k in keys] for row in written["strata"]
+    of_training = json.loads(short_run.metrics.read_text())["strata"]
+    assert [[stratum[k] for k in keys] for stratum in of_training] == [
+        [stratum[k] for k in keys] for stratum in written["strata"]
     ]
     # NaN never stands alone.
     assert (table.loc[table["value"].isna(), "reason"] != "").all()
-    assert (full.root / "evaluation" / "missing_modality.png").is_file()
+    assert (short_run.root / "evaluation" / "missing_modality.png").is_file()
 
 
 def test_retrieval_of_the_pretrained_network_is_what_training_wrote(
-    full: RunFolder, probed: Evaluation
+    short_run: RunFolder, probed: Evaluation
 ) -> None:
     table = probed.probes
     ours = table[(table["probe"] == "retrieval") & (table["embedding"] == "pretrained")]
-    theirs = json.loads(full.metrics.read_text())["retrieval"]
+    theirs = json.loads(short_run.metrics.read_text())["retrieval"]
     assert [(f"{r['direction']}/{r['match']}", r["metric"]) for r in theirs] == list(
         zip(ours["task"], ours["metric"], strict=True)
     )
@@ -86,12 +68,12 @@ def test_nothing_hidden_is_the_score_itself_from_either_side(
     hidden = table[(table["probe"] == "missing_modality") & (table["share"] == 0)]
     assert set(hidden["hidden"]) == {"slide", "expression"}
     known = scores.set_index(["task", "metric"])["value"]
-    for row in hidden.itertuples():
-        np.testing.assert_allclose(row.value, known[row.task, row.metric])
+    for score in hidden.itertuples():
+        np.testing.assert_allclose(score.value, known[score.task, score.metric])
 
 
-def test_the_random_network_is_where_the_run_began_and_all_is_deterministic(full: RunFolder) -> None:
-    loaded = load_run(full, *load_own_study(full))
+def test_the_random_network_is_where_the_run_began_and_all_is_deterministic(short_run: RunFolder) -> None:
+    loaded = load_run(short_run, *load_own_study(short_run))
     state = torch.get_rng_state()
     first, second = (network_of(loaded, "random").state_dict() for _ in range(2))
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -102,8 +84,8 @@ def test_the_random_network_is_where_the_run_began_and_all_is_deterministic(full
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_units_are_means_of_treated_samples_within_a_part(full: RunFolder) -> None:
-    loaded = load_run(full, *load_own_study(full))
+def test_units_are_means_of_treated_samples_within_a_part(short_run: RunFolder) -> None:
+    loaded = load_run(short_run, *load_own_study(short_run))
     fold, split = loaded.fold, loaded.fold.split
     samples = [*split.train, *split.test]
     part = np.array(["train"] * len(split.train) + ["test"] * len(split.test), dtype=object)
@@ -122,11 +104,11 @@ def test_units_are_means_of_treated_samples_within_a_part(full: RunFolder) -> No
             assert units.compound[i] == obs.loc[mine, "compound"].iloc[0]
 
 
-def test_names_that_do_not_exist_list_the_choices(full: RunFolder, tmp_path: Path) -> None:
+def test_names_that_do_not_exist_list_the_choices(short_run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=r"\['fewshot'\] unknown; choose among few_shot, knn, prototype"):
-        evaluate_run(full, tmp_path, draws=10, seed=0, probes=["fewshot"])
+        evaluate_run(short_run, tmp_path, draws=10, seed=0, probes=["fewshot"])
     with pytest.raises(ProbeError, match="choose among pretrained, finetuned, random, plain"):
-        evaluate_run(full, tmp_path, draws=10, seed=0, probes=["knn"], embeddings=["best"])
+        evaluate_run(short_run, tmp_path, draws=10, seed=0, probes=["knn"], embeddings=["best"])
 
 
 def test_one_modality_and_no_pretraining_are_said(study: Study, tmp_path: Path) -> None:
@@ -140,15 +122,17 @@ def test_one_modality_and_no_pretraining_are_said(study: Study, tmp_path: Path) 
     assert table.loc[(table["embedding"] == "plain") & (table["probe"] == "prototype"), "value"].notna().any()
 
 
-def test_an_evaluation_without_probes_leaves_none_of_an_earlier_one(full: RunFolder, tmp_path: Path) -> None:
+def test_an_evaluation_without_probes_leaves_none_of_an_earlier_one(
+    short_run: RunFolder, tmp_path: Path
+) -> None:
     output = tmp_path / "evaluation"
     evaluate_run(
-        full, output, draws=10, seed=0, probes=["prototype", "missing_modality"], embeddings=["random"]
+        short_run, output, draws=10, seed=0, probes=["prototype", "missing_modality"], embeddings=["random"]
     )
     (output / "notes.txt").write_text("the user's own")
     before = {f.name for f in output.iterdir()}
     assert {"probes.parquet", "probes.csv", "missing_modality.png"} <= before
-    evaluate_run(full, output, draws=10, seed=0)
+    evaluate_run(short_run, output, draws=10, seed=0)
     assert before - {f.name for f in output.iterdir()} == {
         "probes.parquet",
         "probes.csv",
@@ -156,15 +140,15 @@ def test_an_evaluation_without_probes_leaves_none_of_an_earlier_one(full: RunFol
     }
     assert json.loads((output / "metrics.json").read_text())["probes"] == []
     with pytest.raises(ProbeError):
-        evaluate_run(full, output, draws=10, seed=0, probes=["fewshot"])
+        evaluate_run(short_run, output, draws=10, seed=0, probes=["fewshot"])
     assert (output / "metrics.json").is_file()  # a refusal removes nothing
 
 
-def test_the_run_itself_is_no_output(full: RunFolder) -> None:
-    stored = full.predictions.read_bytes()
+def test_the_run_itself_is_no_output(short_run: RunFolder) -> None:
+    stored = short_run.predictions.read_bytes()
     with pytest.raises(RunError, match=r"is the run itself; give paths\.output"):
-        evaluate_run(full, full.root, draws=10, seed=0)
-    assert full.predictions.read_bytes() == stored
+        evaluate_run(short_run, short_run.root, draws=10, seed=0)
+    assert short_run.predictions.read_bytes() == stored
 
 
 def test_a_baseline_has_nothing_to_probe(study: Study, tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_a_larger_cohort_keeps_the_animals_of_a_smaller_one() -> None:
     large = draw_cohort(CohortConfig(seed=3, n_compounds=5, times_h=(3.0, 24.0, 360.0), animals_per_group=3))
     assert np.array_equal(small.latents.animal[:, 0], large.latents.animal[:3, 1])
     assert np.array_equal(small.reading.grade[:, 0], large.reading.grade[:3, 1])
-    shared = {name: row for row, name in enumerate(large.sample_ids)}
-    rows = np.array([shared[name] for name in small.sample_ids])
-    assert np.array_equal(_expression(small, small.rats), _expression(large, large.rats)[rows])
+    shared = {name: place for place, name in enumerate(large.sample_ids)}
+    places = np.array([shared[name] for name in small.sample_ids])
+    assert np.array_equal(_expression(small, small.rats), _expression(large, large.rats)[places])
 
 
 def test_seeds_differ() -> None:
@@ -198,7 +198,9 @@ def test_slide_and_rna_pieces_agree_in_part() -> None:
 
 def test_batches_are_crossed_with_compounds() -> None:
     batches = batch_numbers(1, range(40), TIMES)
-    per_batch = [len({c for c, row in enumerate(batches) if b in row}) for b in np.unique(batches)]
+    per_batch = [
+        len({c for c, of_compound in enumerate(batches) if b in of_compound}) for b in np.unique(batches)
+    ]
     assert max(per_batch) > 1
     split = (batches[:, 0] != batches[:, 1]).mean()
     assert 0.1 < split < 0.8

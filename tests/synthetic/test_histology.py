@@ -55,21 +55,21 @@ def fraction(phenotype: str, severity: float, seed: int = 5) -> float:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[SlideSpec, Path, Path, object]:
     folder = tmp_path_factory.mktemp("slide")
-    given = spec(Lesion("vacuolization", 2.0, "centrilobular"), width=WIDE, height=1024)
-    truth = render_slide(given, folder / "s.tif", folder / "s.png")
-    return given, folder / "s.tif", folder / "s.png", truth
+    slide = spec(Lesion("vacuolization", 2.0, "centrilobular"), width=WIDE, height=1024)
+    truth = render_slide(slide, folder / "s.tif", folder / "s.png")
+    return slide, folder / "s.tif", folder / "s.png", truth
 
 
 def test_openslide_reads_pyramid_and_mpp(written: tuple[SlideSpec, Path, Path, object]) -> None:
-    given, path, _, _ = written
+    painted, path, _, _ = written
     with openslide.OpenSlide(path) as slide:
         assert slide.level_count >= 3
-        assert slide.dimensions == (given.width, given.height)
-        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(given.mpp, rel=1e-3)
-        assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(given.mpp, rel=1e-3)
-        assert slide.level_dimensions[1] == (given.width // 2, given.height // 2)
+        assert slide.dimensions == (painted.width, painted.height)
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(painted.mpp, rel=1e-3)
+        assert float(slide.properties["openslide.mpp-y"]) == pytest.approx(painted.mpp, rel=1e-3)
+        assert slide.level_dimensions[1] == (painted.width // 2, painted.height // 2)
         read = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB")).astype(float)
-    drawn = render_region(given, 0, 0, given.width, given.height).astype(float)
+    drawn = render_region(painted, 0, 0, painted.width, painted.height).astype(float)
     assert np.abs(read - drawn).mean() < 6
 
 
@@ -78,11 +78,11 @@ def test_no_partial_file_is_left(written: tuple[SlideSpec, Path, Path, object]) 
 
 
 def test_mask_covers_the_field_of_view(written: tuple[SlideSpec, Path, Path, object]) -> None:
-    given, _, mask_path, truth = written
+    painted, _, mask_path, truth = written
     mask = cv2.imread(str(mask_path), cv2.IMREAD_UNCHANGED)
     assert mask.dtype == np.uint16
-    assert mask.shape == (given.height * given.mpp / MASK_MPP, given.width * given.mpp / MASK_MPP)
-    bits, again = render_mask(given)
+    assert mask.shape == (painted.height * painted.mpp / MASK_MPP, painted.width * painted.mpp / MASK_MPP)
+    bits, again = render_mask(painted)
     np.testing.assert_array_equal(mask, bits)
     assert again == truth
     assert set(np.unique(mask)) == {0, 1 << PHENOTYPES.index("vacuolization")}
@@ -92,10 +92,10 @@ def test_mask_covers_the_field_of_view(written: tuple[SlideSpec, Path, Path, obj
 def test_tiatoolbox_reads_mpp(written: tuple[SlideSpec, Path, Path, object]) -> None:
     from tiatoolbox.wsicore.wsireader import WSIReader
 
-    given, path, _, _ = written
+    painted, path, _, _ = written
     reader = WSIReader.open(path)
     assert reader.info.level_count >= 3
-    np.testing.assert_allclose(reader.info.mpp, [given.mpp, given.mpp], rtol=1e-3)
+    np.testing.assert_allclose(reader.info.mpp, [painted.mpp, painted.mpp], rtol=1e-3)
     tile = reader.read_rect((300, 300), (64, 64), resolution=1.0, units="mpp")
     assert tile.shape == (64, 64, 3)
 
@@ -109,22 +109,22 @@ def test_same_spec_same_pixels_other_seed_other_tissue() -> None:
 
 
 def test_any_window_equals_the_same_part_of_the_whole() -> None:
-    given = spec(Lesion("necrosis", 2.5, "centrilobular"), width=WIDE, artefacts=("fold", "dust", "blur"))
-    whole = render_region(given, 0, 0, given.width, given.height)
-    window = render_region(given, BLOCK - 150, 90, 260, 333)
+    folded = spec(Lesion("necrosis", 2.5, "centrilobular"), width=WIDE, artefacts=("fold", "dust", "blur"))
+    whole = render_region(folded, 0, 0, folded.width, folded.height)
+    window = render_region(folded, BLOCK - 150, 90, 260, 333)
     np.testing.assert_array_equal(window, whole[90 : 90 + 333, BLOCK - 150 : BLOCK + 110])
 
 
 def test_a_block_inside_one_cord_is_tissue_not_black() -> None:
     """No border between cords lies in the last block of this slide: the distance to one is not infinite."""
-    given = spec(Lesion("fibrosis", 1.0, "diffuse"), seed=1907645045, width=960, height=896)
-    assert render_region(given, BLOCK, BLOCK, 960 - BLOCK, 896 - BLOCK).max(axis=-1).mean() > 120
+    fibrotic = spec(Lesion("fibrosis", 1.0, "diffuse"), seed=1907645045, width=960, height=896)
+    assert render_region(fibrotic, BLOCK, BLOCK, 960 - BLOCK, 896 - BLOCK).max(axis=-1).mean() > 120
 
 
 def test_no_seam_between_blocks() -> None:
     """Across a block border pixels differ no more than across columns inside a block."""
-    given = spec(width=WIDE)
-    green = render_region(given, BLOCK - 60, 0, 120, SIDE)[..., 1].astype(float)
+    plain = spec(width=WIDE)
+    green = render_region(plain, BLOCK - 60, 0, 120, SIDE)[..., 1].astype(float)
     step = np.abs(np.diff(green, axis=1)).mean(axis=0)
     inside = np.delete(step, [58, 59, 60])
     assert step[59] < inside.mean() + 4 * inside.std()
@@ -151,11 +151,11 @@ def test_extent_follows_the_grade(phenotype: str) -> None:
     ("zone", "low", "high"), [("centrilobular", 0, 0.5), ("periportal", 0.5, 1), ("midzonal", 0.25, 0.75)]
 )
 def test_mask_lies_in_its_zone(zone: str, low: float, high: float) -> None:
-    given = spec(Lesion("eosinophilic_change", 4.0, zone), width=1200, height=1200)
-    bits, _ = render_mask(given)
-    lobules = build_lobules(given.seed, given.width * given.mpp, given.height * given.mpp)
-    pixels, _ = mask_pixels(0, given.width, given.mpp)
-    index = np.round(((pixels + 0.5) * given.mpp - lobules.origin) / GRID_UM).astype(int)
+    changed = spec(Lesion("eosinophilic_change", 4.0, zone), width=1200, height=1200)
+    bits, _ = render_mask(changed)
+    lobules = build_lobules(changed.seed, changed.width * changed.mpp, changed.height * changed.mpp)
+    pixels, _ = mask_pixels(0, changed.width, changed.mpp)
+    index = np.round(((pixels + 0.5) * changed.mpp - lobules.origin) / GRID_UM).astype(int)
     coordinate = lobules.zone[np.ix_(index, index)]
     marked = coordinate[bits > 0]
     assert len(marked) > 100
@@ -216,8 +216,8 @@ def test_control_densities_and_sizes() -> None:
     """1,500-1,900 hepatocyte and 600-800 other nuclei per mm2; central-portal distance 350 +- 80 um."""
     hepatocyte, other, tissue_mm2 = 0, 0, 0.0
     for seed in (1, 2):
-        given = spec(seed=seed, width=1600, height=1600)
-        bits, truth = render_mask(given)
+        painted = spec(seed=seed, width=1600, height=1600)
+        bits, truth = render_mask(painted)
         assert not bits.any()
         hepatocyte += truth.n_hepatocyte_nuclei
         other += truth.n_other_nuclei
@@ -264,16 +264,16 @@ def test_stain_moves_colour() -> None:
 def test_artefact_changes_pixels_but_not_the_mask(artefact: str) -> None:
     lesion = Lesion("glycogen_gain", 2.0)
     plain, marked = spec(lesion), spec(lesion, artefacts=(artefact,))
-    before, after = (render_region(given, 0, 0, SIDE, SIDE) for given in (plain, marked))
+    before, after = (render_region(slide, 0, 0, SIDE, SIDE) for slide in (plain, marked))
     assert (before != after).any(-1).mean() > 5e-4
     np.testing.assert_array_equal(render_mask(plain)[0], render_mask(marked)[0])
 
 
 @pytest.mark.parametrize("mpp", [0.25, 1.0])
 def test_other_resolutions(mpp: float) -> None:
-    given = spec(Lesion("vacuolization", 2.0), mpp=mpp, width=400, height=320)
-    assert render_region(given, 0, 0, 400, 320).shape == (320, 400, 3)
-    bits, _ = render_mask(given)
+    vacuolated = spec(Lesion("vacuolization", 2.0), mpp=mpp, width=400, height=320)
+    assert render_region(vacuolated, 0, 0, 400, 320).shape == (320, 400, 3)
+    bits, _ = render_mask(vacuolated)
     assert bits.shape == (round(320 * mpp / MASK_MPP), round(400 * mpp / MASK_MPP))
 
 

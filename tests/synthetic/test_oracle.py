@@ -76,7 +76,7 @@ def test_oracles_of_both_settings() -> None:
     from scipy.stats import norm
     from sklearn.metrics import roc_auc_score
 
-    found, added = {}, {}
+    aurocs, added = {}, {}
     for setting in SETTINGS:
         compounds, population = (
             draw_compounds(78, range(5000), setting),
@@ -84,14 +84,14 @@ def test_oracles_of_both_settings() -> None:
         )
         label = dili(compounds, setting)
         scores = dili_oracles(compounds, setting, population)
-        found[setting] = {view: roc_auc_score(label, score) for view, score in scores.items()}
+        aurocs[setting] = {view: roc_auc_score(label, score) for view, score in scores.items()}
         odds = sum(norm.ppf(scores[view].clip(0.01, 0.99)) for view in ("slide", "expression"))
         added[setting] = roc_auc_score(label, odds)
-    assert found["realistic"]["both"] == pytest.approx(0.64, abs=0.03)
-    assert found["realistic"]["all"] == pytest.approx(0.70, abs=0.03)
-    assert found["control"]["both"] == pytest.approx(0.85, abs=0.02)
-    assert added["control"] < found["control"]["both"] - 0.07
-    for views in found.values():
+    assert aurocs["realistic"]["both"] == pytest.approx(0.64, abs=0.03)
+    assert aurocs["realistic"]["all"] == pytest.approx(0.70, abs=0.03)
+    assert aurocs["control"]["both"] == pytest.approx(0.85, abs=0.02)
+    assert added["control"] < aurocs["control"]["both"] - 0.07
+    for views in aurocs.values():
         assert 0.52 < views["slide"] < views["both"]
         assert 0.52 < views["expression"] < views["both"]
 

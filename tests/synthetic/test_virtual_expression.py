@@ -27,8 +27,8 @@ def test_symbols_are_unique_and_hold_every_programme() -> None:
     catalogue = gene_catalogue()
     assert len(set(catalogue.symbols)) == len(catalogue)
     assert 1500 <= len(catalogue) <= 2000
-    for row, axis in enumerate(AXES):
-        named = {catalogue.symbols[g] for g in np.flatnonzero(catalogue.programme[row])}
+    for place, axis in enumerate(AXES):
+        named = {catalogue.symbols[g] for g in np.flatnonzero(catalogue.programme[place])}
         assert named == set(axis.programme)
 
 

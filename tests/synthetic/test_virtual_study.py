@@ -125,9 +125,9 @@ def test_slides_show_the_latents_of_their_rat() -> None:
     cohort = draw_cohort(config.cohort)
     specs = slide_specs(cohort, config, np.ones(len(cohort.rats), int))
     shown = cohort.of_samples(cohort.latents.slide_severity)
-    for row, (_, spec) in enumerate(specs.values()):
+    for place, (_, spec) in enumerate(specs.values()):
         for phenotype in PHENOTYPES:
-            expected = shown[row, PHENOTYPE_INDEX[phenotype]]
+            expected = shown[place, PHENOTYPE_INDEX[phenotype]]
             assert abs(spec.severity(phenotype) - expected) < max(LEAST_DRAWN, 0.5 * max(1.0, expected))
 
 

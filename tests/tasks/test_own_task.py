@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import tiny_tables
 from tests.feature_store import write_features
-from tests.training.test_run import SMALL, STORED
+from tests.training.small_runs import SMALL, STORED
 from toxfusion import train
 from toxfusion.config.entry import compose
 from toxfusion.explanation.targets import chosen_tasks, predict

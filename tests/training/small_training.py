@@ -132,6 +132,6 @@ def losses(of: PretrainingModule | FinetuningModule, batch: Batch, seed: int = 0
     return of.losses(batch, torch.Generator().manual_seed(seed))[0]
 
 
-def total(of: PretrainingModule | FinetuningModule, found: dict[str, Tensor]) -> Tensor:
+def total(of: PretrainingModule | FinetuningModule, losses: dict[str, Tensor]) -> Tensor:
     weights = of.tasks.weights if isinstance(of, FinetuningModule) else of.terms.weights
-    return torch.stack([weights[name] * value for name, value in found.items()]).sum()
+    return torch.stack([weights[name] * value for name, value in losses.items()]).sum()

@@ -67,7 +67,7 @@ def kept(scores: list[Score], folder: Path, start: Score | None = None) -> int:
 def gains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Trajectory -> rule -> mean gain in true AUROC over the last weights, over 60 validation parts."""
     folder = tmp_path_factory.mktemp("choice")
-    found: dict[str, dict[str, float]] = {}
+    gains: dict[str, dict[str, float]] = {}
     for name, strengths in TRAJECTORIES.items():
         rng = np.random.default_rng(7)
         # Of two normal scores with equal spread, AUROC = Phi(difference / (sqrt(2) spread)).
@@ -78,11 +78,11 @@ def gains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
             scores = part(rng, strengths)
             ours.append(worth[kept(list(scores), folder)])
             highest.append(worth[int(np.argmax([s.value for s in scores]))])
-        found[name] = {
+        gains[name] = {
             "ours": float(np.mean(ours) - worth[-1]),
             "highest": float(np.mean(highest) - worth[-1]),
         }
-    return found
+    return gains
 
 
 @pytest.mark.parametrize("name", ["rises", "levels off"])

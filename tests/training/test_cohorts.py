@@ -72,6 +72,6 @@ def test_instance_clustering_is_part_of_fine_tuning_with_clam(tmp_path: Path) ->
     write_features(study)
     run(settings(tmp_path, "experiment=clam", "task.labels=[mechanism,dose_level]", "task.budget=null"))  # type: ignore[arg-type]
     history = pd.read_csv(RunFolder(tmp_path / "run").history)
-    found = history.loc[history["stage"] == "finetune"].filter(like="instances").dropna()
-    assert len(found)
-    assert (found > 0).all().all()
+    monitored = history.loc[history["stage"] == "finetune"].filter(like="instances").dropna()
+    assert len(monitored)
+    assert (monitored > 0).all().all()

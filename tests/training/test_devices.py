@@ -22,8 +22,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tests.feature_store import featured_study
-from tests.training.test_run import small, tiled_study
+from tests.feature_store import featured_study, tiled_study
+from tests.training.small_runs import small
 from toxfusion.explanation import cohort, faithfulness, fusion, genes, regions
 from toxfusion.models.modes import evaluating, place_of, placed
 from toxfusion.models.tile import TileEncoder, save_tile_encoder
@@ -59,7 +59,7 @@ def in_float64(run: LoadedRun) -> LoadedRun:
 def nothing_moves() -> Iterator[None]:
     """Refuses every `Module.to`, `.cpu`, `.cuda`, `.half`, ..., all of which go through `_apply`."""
 
-    def refuse(self: nn.Module, *given: Any, **named: Any) -> nn.Module:
+    def refuse(self: nn.Module, *arguments: Any, **named: Any) -> nn.Module:
         raise AssertionError(f"{type(self).__name__} is moved or cast by what only uses it")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -160,9 +160,9 @@ def test_every_number_that_is_explained_is_computed_where_the_predictor_lies(loa
     """On the meta device an operation with a tensor of the CPU is an error."""
     predictor = copy.deepcopy(loaded.predictor).to("meta")
     width = loaded.network.fused_width
-    found = loaded.tasks.targets(predictor, placed(torch.zeros(3, width), predictor))
-    assert list(found) == loaded.tasks.names
-    assert {(value.device.type, tuple(value.shape)) for value in found.values()} == {("meta", (3,))}
+    targets = loaded.tasks.targets(predictor, placed(torch.zeros(3, width), predictor))
+    assert list(targets) == loaded.tasks.names
+    assert {(value.device.type, tuple(value.shape)) for value in targets.values()} == {("meta", (3,))}
 
 
 class Remembering(nn.Module):
@@ -242,11 +242,11 @@ def test_vectors_elsewhere_give_the_scores_of_vectors_here(loaded: LoadedRun) ->
     test = loaded.fold.split.test
     vectors = torch.from_numpy(loaded.embed(test).fused)
     obs = loaded.fold.study.obs.loc[test]
-    rows = [loaded.fold.row(s) for s in test]
-    labels = {name: of_all[rows].numpy() for name, of_all in loaded.fold.labels.items()}
+    positions = loaded.fold.study.positions(test)
+    labels = {name: of_all[positions].numpy() for name, of_all in loaded.fold.labels.items()}
 
-    def scores(given: Tensor) -> pd.DataFrame:
-        return loaded.tasks.predictions(loaded.predictor, given, obs, labels, part="test", fold=0, seed=0)
+    def scores(read: Tensor) -> pd.DataFrame:
+        return loaded.tasks.predictions(loaded.predictor, read, obs, labels, part="test", fold=0, seed=0)
 
     pd.testing.assert_frame_equal(scores(vectors), scores(vectors.double()))
 

@@ -109,9 +109,9 @@ MAY_BE_IDLE = {"network.fusion.missing_slide", "network.fusion.missing_expressio
 @pretrained
 def test_pretraining_moves_every_parameter_that_its_terms_read_and_no_other(case: tuple[str, ...]) -> None:
     of = pretraining(config(*case)).eval()  # no modality is dropped
-    found = losses(of, eight_samples())
-    assert all(value.ndim == 0 and value.isfinite() for value in found.values())
-    total(of, found).backward()
+    computed = losses(of, eight_samples())
+    assert all(value.ndim == 0 and value.isfinite() for value in computed.values())
+    total(of, computed).backward()
     read = {part for term in of.terms.weights for part in READS[term]}
     unread = {f"network.{n}" for n, _ in of.network.named_parameters() if part_of_network(n) not in read}
     assert idle(of) - MAY_BE_IDLE == unread - MAY_BE_IDLE
@@ -120,9 +120,9 @@ def test_pretraining_moves_every_parameter_that_its_terms_read_and_no_other(case
 @finetuned
 def test_finetuning_moves_every_parameter_but_the_decoder_of_genes(case: tuple[str, ...]) -> None:
     of = finetuning(config(*case)).eval()
-    found = losses(of, eight_samples())
-    assert set(found) == {"dili", "injury", "lesions", "severity"}
-    total(of, found).backward()
+    computed = losses(of, eight_samples())
+    assert set(computed) == {"dili", "injury", "lesions", "severity"}
+    total(of, computed).backward()
     network = of.predictor.network
     decoder = {f"network.{n}" for n, _ in network.named_parameters() if part_of_network(n) == "decoder"}
     assert bool(decoder) == isinstance(network.expression, MaskedGeneEncoder)
@@ -170,10 +170,10 @@ def test_the_published_size_takes_a_step(stage: str, case: tuple[str, ...]) -> N
     assert config("size=published")["size"]["width"] == 768
     optimizer = of.configure_optimizers()["optimizer"]
     before = [p.detach().clone() for p in of.parameters() if p.requires_grad]
-    found = losses(of, eight_samples())
-    total(of, found).backward()
+    computed = losses(of, eight_samples())
+    total(of, computed).backward()
     optimizer.step()
-    assert all(value.isfinite() for value in found.values())
+    assert all(value.isfinite() for value in computed.values())
     after = [p for p in of.parameters() if p.requires_grad]
     assert all(p.isfinite().all() for p in after)
     assert any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))

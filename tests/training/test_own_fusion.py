@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.feature_store import featured_study
-from tests.training.test_run import overrides
+from tests.training.small_runs import overrides
 from toxfusion.train import main
 
 FUSION = '''

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from tests.feature_store import featured_study
+from tests.training.small_runs import SMALL, STORED
 from tests.training.small_training import FEATURES, GENES, config, pretraining
-from tests.training.test_run import SMALL, STORED
 from toxfusion import train
 from toxfusion.objectives.terms.term import NetworkShape, PretrainingError, Term
 from toxfusion.objectives.terms.term_set import ListedTerm, TermSet, TermSettings, ViewSettings

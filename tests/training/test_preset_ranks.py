@@ -27,10 +27,10 @@ from toxfusion.data.batch import Batch
 def part_of(batch: Batch, start: int, end: int) -> Batch:
     """Rows start to end."""
     tiles = batch.tiles.select((batch.tiles.bag_index >= start) & (batch.tiles.bag_index < end))
-    rows = {f.name: getattr(batch, f.name)[start:end] for f in fields(Batch)[2:9]}
+    arrays = {f.name: getattr(batch, f.name)[start:end] for f in fields(Batch)[2:9]}
     labels = {name: values[start:end] for name, values in batch.labels.items()}
     tiles = replace(tiles, offsets=tiles.offsets[start : end + 1])
-    return replace(batch, sample_ids=batch.sample_ids[start:end], tiles=tiles, labels=labels, **rows)
+    return replace(batch, sample_ids=batch.sample_ids[start:end], tiles=tiles, labels=labels, **arrays)
 
 
 RANKS = ((0, 3), (3, 8))  # unequal on purpose
@@ -66,15 +66,15 @@ def loss_and_gradient(settings: dict[str, Any], batch: Batch) -> tuple[Tensor, T
 def one_rank(index: int, folder: str, cases: dict[str, dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=2)
-    own, found = part_of(eight_samples(), *RANKS[index]), {}
+    own, gathered = part_of(eight_samples(), *RANKS[index]), {}
     with pytest.MonkeyPatch.context() as patch:
         draw_as_one_process(patch, *RANKS[index])
         for name, settings in cases.items():
             loss, gradient = loss_and_gradient(settings, own)
             for value in (loss, gradient):
                 dist.all_reduce(value)
-            found[name] = (loss / 2, gradient / 2)
-    torch.save(found, f"{folder}/rank{index}.pt")
+            gathered[name] = (loss / 2, gradient / 2)
+    torch.save(gathered, f"{folder}/rank{index}.pt")
     dist.destroy_process_group()
 
 
@@ -96,6 +96,6 @@ def test_two_ranks_of_unequal_size_equal_one_process(
     """The whole loss, draws included, and the gradient of every parameter."""
     loss, gradient = loss_and_gradient(config(*CASES[name]), eight_samples())
     assert gradient.any()
-    for found in two_ranks:
-        torch.testing.assert_close(found[name][0], loss, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(found[name][1], gradient, rtol=1e-5, atol=1e-6)
+    for rank in two_ranks:
+        torch.testing.assert_close(rank[name][0], loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(rank[name][1], gradient, rtol=1e-5, atol=1e-6)

@@ -65,11 +65,11 @@ def batch() -> Batch:
 
 def check(of: PretrainingModule, batch: Batch, expected: set[str]) -> None:
     """The terms are the expected ones, finite, and every parameter that they own moves."""
-    found = losses(of, batch)
-    assert set(found) == set(of.terms.weights) == expected
-    assert all(v.ndim == 0 and v.isfinite() for v in found.values())
+    computed = losses(of, batch)
+    assert set(computed) == set(of.terms.weights) == expected
+    assert all(v.ndim == 0 and v.isfinite() for v in computed.values())
     assert all(v.isfinite() for v in of.terms.beside.values())
-    total(of, found).backward()
+    total(of, computed).backward()
     for name, parameter in of.terms.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name

@@ -21,8 +21,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.feature_store import featured_study, write_features
+from tests.feature_store import featured_study, tiled_study, write_features
 from tests.processes import METHOD
+from tests.training.small_runs import small
 from toxfusion.config.entry import compose
 from toxfusion.config.nodes import ConfigError
 from toxfusion.data.gene_sets import GeneSetError
@@ -49,38 +50,6 @@ from toxfusion.training.choice import PlainScore
 from toxfusion.training.folder import RunError, RunFolder, config_digest
 from toxfusion.training.run import run
 from toxfusion.training.settings import NullSettings, RunSettings, SettingsError
-
-SMALL = [
-    "size=demo",
-    "size.width=16",
-    "size.shared_dim=8",
-    "size.private_dim=8",
-    "size.gene_latents=4",
-    "size.n_genes=20",
-    "size.pretrain_steps=6",
-    "size.pretrain_batch=8",
-    "size.finetune_steps=6",
-    "size.compounds_per_batch=2",
-    "size.treated_per_compound=4",
-    "trainer.checkpoint_every=4",
-    "trainer.validate_every=3",
-    "trainer.progress=false",
-    "split.n_folds=3",
-    "task.min_animals=3",
-    "task.min_compounds=2",
-]
-STORED = ["tile_features=store", "tile_features.name=test"]
-
-
-def overrides(study: Study, outputs: Path, *extra: str) -> list[str]:
-    features = [] if any(e.startswith("tile_features") for e in extra) else STORED
-    return [f"data.root={study.root}", f"paths.outputs={outputs}", *SMALL, *features, *extra]
-
-
-def small(study: Study, outputs: Path, *extra: str) -> dict[str, Any]:
-    config = compose("train", overrides(study, outputs, *extra))
-    config["paths"]["output"] = str(outputs / config["name"])
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -332,9 +301,11 @@ def test_every_part_trains_in_training_mode_in_either_stage(
     seen = {}
     for module in (pretraining.PretrainingModule, finetuning.FinetuningModule):
 
-        def step(self: Any, *given: Any, name: str = module.__name__, do: Any = module.training_step) -> Any:
+        def step(
+            self: Any, *arguments: Any, name: str = module.__name__, do: Any = module.training_step
+        ) -> Any:
             seen.setdefault(name, []).append({part.training for part in self.modules()})
-            return do(self, *given)
+            return do(self, *arguments)
 
         monkeypatch.setattr(module, "training_step", step)
     run(small(featured, tmp_path, "split.fold=1"))
@@ -363,24 +334,6 @@ def test_a_run_goes_on_with_the_parts_it_began_on_or_not_at_all(featured: Study,
     with pytest.raises(TrainingError, match=r"split\.json: the run here began on other parts"):
         run(config)
     assert not folder.history.exists()
-
-
-def tiled_study(root: Path, seed: int = 0, tables: dict[str, Any] | None = None) -> Study:
-    """A tiny study (or one of other tables) with a store of random tiles."""
-    from tests.conftest import tiny_tables
-    from toxfusion.study.bag_store import BagStore
-    from toxfusion.study.store_spec import StoreSpec
-    from toxfusion.study.study import write_study
-
-    study = write_study(root, **(tables or tiny_tables()))
-    spec = StoreSpec("tiles", "uint8", (32, 32, 3), {"mpp": 1.0, "tile_px": 32, "grid": "default"})
-    store = BagStore.create(study.root / "tiles" / "default", spec)
-    rng = np.random.default_rng(seed)
-    with store.writer() as writer:
-        for slide in study.slides.index:
-            tiles = rng.integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
-            writer.append(slide, tiles, np.arange(6).reshape(3, 2).astype(np.int32), tile_size=64.0, mpp0=0.5)
-    return study
 
 
 def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path: Path) -> None:
@@ -593,10 +546,10 @@ def test_a_compiled_run_gives_the_same_scores_and_the_same_checkpoint(
     run(compiled)
     assert counters["stats"]["unique_graphs"] > 0
     mine = RunFolder(Path(compiled["paths"]["output"]))
-    plain, found = weights(folder), weights(mine)
-    assert list(found) == list(plain)
+    plain, compiled_weights = weights(folder), weights(mine)
+    assert list(compiled_weights) == list(plain)
     for name, value in plain.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(compiled_weights[name], value, rtol=1e-3, atol=1e-4)
     first, second = (pd.read_parquet(f.predictions)["score"] for f in (folder, mine))
     np.testing.assert_allclose(first, second, atol=1e-3)
 

@@ -42,7 +42,7 @@ SETTINGS = TrainerSettings(
 
 
 class Numbers(PositionedDataModule):
-    """Batches of eight rows, a function of the position."""
+    """Batches of eight points, a function of the position."""
 
     def training_batch(self, position: int) -> tuple[Tensor, int]:
         return torch.randn(8, 3, generator=torch_generator("numbers", position)), position
@@ -64,8 +64,8 @@ class Regression(L.LightningModule):
     def on_train_batch_start(self, batch: tuple[Tensor, int], batch_idx: int) -> None:
         torch.manual_seed(torch_seed("regression", batch[1]))
 
-    def loss(self, rows: Tensor) -> Tensor:
-        return (self.layers(rows)[:, 0] - rows.sum(1)).square().mean()
+    def loss(self, points: Tensor) -> Tensor:
+        return (self.layers(points)[:, 0] - points.sum(1)).square().mean()
 
     def training_step(self, batch: tuple[Tensor, int], batch_idx: int) -> Tensor:
         loss = self.loss(batch[0])
@@ -280,8 +280,8 @@ def test_averaged_weights_are_validated_and_kept_and_the_plain_ones_trained_on(t
 
 def test_a_loss_that_is_no_number_ends_the_stage_with_a_reason(tmp_path: Path) -> None:
     class Broken(Regression):
-        def loss(self, rows: Tensor) -> Tensor:
-            return super().loss(rows) * float("nan")
+        def loss(self, points: Tensor) -> Tensor:
+            return super().loss(points) * float("nan")
 
     with pytest.raises(DivergedError, match=r"valid/loss is nan after 5 steps; lower the learning rate"):
         fit_stage(

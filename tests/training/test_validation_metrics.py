@@ -48,10 +48,10 @@ def test_what_is_undefined_is_left_out_of_the_mean_of_a_headline() -> None:
 
 def test_vectors_are_collected_in_the_order_of_samples_and_anew_each_time() -> None:
     vectors, collected = torch.randn(5, 3), SampleVectors()
-    for rows in ([3, 0], [4, 1, 2]):
-        collected.update(torch.tensor(rows), vectors[rows])
-    row, vector = collected.compute()
-    assert row.tolist() == [0, 1, 2, 3, 4]
+    for places in ([3, 0], [4, 1, 2]):
+        collected.update(torch.tensor(places), vectors[places])
+    place, vector = collected.compute()
+    assert place.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(vector, vectors)
     collected.reset()
     collected.update(torch.tensor([2]), vectors[[2]])

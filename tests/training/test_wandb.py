@@ -18,7 +18,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.feature_store import featured_study
-from tests.training.test_run import small
+from tests.training.small_runs import small
 from toxfusion.config.entry import compose
 from toxfusion.runs.after import report
 from toxfusion.study.audit import Audit
@@ -142,21 +142,25 @@ def full(
 def test_the_run_carries_its_config_group_kind_and_tags(
     full: tuple[RunFolder, dict[str, Any], Tracked],
 ) -> None:
-    folder, config, found = full
-    assert {k: v for k, v in found.config.items() if k != "_wandb"} == json.loads(json.dumps(config))
-    assert found.run.run_group == group_of(config)
-    assert found.run.job_type == "train"
-    assert {"fold0", "seed0"} <= set(found.run.tags)
-    assert json.loads(folder.tracking.read_text()) == {"attempt": 0, "complete": True, "id": found.run.run_id}
+    folder, config, tracked = full
+    assert {k: v for k, v in tracked.config.items() if k != "_wandb"} == json.loads(json.dumps(config))
+    assert tracked.run.run_group == group_of(config)
+    assert tracked.run.job_type == "train"
+    assert {"fold0", "seed0"} <= set(tracked.run.tags)
+    assert json.loads(folder.tracking.read_text()) == {
+        "attempt": 0,
+        "complete": True,
+        "id": tracked.run.run_id,
+    }
 
 
 def test_every_value_of_the_history_on_disk_is_in_the_run(
     full: tuple[RunFolder, dict[str, Any], Tracked],
 ) -> None:
-    folder, config, found = full
+    folder, config, tracked = full
     history = pd.read_csv(folder.history)
-    for (stage, name), rows in history.groupby(["stage", "name"]):
-        np.testing.assert_allclose(found.history[f"{stage}-{name}"], rows["value"], rtol=1e-6)
+    for (stage, name), logged in history.groupby(["stage", "name"]):
+        np.testing.assert_allclose(tracked.history[f"{stage}-{name}"], logged["value"], rtol=1e-6)
     names = set(history["stage"] + "-" + history["name"])
     terms = [k for k, v in config["pretrain"]["weights"].items() if v > 0]
     assert {f"pretrain-{part}/{t}" for t in ["loss", *terms] for part in ("train", "valid")} <= names
@@ -175,41 +179,41 @@ def test_metrics_with_intervals_predictions_and_gates_are_those_on_disk(
 ) -> None:
     import anndata
 
-    folder, _, found = full
+    folder, _, tracked = full
     scores = json.loads(folder.metrics.read_text())["scores"]
     kappa = scores["severity"]["quadratic_kappa"]
     for ending, part in (("", "value"), ("_low", "low"), ("_high", "high")):
-        assert found.summary[f"test/severity/quadratic_kappa{ending}"] == pytest.approx(kappa[part])
-    table = found.table("metrics").set_index(["task", "metric"])
+        assert tracked.summary[f"test/severity/quadratic_kappa{ending}"] == pytest.approx(kappa[part])
+    table = tracked.table("metrics").set_index(["task", "metric"])
     assert set(table.index) == {(task, metric) for task, of in scores.items() for metric in of}
     assert table.loc[("severity", "quadratic_kappa"), "high"] == pytest.approx(kappa["high"])
 
     key = ["task", "unit_id"]
     written = pd.read_parquet(folder.predictions).set_index(key).sort_index()
-    shown = found.table("predictions").set_index(key).sort_index()
+    shown = tracked.table("predictions").set_index(key).sort_index()
     assert list(shown.index) == list(written.index)
     np.testing.assert_allclose(shown["score"], written["score"])
 
     obs = anndata.read_h5ad(folder.embeddings).obs
-    gates = found.table("gates").set_index("sample_id")
+    gates = tracked.table("gates").set_index("sample_id")
     np.testing.assert_allclose(gates["gate_slide"], obs.loc[gates.index, "gate_slide"], rtol=1e-6)
     assert len(gates) == len(obs)
     mean = obs.loc[obs["part"] == "test", "gate_slide"].mean()
-    assert found.summary["test/gate_slide"] == pytest.approx(mean, rel=1e-5)
+    assert tracked.summary["test/gate_slide"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_pictures_are_the_files_of_the_run_folder_and_a_lost_slide_is_in_the_audit(
     full: tuple[RunFolder, dict[str, Any], Tracked],
 ) -> None:
-    folder, _, found = full
+    folder, _, tracked = full
     names = {"curves.png", "confusion.png", f"heatmap_{DRAWN}.png"}
     assert {f.name for f in folder.figures.iterdir()} == names
     for name in ("curves", "confusion"):
-        logged = found.picture(found.history[f"figures/{name}"][0]["path"])
+        logged = tracked.picture(tracked.history[f"figures/{name}"][0]["path"])
         assert logged == (folder.figures / f"{name}.png").read_bytes()
-    heatmaps = found.history["figures/heatmaps"][0]
+    heatmaps = tracked.history["figures/heatmaps"][0]
     assert heatmaps["captions"] == [DRAWN]
-    logged = found.picture(heatmaps["filenames"][0])
+    logged = tracked.picture(heatmaps["filenames"][0])
     assert logged == (folder.figures / f"heatmap_{DRAWN}.png").read_bytes()
     (lost,) = [r for r in Audit.read(folder.audit).records if r.kind == "heatmap"]
     assert lost.id == MISSING
@@ -219,38 +223,38 @@ def test_pictures_are_the_files_of_the_run_folder_and_a_lost_slide_is_in_the_aud
 def test_the_checkpoint_and_the_results_are_artifacts(
     full: tuple[RunFolder, dict[str, Any], Tracked],
 ) -> None:
-    _, _, found = full
-    assert found.artifacts["model"] == ["best.ckpt"]
+    _, _, tracked = full
+    assert tracked.artifacts["model"] == ["best.ckpt"]
     assert {"config.yaml", "split.json", "history.csv", "predictions.parquet", "metrics.json", "embeddings.h5ad",
-            "audit.json", "figures/curves.png"} <= set(found.artifacts["results"])  # fmt: skip
+            "audit.json", "figures/curves.png"} <= set(tracked.artifacts["results"])  # fmt: skip
 
 
 def test_a_finished_run_is_logged_once(full: tuple[RunFolder, dict[str, Any], Tracked]) -> None:
-    folder, config, found = full
+    folder, config, tracked = full
     training.run(config)
     report(config)
-    assert Tracked(folder.root).ids == found.ids == [found.run.run_id]
+    assert Tracked(folder.root).ids == tracked.ids == [tracked.run.run_id]
 
 
 def test_an_interrupted_baseline_continues_its_run_and_a_fresh_start_is_another(
     featured: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ["experiment=metadata_logistic"]
+    overrides = ["experiment=metadata_logistic"]
     with monkeypatch.context() as patch:
         patch.setattr(training, "fit_baseline", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            tracked_run(featured, tmp_path, *given)
+            tracked_run(featured, tmp_path, *overrides)
     assert wandb.run is not None
     wandb.run.finish(exit_code=1)  # as W&B does where a process ends
-    folder, _ = tracked_run(featured, tmp_path, *given)
-    found = Tracked(folder.root)
-    assert len(found.ids) == 2
-    assert len(set(found.ids)) == 1
-    assert found.run.job_type == "baseline"
-    assert len(found.table("predictions")) == len(pd.read_parquet(folder.predictions))
-    assert {"metrics", "figures/confusion"} <= set(found.history)
-    assert set(found.artifacts) == {"results", "run_table"}
-    tracked_run(featured, tmp_path, *given, "resume=false")
+    folder, _ = tracked_run(featured, tmp_path, *overrides)
+    tracked = Tracked(folder.root)
+    assert len(tracked.ids) == 2
+    assert len(set(tracked.ids)) == 1
+    assert tracked.run.job_type == "baseline"
+    assert len(tracked.table("predictions")) == len(pd.read_parquet(folder.predictions))
+    assert {"metrics", "figures/confusion"} <= set(tracked.history)
+    assert set(tracked.artifacts) == {"results", "run_table"}
+    tracked_run(featured, tmp_path, *overrides, "resume=false")
     deadline = time.monotonic() + 60  # W&B writes the last records in a process of its own
     while len(set(Tracked(folder.root).ids)) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -323,11 +327,11 @@ def panels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_the_workspace_shows_what_a_run_logs(
     panels: list[dict[str, Any]], full: tuple[RunFolder, dict[str, Any], Tracked]
 ) -> None:
-    _, _, found = full
+    _, _, tracked = full
     configs = [panel["config"] for panel in panels]
     lines = {name for c in configs for name in c.get("metrics", [])}
     patterns = [c["metricRegex"] for c in configs if "metricRegex" in c]
-    logged = [k for k in found.history if re.match(r"(pretrain|finetune)-(train|valid|monitor)/", k)]
+    logged = [k for k in tracked.history if re.match(r"(pretrain|finetune)-(train|valid|monitor)/", k)]
     assert len(logged) > 20
     hidden = [k for k in logged if k not in lines and not any(re.search(p, k) for p in patterns)]
     assert hidden == []
@@ -336,13 +340,13 @@ def test_the_workspace_shows_what_a_run_logs(
     shown = {k.removeprefix("summary:") for k in lines}
     for headline, metric in (("dili", "auroc"), ("injury", "auroc"), ("severity", "quadratic_kappa")):
         assert {f"test/{headline}/{metric}{end}" for end in ("", "_low", "_high")} <= shown
-    assert "test/severity/quadratic_kappa_low" in found.summary
+    assert "test/severity/quadratic_kappa_low" in tracked.summary
     media = {key for c in configs for key in c.get("mediaKeys", [])}
-    assert media == {k for k in found.history if k.startswith("figures/")}
+    assert media == {k for k in tracked.history if k.startswith("figures/")}
     tables = " ".join(json.dumps(panel) for panel in panels if panel["viewType"] == "Weave")
     for name in ("metrics", "predictions", "gates"):
         assert f'"{name}"' in tables
-        assert name in found.history
+        assert name in tracked.history
 
 
 def test_saving_without_an_account_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,11 +67,11 @@ def test_a_network_begins_at_the_canonical_variates_of_its_training_pairs(root: 
         bag_moments(batch.tiles), batch.expression, dim, first_ridge=1.0, second_ridge=4.0, power=1.0
     )
     out = network(batch)
-    for found, expected in (
+    for shared, expected in (
         (out.slide_shared, maps.first(bag_moments(batch.tiles))),
         (out.expression_shared, maps.second(batch.expression)),
     ):
-        assert (found - expected).norm() < 0.03 * expected.norm()
+        assert (shared - expected).norm() < 0.03 * expected.norm()
 
 
 @torch.no_grad()
