@@ -187,7 +187,7 @@ def kendall_w(ranks: np.ndarray) -> float:
     total = ranks.sum(0)
     spread = ((total - total.mean()) ** 2).sum()
     ties = sum(
-        float((c**3 - c).sum()) for ranking in ranks for c in [np.unique(ranking, return_counts=True)[1]]
+        float((c**3 - c).sum()) for ranked in ranks for c in [np.unique(ranked, return_counts=True)[1]]
     )
     most = m**2 * (n**3 - n) - m * ties
     return float(12 * spread / most) if most > 0 else float("nan")
