@@ -47,6 +47,20 @@ IMPORTERS = PACKAGE / "study" / "importers"
 #: What an entry point may import before work starts; each of these is itself quick to import.
 QUICK = {"toxfusion.config.entry", "toxfusion.config.nodes", "toxfusion.distributed.launch", "yaml"}
 
+#: What functions of a room may import as they run: optional packages, and what importing the room must not load.
+LATER = {
+    "baselines": {"sksurv"},
+    "checkup": {"hydra_plugins", "optuna", "submitit"},
+    "config": {"hydra", "omegaconf", "toxfusion.config"},
+    "evaluation": {"umap"},
+    "runs": {"mudata", "toxfusion.runs.heatmap", "toxfusion.slides", "toxfusion.training.wandb", "wandb"},
+    "slides": {"pydicom", "tiatoolbox", "wsidicom"},
+    "study": {
+        "anndata", "h5py", "mudata", "openpyxl", "scanpy", "scipy", "spatialdata", "toxfusion.study.bag_store",
+    },
+    "training": {"tensorboard", "toxfusion.training.wandb"},
+}  # fmt: skip
+
 
 def _name(file: Path) -> str:
     parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -122,6 +136,16 @@ def test_entry_points_import_nothing_heavy_at_module_level(file: Path) -> None:
         module = name.rpartition(".")[0] or name
         quick = name.split(".")[0] in sys.stdlib_module_names or {name, module} & QUICK
         assert quick, f"{file}:{line} imports {name} at module level; import it where work starts"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if _room(file) != "entry"], ids=_name)
+def test_functions_import_only_what_may_be_missing_or_is_slow(file: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
+    for name, line in _imported(node for function in functions for node in ast.walk(function)):
+        later = LATER.get(_room(file), set())
+        assert any(f"{name}.".startswith(f"{allowed}.") for allowed in later), (
+            f"{file}:{line} imports {name} within a function; import it at the top of the file"
+        )
 
 
 def test_every_room_is_known_and_the_order_has_no_circle() -> None:

@@ -130,24 +130,35 @@ def compare(
                     notes.append(f"{experiment}: no {headline} predictions with labels that differ.")
                 continue
             mine = of_experiment[experiment]
-            made = HeadlineOf(
-                experiment, headline, predictions, pairing, settings,
-                transductive=any(r.transductive for r in mine),
-                null="; ".join(sorted({r.null for r in mine} - {""})),
-                views=tuple(dict.fromkeys(r.view for r in mine)),
-            )  # fmt: skip
+            made = _headline_of(mine, headline, predictions, pairing, settings)
             record = made.record(standard if experiment != reference else None, oracles, notes)
             leak = _suspected_leak(made, float(record["value"]), virtual, notes)
-            flags = {"external": any(r.external for r in mine), "transductive": made.transductive,
-                     f"null: {made.null}": made.null != "", "SUSPECTED LEAK": leak,
-                     "above the oracle": record["above_oracle"]}  # fmt: skip
-            records.append({**record, "flags": "; ".join(name for name, raised in flags.items() if raised)})
+            records.append({**record, "flags": _flags(made, mine, leak, above=record["above_oracle"])})
     if not records:
         raise ComparisonError("no task has labelled test units of both classes; there is nothing to compare.")
     table = pd.DataFrame(records)
     notes += _missing_nulls(table, cohorts)
     table["p_holm"] = table.groupby("headline")["p"].transform(lambda p: bootstrap.holm(p.to_numpy()))
     return Comparison(reference, table, _oracle_table(pooled[reference], oracles, settings), notes)
+
+
+def _headline_of(
+    runs: Sequence[Run], headline: str, predictions: pd.DataFrame, pairing: Pairing, settings: Settings
+) -> HeadlineOf:
+    """One headline of the runs of one experiment."""
+    return HeadlineOf(
+        runs[0].experiment, headline, predictions, pairing, settings,
+        transductive=any(r.transductive for r in runs),
+        null="; ".join(sorted({r.null for r in runs} - {""})),
+        views=tuple(dict.fromkeys(r.view for r in runs)),
+    )  # fmt: skip
+
+
+def _flags(made: HeadlineOf, runs: Sequence[Run], leak: bool, *, above: bool) -> str:
+    """What sets a row of the table apart from a method that is scored on unseen compounds."""
+    flags = {"external": any(r.external for r in runs), "transductive": made.transductive,
+             f"null: {made.null}": made.null != "", "SUSPECTED LEAK": leak, "above the oracle": above}  # fmt: skip
+    return "; ".join(name for name, raised in flags.items() if raised)
 
 
 def _suspected_leak(made: HeadlineOf, value: float, virtual: set[str], notes: list[str]) -> bool:
