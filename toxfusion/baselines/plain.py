@@ -376,22 +376,18 @@ def _fit_and_score(
             "%s: %d training labels, all alike; every unit is scored %.2f", task.name, len(known), constant
         )
         return np.full(len(features), constant)
-    best, least = np.zeros(len(features)), np.inf
-    for candidate in _candidates(learner, measured, seed):
+
+    def score(candidate: Any) -> np.ndarray:
         fitted = candidate.fit(features[train], known)
-        score = fitted.predict(features) if measured else fitted.predict_proba(features)[:, 1]
-        if task.family == "ordinal":
-            score = np.clip(score, 0, MAX_GRADE)
-        if len(valid) == 0:
-            return score
-        loss = (
-            mean_squared_error(label[valid], score[valid])
-            if measured
-            else log_loss(label[valid], score[valid], labels=[0, 1])
-        )
-        if loss < least:
-            best, least = score, loss
-    return best
+        of_all = fitted.predict(features) if measured else fitted.predict_proba(features)[:, 1]
+        return np.clip(of_all, 0, MAX_GRADE) if task.family == "ordinal" else of_all
+
+    def loss(scores: np.ndarray) -> float:
+        if measured:
+            return mean_squared_error(label[valid], scores[valid])
+        return log_loss(label[valid], scores[valid], labels=[0, 1])
+
+    return _of_least_loss(_candidates(learner, measured, seed), score, loss if len(valid) else None)
 
 
 def _class_probabilities(
@@ -410,14 +406,25 @@ def _class_probabilities(
         raise BaselineError(
             f"task {task!r}: the training samples with these features are of {len(known)} class; two are needed."
         )
-    best, least = np.zeros((len(features), n_classes)), np.inf
-    for candidate in _candidates(learner, False, seed):
+
+    def score(candidate: Any) -> np.ndarray:
         fitted = candidate.fit(features[train], label[train])
-        score = np.zeros((len(features), n_classes))
-        score[:, fitted.classes_.astype(int)] = fitted.predict_proba(features)
-        if len(valid) == 0:
-            return score
-        loss = log_loss(label[valid], score[valid], labels=np.arange(n_classes))
-        if loss < least:
-            best, least = score, loss
-    return best
+        of_all = np.zeros((len(features), n_classes))
+        of_all[:, fitted.classes_.astype(int)] = fitted.predict_proba(features)
+        return of_all
+
+    def loss(scores: np.ndarray) -> float:
+        return log_loss(label[valid], scores[valid], labels=np.arange(n_classes))
+
+    return _of_least_loss(_candidates(learner, False, seed), score, loss if len(valid) else None)
+
+
+def _of_least_loss(
+    candidates: Sequence[Any],
+    score: Callable[[Any], np.ndarray],
+    loss: Callable[[np.ndarray], float] | None,
+) -> np.ndarray:
+    """Scores by the candidate of least validation loss, the first of equals; by the first of all without a loss."""
+    if loss is None:
+        return score(candidates[0])
+    return min((score(candidate) for candidate in candidates), key=loss)

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from toxfusion.evaluation import bootstrap
 from toxfusion.evaluation.metrics import auroc, one_class_reason
 from toxfusion.evaluation.out_of_fold import Pairing, headline_statistic, resampling_of
+from toxfusion.evaluation.retrieval import unit_length
 from toxfusion.study.draws import generator
 from toxfusion.study.vocabulary import in_order, members_of
 
@@ -214,7 +215,7 @@ def nearest_neighbours(units: Units) -> Scored:
     Of equal choices the smallest k is taken; of equally near units, those that come first.
     """
     train, valid, test = (units.positions(p) for p in ("train", "valid", "test"))
-    unit = _unit_length(units.standardised())
+    unit = unit_length(units.standardised())
     nearest = np.argsort(-(unit @ unit[train].T).round(9), axis=1, kind="stable")
     voted = units.label[train][nearest]
     undecided = one_class_reason(units.label[valid])
@@ -232,13 +233,8 @@ def nearest_class_mean(units: Units) -> Scored:
     train, test = units.positions("train"), units.positions("test")
     values = units.standardised()
     means = [values[train[units.label[train] == c]].mean(axis=0) for c in (0, 1)]
-    negative, positive = (_unit_length(values[test]) @ _unit_length(np.stack(means)).T).T
+    negative, positive = (unit_length(values[test]) @ unit_length(np.stack(means)).T).T
     return Scored(positive - negative)
-
-
-def _unit_length(vectors: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norm > 0, norm, 1.0)
 
 
 CLASSIFIERS: dict[str, Callable[[Units], Scored]] = {

@@ -27,7 +27,7 @@ def ranks(query: np.ndarray, target: np.ndarray, groups: np.ndarray | None = Non
     Raises:
         ValueError: shapes that differ, NaN or Inf, fewer than two samples.
     """
-    left, right = _unit_length(query, "query"), _unit_length(target, "target")
+    left, right = unit_length(_checked(query, "query")), unit_length(_checked(target, "target"))
     if left.shape != right.shape or len(left) < 2:
         raise ValueError(
             f"query {left.shape} and target {right.shape} must be [n, d] alike, with n at least 2."
@@ -45,10 +45,15 @@ def ranks(query: np.ndarray, target: np.ndarray, groups: np.ndarray | None = Non
     return out
 
 
-def _unit_length(vectors: np.ndarray, name: str) -> np.ndarray:
+def _checked(vectors: np.ndarray, name: str) -> np.ndarray:
     vectors = np.asarray(vectors, dtype=np.float64)
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise ValueError(f"{name} embeddings must be a finite [n, d] matrix; got shape {vectors.shape}.")
+    return vectors
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """float64 [n, d], each vector divided by its length; a vector of zeros stays so."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norm > 0, norm, 1.0)
 
