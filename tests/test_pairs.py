@@ -22,6 +22,7 @@ from benchmarks.pairs_statistics import (
     recall,
     weights,
 )
+from benchmarks.pairs_tables import gain_of_both
 from toxfusion.config.entry import compose
 from toxfusion.study.files import replace_file
 from toxfusion.training.task_nodes import build_tasks
@@ -193,6 +194,28 @@ def test_rows_of_fewer_pairs_are_parts_of_each_other_and_are_tested_alike(tmp_pa
     cohort = table["sample_id"].map(obs["batch"])
     assert set(cohort[table["part"] != "test"]) == {"luad"}
     assert set(cohort[table["part"] == "test"]) == {"luad", "lusc"}
+
+
+def test_a_second_modality_that_adds_nothing_is_told_as_nothing_and_one_that_costs_by_its_task(
+    tmp_path,
+) -> None:
+    cell = PairsCell(METHODS["full"], 0, tmp_path, 0)
+    label = np.tile([0.0, 1.0], 20)
+    noise = np.random.default_rng(0).normal(size=40)
+    scores = {"slide": noise, "expression": label + 0.1 * noise, "both": label + 0.1 * noise}
+    about = {"sample_id": [f"p{i:02d}" for i in range(40)], "label": label, "labels": FEW, "draw": 0}
+    parts = [
+        pd.DataFrame(
+            {**about, "task": task, "input": reads, "score": noise if (task, reads) == ("b", "both") else of}
+        )
+        for task in ("a", "b")
+        for reads, of in scores.items()
+    ]
+    replace_file(cell.readings / "labels.parquet", pd.concat(parts).to_parquet())
+    told = gain_of_both([cell], ["a"])
+    assert "| full | ten | 0.000 [0.000, 0.000] | 0." in told
+    assert told.endswith("| none |")
+    assert gain_of_both([cell], ["a", "b"]).endswith("| b |")
 
 
 def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -> None:
