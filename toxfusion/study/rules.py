@@ -69,9 +69,7 @@ def check_study(study: StudyTables) -> None:
     Raises:
         StudyError: the first rule broken.
     """
-    _check_samples(study)
-    _check_controls(study.obs)
-    _check_labels(study.obs)
+    check_samples(study.obs)
     _check_expression(study)
     _check_findings(study)
     _check_slides(study)
@@ -223,18 +221,7 @@ def storable(obs: pd.DataFrame, audit: Audit) -> pd.DataFrame:
     Raises:
         StudyError: two columns would have one name.
     """
-    named: dict[str, object] = {}
-    for column in obs.columns:
-        name = _storable_name(str(column))
-        if name in named:
-            raise fault(
-                EXPRESSION_FILE, str(column), name, f"is stored under the same name as {named[name]!r}",
-                "Rename one of the two columns",
-            )  # fmt: skip
-        named[name] = column
-        if name != column:
-            audit.change("prepare", "column", str(column), f"stored as {name!r}: the file reserves its name")
-    out = obs.set_axis(list(named), axis=1)
+    out = with_storable_names(obs, EXPRESSION_FILE, audit)
     for name in out.columns:
         values = out[name]
         kept = _storable_values(values)
@@ -242,6 +229,26 @@ def storable(obs: pd.DataFrame, audit: Audit) -> pd.DataFrame:
             audit.change("prepare", "column", str(name), "values of several kinds, or dates: stored as text")
             out[name] = kept
     return out
+
+
+def with_storable_names(table: pd.DataFrame, file: str, audit: Audit) -> pd.DataFrame:
+    """The table under column names that HDF5 can hold: "ALT(IU/L)" is stored as "ALT(IU_L)", and audited.
+
+    Raises:
+        StudyError: two columns would have one name.
+    """
+    named: dict[str, object] = {}
+    for column in table.columns:
+        name = _storable_name(str(column))
+        if name in named:
+            raise fault(
+                file, str(column), name, f"is stored under the same name as {named[name]!r}",
+                "Rename one of the two columns",
+            )  # fmt: skip
+        named[name] = column
+        if name != column:
+            audit.change("prepare", "column", str(column), f"stored as {name!r}: the file reserves its name")
+    return table.set_axis(list(named), axis=1)
 
 
 def _storable_name(name: str) -> str:
@@ -275,30 +282,40 @@ def slide_table(slides: pd.DataFrame) -> pd.DataFrame:
     return slides
 
 
-def _check_samples(study: StudyTables) -> None:
-    obs = study.obs
+def check_samples(obs: pd.DataFrame, file: str = EXPRESSION_FILE) -> None:
+    """Check the rules of the sample table: texts, doses, controls and labels.
+
+    Args:
+        obs: indexed by sample_id, with every column that the contract asks for.
+        file: the table that an error names; an importer gives the user's own.
+
+    Raises:
+        StudyError: the first rule broken.
+    """
     if obs.empty:
-        raise StudyError(
-            f"{EXPRESSION_FILE}: the study has no sample; look into {AUDIT_FILE} for what was dropped."
-        )
+        raise StudyError(f"{file}: the study has no sample; look into {AUDIT_FILE} for what was dropped.")
+    _check_filled(obs, file)
+    _check_controls(obs, file)
+    _check_labels(obs, file)
+
+
+def _check_filled(obs: pd.DataFrame, file: str) -> None:
     for column in _FILLED_TEXT:
         empty = obs.index[obs[column].str.strip() == ""]
         if len(empty):
-            raise fault(EXPRESSION_FILE, column, "", f"is empty at sample {empty[0]!r}", "Fill it in")
+            raise fault(file, column, "", f"is empty at sample {empty[0]!r}", "Fill it in")
     for column in _NUMBERS:
         low = obs[obs[column] < 0]
         if len(low):
             value = low[column].iloc[0]
-            raise fault(
-                EXPRESSION_FILE, column, value, f"is negative at sample {low.index[0]!r}", "Correct it"
-            )
+            raise fault(file, column, value, f"is negative at sample {low.index[0]!r}", "Correct it")
 
 
-def _check_controls(obs: pd.DataFrame) -> None:
+def _check_controls(obs: pd.DataFrame, file: str) -> None:
     unknown = obs[~obs["dose_level"].isin([*DOSE_LEVELS, ""])]
     if len(unknown):
         raise fault(
-            EXPRESSION_FILE,
+            file,
             "dose_level",
             unknown["dose_level"].iloc[0],
             f"at sample {unknown.index[0]!r} is none of {DOSE_LEVELS}",
@@ -307,7 +324,7 @@ def _check_controls(obs: pd.DataFrame) -> None:
     differs = obs[obs["is_control"] != (obs["dose_level"] == "control")]
     if len(differs):
         raise fault(
-            EXPRESSION_FILE,
+            file,
             "is_control",
             bool(differs["is_control"].iloc[0]),
             f"contradicts dose_level {differs['dose_level'].iloc[0]!r} at sample {differs.index[0]!r}",
@@ -316,38 +333,34 @@ def _check_controls(obs: pd.DataFrame) -> None:
     dosed = obs[obs["is_control"] & (obs["dose"] > 0)]
     if len(dosed):
         value, sample = dosed["dose"].iloc[0], dosed.index[0]
-        raise fault(EXPRESSION_FILE, "dose", value, f"control sample {sample!r} has a dose", "Set it to 0")
+        raise fault(file, "dose", value, f"control sample {sample!r} has a dose", "Set it to 0")
     undosed = obs[~obs["is_control"] & (obs["dose"] == 0)]
     if len(undosed):
         sample = undosed.index[0]
-        raise fault(
-            EXPRESSION_FILE, "dose", 0.0, f"treated sample {sample!r} has no dose", "Flag it as a control"
-        )
+        raise fault(file, "dose", 0.0, f"treated sample {sample!r} has no dose", "Flag it as a control")
 
 
-def _check_labels(obs: pd.DataFrame) -> None:
+def _check_labels(obs: pd.DataFrame, file: str) -> None:
     for column in _LABELS:
         bad = obs[obs[column].notna() & ~obs[column].isin([0.0, 1.0])]
         if len(bad):
             value, sample = bad[column].iloc[0], bad.index[0]
-            raise fault(
-                EXPRESSION_FILE, column, value, f"at sample {sample!r} is not 0, 1 or NaN", "Correct it"
-            )
+            raise fault(file, column, value, f"at sample {sample!r} is not 0, 1 or NaN", "Correct it")
     # A control may carry the label of its compound or none: only a different label is a contradiction.
     labelled = obs[~obs["is_control"] | obs["dili"].notna()]
-    _check_constant(labelled, "compound", "dili")
-    _check_constant(obs, "group_id", "injury")
-    _check_constant(obs, "group_id", "compound")
-    _check_constant(obs, "group_id", "is_control")
+    _check_constant(labelled, "compound", "dili", file)
+    _check_constant(obs, "group_id", "injury", file)
+    _check_constant(obs, "group_id", "compound", file)
+    _check_constant(obs, "group_id", "is_control", file)
 
 
-def _check_constant(obs: pd.DataFrame, by: str, column: str) -> None:
+def _check_constant(obs: pd.DataFrame, by: str, column: str, file: str) -> None:
     kinds = obs.groupby(by, sort=False)[column].nunique(dropna=False)
     mixed = kinds.index[kinds > 1]
     if len(mixed):
         values = obs.loc[obs[by] == mixed[0], column].unique().tolist()
         raise fault(
-            EXPRESSION_FILE,
+            file,
             column,
             values,
             f"is not the same throughout {by} {mixed[0]!r}",

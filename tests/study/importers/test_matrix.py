@@ -15,7 +15,7 @@ import pytest
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.matrix import complete_samples, import_matrix
 from toxfusion.study.importers.tables import ImportTableError
-from toxfusion.study.study import Study
+from toxfusion.study.study import Study, StudyError
 
 GENES = ["Alb", "Cyp1a1", "Hmox1"]
 SAMPLES = """sample_id,compound,dose,time_h
@@ -287,3 +287,52 @@ def test_real_counts_of_twenty_livers(tmp_path: Path) -> None:
     assert study.obs["is_control"].sum() == 5
     assert len(study.var) + len(records(study.root)["gene"]) == 32485
     assert (2.0**study.expression - 1).sum(axis=1) == pytest.approx(1e6, rel=1e-3)
+
+
+def test_levels_in_capitals_and_where_the_dose_alone_is_known() -> None:
+    table = pd.DataFrame(
+        {
+            "compound": ["a", "a", "a", "b"],
+            "dose": ["0", "10", "30", None],
+            "dose_level": ["", "", "", "High"],
+        },
+        index=["v1", "l1", "h1", "x1"],
+    )
+    audit = Audit()
+    obs = complete_samples(table, "samples.csv", audit)
+    assert obs["dose_level"].tolist() == ["control", "low", "high", "high"]
+    assert obs["is_control"].tolist() == [True, False, False, False]
+    assert any("empty in 3 samples" in record.reason for record in audit.records)
+    capitals = table.assign(dose_level=["Control", "Low", "Middle", "High"])
+    assert complete_samples(capitals, "samples.csv", Audit())["dose_level"].tolist() == [
+        "control", "low", "middle", "high",
+    ]  # fmt: skip
+    with pytest.raises(
+        ImportTableError, match=r"samples.csv, column 'dose_level', value 'middle': at sample 'h1'"
+    ):
+        complete_samples(table.assign(dose_level=["", "", "middle", "high"]), "samples.csv", Audit())
+
+
+def test_a_rule_that_samples_break_names_the_users_table() -> None:
+    table = pd.DataFrame({"compound": "a", "dose": ["10", "10"]}, index=["v1", "l1"])
+    with pytest.raises(StudyError, match=r"samples.csv, column 'dose', value 10.0: control sample 'v1'"):
+        complete_samples(table.assign(dose_level=["control", "low"]), "samples.csv", Audit())
+    with pytest.raises(StudyError, match=r"samples.csv, column 'dili', value"):
+        complete_samples(table.assign(dili=["1", "0"]), "samples.csv", Audit())
+
+
+def test_units_in_column_names_are_stored_under_another_name(tmp_path: Path) -> None:
+    settings = write(tmp_path)
+    (tmp_path / "serum.csv").write_text("sample_id,ALT(IU/L)\nv1,50\n")
+    (tmp_path / "grades.csv").write_text("sample_id,Degeneration/necrosis\nv1,0\n")
+    study = import_matrix(
+        tmp_path / "s",
+        **settings | {"chemistry": f"{tmp_path}/serum.csv", "findings": f"{tmp_path}/grades.csv"},
+    )
+    assert study.chemistry is not None
+    assert study.chemistry.columns.tolist() == ["ALT(IU_L)"]
+    assert study.findings.columns.tolist() == ["Degeneration_necrosis"]
+    assert {"ALT(IU/L)", "Degeneration/necrosis"} <= set(records(study.root)["column"])
+    (tmp_path / "serum.csv").write_text("sample_id,ALT(IU/L),ALT(IU_L)\nv1,50,50\n")
+    with pytest.raises(StudyError, match=r"serum.csv, column 'ALT\(IU_L\)'"):
+        import_matrix(tmp_path / "s", **settings | {"chemistry": f"{tmp_path}/serum.csv"})

@@ -25,7 +25,7 @@ from toxfusion.study.importers.genes import ROW_NUMBERS, GeneIds, normalised_ids
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per, read_slide_table
 from toxfusion.study.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
 from toxfusion.study.names import drop_strangers, strangers
-from toxfusion.study.rules import CONTRACT_COLUMNS
+from toxfusion.study.rules import CONTRACT_COLUMNS, check_samples, with_storable_names
 from toxfusion.study.study import Study, write_study
 from toxfusion.study.tables import identified, numbers, read_table, read_values, typed
 from toxfusion.study.vocabulary import DOSE_LEVELS, GRADES
@@ -135,12 +135,13 @@ def import_matrix(
 def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.DataFrame:
     """Fill in the columns of the contract that a sample table leaves out, each audited.
 
-    is_control and dose_level from the dose (0 = control; the treated doses of a compound, rising, are low, middle,
-    high); study "study"; animal_id the sample; group_id study, compound, dose and time; control_group study and
-    time where the study has controls of that time; time_h, dili, injury unknown; batch empty.
+    is_control and dose_level, or its empty cells, from the dose (0 = control; the treated doses of a compound, rising,
+    are low, middle, high); study "study"; animal_id the sample; group_id study, compound, dose and time;
+    control_group study and time where the study has controls of that time; time_h, dili, injury unknown; batch empty.
 
     Raises:
         ImportTableError: a compound has more than three treated doses and dose_level is not given, or two spellings.
+        StudyError: the samples break a rule of the contract.
     """
     obs = table.copy()
     _refuse_spellings(obs["compound"], path)
@@ -158,7 +159,9 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
     _refuse_missing_dose(obs, path)
     if "dose_level" in obs.columns:
         obs["dose_level"] = _dose_levels(obs["dose_level"], path)
-        _fill(obs, "is_control", obs["dose_level"] == "control", "dose_level is control", audit)
+        control = (obs["dose_level"] == "control") | ((obs["dose_level"] == "") & (obs["dose"] == 0))
+        _fill(obs, "is_control", control, "dose_level is control, or empty and the dose 0", audit)
+        _fill_empty_levels(obs, path, audit)
     _fill(obs, "is_control", obs["dose"] == 0, "dose is 0", audit)
     if "dose_level" not in obs.columns:
         _fill(obs, "dose_level", _levels(obs, path), "rank of the dose in its compound", audit)
@@ -169,6 +172,7 @@ def complete_samples(table: pd.DataFrame, path: Path | str, audit: Audit) -> pd.
     at_time = obs["study"] + time
     has_controls = at_time.isin(set(at_time[obs["is_control"]]))
     _fill(obs, "control_group", at_time.where(has_controls, ""), "controls of the study and time", audit)
+    check_samples(obs, str(path))
     return obs
 
 
@@ -247,6 +251,30 @@ def _fill(
     meant = f", unless {others[near[0]]!r} is meant" if near else ""
     obs[column] = value
     audit.change(STAGE, "column", column, f"not in the sample table{meant}: {rule}")
+
+
+def _fill_empty_levels(obs: pd.DataFrame, path: Path | str, audit: Audit) -> None:
+    """Fill in the empty cells of a dose_level that is there, where the dose is known."""
+    empty = (obs["dose_level"] == "") & (obs["is_control"] | obs["dose"].notna())
+    if not empty.any():
+        return
+    dosed = obs["is_control"] | obs["dose"].notna()
+    levels = _levels(obs[dosed & obs["compound"].isin(obs.loc[empty, "compound"])], path)
+    written = obs["dose_level"].reindex(levels.index)
+    odd = levels.index[(written != "") & (written != levels)]
+    if len(odd):
+        raise ImportTableError(
+            f"{path}, column 'dose_level', value {written[odd[0]]!r}: at sample {odd[0]!r} is not the rank of its "
+            f"dose ({levels[odd[0]]}), and other samples of compound {obs.loc[odd[0], 'compound']!r} have none; "
+            "write control, low, middle or high at all of them"
+        )
+    obs.loc[empty, "dose_level"] = levels[empty[empty].index]
+    audit.change(
+        STAGE,
+        "column",
+        "dose_level",
+        f"empty in {int(empty.sum())} samples: control, or rank of the dose in its compound",
+    )
 
 
 def _flags(column: pd.Series, path: Path | str) -> pd.Series:
@@ -516,7 +544,8 @@ def _rows_of(path: str, sample_ids: pd.Index, kind: str, audit: Audit) -> pd.Dat
 def _chemistry(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFrame | None:
     if path is None:
         return None
-    return _rows_of(path, sample_ids, "analyte", audit).apply(
+    table = with_storable_names(_rows_of(path, sample_ids, "analyte", audit), path, audit)
+    return table.apply(
         lambda column: numbers(column, path, "write a number, or leave it empty where it was not measured")
     )
 
@@ -540,4 +569,4 @@ def _findings(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFr
             )
         return values
 
-    return _rows_of(path, sample_ids, "finding", audit).apply(grades)
+    return with_storable_names(_rows_of(path, sample_ids, "finding", audit), path, audit).apply(grades)
