@@ -27,8 +27,27 @@ def test_records_keep_order_and_are_not_repeated() -> None:
         ("prepare", "gene", "recovered as Marchf1"): 1,
     }
     first, second = audit.summary().splitlines()
-    assert first.split() == ["2", "gene", "dropped", "in", "prepare:", "seen", "in", "2", "samples"]
+    assert first.split() == [
+        "2",
+        "gene",
+        "dropped",
+        "in",
+        "prepare:",
+        "seen",
+        "in",
+        "2",
+        "samples",
+        "(Alb,",
+        "Cyp1a1)",
+    ]
     assert "changed" in second
+
+
+def test_many_records_alike_are_counted_without_their_names() -> None:
+    audit = Audit()
+    for gene in ("a", "b", "c", "d"):
+        audit.drop("prepare", "gene", gene, "constant")
+    assert audit.summary().split() == ["4", "gene", "dropped", "in", "prepare:", "constant"]
 
 
 def test_writing_merges_with_what_is_there(tmp_path: Path) -> None:

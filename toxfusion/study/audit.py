@@ -12,6 +12,8 @@ from typing import Literal
 from toxfusion.study.files import replace_file
 
 Outcome = Literal["dropped", "changed"]
+NAMED = 3
+"""Of so many records alike the summary gives the names too."""
 
 
 class AuditError(ValueError):
@@ -63,12 +65,15 @@ class Audit:
         return dict(Counter((r.stage, r.kind, r.reason) for r in self._records))
 
     def summary(self) -> str:
-        """One line for each stage, kind, outcome and reason, the most frequent first."""
-        tally = Counter((r.stage, r.kind, r.outcome, r.reason) for r in self._records)
-        rows = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
-        return "\n".join(
-            f"{n:>7} {kind} {outcome} in {stage}: {reason}" for (stage, kind, outcome, reason), n in rows
-        )
+        """One line for each stage, kind, outcome and reason, the most frequent first; up to three are named."""
+        ids: dict[tuple[str, str, str, str], list[str]] = {}
+        for r in self._records:
+            ids.setdefault((r.stage, r.kind, r.outcome, r.reason), []).append(r.id)
+        lines = []
+        for (stage, kind, outcome, reason), names in sorted(ids.items(), key=lambda i: (-len(i[1]), i[0])):
+            named = f" ({', '.join(names)})" if len(names) <= NAMED else ""
+            lines.append(f"{len(names):>7} {kind} {outcome} in {stage}: {reason}{named}")
+        return "\n".join(lines)
 
     def write(self, path: Path) -> None:
         """Write as JSON, after the records that ``path`` already holds; replaced whole or not at all.
