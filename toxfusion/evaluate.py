@@ -35,15 +35,8 @@ def main(config: dict[str, Any]) -> None:
     other = ["harrell_c", "uno_c", "integrated_brier", "accuracy", "macro_f1", "spearman", "r2"]
     scores = evaluation.scores[evaluation.scores["metric"].isin([*ranked, *other])]
     print(_aligned(scores, ["task", "metric", "value", "low", "high", "n", "n_compounds", "prevalence"]))
-    of = evaluation.strata["metric"].isin([*ranked, *other, "false_positive_rate"]) & (
-        evaluation.strata["by"] != "batch"
-    )
-    strata = evaluation.strata[of & evaluation.strata["value"].notna() & ~_single_lesion(evaluation.strata)]
-    counts = ["n", "n_positive", "n_compounds", "small"]
-    print(
-        "\nBy stratum (small: fewer than 10 compounds, or units of a class; batches and lesions are in strata.csv)"
-    )
-    print(_aligned(strata, ["task", "by", "stratum", "metric", "value", "low", "high", *counts]))
+    if shown := by_stratum(evaluation.strata, [*ranked, *other, "false_positive_rate"]):
+        print(shown)
     if len(evaluation.probes):
         keys = ["probe", "embedding", "task", "k", "hidden", "share", "metric"]
         probes = evaluation.probes[~_single_lesion(evaluation.probes)]
@@ -53,6 +46,33 @@ def main(config: dict[str, Any]) -> None:
             print(
                 " ".join(filter(None, (row["probe"], row["embedding"], row["task"]))) + f": {row['reason']}"
             )
+
+
+def by_stratum(strata: pd.DataFrame, metrics: list[str]) -> str:
+    """The table of strata with a number, under its heading; empty where there is none."""
+    shown = strata[
+        strata["metric"].isin(metrics)
+        & (strata["by"] != "batch")
+        & strata["value"].notna()
+        & ~_single_lesion(strata)
+    ]
+    if shown.empty:
+        return ""
+    heading = "By stratum (small: fewer than 10 compounds, or units of a class; batches and lesions are in strata.csv)"
+    columns = [
+        "task",
+        "by",
+        "stratum",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "n",
+        "n_positive",
+        "n_compounds",
+        "small",
+    ]
+    return f"\n{heading}\n{_aligned(shown, columns)}"
 
 
 def _single_lesion(table: pd.DataFrame) -> pd.Series:

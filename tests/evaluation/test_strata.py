@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from toxfusion.evaluate import by_stratum
 from toxfusion.evaluation import metrics
 from toxfusion.evaluation.strata import CONTROLS, score_strata
 
@@ -116,3 +117,14 @@ def test_without_a_threshold_there_is_no_rate(make_table) -> None:
     assert "no threshold" in controls["reason"]
     sensitivity = _find(strata, "injury", "dose_level", "high", "sensitivity")
     assert "no threshold" in sensitivity["reason"]
+
+
+def test_strata_are_shown_only_where_there_are_any() -> None:
+    columns = ["task", "headline", "by", "stratum", "metric", "value", "low", "high"]
+    counts = ["n", "n_positive", "n_compounds", "small"]
+    none = pd.DataFrame(columns=[*columns, *counts])
+    assert by_stratum(none, ["auroc"]) == ""
+    row = ["dili", "dili", "dose_level", "low", "auroc", 0.7, 0.6, 0.8, 9, 4, 9, True]
+    shown = by_stratum(pd.DataFrame([row], columns=[*columns, *counts]), ["auroc"])
+    assert shown.startswith("\nBy stratum")
+    assert "0.700" in shown

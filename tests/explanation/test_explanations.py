@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tests.feature_store import featured_study
 from tests.training.small_runs import trained
@@ -170,6 +171,12 @@ def test_tiles_spread_out_and_no_tile_is_at_both_ends() -> None:
     extremes = regions.extreme_tiles(table, "s", 5)
     assert extremes["end"].tolist() == ["top", "top", "bottom", "bottom"]
     assert not extremes.index.duplicated().any()
+
+
+def test_a_slide_of_one_tile_has_a_top_and_no_bottom() -> None:
+    table = pd.DataFrame({"x": [0], "y": [0], "side": [1.0], "s": [-2.0]})
+    found = regions.extreme_tiles(table, "s", 5)
+    assert found[["end", "rank"]].values.tolist() == [["top", 1]]
 
 
 def test_geojson_is_closed_squares_with_finite_measurements() -> None:
@@ -466,3 +473,16 @@ def test_what_does_not_exist_is_refused_by_name(run: LoadedRun, tmp_path: Path) 
         chosen_tasks(run, ["lesion:Gout"])
     with pytest.raises(RunError, match="no run and no folder"):
         explaining.finished_runs(tmp_path)
+
+
+def test_the_title_of_a_narrow_sheet_stays_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    tiles = pd.DataFrame({"end": ["top"], "rank": [1], "s": [0.5]})
+    title = "E14874: tiles that raise and lower severity, integrated gradients"
+    figures.tile_sheet(tiles, [np.zeros((8, 8, 3), np.uint8)], "s", tmp_path / "x.png", title=title)
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    box = figure.texts[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

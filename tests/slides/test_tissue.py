@@ -110,6 +110,7 @@ def test_the_preview_outlines_tissue_and_tiles_and_the_sheet_holds_all(tmp_path:
     sheet = contact_sheet(
         [(f"slide {i} with a long name that does not fit at all", picture) for i in range(7)]
     )
-    assert sheet.shape == (2 * 274, 6 * 256, 3)
+    assert sheet.shape == (2 * (128 + 18), 6 * 256, 3), "a row is as high as its pictures"
+    assert (sheet[128:146, :250] < 100).any(), "the name stands right below its picture"
     write_picture(tmp_path / "deep" / "sheet [1].png", sheet)
     assert (tmp_path / "deep" / "sheet [1].png").stat().st_size > 0

@@ -185,7 +185,8 @@ def tile_sheet(tiles: pd.DataFrame, pixels: list[np.ndarray], column: str, path:
     """
     most = int(tiles["rank"].max())
     with mpl.rc_context(STYLE):
-        figure = new_figure(1.5 * most + 0.6, 4.2)
+        width = 1.5 * most + 0.6
+        figure = new_figure(width, 4.2)
         axes = figure.subplots(2, most, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
@@ -193,7 +194,7 @@ def tile_sheet(tiles: pd.DataFrame, pixels: list[np.ndarray], column: str, path:
             axis = axes[0 if tile["end"] == "top" else 1, tile["rank"] - 1]
             axis.imshow(image)
             axis.set_title(f"{tile['end']} {tile['rank']}: {tile[column]:+.2g}", fontsize="x-small")
-        figure.suptitle(textwrap.fill(title, 90), fontsize="small")
+        figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize="small")
         save_figure(figure, path)
 
 

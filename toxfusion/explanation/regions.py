@@ -118,11 +118,13 @@ def spread_out(score: np.ndarray, corners: np.ndarray, n: int, apart: float) -> 
 def extreme_tiles(of_slide: pd.DataFrame, column: str, n: int) -> pd.DataFrame:
     """Top and bottom tiles of one slide by a column, two tile sides apart; no tile is in both.
 
+    A slide of one tile has a top and no bottom.
+
     Returns:
         Rows of the table with end ("top" or "bottom") and rank from 1.
     """
     side = float(of_slide["side"].iloc[0])
-    n = min(n, len(of_slide) // 2)
+    n = min(n, max(1, len(of_slide) // 2))
     parts, left = [], of_slide
     for end, sign in (("top", 1.0), ("bottom", -1.0)):
         chosen = spread_out(sign * left[column].to_numpy(), left[["x", "y"]].to_numpy(), n, 2 * side)

@@ -202,25 +202,25 @@ def write_picture(path: Path, picture: Pixels) -> None:
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Pixels]], columns: int = 6, side: int = 256) -> Pixels:
-    """Previews side by side with their names below, uint8 RGB."""
-    n_rows = -(-len(pictures) // columns)
+    """Previews side by side, each with its name right below it, uint8 RGB; a row is as high as its highest picture."""
     caption = 18
-    sheet = np.full((n_rows * (side + caption), columns * side, 3), 255, np.uint8)
-    for i, (name, picture) in enumerate(pictures):
-        top, left = i // columns * (side + caption), i % columns * side
-        zoom = side / max(picture.shape[:2])
-        size = max(1, round(picture.shape[1] * zoom)), max(1, round(picture.shape[0] * zoom))
-        small: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        sheet[top : top + size[1], left : left + size[0]] = small
-        label = name if len(name) <= 36 else f"{name[:16]}...{name[-17:]}"
-        cv2.putText(
-            sheet,
-            label,
-            (left + 2, top + side + 13),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.38,
-            (0, 0, 0),
-            1,
-            cv2.LINE_AA,
-        )
-    return sheet
+    bands = []
+    for first in range(0, len(pictures), columns):
+        small = [_within(picture, side) for _, picture in pictures[first : first + columns]]
+        height = max(picture.shape[0] for picture in small)
+        band = np.full((height + caption, columns * side, 3), 255, np.uint8)
+        for i, picture in enumerate(small):
+            name, left = pictures[first + i][0], i * side
+            band[: picture.shape[0], left : left + picture.shape[1]] = picture
+            label = name if len(name) <= 36 else f"{name[:16]}...{name[-17:]}"
+            place = (left + 2, picture.shape[0] + 13)
+            cv2.putText(band, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+        bands.append(band)
+    return np.concatenate(bands) if bands else np.full((0, columns * side, 3), 255, np.uint8)
+
+
+def _within(picture: Pixels, side: int) -> Pixels:
+    """The picture at the size that just fits a square, uint8 RGB."""
+    zoom = side / max(picture.shape[:2])
+    size = max(1, round(picture.shape[1] * zoom)), max(1, round(picture.shape[0] * zoom))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
