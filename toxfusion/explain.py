@@ -34,7 +34,8 @@ def main(config: dict[str, Any]) -> None:
     if config["report"]:
         print(f"report: {write_report(output, compound_pages=config['compound_pages'])}")
     stability = output / "genes" / "stability.csv"
-    print(f"{len(manifest['runs'])} runs explained in {output}")
+    n = len(manifest["runs"])
+    print(f"{n} run{'s' if n > 1 else ''} explained in {output}")
     if stability.is_file():
         print(pd.read_csv(stability).to_string(index=False, float_format="%.3f"))
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from toxfusion import doctor
-from toxfusion.checkup import installation
+from toxfusion.checkup import installation, study_checks
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.split import write_manifest
 from toxfusion.study.splits import CompoundKFold
@@ -53,6 +53,14 @@ def test_a_sound_study_has_no_problems(
     assert status == 0
     assert "52 samples of 6 compounds" in output
     assert "no problems" in output
+
+
+def test_a_study_without_a_pair_says_what_to_train(study: Study) -> None:
+    expression = study.expression.copy()
+    expression[np.asarray(study.has_slide)] = np.nan
+    said = list(study_checks.describe(replace(study, expression=expression)))
+    assert "pretrain.warm_start.kind=none" in said[-1]
+    assert not any("warm_start" in line for line in study_checks.describe(study))
 
 
 def lose_a_slide(study: Study) -> None:
@@ -178,7 +186,7 @@ def test_each_harm_is_named_and_the_status_is_1(
     status, output = run(capsys, tmp_path, f"study={study.root}")
     assert status == 1
     assert message in output
-    assert "1 problems" in output
+    assert "1 problem" in output
 
 
 def test_a_study_without_any_tissue_has_no_problem(

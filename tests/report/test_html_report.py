@@ -198,6 +198,17 @@ def test_the_summary_follows_the_numbers(tmp_path: Path) -> None:
     assert "cause" not in said(False)
 
 
+def test_a_study_named_study_is_named_once(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "folder", slide_px=100)
+    provenance = json.loads((root / "provenance.json").read_text())
+    provenance["study"]["name"] = "study"
+    (root / "provenance.json").write_text(json.dumps(provenance))
+    text = " ".join(Page(write_report(root)).text.split())
+    assert "of the study:" in text
+    assert "Data of the study (" in text
+    assert "study study" not in text
+
+
 def test_file_names_are_plain_and_never_two_of_one() -> None:
     names = [
         "S1",

@@ -45,6 +45,8 @@ def describe(study: Study) -> Iterator[str]:
     for has, lacking in ((study.has_slide, "slides"), (study.has_expression, "expression")):
         if not has.all() and has.any():
             yield f"{_some(study.obs.index[~has])} without {lacking}"
+    if not both and study.has_slide.any() and study.has_expression.any():
+        yield "no sample has slides and expression: nothing to align, so train with pretrain.warm_start.kind=none"
 
 
 def _some(names: Iterable[str], what: str = "samples") -> str:
@@ -105,7 +107,7 @@ def report(problems: Sequence[Problem], file: Path) -> Iterator[str]:
         table = pd.DataFrame(problems, columns=list(Problem._fields))
         replace_file(file, table.to_csv(index=False).encode())
         yield f"all of them: {file}"
-    yield f"{len(problems)} problems" if problems else "no problems"
+    yield f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
 
 
 def study_problems(study: Study, *, checksums: bool) -> list[Problem]:

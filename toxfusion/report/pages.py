@@ -35,7 +35,7 @@ from toxfusion.report.cells import (
 )
 from toxfusion.report.compound_page import compound_page
 from toxfusion.report.explained import Explained, ExplainedRun, read_table
-from toxfusion.report.statements import areas, over_runs, statements, task_name
+from toxfusion.report.statements import areas, over_runs, statements, study_in_words, task_name
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
 from toxfusion.study.vocabulary import DOSE_ORDER
@@ -112,6 +112,7 @@ class Pages:
             image=image,
             experiment=self.explanation.manifest["experiment"],
             study=self.explanation.provenance["study"],
+            study_named=study_in_words(self.explanation.provenance["study"]["name"]),
             compound_page={c: REPORT / "compounds" / f"{s}.html" for c, s in self.compounds.items()},
             slide_page={c: REPORT / "slides" / f"{s}.html" for c, s in self.slides.items()},
             static=REPORT / "static",

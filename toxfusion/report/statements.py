@@ -56,6 +56,11 @@ def task_name(task: str) -> str:
     return NAMES.get(task, task)
 
 
+def study_in_words(name: str) -> str:
+    """ "the study" and its name; a study that is named "study" is the study alone."""
+    return "the study" if name.casefold() == "study" else f"the study {name}"
+
+
 def statements(explanation: Explained) -> list[Statement]:
     """The summary, what may be said first."""
     said = [
@@ -73,8 +78,8 @@ def _extent(explanation: Explained) -> Iterator[Statement]:
     samples, runs, study = explanation.samples, explanation.runs, explanation.provenance["study"]
     yield Statement(
         f"{_count(len(runs), 'run')} of {explanation.manifest['experiment']} on {_count(len(samples), 'sample')} of "
-        f"{_count(samples['compound'].nunique(), 'compound')} of the study {study['name']}: which tiles, genes and "
-        "modalities their predictions are associated with.",
+        f"{_count(samples['compound'].nunique(), 'compound')} of {study_in_words(study['name'])}: which tiles, "
+        "genes and modalities their predictions are associated with.",
         limit=False,
     )
     yield Statement(
