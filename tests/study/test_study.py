@@ -64,7 +64,9 @@ def test_an_absolute_slide_path_is_kept(tmp_path: Path, study_tables: Tables) ->
 
 def test_a_store_that_is_not_there_is_named_with_what_is(own_tiny_study: Study) -> None:
     (own_tiny_study.root / "features" / "resnet18").mkdir(parents=True)
-    with pytest.raises(StudyError, match=r"no features 'uni'; there are \['resnet18'\]"):
+    with pytest.raises(
+        StudyError, match=r"no features 'uni'; there are resnet18. Take tile_features.name=resnet18, or run"
+    ):
         own_tiny_study.features("uni")
 
 

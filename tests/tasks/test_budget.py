@@ -11,6 +11,7 @@ from toxfusion.study.study import Study
 from toxfusion.tasks.budget import within_budget
 from toxfusion.tasks.column import ColumnTask
 from toxfusion.tasks.dili import Dili
+from toxfusion.tasks.injury import Injury
 from toxfusion.tasks.lesions import Lesions
 from toxfusion.tasks.severity import Severity
 from toxfusion.tasks.task import TaskError
@@ -50,6 +51,12 @@ def test_draws_are_nested_and_of_the_seed(tiny_study: Study, split: Split) -> No
     np.testing.assert_array_equal(kept[0], ~np.isnan(limited(tiny_study, split, 1)["lesions"]))
     others = [~np.isnan(limited(tiny_study, split, 1, seed)["lesions"]) for seed in range(1, 9)]
     assert any(not np.array_equal(kept[0], other) for other in others)
+
+
+def test_every_task_without_a_label_is_named_at_once(tiny_study: Study, split: Split) -> None:
+    study = Study(**{**vars_of(tiny_study), "obs": tiny_study.obs.assign(dili=np.nan, injury=np.nan)})
+    with pytest.raises(TaskError, match=r"(?s)set task.dili=false.*set task.injury=false"):
+        TaskSet([Dili(), Injury(), Severity()]).fit(study, split.train, Audit())
 
 
 def test_a_budget_is_a_whole_number(tiny_study: Study, split: Split) -> None:

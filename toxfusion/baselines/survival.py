@@ -73,7 +73,8 @@ def fit_survival(
         from sksurv.util import Surv
     except ImportError as error:
         raise SurvivalBaselineError(
-            "survival baselines need scikit-survival (Python 3.11 or 3.12): pip install 'toxfusion[survival]'"
+            "survival baselines need scikit-survival: pip install 'toxfusion[survival]', which from Python 3.13 on "
+            "compiles ecos and so needs a C compiler"
         ) from error
     if not (event[train] == 1).any():
         raise SurvivalBaselineError(

@@ -94,7 +94,8 @@ def check_resolution(slide: Slide, grid: TileGrid) -> None:
         raise SlideUnsuitable(
             f"{slide.path.name}: {slide.mpp:.4g} um/px is {slide.mpp / grid.mpp:.3g} times as coarse as the "
             f"target of {grid.mpp:g} um/px, and {COARSER_ALLOWED} times is allowed: "
-            f"use grid.mpp={slide.mpp:.3g} or more, in a store of its own"
+            f"use grid.mpp={slide.mpp:.3g} or more, in a store of its own: "
+            "name=coarse, say, and data.grid=coarse in training"
         )
 
 

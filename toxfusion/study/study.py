@@ -143,9 +143,11 @@ class Study:
         if not folder.is_dir():
             parent = self.root / kind
             present = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
+            key = {"tiles": "data.grid", "features": "tile_features.name"}[kind]
+            other = f"Take {key}={present[0]}, or run" if present else "Run"
             raise StudyError(
-                f"{self.root}: no {kind} {name!r}; there are {present or 'none'}. "
-                f"Run `python -m toxfusion.extract output={kind}` on this study first."
+                f"{self.root}: no {kind} {name!r}; there are {', '.join(present) or 'none'}. "
+                f"{other} `python -m toxfusion.extract output={kind}` on this study first."
             )
         return BagStore.open(folder)
 

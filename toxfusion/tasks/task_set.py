@@ -82,10 +82,17 @@ class TaskSet:
             audit: takes the labels that are left out.
 
         Raises:
-            TaskError: a setting that does not exist, or no label in the study.
+            TaskError: a setting that does not exist, or no label in the study; a line for each such task.
             StudyError: a column whose values break the rules of its kind.
         """
-        fitted = TaskSet(task.fit(study, train, audit) for task in self)
+        fitted, refused = [], []
+        for task in self:
+            try:
+                fitted.append(task.fit(study, train, audit))
+            except TaskError as error:
+                refused.append(str(error))
+        if refused:
+            raise TaskError("\n".join(refused))
         return TaskSet(task for task in fitted if task.names)
 
     def state(self) -> dict[str, dict[str, Any]]:
