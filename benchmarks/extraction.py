@@ -33,8 +33,13 @@ import imagecodecs
 import numpy as np
 import openslide
 import tifffile
+import torch
 
+from toxfusion.data.encoding import BagEncoder, encode
+from toxfusion.models.published import ENCODERS, load_encoder
 from toxfusion.slides.grid import Region, TileGrid, spread_evenly, tile_corners
+from toxfusion.slides.ledger import Ledger
+from toxfusion.slides.pipeline import SlideTask, default_jobs, extract_slides
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.store_spec import StoreSpec
@@ -143,13 +148,6 @@ def reader_rates(path: Path, grid: TileGrid) -> dict[str, float]:
 
 def feature_rates(path: Path, grid: TileGrid, name: str, batch_size: int = 32) -> dict[str, float]:
     """Tiles a second of the encoder alone, and from the slide into the store."""
-    import torch
-
-    from toxfusion.data.encoding import BagEncoder, encode
-    from toxfusion.models.published import ENCODERS, load_encoder
-    from toxfusion.slides.ledger import Ledger
-    from toxfusion.slides.pipeline import SlideTask, default_jobs, extract_slides
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     random = ENCODERS[name].packaged is None
     loaded, _ = load_encoder(
@@ -189,10 +187,6 @@ def feature_rates(path: Path, grid: TileGrid, name: str, batch_size: int = 32) -
 
 def extract_all(path: Path) -> None:
     """Every tile of a slide into a feature store, with an encoder that costs nothing; prints the peak memory in MB."""
-    from toxfusion.data.encoding import BagEncoder
-    from toxfusion.slides.ledger import Ledger
-    from toxfusion.slides.pipeline import SlideTask, default_jobs, extract_slides
-
     grid = TileGrid(0.5, 224)
     store = BagStore.create(path.with_suffix(""), StoreSpec("features", "float16", (3,), grid.provenance()))
     extract_slides(

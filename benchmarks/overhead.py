@@ -20,6 +20,20 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import lightning as L
+import torch
+
+from toxfusion.config.entry import compose
+from toxfusion.data.batch import Batch
+from toxfusion.data.datamodule import FoldData
+from toxfusion.models.network import Network
+from toxfusion.training import assemble, network, run
+from toxfusion.training.assemble import open_study
+from toxfusion.training.choice import WeightChoice
+from toxfusion.training.pretraining import PretrainingModule
+from toxfusion.training.settings import RunSettings
+from toxfusion.training.tile_features import tile_features
+
 COMPUTED = "forward, backward, optimiser"
 WANTED = 0.85
 
@@ -61,16 +75,6 @@ class Clock:
 
 def parts_of_a_run() -> tuple[tuple[Any, str, str], ...]:
     """Owner and name of every function that is clocked by itself, and the part of a run that its time counts for."""
-    import lightning as L
-    import torch
-
-    from toxfusion.data.batch import Batch
-    from toxfusion.data.datamodule import FoldData
-    from toxfusion.models.network import Network
-    from toxfusion.training import assemble, network, run
-    from toxfusion.training.choice import WeightChoice
-    from toxfusion.training.pretraining import PretrainingModule
-
     return (
         # the closure of optimizer_step is the training step and the backward pass
         (L.LightningModule, "optimizer_step", COMPUTED),
@@ -100,12 +104,6 @@ def main() -> None:
     if not overrides or "--help" in overrides:
         print(__doc__)
         return
-    from toxfusion.config.entry import compose
-    from toxfusion.training.assemble import open_study
-    from toxfusion.training.run import run
-    from toxfusion.training.settings import RunSettings
-    from toxfusion.training.tile_features import tile_features
-
     size = [] if any(a.startswith("size=") for a in overrides) else ["size=study"]
     with tempfile.TemporaryDirectory() as outputs:
         config = compose("train", [*size, "trainer.progress=false", *overrides, f"paths.outputs={outputs}"])
@@ -117,7 +115,7 @@ def main() -> None:
         for owner, name, part in parts_of_a_run():
             clock.watch(owner, name, part)
         clock.start()
-        run(config)
+        run.run(config)
         clock.lap()
     total = sum(clock.seconds.values())
     for part, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1]):

@@ -37,10 +37,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from toxfusion.checkup.study_checks import study_problems
 from toxfusion.data.datamodule import FoldData
 from toxfusion.data.sampling import choose_tiles
 from toxfusion.data.tile_reading import READ_THREADS
 from toxfusion.data.tile_scaling import TileScaler, fit_tile_scaler
+from toxfusion.slides.pipeline import shard_of, tasks_of_study
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.splits import CompoundKFold
@@ -225,9 +227,6 @@ def memory() -> dict[str, float]:
 
 def measure_scale(root: Path, rounds: int) -> dict[str, Any]:
     """Seconds and memory of one simulated study, in this process."""
-    from toxfusion.checkup.study_checks import study_problems
-    from toxfusion.slides.pipeline import shard_of, tasks_of_study
-
     measured: dict[str, Any] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:

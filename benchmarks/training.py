@@ -18,6 +18,16 @@ import sys
 import time
 from collections.abc import Callable
 
+import torch
+
+from toxfusion.config.entry import compose
+from toxfusion.config.nodes import part
+from toxfusion.data.batch import Batch, RaggedTiles
+from toxfusion.training.assemble import build_network, build_terms
+from toxfusion.training.optimization import Optimization
+from toxfusion.training.pretraining import PretrainingModule
+from toxfusion.training.settings import RunSettings
+
 TILE_DIM, N_GENES, BAG = 768, 10_234, 2_048
 LENGTHS = (1_000, 4_000, 16_000, 100_000)
 ENCODERS = ("mean", "max", "abmil", "latent", "transmil")
@@ -41,8 +51,6 @@ def resident() -> int:
 
 def measure(step: Callable[[], None], before: int, steps: int, device: str) -> str:
     """Median seconds of a step and its peak memory, as a line of output."""
-    import torch
-
     seconds = []
     for _ in range(steps + 1):
         start = time.perf_counter()
@@ -55,12 +63,6 @@ def measure(step: Callable[[], None], before: int, steps: int, device: str) -> s
 
 
 def bag_cell(encoder: str, length: int, steps: int, device: str, gradient: bool) -> str:
-    import torch
-
-    from toxfusion.config.entry import compose
-    from toxfusion.config.nodes import part
-    from toxfusion.data.batch import RaggedTiles
-
     config = compose("train", ["data.root=none", "size=published", f"bag={encoder}"])
     before = resident()
     torch.manual_seed(0)
@@ -85,15 +87,6 @@ def bag_cell(encoder: str, length: int, steps: int, device: str, gradient: bool)
 
 
 def preset_cell(preset: str, size: int, steps: int, device: str) -> str:
-    import torch
-
-    from toxfusion.config.entry import compose
-    from toxfusion.data.batch import Batch, RaggedTiles
-    from toxfusion.training.assemble import build_network, build_terms
-    from toxfusion.training.optimization import Optimization
-    from toxfusion.training.pretraining import PretrainingModule
-    from toxfusion.training.settings import RunSettings
-
     settings = RunSettings.read(compose("train", ["data.root=none", "size=published", preset]))
     before = resident()
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ import yaml
 
 import toxfusion
 from toxfusion.__main__ import COMMANDS
-from toxfusion.config.entry import config_dir
+from toxfusion.config.folders import config_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

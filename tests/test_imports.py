@@ -45,13 +45,13 @@ WITHOUT_SLIDES = {*MAY_IMPORT} - {"checkup", "slides", "synthetic", "runs", "exp
 #: Read with scanpy what `prepare` takes; nothing that training imports may import them.
 IMPORTERS = PACKAGE / "study" / "importers"
 #: What an entry point may import before work starts; each of these is itself quick to import.
-QUICK = {"toxfusion.config.entry", "toxfusion.config.nodes", "toxfusion.distributed.launch", "yaml"}
+QUICK = {"toxfusion.config.command", "toxfusion.config.ending", "toxfusion.config.faults"}
 
 #: What functions of a room may import as they run: optional packages, and what importing the room must not load.
 LATER = {
     "baselines": {"sksurv"},
     "checkup": {"hydra_plugins", "optuna", "submitit"},
-    "config": {"hydra", "omegaconf", "toxfusion.config"},
+    "config": {"toxfusion.config.entry"},
     "evaluation": {"umap"},
     "runs": {"mudata", "toxfusion.runs.heatmap", "toxfusion.slides", "toxfusion.training.wandb", "wandb"},
     "slides": {"pydicom", "tiatoolbox", "wsidicom"},

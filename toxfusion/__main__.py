@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from toxfusion.config.entry import say
+from toxfusion.config.ending import say
 
 COMMANDS = {
     "doctor": "what is installed and works here, and whether a study is sound",

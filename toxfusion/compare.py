@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
 
 
 @entry_point("compare")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
+from toxfusion.config.faults import ConfigError
 
 
 @entry_point("dashboard")
@@ -15,13 +17,9 @@ def main(config: dict[str, Any]) -> None:
       toxfusion dashboard entity=mylab
       toxfusion dashboard entity=mylab project=liver save=true
     """
-    from pathlib import Path
-
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError as error:
-        from toxfusion.config.nodes import ConfigError
-
         raise ConfigError(
             "the package wandb-workspaces is not installed; pip install 'toxfusion[dashboard]'"
         ) from error

@@ -5,13 +5,12 @@ Every step is one of the command lines, printed before it runs, so that each can
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from toxfusion.config.entry import entry_point
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+from toxfusion.config.command import entry_point
 
 
 @entry_point("demo")
@@ -23,9 +22,6 @@ def main(config: dict[str, Any]) -> None:
       toxfusion demo output=mine jobs=8 experiments=[full,ablation_noxattn]
       toxfusion demo output=larger seed=2 compounds=200 folds=5 seeds=[0,1,2]
     """
-    import time
-    from pathlib import Path
-
     from toxfusion import compare, extract, synthesize
 
     root = Path(config["output"])

@@ -6,8 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from toxfusion.config.entry import entry_point
-from toxfusion.config.nodes import ConfigError
+from toxfusion.config.command import entry_point
+from toxfusion.config.faults import ConfigError
 
 
 @entry_point("doctor")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +19,6 @@ def main(config: dict[str, Any]) -> None:
       toxfusion evaluate run=outputs/mine/full/fold0_seed0
       toxfusion evaluate run=outputs/mine/full/fold0_seed0 probes=[few_shot,retrieval]
     """
-    from pathlib import Path
-
     from toxfusion.runs.again import evaluate_run
     from toxfusion.training.folder import RunFolder
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
 
 
 @entry_point("explain")
@@ -16,9 +18,6 @@ def main(config: dict[str, Any]) -> None:
       toxfusion explain run=outputs/mine/full
       toxfusion explain run=outputs/mine/full/fold0_seed0 tasks=[dili] n_slides=8
     """
-    from dataclasses import fields, replace
-    from pathlib import Path
-
     import pandas as pd
 
     from toxfusion.explanation.explaining import ExplainSettings, explain_runs, finished_runs

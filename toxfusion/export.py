@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
 
 
 @entry_point("export")
@@ -15,8 +16,6 @@ def main(config: dict[str, Any]) -> None:
       toxfusion export "run=outputs/mine/full/*" output=bundles/full
       toxfusion export run=outputs/mine/full/fold0_seed0 output=bundles/fold0 license=cc-by-nc-4.0
     """
-    from pathlib import Path
-
     from toxfusion.runs.exporting import export_runs
     from toxfusion.runs.named import named_runs
     from toxfusion.study.audit import Audit

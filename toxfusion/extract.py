@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
 
 
 @entry_point("extract")

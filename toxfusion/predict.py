@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
 
 
 @entry_point("predict")
@@ -16,8 +17,6 @@ def main(config: dict[str, Any]) -> None:
       toxfusion predict run=bundles/full study=studies/new error=0.2
       toxfusion predict run=hf://owner/name study=studies/new
     """
-    from pathlib import Path
-
     from toxfusion.evaluation import figures
     from toxfusion.runs.named import named_runs
     from toxfusion.runs.new_study import score_study

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toxfusion.config.entry import entry_point
+from toxfusion.config.command import entry_point
 
 if TYPE_CHECKING:
     from toxfusion.study.audit import Audit

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from toxfusion.config.entry import entry_point
-from toxfusion.config.nodes import Config
+from pathlib import Path
+from typing import Any
+
+from toxfusion.config.command import entry_point
 
 
 @entry_point("synthesize")
-def main(config: Config) -> float | None:
+def main(config: dict[str, Any]) -> float | None:
     """Write a virtual rat-liver study with known truth into `output`.
 
     With slides=false expression and labels only; with audit=true the generator is checked, and the slides of a study.
@@ -17,8 +19,6 @@ def main(config: Config) -> float | None:
       toxfusion synthesize output=studies/demo size=demo slides=false
       toxfusion synthesize output=studies/demo audit=true
     """
-    from pathlib import Path
-
     from toxfusion.synthetic.audit import audit_study
     from toxfusion.synthetic.study import study_config, synthesize_study
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toxfusion.config.entry import entry_point, is_sweep
+from toxfusion.config.command import entry_point
 
 
 def after_sweep(outputs: Path) -> None:
@@ -23,6 +23,7 @@ def main(config: dict[str, Any]) -> float:
       toxfusion train -m experiment=full,supervised_concat split.fold=0,1,2,3,4 data.root=studies/mine
       toxfusion train data.root=studies/mine trainer=gpu size=demo pretrain.weights.align=0.5
     """
+    from toxfusion.config.entry import is_sweep
     from toxfusion.runs.after import next_steps, report
     from toxfusion.training.run import run
 

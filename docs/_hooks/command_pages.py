@@ -20,7 +20,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from toxfusion.__main__ import COMMANDS
-from toxfusion.config.entry import config_dir
+from toxfusion.config.folders import config_dir
 
 FOLDER = "reference/commands"
 #: Groups whose options are lists of overrides: each is shown as its file, without its defaults.

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from toxfusion.config import entry as config_module
-from toxfusion.config.entry import Job, compose, config_dir, entry_point
+from toxfusion.config import folders
+from toxfusion.config.command import entry_point
+from toxfusion.config.entry import Job, compose
+from toxfusion.config.folders import config_dir
 from toxfusion.config.help import help_text
 from toxfusion.config.names import variant_name
 from toxfusion.config.nodes import ConfigError, build, check_targets, located, part
@@ -66,7 +68,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(line.removeprefix(" " * 8) for line in text.splitlines()) + "\n")
-    monkeypatch.setattr(config_module, "config_dir", lambda: folder)
+    monkeypatch.setattr(folders, "config_dir", lambda: folder)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -260,7 +262,7 @@ def test_help_lists_groups_experiments_and_keys(tree: Path, capsys: pytest.Captu
 
 
 def test_the_configuration_is_found_from_any_folder(tmp_path: Path) -> None:
-    program = "from toxfusion.config.entry import config_dir; print(config_dir())"
+    program = "from toxfusion.config.folders import config_dir; print(config_dir())"
     found = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True)
     assert Path(found.strip(), "paths", "default.yaml").is_file()
     assert config_dir() == CONF

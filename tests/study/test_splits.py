@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toxfusion.config.entry import compose, config_dir
+from toxfusion.config.entry import compose
+from toxfusion.config.folders import config_dir
 from toxfusion.config.names import transductive_name
 from toxfusion.config.nodes import build
 from toxfusion.study.split import Split, SplitError, read_manifest, split_units, write_manifest

@@ -27,6 +27,7 @@ _OF_WORDS = {
     "Disk quota exceeded": errno.EDQUOT,
     "File name too long": errno.ENAMETOOLONG,
 }
+PACKAGE = __name__.partition(".")[0]
 
 
 class ConfigError(ValueError):
@@ -35,6 +36,11 @@ class ConfigError(ValueError):
 
 class SystemFault(RuntimeError):
     """The disk or the file system refuses: it is full, a name is too long, a folder is a file, rights are missing."""
+
+
+def is_message(error: BaseException) -> bool:
+    """Whether an exception speaks to the user: its class is one of this package's."""
+    return type(error).__module__.partition(".")[0] == PACKAGE
 
 
 def system_fault(error: BaseException) -> SystemFault | None:

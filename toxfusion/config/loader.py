@@ -1,6 +1,6 @@
 """Hydra's configuration loader with plain refusals: unknown keys, groups, options and experiments.
 
-Here live the rules of what the command line may say; ``toxfusion.config.entry`` imports it when work starts.
+Here live the rules of what the command line may say.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from toxfusion.config.ending import one_line
+from toxfusion.config.faults import ConfigError
 from toxfusion.config.names import register_resolvers
-from toxfusion.config.nodes import ConfigError
 from toxfusion.config.values import NUMBERS, WHOLE, WORDS
 
 # Groups whose files set keys of other files, and may not bring in keys of their own.
@@ -65,7 +66,7 @@ class CheckedLoader(ConfigLoaderImpl):
             return composed
         except OverrideParseException as error:
             raise ConfigError(
-                f"cannot read '{error.override}': {_line(error)}{_quoting(error.override)}"
+                f"cannot read '{error.override}': {one_line(error)}{_quoting(error.override)}"
             ) from error
         except MissingConfigException as error:
             raise ConfigError(self._missing(error)) from error
@@ -77,8 +78,8 @@ class CheckedLoader(ConfigLoaderImpl):
                 self._refuse_unused_group(config_name, groups, load)
             else:
                 self._refuse_unknown_key(known, parsed)
-            cause = f": {_line(error.__cause__)}" if error.__cause__ else ""
-            raise ConfigError(f"{_line(error)}{cause}".strip(": ")) from error
+            cause = f": {one_line(error.__cause__)}" if error.__cause__ else ""
+            raise ConfigError(f"{one_line(error)}{cause}".strip(": ")) from error
 
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
@@ -143,7 +144,7 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def _missing(self, error: MissingConfigException) -> str:
         if not error.missing_cfg_file or error.options is None:
-            return _line(error)
+            return one_line(error)
         missing = PurePosixPath(error.missing_cfg_file)
         options = list(error.options)
         kind = "experiment" if str(missing.parent) == "experiment" else f"option of {missing.parent}"
@@ -276,7 +277,3 @@ def _refuse_new_keys(overlay: dict[str, Any], known: dict[str, Any], file: str, 
         old = known[key]
         if isinstance(new, dict) and isinstance(old, dict) and "_target_" not in new:
             _refuse_new_keys(new, old, file, f"{where}.")
-
-
-def _line(error: BaseException) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip()

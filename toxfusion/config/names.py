@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
 
 def variant_name(overrides: Sequence[str], unnamed: Sequence[str] = ()) -> str:
     """The part of a run folder's name that tells what the command line changed; '' where it changed nothing.
@@ -17,8 +20,6 @@ def variant_name(overrides: Sequence[str], unnamed: Sequence[str] = ()) -> str:
     '_' and ``key-value`` joined by '_', with letters, digits, '.', '_' and '-' only, at most 100 characters;
     a digest of the overrides ends it where that loses something.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     named = sorted(
         f"no-{override.key_or_group}"
         if override.is_delete()
@@ -54,8 +55,6 @@ def transductive_name(split: Mapping[str, Any]) -> str:
 
 def register_resolvers() -> None:
     """What the configuration files call besides Hydra's own resolvers."""
-    from omegaconf import OmegaConf
-
     OmegaConf.register_new_resolver("variant", variant_name, replace=True)
     OmegaConf.register_new_resolver("transductive", transductive_name, replace=True)
     OmegaConf.register_new_resolver("basename", lambda folder: Path(folder).resolve().name, replace=True)

@@ -9,19 +9,16 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from toxfusion.config.faults import ConfigError as ConfigError
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from toxfusion.config.faults import ConfigError, is_message
 from toxfusion.config.values import check_arguments
 
 Config = dict[str, Any]
 
-PACKAGE = __name__.partition(".")[0]
 NODE_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
-
-
-def is_message(error: BaseException) -> bool:
-    """Whether an exception speaks to the user: its class is one of this package's."""
-    return type(error).__module__.partition(".")[0] == PACKAGE
 
 
 def check_targets(config: Any, path: str = "") -> None:
@@ -85,9 +82,6 @@ def part(node: Config) -> functools.partial[Any]:
 
     Nested nodes are built now. Raises ConfigError for a node without a target.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     if "_target_" not in node:
         raise ConfigError(f"nothing to build: no _target_ among {sorted(node)}")
     try:

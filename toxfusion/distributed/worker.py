@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from toxfusion.config.nodes import is_message, located
+from toxfusion.config.faults import is_message
+from toxfusion.config.nodes import located
 from toxfusion.distributed.launch import RUN, die_with_parent, message_file, result_file
 from toxfusion.study.files import replace_file
 

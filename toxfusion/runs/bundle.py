@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from toxfusion.config.nodes import PACKAGE, ConfigError, located, target_nodes
+from toxfusion.config.faults import PACKAGE, ConfigError
+from toxfusion.config.nodes import located, target_nodes
 from toxfusion.study.files import replace_file
 from toxfusion.training.folder import RunError, RunFolder
 

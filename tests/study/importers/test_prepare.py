@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from toxfusion.config.entry import compose, config_dir
+from toxfusion.config.entry import compose
+from toxfusion.config.folders import config_dir
 from toxfusion.config.nodes import build, located
 from toxfusion.prepare import main
 from toxfusion.study.split import Split
