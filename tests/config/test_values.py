@@ -268,3 +268,23 @@ def test_a_value_of_another_kind_than_the_files_have_is_refused(
 def test_a_value_of_the_kind_that_the_files_have_is_taken(command: str, override: str) -> None:
     given = {"explain": ["run=r"], "synthesize": ["output=o"]}
     check_numbers(compose(command, [*given.get(command, []), override]))
+
+
+@pytest.mark.parametrize(
+    "value", ["~/study", "'~/study'", "$HOME/study", "'~'", "%USERPROFILE%/x", "~ann/study"]
+)
+@pytest.mark.parametrize("key", ["output", "source.expression"])
+def test_a_path_that_a_shell_should_have_filled_in_is_refused(key: str, value: str) -> None:
+    with pytest.raises(
+        ConfigError, match="its beginning is not filled in by the shell; write the path in full"
+    ):
+        compose(
+            "prepare",
+            ["source=matrix", "output=o", "source.expression=e", "source.samples=s", f"{key}={value}"],
+        )
+
+
+@pytest.mark.parametrize("value", ["''", '""'])
+def test_an_empty_folder_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"output=.*: give a folder"):
+        compose("prepare", ["source=matrix", "source.expression=e", "source.samples=s", f"output={value}"])

@@ -28,6 +28,9 @@ from toxfusion.config.values import NUMBERS, WHOLE, WORDS
 
 # Groups whose files set keys of other files, and may not bring in keys of their own.
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")
+# How a path begins that a shell fills in, where it is not in quotes and not behind a key with dots.
+_FOR_THE_SHELL = re.compile(r"(~\w*|\$[A-Za-z_]\w*|%\w+%)([/\\]|$)")
+_UNFILLED = "its beginning is not filled in by the shell; write the path in full"
 # A value that is that of another key.
 _POINTER = re.compile(r"\$\{([\w.]+)\}")
 # Keys of folders that runs are named by, or written to.
@@ -192,7 +195,8 @@ def _wanted_beside(said: object, value: object) -> str:
 
 
 def _refuse_empty(parsed: Sequence[Override]) -> None:
-    """An override without a key or a value: most likely of a shell variable that is not set."""
+    """An override without a key or a value, most likely of a shell variable that is not set; and a path that begins
+    with what a shell should have filled in."""
     for override in parsed:
         line = str(override.input_line)
         if not override.key_or_group:
@@ -201,8 +205,12 @@ def _refuse_empty(parsed: Sequence[Override]) -> None:
             raise ConfigError(
                 f"{line} has no value; is a shell variable empty? Give a value, null for none, or '' for an empty text"
             )
-        if override.value() is None and override.key_or_group in PATHS:
+        value = None if override.is_delete() or override.is_sweep_override() else override.value()
+        if value in (None, "") and override.key_or_group in PATHS:
             raise ConfigError(f"{line}: give a folder")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and _FOR_THE_SHELL.match(text):
+                raise ConfigError(f"{line}: {_UNFILLED}")
 
 
 def dotted_keys(config: DictConfig) -> list[str]:
@@ -238,6 +246,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def _quoting(override: str | None) -> str:
     """How to write a value that the grammar of overrides would take apart; '' where that is not the reason."""
     key, _, value = (override or "").partition("=")
+    if _FOR_THE_SHELL.match(value):
+        return f"; {_UNFILLED}"
     if not value or not re.search(r"[^\w./~+-]|[^\x00-\x7f]", value):
         return ""
     quoted = value.strip("'\"").replace('"', '\\"')
