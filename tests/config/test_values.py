@@ -239,7 +239,11 @@ def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
         ("extract", "encoder=[imagenet,uni]", r"encoder=\[imagenet,uni\]: give one text"),
         ("explain", "gene_sets=null", r"gene_sets=null: give one of its keys: gene_sets\.programmes="),
         ("explain", "report=nein", "report=nein: give true or false"),
-        ("doctor", "batch_permutations=x", "batch_permutations=x: give a number"),
+        ("doctor", "batch_permutations=x", "batch_permutations=x: give a whole number"),
+        ("explain", "top_k=0", "top_k=0: give a whole number of 1 or more"),
+        ("explain", "n_slides=-1", "n_slides=-1: give a whole number of 0 or more"),
+        ("compare", "interval=foo", "interval=foo: give one of percentile, bca"),
+        ("compare", "runs=[a,b]", r"runs=\[a,b\]: give one text"),
         ("synthesize", "slide_px=[512]", r"slide_px=\[512\]: give a number"),
         ("predict", "alpha=2", "alpha=2: give a number from 0 to 1"),
         ("predict", "error=-1", "error=-1: give a number from 0 to 1 or null"),
@@ -250,7 +254,12 @@ def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
 def test_a_value_of_another_kind_than_the_files_have_is_refused(
     command: str, override: str, message: str
 ) -> None:
-    given = {"explain": ["run=r"], "synthesize": ["output=o"], "predict": ["run=r", "study=s"]}
+    given = {
+        "explain": ["run=r"],
+        "synthesize": ["output=o"],
+        "predict": ["run=r", "study=s"],
+        "compare": ["runs=r"],
+    }
     with pytest.raises(ConfigError, match=message):
         check_numbers(compose(command, [*given.get(command, []), override]))
 

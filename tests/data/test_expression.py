@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,32 @@ def test_without_quantiles_nothing_is_bounded_before_standardising() -> None:
     assert not {"low", "high"} & set(fitted.state())
     with pytest.raises(ExpressionError, match="clip_quantile"):
         fit(small_study(), ["c1", "c2", "t1", "t2"], clip_quantile=0.5)
+
+
+@pytest.mark.parametrize("reference", ["none", "matched_controls"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: 2**x, True),
+        (lambda x: 0 * x + 5, True),
+        (lambda x: x - np.nanmean(x, axis=0), True),
+        (lambda x: x + 2, False),
+    ],
+    ids=["linear", "one value", "centred", "shifted"],
+)
+def test_levels_of_genes_on_another_scale_are_told(
+    tiny_study: Study, reference: Any, change: Callable[[np.ndarray], np.ndarray], told: bool
+) -> None:
+    levels = np.random.default_rng(0).normal(8, 2, tiny_study.expression.shape[1])
+    study = replace(tiny_study, expression=(tiny_study.expression + levels).astype(np.float32))
+    ids = [sample for sample, there in zip(study.sample_ids, study.has_expression, strict=True) if there]
+    fitted = ExpressionTransform.fit(study, ids, reference=reference, n_genes=None, clip=8.0)
+    audit = Audit()
+    fitted.transform(study, ids, audit)
+    other = replace(study, expression=change(study.expression).astype(np.float32))
+    assert not [r for r in audit.records if r.kind == "study"]
+    fitted.transform(other, ids, audit)
+    reasons = [r.reason for r in audit.records if r.kind == "study"]
+    assert ["predictions mean nothing where its values are no log2" in reason for reason in reasons] == [
+        True
+    ] * told

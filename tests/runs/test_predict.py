@@ -15,6 +15,7 @@ import yaml
 
 from tests.conftest import tiny_tables
 from tests.feature_store import write_features
+from toxfusion.data import expression
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.applicability import ApplicabilityError
 from toxfusion.evaluation.calibration import Platt
@@ -82,6 +83,19 @@ def test_a_compound_unlike_those_of_training_is_the_farthest(short_run: RunFolde
     assert not units["abstain"].any()
     assert any("validation units (compound) cannot tell 5 %" in note for note in scores.notes)
     assert any("vehicle controls of this study" in note for note in scores.notes)
+
+
+@pytest.mark.parametrize(("change", "told"), [("linear", True), ("times ten", True), ("plus one", False)])
+def test_expression_on_another_scale_is_told(
+    short_run: RunFolder, new: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, told: bool
+) -> None:
+    monkeypatch.setattr(expression, "LEAST_LEVELS", 0.0)  # genes of this study have one level
+    shutil.copytree(new.root, tmp_path / "study")
+    adata = anndata.read_h5ad(tmp_path / "study" / "expression.h5ad")
+    adata.X = {"linear": 2**adata.X, "times ten": adata.X * 10, "plus one": adata.X + 1}[change]
+    adata.write_h5ad(tmp_path / "study" / "expression.h5ad")
+    notes = score_study([short_run], Study.open(tmp_path / "study"), Audit()).notes
+    assert any("predictions mean nothing where its values are no log2" in note for note in notes) is told
 
 
 def test_abstention_by_distance_follows_alpha(short_run: RunFolder, new: Study) -> None:

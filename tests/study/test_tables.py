@@ -200,6 +200,7 @@ def test_the_wanted_columns_decide_between_delimiters(tmp_path: Path) -> None:
             '"sample_id" "dose"\n"1" "s1" 0\n',
             r"separate columns by tab, comma or semicolon \(in R, write.csv",
         ),
+        ('"s1" "s2"\n"Alb" 1,5 2,5\n', "separate columns by tab, comma or semicolon"),
         ("sample_id|dose\ns1|0\n", "separate columns by tab, comma or semicolon"),
     ],
 )

@@ -49,6 +49,7 @@ def fitted(study: Study, **settings: Any) -> ColumnTask:
          [0, np.nan, 1, np.nan]),
         ({"column": "stage", "kind": "classes", "order": ["0", "1", "2"]}, "classes", ("stage:0", "stage:1", "stage:2"),
          [0, 1, 2, 0]),
+        ({"name": "late", "column": "stage", "negative": 0, "positive": [1, 2]}, "binary", ("late",), [0, 1, 1, 0]),
     ],
 )  # fmt: skip
 def test_labels(

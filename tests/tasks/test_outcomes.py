@@ -298,6 +298,7 @@ def test_a_subtype_can_be_limited_to_classes(cohort: Study) -> None:
     obs = cohort.obs.assign(code=np.resize(["IDC", "ILC", "OTHER", ""], len(cohort.obs)))
     study = dataclasses.replace(cohort, obs=obs)
     audit = Audit()
+    assert Subtype("code", only=[1, 2]).only == ("1", "2")  # type: ignore[list-item]  # as Hydra reads [1,2]
     chosen = Subtype("code", only=["ILC", "IDC"]).fit(study, study.sample_ids, audit)
     assert chosen.classes == ("IDC", "ILC")
     labels = chosen.labels(study, study.sample_ids)

@@ -184,7 +184,7 @@ def _wanted_beside(said: object, value: object) -> str:
         return "one of its keys"
     if value is None or (isinstance(value, str) and "${" in value):
         return ""
-    if isinstance(said, str) and isinstance(value, list | dict) and said not in ("auto", "???"):
+    if isinstance(said, str) and isinstance(value, list | dict) and said != "auto":
         return "one text"
     if isinstance(said, bool) and not isinstance(value, bool):
         return "true or false"

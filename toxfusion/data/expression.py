@@ -17,6 +17,10 @@ from toxfusion.study.study import Study
 
 Reference = Literal["none", "matched_controls"]
 REFERENCES = ("none", "matched_controls")
+#: deviation over genes of mean log2 levels from which on a study has levels, and is not centred; that of real ones is 2
+LEAST_LEVELS = 0.8
+#: platforms spread levels up to so many times as far as one another
+UNLIKE_LEVELS = 2.0
 ARRAYS = ("mean", "scale", "control_mean", "low", "high")
 _EVERYBODY = "all"
 SD_FLOOR = 0.1
@@ -158,8 +162,9 @@ class ExpressionTransform:
         """Standardised expression, genes matched by gene_id whatever their order in the study.
 
         Args:
-            audit: takes samples without a matched control, compared with the mean of the training controls, and
-                samples of unseen batches that are left as they are.
+            audit: takes samples without a matched control, compared with the mean of the training controls,
+                samples of unseen batches that are left as they are, and a study whose levels of genes spread over
+                another range than those of training, as values that are no log2 do.
 
         Returns:
             float32 [n, G]; a sample without a profile is a row of NaN.
@@ -171,8 +176,24 @@ class ExpressionTransform:
         """
         columns = _gene_columns(study, self.gene_ids)
         positions = study.positions(sample_ids)
+        if audit is not None:
+            self._ask_of_scale(study, positions[study.has_expression[positions]], columns, audit)
         values = _referenced(study, positions, columns, self.control_mean, self.reference, self.combat, audit)
         return self._standardised(values, study.obs.iloc[positions], study.has_expression[positions])
+
+    def _ask_of_scale(self, study: Study, profiled: np.ndarray, columns: np.ndarray, audit: Audit) -> None:
+        """Compare the spread of levels over genes with that of training, where these have levels of their own."""
+        levels = self.control_mean if self.reference == "matched_controls" else self.mean
+        known = float(np.nanstd(levels))
+        if self.groups is not None or not len(profiled) or known < LEAST_LEVELS:
+            return
+        share = float(np.nanstd(np.nanmean(study.expression[np.ix_(profiled, columns)], axis=0))) / known
+        if not 1 / UNLIKE_LEVELS <= share <= UNLIKE_LEVELS:
+            audit.change(
+                "expression", "study", study.name,
+                f"its levels of genes spread {share:.2g} times as far as those of training: predictions mean nothing "
+                "where its values are no log2, or centred",
+            )  # fmt: skip
 
     def control_profiles(self, study: Study, sample_ids: Sequence[str]) -> np.ndarray:
         """The mean profile of each sample's matched vehicle controls, standardised as the sample's own is.

@@ -78,9 +78,8 @@ class ExplainSettings:
     @property
     def named_slides(self) -> list[str] | None:
         """Slides asked for by name; None where they are chosen."""
-        if self.slides == "auto":
-            return None
-        return [self.slides] if isinstance(self.slides, str) else list(self.slides)
+        named = [self.slides] if isinstance(self.slides, str | int | float) else self.slides
+        return None if self.slides == "auto" else list(map(str, named))
 
     @property
     def null_runs(self) -> list[RunFolder]:

@@ -105,6 +105,9 @@ def score_study(
     of_runs = [_score_with(folder, study, audit) for folder in folders]
     missing = [record for record in audit.records if record.stage == CLINICAL_STAGE]
     notes = [f"clinical column {record.id}: {record.reason}" for record in missing]
+    notes += [
+        f"expression: {r.reason}" for r in audit.records if (r.stage, r.kind) == ("expression", "study")
+    ]
     valid = validation_units(folders)
     tables, valid = _calibrated([run.table for run in of_runs], valid, notes)
     joined = pd.concat(tables, ignore_index=True)

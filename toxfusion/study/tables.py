@@ -128,7 +128,8 @@ def _head_hint(text: str) -> str:
         return f"line 1 begins with {first[0]!r}: remove the lines above the header"
     if any(delimiter in first for delimiter in DELIMITERS) or not second:
         return ""
-    if any(delimiter in second for delimiter in DELIMITERS):
+    apart = len(second.split()) - len(first.split())
+    if any(delimiter in second for delimiter in DELIMITERS) and not (apart in (0, 1) and " " in first):
         return f"line 1, {first.strip()[:40]!r}, stands alone: remove the lines above the header"
     if _OTHER_DELIMITER.search(first.strip()):
         return "separate columns by tab, comma or semicolon (in R, write.csv or sep='\\t')"

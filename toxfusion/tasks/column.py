@@ -18,7 +18,7 @@ from toxfusion.study.names import strangers
 from toxfusion.study.rules import EXPRESSION_FILE
 from toxfusion.study.study import Study
 from toxfusion.study.vocabulary import MAX_GRADE
-from toxfusion.tasks.task import SampleTask, TaskError, require_column
+from toxfusion.tasks.task import SampleTask, TaskError, require_column, words_of
 
 Kind = Literal["auto", "binary", "ordinal", "classes", "value"]
 
@@ -58,8 +58,9 @@ class ColumnTask(SampleTask):
         super().__init__(weight=weight)
         self.name = self.headline = column if name is None else name
         self.column, self.kind = column, kind
-        self.order = None if order is None else tuple(map(str, order))
-        self.negative, self.positive = _words(negative), _words(positive)
+        self.order, self.negative, self.positive = (
+            None if given is None else words_of(given) for given in (order, negative, positive)
+        )
         self.family: FamilyName = "binary"
         self.classes: tuple[str, ...] = ()
         self.mean, self.deviation = 0.0, 1.0
@@ -192,10 +193,6 @@ class ColumnTask(SampleTask):
         if self.family == "binary":
             return outputs.sigmoid()
         return outputs.double().softmax(1) if self.family == "classes" else outputs
-
-
-def _words(words: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    return None if words is None else (words,) if isinstance(words, str) else tuple(map(str, words))
 
 
 def _text(values: pd.Series) -> pd.Series:

@@ -14,7 +14,7 @@ from toxfusion.study.names import strangers
 from toxfusion.study.rules import EXPRESSION_FILE, classes
 from toxfusion.study.study import Study
 from toxfusion.study.vocabulary import SUBTYPE, SUBTYPE_PREFIX
-from toxfusion.tasks.task import SampleTask, TaskError, require_column
+from toxfusion.tasks.task import SampleTask, TaskError, require_column, words_of
 
 
 class Subtype(SampleTask):
@@ -42,7 +42,7 @@ class Subtype(SampleTask):
     ) -> None:
         super().__init__(weight=weight)
         self.column = column
-        self.only = (only,) if isinstance(only, str) else only
+        self.only = None if only is None else words_of(only)
         if self.only is not None and column is None:
             raise TaskError(
                 f"task.classes={list(self.only)}: names classes of no column; give task=subtype, or task.subtype"

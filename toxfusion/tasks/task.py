@@ -296,3 +296,8 @@ def require_column(study: Study, key: str, column: object) -> None:
             f"{key}: {column!r} is no column of obs of {study.root / EXPRESSION_FILE}; there are "
             f"{list(study.obs.columns)}"
         )
+
+
+def words_of(given: object) -> tuple[str, ...]:
+    """One word or several, as text: a command line makes numbers of classes and ids that look like them."""
+    return tuple(map(str, given)) if isinstance(given, list | tuple) else (str(given),)
