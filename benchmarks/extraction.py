@@ -39,7 +39,8 @@ from toxfusion.data.encoding import BagEncoder, encode
 from toxfusion.models.published import ENCODERS, load_encoder
 from toxfusion.slides.grid import Region, TileGrid, spread_evenly, tile_corners
 from toxfusion.slides.ledger import Ledger
-from toxfusion.slides.pipeline import SlideTask, default_jobs, extract_slides
+from toxfusion.slides.pipeline import default_jobs, extract_slides
+from toxfusion.slides.planning import SlideTask
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.store_spec import StoreSpec

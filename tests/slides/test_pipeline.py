@@ -28,14 +28,13 @@ from toxfusion.slides.grid import Region, TileGrid
 from toxfusion.slides.ledger import Ledger, SlideRecord, summary, write_audit
 from toxfusion.slides.pipeline import (
     ExtractionError,
-    SlideTask,
     TileSink,
     extract_slides,
-    file_name,
     in_order,
     shard_of,
     tasks_of_files,
 )
+from toxfusion.slides.planning import SlideTask, file_name
 from toxfusion.slides.readers import open_slide
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore

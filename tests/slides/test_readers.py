@@ -18,8 +18,9 @@ from PIL import Image
 from toxfusion.slides import readers
 from toxfusion.slides.colour import rgb
 from toxfusion.slides.faults import SlideUnreadable, SlideUnsuitable
-from toxfusion.slides.readers import Slide, TiffSource, open_slide
+from toxfusion.slides.readers import Slide, open_slide
 from toxfusion.slides.resolution import IN_SLIDES_TABLE, ON_THE_COMMAND_LINE, believed_mpp
+from toxfusion.slides.tiff import TiffSource
 
 WriteSlide = Callable[..., Path]
 Section = Callable[..., np.ndarray]

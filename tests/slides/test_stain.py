@@ -12,7 +12,8 @@ from PIL import Image
 from toxfusion.slides.faults import SlideUnsuitable
 from toxfusion.slides.grid import TileGrid
 from toxfusion.slides.ledger import Ledger
-from toxfusion.slides.pipeline import SlideTask, TileSink, extract_slides, stain_target
+from toxfusion.slides.pipeline import TileSink, extract_slides
+from toxfusion.slides.planning import SlideTask, stain_target
 from toxfusion.slides.stain import METHODS, TARGET_FILE, StainError, StainNormaliser, read_target
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.store_spec import StoreMismatch, StoreSpec

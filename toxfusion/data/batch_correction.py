@@ -111,14 +111,7 @@ class ComBat:
         deviation[deviation < 1e-8] = 0.0
         unit = np.where(deviation > 0, deviation, 1.0)
         standard = (values - grand_mean - _indicators(obs, levels) @ effects) / unit
-        varies = deviation > 0
-        location, scale = np.zeros((len(batches), len(unit))), np.ones((len(batches), len(unit)))
-        for i in range(len(batches)):
-            of_batch = standard[member[:, i] > 0][:, varies]
-            location[i, varies], variance = _shrunk(
-                of_batch.mean(axis=0), of_batch.var(axis=0, ddof=1), len(of_batch)
-            )
-            scale[i, varies] = np.sqrt(np.where(variance > 0, variance, 1.0))
+        location, scale = _effects_of_batches(standard, member, varies=deviation > 0)
         return cls(
             column, list(covariates), unseen, batches, levels, grand_mean, effects, deviation, location, scale
         )
@@ -212,6 +205,23 @@ def _indicators(obs: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> Float
             )
         columns += [(observed == level).to_numpy(np.float64) for level in known[1:]]
     return np.stack(columns, axis=1) if columns else np.zeros((len(obs), 0))
+
+
+def _effects_of_batches(standard: Floats, member: Floats, varies: np.ndarray) -> tuple[Floats, Floats]:
+    """Location and scale of each batch, [B, G]; 0 and 1 for a gene that does not vary.
+
+    Args:
+        standard: [n, G] standardised values. member: [n, B], 1 where a sample is of the batch.
+        varies: bool [G].
+    """
+    shape = member.shape[1], len(varies)
+    location, scale = np.zeros(shape), np.ones(shape)
+    for i in range(len(location)):
+        of_batch = standard[member[:, i] > 0][:, varies]
+        mean, variance = of_batch.mean(axis=0), of_batch.var(axis=0, ddof=1)
+        location[i, varies], variance = _shrunk(mean, variance, len(of_batch))
+        scale[i, varies] = np.sqrt(np.where(variance > 0, variance, 1.0))
+    return location, scale
 
 
 def _shrunk(mean: Floats, variance: Floats, n: int) -> tuple[Floats, Floats]:

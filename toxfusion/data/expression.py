@@ -111,31 +111,9 @@ class ExpressionTransform:
             ExpressionError: fewer than two profiles, a doubled gene, or no training control to refer to.
             BatchError: batches cannot be corrected. GroupError: the column names no groups.
         """
-        if reference not in REFERENCES:
-            raise ExpressionError(f"expression reference {reference!r} is none of {REFERENCES}")
-        if not clip > 0 or (n_genes is not None and n_genes < 1):
-            raise ExpressionError(
-                f"clip {clip} and n_genes {n_genes} must be positive (n_genes null = all genes)"
-            )
-        if clip_quantile is not None and not 0 < clip_quantile < 0.5:
-            raise ExpressionError(
-                f"clip_quantile {clip_quantile} is not between 0 and 0.5; null leaves values as they are"
-            )
-        if scaling not in get_args(Scaling):
-            raise ExpressionError(f"expression scaling {scaling!r} is none of {', '.join(get_args(Scaling))}")
-        columns = _gene_columns(study, study.var.index.tolist())
-        positions = np.sort(study.positions(sample_ids))
-        positions = positions[study.has_expression[positions]]
-        if len(positions) < 2:
-            raise ExpressionError(
-                f"{len(positions)} training samples have expression; at least two are needed"
-            )
-        # A gene that no training sample has can be learned nothing about.
-        columns = columns[~np.isnan(study.expression[np.ix_(positions, columns)]).all(axis=0)]
-        batches = None
-        if combat is not None and combat["column"] is not None:
-            raw = study.expression[np.ix_(positions, columns)].astype(np.float64)
-            batches = ComBat.fit(raw, study.obs.iloc[positions], **combat, audit=audit)
+        _check_settings(n_genes, reference, clip, clip_quantile, scaling)
+        positions, columns = _training_profiles(study, sample_ids)
+        batches = _fitted_batches(study, positions, columns, combat, audit)
         control_mean = _training_control_mean(study, positions, columns, reference, batches)
         values = _referenced(study, positions, columns, control_mean, reference, batches, audit)
         fitted = _fit_scaling(
@@ -294,6 +272,47 @@ def _fit_scaling(
     )
     variance = np.nanvar(groups.centred(values, named), axis=0)
     return _Fitted(groups.standardised(values, named), variance, None, None, groups)
+
+
+def _check_settings(
+    n_genes: int | None, reference: Reference, clip: float, clip_quantile: float | None, scaling: Scaling
+) -> None:
+    if reference not in REFERENCES:
+        raise ExpressionError(f"expression reference {reference!r} is none of {REFERENCES}")
+    if not clip > 0 or (n_genes is not None and n_genes < 1):
+        raise ExpressionError(
+            f"clip {clip} and n_genes {n_genes} must be positive (n_genes null = all genes)"
+        )
+    if clip_quantile is not None and not 0 < clip_quantile < 0.5:
+        raise ExpressionError(
+            f"clip_quantile {clip_quantile} is not between 0 and 0.5; null leaves values as they are"
+        )
+    if scaling not in get_args(Scaling):
+        raise ExpressionError(f"expression scaling {scaling!r} is none of {', '.join(get_args(Scaling))}")
+
+
+def _training_profiles(study: Study, sample_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the training samples with a profile, and columns of the genes that one of them has, int64 each."""
+    columns = _gene_columns(study, study.var.index.tolist())
+    positions = np.sort(study.positions(sample_ids))
+    positions = positions[study.has_expression[positions]]
+    if len(positions) < 2:
+        raise ExpressionError(f"{len(positions)} training samples have expression; at least two are needed")
+    # A gene that no training sample has can be learned nothing about.
+    return positions, columns[~np.isnan(study.expression[np.ix_(positions, columns)]).all(axis=0)]
+
+
+def _fitted_batches(
+    study: Study,
+    positions: np.ndarray,
+    columns: np.ndarray,
+    combat: Mapping[str, Any] | None,
+    audit: Audit | None,
+) -> ComBat | None:
+    if combat is None or combat["column"] is None:
+        return None
+    values = study.expression[np.ix_(positions, columns)].astype(np.float64)
+    return ComBat.fit(values, study.obs.iloc[positions], **combat, audit=audit)
 
 
 def _gene_columns(study: Study, gene_ids: Sequence[str]) -> np.ndarray:

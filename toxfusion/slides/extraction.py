@@ -16,17 +16,15 @@ from toxfusion.models.published import LoadedEncoder, load_encoder
 from toxfusion.slides.grid import TileGrid
 from toxfusion.slides.ledger import Ledger, summary, write_audit
 from toxfusion.slides.pipeline import (
-    SlideTask,
     TileSink,
     default_jobs,
     extract_slides,
-    file_name,
     shard_of,
-    stain_target,
     tasks_of_files,
     tasks_of_study,
     write_contact_sheet,
 )
+from toxfusion.slides.planning import SlideTask, file_name, stain_target
 from toxfusion.slides.stain import TARGET_FILE, StainNormaliser, read_target
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.feature_files import write_clam_h5
