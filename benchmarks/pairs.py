@@ -62,7 +62,7 @@ def learned_from(cell: PairsCell, root: Path, cohort: pd.Series) -> Path:
 def run_cell(cell: PairsCell, root: Path, extra: Sequence[str]) -> None:
     """Train, or fit, one cell, and read it."""
     if cell.method.overrides is None:
-        write_readings(closed_form(cell, root), cell.readings, cell.seed)
+        write_readings(closed_form(cell, root), cell.readings)
         return
     obs = Study.open(root).obs
     common = (
@@ -74,7 +74,7 @@ def run_cell(cell: PairsCell, root: Path, extra: Sequence[str]) -> None:
     log = cell.folder.with_suffix(".log")
     if not cell.method.reads:
         command("toxfusion.train", *common, "task=none", f"paths.output={cell.folder}", log=log)
-        write_readings(network_vectors(cell, root), cell.readings, cell.seed, labels=cell.method.whole)
+        write_readings(network_vectors(cell), cell.readings, labels=cell.method.whole)
         return
     predictions = {}
     for budget in (FEW, EVERY):
@@ -100,7 +100,7 @@ def label_tasks(obs: pd.DataFrame) -> tuple[str, ...]:
     return "task=labels", f"task.labels={{{','.join(nodes)}}}", "task.survival.method=discrete"
 
 
-def network_vectors(cell: PairsCell, root: Path) -> Vectors:
+def network_vectors(cell: PairsCell) -> Vectors:
     """Parts of a trained network, as its run wrote them, beside the expression that genes are judged by."""
     table = anndata.read_h5ad(cell.folder / "embeddings.h5ad")
     parts = {

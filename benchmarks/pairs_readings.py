@@ -177,7 +177,7 @@ def predicted_genes(vectors: Vectors) -> pd.DataFrame | None:
     return table.rename_axis("sample_id").reset_index()
 
 
-def label_scores(vectors: Vectors, labels: Sequence[Label], seed: int) -> pd.DataFrame:
+def label_scores(vectors: Vectors, labels: Sequence[Label]) -> pd.DataFrame:
     """Scores of test patients by logistic regression on vectors, with 10 labelled patients a class and with all.
 
     The ten are drawn ten times, nested in nothing and the same for every row; the penalty is the one of the best mean
@@ -241,7 +241,7 @@ def _chosen(
     return max(by_penalty.values(), key=lambda of: of[0])[1]
 
 
-def write_readings(vectors: Vectors, folder: Path, seed: int, *, labels: bool = True) -> None:
+def write_readings(vectors: Vectors, folder: Path, *, labels: bool = True) -> None:
     """retrieval.parquet, genes.parquet and labels.parquet of one row, fold and seed; the last one written last.
 
     Args:
@@ -253,7 +253,7 @@ def write_readings(vectors: Vectors, folder: Path, seed: int, *, labels: bool = 
     if genes is not None:
         write_parquet(genes, folder / "genes.parquet")
     asked = (*LABELS, *CONTROLS) if labels else ()
-    write_parquet(label_scores(vectors, asked, seed), folder / "labels.parquet")
+    write_parquet(label_scores(vectors, asked), folder / "labels.parquet")
 
 
 def write_predictions(predictions: Mapping[int, pd.DataFrame], reads: str, folder: Path) -> None:

@@ -110,7 +110,7 @@ def test_readings_see_what_is_there() -> None:
     assert set(found["within"]) == {"luad", "lusc", "lung"}
     assert found.groupby("within")["n"].first().to_dict() == {"luad": 20, "lung": 40, "lusc": 20}
     assert (found["rank"] <= 5).mean() > 0.5
-    scores = label_scores(of, (GRADE,), 0).assign(fold=0, seed=0)
+    scores = label_scores(of, (GRADE,)).assign(fold=0, seed=0)
     for budget, given in itertools.product((FEW, EVERY), ("slide", "expression", "both")):
         chosen = scores[(scores["labels"] == budget) & (scores["input"] == given)]
         assert chosen["draw"].nunique() == (10 if budget == FEW else 1)
@@ -138,9 +138,9 @@ def test_what_a_cohort_has_in_common_finds_no_patient() -> None:
 
 def test_labels_are_read_from_what_heads_read() -> None:
     of, nothing = patients(), np.random.default_rng(1).normal(size=(240, 2))
-    from_parts = label_scores(replace(of, slide_read=of.slide, slide=nothing), [GRADE], seed=0)
-    pd.testing.assert_frame_equal(from_parts, label_scores(of, [GRADE], seed=0))
-    unread = label_scores(replace(of, slide_read=nothing), [GRADE], seed=0).query("input == 'slide'")
+    from_parts = label_scores(replace(of, slide_read=of.slide, slide=nothing), [GRADE])
+    pd.testing.assert_frame_equal(from_parts, label_scores(of, [GRADE]))
+    unread = label_scores(replace(of, slide_read=nothing), [GRADE]).query("input == 'slide'")
     assert auroc(unread.assign(fold=0, seed=0)[unread["labels"] == EVERY]).value < 0.75
 
 
@@ -151,7 +151,7 @@ def test_readings_learn_nothing_from_test_patients() -> None:
     other.obs.loc[other.obs.index[tested][0], "grade"] = "high"
     assert other.genes is not None
     other.genes[tested] = 7.0
-    scores = [label_scores(v, (GRADE,), 0)["score"] for v in (of, other)]
+    scores = [label_scores(v, (GRADE,))["score"] for v in (of, other)]
     np.testing.assert_array_equal(*scores)
     genes = [predicted_genes(v) for v in (of, other)]
     pd.testing.assert_frame_equal(genes[0], genes[1])

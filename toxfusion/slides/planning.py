@@ -72,7 +72,7 @@ def plan_image(
         slide = open_slide(tasks[0].path, mpp_override=tasks[0].mpp_override, said_by=tasks[0].said_by)
         check_resolution(slide, grid)
         mask = find_tissue(slide)
-        show = partial(_show, slide=slide, mask=mask, previews=previews)
+        show = partial(_show, mask=mask, previews=previews)
         planned = [_plan_slide(task, slide, mask, grid, show) for task in tasks]
     except SlideError as error:
         if slide is not None:
@@ -138,7 +138,7 @@ def _ended(task: SlideTask, error: SlideError) -> SlideRecord:
     return SlideRecord(task.slide_id, str(task.path), state, str(error))
 
 
-def _show(task: SlideTask, region: Region, *, slide: Slide, mask: TissueMask, previews: Path | None) -> None:
+def _show(task: SlideTask, region: Region, *, mask: TissueMask, previews: Path | None) -> None:
     """The preview of a slide without tiles."""
     if previews is not None:
         none = np.zeros((0, 2), dtype=np.int32)

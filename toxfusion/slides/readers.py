@@ -6,7 +6,6 @@ Not here: which regions are worth reading (tissue.py, grid.py).
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import stat
@@ -382,9 +381,3 @@ def _told(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-@functools.cache
-def backend_names() -> tuple[str, ...]:
-    """Names of the back ends in the order in which they are tried."""
-    return tuple(name for name, _ in _BACKENDS)
