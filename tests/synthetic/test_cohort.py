@@ -209,6 +209,10 @@ def test_batches_are_crossed_with_compounds() -> None:
 def test_liability_has_the_shares_it_claims() -> None:
     for name, setting in SETTINGS.items():
         compounds = draw_compounds(12345, range(6000), name)
+        raw, liability = components(compounds, name), setting.liability
+        np.testing.assert_allclose(raw.mean(0), liability.mean, atol=0.05)
+        used = np.array(liability.weights) > 0
+        np.testing.assert_allclose(raw.std(0)[used], np.array(liability.sd)[used], rtol=0.1)
         assert weighted_sum(compounds, name).std() == pytest.approx(setting.liability.scale, rel=0.06)
         assert rat_liability(compounds, name).var() == pytest.approx(setting.liability.rat, rel=0.12)
         assert dili(compounds, name).mean() == pytest.approx(0.5, abs=0.03)

@@ -52,7 +52,7 @@ class Run:
         source: what errors call the run, for example its folder.
         transductive: its split put test compounds into training too, and meant to.
         null: what was destroyed in it on purpose ("permuted labels"); "" for a method.
-        view: the oracle view of what it reads (``scoring.VIEWS``).
+        view: the oracle view of what it reads (``oracles.VIEWS``).
         external: its scores come from a table of somebody else's model, not from a run.
         name: of the experiment alone, where ``experiment`` also has what the command line changed.
     """
@@ -73,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cohort:
-    """What is known of a study: whether it is virtual, and its oracle scores (``scoring.read_oracles``)."""
+    """What is known of a study: whether it is virtual, and its oracle scores (``oracles.read_oracles``)."""
 
     name: str
     virtual: bool

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,20 +75,6 @@ def auroc(label: np.ndarray, score: np.ndarray) -> Measure:
     return Measure(float(value))
 
 
-def auprc(label: np.ndarray, score: np.ndarray) -> Measure:
-    """Average precision; chance is the prevalence."""
-    y, s = labelled(label, score)
-    if reason := one_class_reason(y):
-        return undefined(reason)
-    return Measure(float(sk.average_precision_score(y, s)))
-
-
-def prevalence(label: np.ndarray) -> Measure:
-    """Share of positives among the labelled."""
-    (y,) = labelled(label)
-    return Measure(float(y.mean())) if len(y) else undefined("no labelled unit")
-
-
 def choose_threshold(label: np.ndarray, score: np.ndarray) -> Measure:
     """The threshold of highest balanced accuracy, to be chosen on the validation part only.
 
@@ -122,26 +107,6 @@ def threshold_of_specificity(label: np.ndarray, score: np.ndarray, specificity: 
     candidates = np.concatenate([(unique[:-1] + unique[1:]) / 2, [np.nextafter(unique[-1], np.inf)]])
     kept = np.searchsorted(negative, candidates, side="left") / len(negative)
     return Measure(float(candidates[np.argmax(kept >= specificity - 1e-12)]))
-
-
-def balanced_accuracy(label: np.ndarray, called: np.ndarray) -> Measure:
-    """Mean of sensitivity and specificity.
-
-    Args:
-        called: [n], 1 where the unit is called positive, else 0.
-    """
-    y, c = labelled(label, called)
-    if reason := one_class_reason(y):
-        return undefined(reason)
-    return Measure(float((c[y == 1].mean() + 1 - c[y == 0].mean()) / 2))
-
-
-def matthews(label: np.ndarray, called: np.ndarray) -> Measure:
-    """Matthews correlation coefficient; 0 by convention where every unit is called the same."""
-    y, c = labelled(label, called)
-    if reason := one_class_reason(y):
-        return undefined(reason)
-    return Measure(float(sk.matthews_corrcoef(y, c)))
 
 
 def sensitivity_at_specificity(label: np.ndarray, score: np.ndarray, specificity: float) -> Measure:
@@ -207,29 +172,3 @@ def as_grade(expected: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
     """float64 [n], the number of cut-offs that each expected grade reaches; NaN where the cut-offs are."""
     reached = (np.asarray(expected, dtype=np.float64)[:, None] >= cutoffs).sum(axis=1)
     return np.where(np.isnan(cutoffs).any(), np.nan, reached.astype(np.float64))
-
-
-def quadratic_kappa(grade: np.ndarray, called: np.ndarray) -> Measure:
-    """Cohen's kappa with quadratic weights over grades 0..4 (Cohen 1968).
-
-    Args:
-        grade: [n], true grade or NaN.
-        called: [n], whole grades.
-    """
-    y, c = labelled(grade, called)
-    if len(y) == 0:
-        return undefined("no labelled unit")
-    if np.array_equal(np.unique(y), np.unique(c)) and len(np.unique(y)) == 1:
-        return undefined(f"every unit has grade {y[0]:.0f} and is called {c[0]:.0f}")
-    grades = np.arange(N_GRADES)
-    return Measure(
-        float(sk.cohen_kappa_score(y.astype(int), c.astype(int), labels=grades, weights="quadratic"))
-    )
-
-
-def macro(measures: Sequence[Measure]) -> Measure:
-    """Mean of the defined measures; the reason says how many of how many entered."""
-    values = [m.value for m in measures if m.defined]
-    if not values:
-        return undefined(f"none of {len(measures)} is defined")
-    return Measure(float(np.mean(values)), f"mean of {len(values)} of {len(measures)}")

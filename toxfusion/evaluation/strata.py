@@ -60,7 +60,7 @@ def score_strata(
         none.
 
     Raises:
-        PredictionsError: as ``scoring.out_of_fold``.
+        PredictionsError: as ``out_of_fold.out_of_fold``.
     """
     tested = out_of_fold([predictions] if isinstance(predictions, pd.DataFrame) else list(predictions))
     averaged = [h for h in headlines_of(tested) if is_averaged(tested[tested["headline"] == h])]

@@ -119,32 +119,11 @@ def harrell_c(time: np.ndarray, event: np.ndarray, risk: np.ndarray) -> Measure:
     return _concordance(t, d, r, d)
 
 
-def uno_c(
-    train_time: np.ndarray,
-    train_event: np.ndarray,
-    time: np.ndarray,
-    event: np.ndarray,
-    risk: np.ndarray,
-    tau: float,
-) -> Measure:
-    """Harrell's C with each pair weighted by 1 / G(t-)^2 of its event, events before ``tau`` only.
-
-    Uno et al., Statistics in Medicine 2011: what it estimates does not depend on how many are censored.
-
-    Args:
-        train_time, train_event: float [m], training labels, from which G is estimated.
-        time, event, risk: as in `harrell_c`.
-        tau: a time up to the last of ``train_time``.
-    """
-    t, d, r = _known(time, event, risk)
-    censoring = Censoring.fit(*_known(train_time, train_event))
-    return _concordance(t, d, r, uno_weights(censoring, t, d, tau))
-
-
 def uno_weights(censoring: Censoring, time: np.ndarray, event: np.ndarray, tau: float) -> np.ndarray:
     """float64 [n]: 1 / G(t-)^2 of units with an event before ``tau``, else 0; NaN where time or event is.
 
-    Infinite where no training sample was still uncensored.
+    Harrell's C with pairs weighted so does not depend on how many are censored (Uno et al., Statistics in Medicine
+    2011). Infinite where no training sample was still uncensored.
     """
     counted = (event == 1) & (time < tau)
     with np.errstate(divide="ignore"):
@@ -180,29 +159,6 @@ def brier_terms(
         kept = np.where(alive, (1 - survival) ** 2 / censoring.at(times), 0.0)
     score = np.trapezoid(lost + kept, times, axis=1) / (times[-1] - times[0])
     return np.where(np.isnan(time) | np.isnan(event), np.nan, score)
-
-
-def integrated_brier(
-    train_time: np.ndarray,
-    train_event: np.ndarray,
-    time: np.ndarray,
-    event: np.ndarray,
-    times: np.ndarray,
-    survival: np.ndarray,
-) -> Measure:
-    """Mean of `brier_terms` over units: 0 is perfect, and S = 1/2 everywhere gives about 1/4.
-
-    Args:
-        train_time, train_event: float [m], training labels, from which the censoring is estimated.
-        time, event: float [n]; units whose time or event is NaN are left out.
-        times: float [K], rising, before the last training time. survival: float [n, K], S at ``times``.
-    """
-    known = ~(np.isnan(time) | np.isnan(event))
-    if not known.any():
-        return undefined("no unit with time and event")
-    censoring = Censoring.fit(*_known(train_time, train_event))
-    value = float(brier_terms(censoring, time[known], event[known], times, survival[known]).mean())
-    return Measure(value) if np.isfinite(value) else undefined("all training samples are censored by then")
 
 
 def even_grid(horizon: float) -> np.ndarray:
@@ -263,8 +219,6 @@ def _known(time: np.ndarray, event: np.ndarray, *others: np.ndarray) -> tuple[np
 
 
 def _concordance(time: np.ndarray, event: np.ndarray, risk: np.ndarray, weight: np.ndarray) -> Measure:
-    if np.isinf(weight).any():
-        return undefined("all training samples are censored before an event that counts; lower tau")
     one = np.zeros(len(time), np.int64)
     value = float(concordance_statistic(time, event, risk, weight, one, 1)(np.ones((1, 1)))[0])
     return undefined("no comparable pair of units") if np.isnan(value) else Measure(value)

@@ -69,9 +69,3 @@ def dili_probability(compounds: Compounds, setting: str, *, exposure: bool) -> n
         known = known + np.sqrt(shares.exposure) * compounds.exposure
         unknown -= shares.exposure
     return norm.cdf(known / np.sqrt(unknown))
-
-
-def population_moments(compounds: Compounds, setting: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and SD [5] of the raw components; for a setting, those of its `Liability` come from 40,000 compounds."""
-    raw = components(compounds, setting)
-    return raw.mean(0), raw.std(0)

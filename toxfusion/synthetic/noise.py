@@ -54,9 +54,3 @@ def tileable_texture(
     field = cv2.copyMakeBorder(field, pad, pad, pad, pad, cv2.BORDER_WRAP)
     field = cv2.GaussianBlur(field, (0, 0), sigmaX=sigma, sigmaY=sigma_y)[pad:-pad, pad:-pad]
     return np.ascontiguousarray((field - field.mean()) / field.std())
-
-
-def smoothstep(field: FloatArray, low: float, high: float) -> FloatArray:
-    """Cubic ramp from 0 at `low` to 1 at `high`, elementwise."""
-    t = np.clip((field - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)

@@ -19,8 +19,8 @@ class Liability:
         rat: share of their sum, which rats can show; exposure: of human dose and exposure, which no rat shows.
         centre: of the weighted sum, so that half of the population has DILI; scale: its SD in the population.
         borne: mean of lesions and of stress within 0..1, about which the fifth component takes them.
-        mean, sd: of the raw components in the population. Constants (`liability.population_moments`), so that a
-            compound's label does not depend on the cohort it is in.
+        mean, sd: of the raw components in the population. Constants, those of 40,000 compounds
+            (`liability.components`), so that a compound's label does not depend on the cohort it is in.
     """
 
     weights: tuple[float, ...]

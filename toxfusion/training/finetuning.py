@@ -30,7 +30,7 @@ class FinetuningModule(L.LightningModule):
         labels: by task, of the samples that are trained on ([n] or [n, L]); weights of rare lesions come from them.
         network_lr_share: learning rate of the network as a share of that of the heads; 0 freezes the network.
         ridge: penalty on the heads beside the losses of training; None for none.
-        contract: what the checkpoint carries beside the weights; see ``toxfusion.training.run.contract``.
+        contract: what the checkpoint carries beside the weights; see ``toxfusion.training.assemble.contract``.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ def confusion(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     called by the class of highest probability. Colours are shares of a row.
 
     Args:
-        tested: ``scoring.out_of_fold`` of the run or runs.
+        tested: ``out_of_fold.out_of_fold`` of the run or runs.
 
     Raises:
         FigureError: no task has both labels and calls.
@@ -120,7 +120,7 @@ def run_curves(tested: pd.DataFrame, path: Path, *, title: str = "") -> None:
     """ROC, precision-recall and reliability of each binary headline of a run.
 
     Args:
-        tested: ``scoring.out_of_fold`` of the run or runs. Lesions are drawn as one curve each, in grey, for
+        tested: ``out_of_fold.out_of_fold`` of the run or runs. Lesions are drawn as one curve each, in grey, for
             ROC and PR.
 
     Raises:
