@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,25 +160,14 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
         if len(looks) == 1:
             cohort.explain_prototypes(run, output / "cohort", audit)
         about.append(
-            {
-                "run": folder.root.name,
-                "fold": int(run.config["split"]["fold"]),
-                "seed": run.config["seed"],
-                "tasks": tasks,
-                "slides": shown,
-                "n_test": len(split.test),
-            }
-        )
+            {"run": folder.root.name, "fold": int(run.config["split"]["fold"]), "seed": run.config["seed"],
+             "tasks": tasks, "slides": shown, "n_test": len(split.test)}
+        )  # fmt: skip
     aggregated = _write_aggregates(rankings, output / "genes", settings.top_k)
     pathways.explain_pathways(
-        aggregated,
-        study,
-        output / "pathways",
-        settings.gene_sets,
-        top_k=settings.top_k,
-        seed=settings.seed,
-        audit=audit,
-    )
+        aggregated, study, output / "pathways", settings.gene_sets,
+        top_k=settings.top_k, seed=settings.seed, audit=audit,
+    )  # fmt: skip
     cohort.explain_cohort(
         looks, output / "cohort", neighbours=settings.neighbours, seed=settings.seed, audit=audit
     )
@@ -238,42 +227,70 @@ def explain_regions(
         )
         return []
     chosen = _slides_to_draw(run, scores, settings, audit)
-    curves, areas, checks, extremes, shown = [], [], [], [], []
+    drawn = _DrawnSlides()
     for slide_id in chosen:
-        sample = str(run.fold.study.slides.at[slide_id, "sample_id"])
+        drawn.add(run, slide_id, scores, tasks, place / file_stem(slide_id), settings)
+    if chosen:
+        drawn.write(place)
+    return chosen
+
+
+@dataclass
+class _DrawnSlides:
+    """What is kept of the slides with pictures: curves and areas, tiles, and how well the integrals hold."""
+
+    curves: list[pd.DataFrame] = field(default_factory=list)
+    areas: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[pd.DataFrame] = field(default_factory=list)
+    extremes: list[pd.DataFrame] = field(default_factory=list)
+    tiles: list[pd.DataFrame] = field(default_factory=list)
+
+    def add(
+        self,
+        run: LoadedRun,
+        slide_id: str,
+        scores: pd.DataFrame,
+        tasks: Sequence[str],
+        folder: Path,
+        settings: ExplainSettings,
+    ) -> None:
+        """Draw a slide for the tasks that say most of its animal."""
+        slides = run.fold.study.slides
+        sample = str(slides.at[slide_id, "sample_id"])
         drawn = _tasks_to_draw(run, sample, tasks)
         of_sample = scores[scores["sample_id"] == sample]
         of_sample, integrated = regions.add_integrated(run, of_sample, drawn, steps=settings.steps)
-        checks.append(integrated)
+        self.checks.append(integrated)
         batch = run.batch([sample])
         of_slide = of_sample[of_sample["slide_id"] == slide_id]
-        shown.append(of_slide)
-        folder = place / file_stem(slide_id)
+        self.tiles.append(of_slide)
         regions.write_geojson(of_slide, folder / "tiles.geojson")
+        override = float(slides["mpp_override"].loc[slide_id])
         path = run.fold.study.slide_path(slide_id)
-        override = float(run.fold.study.slides["mpp_override"].loc[slide_id])
         with open_slide(path, mpp_override=None if np.isnan(override) else override) as slide:
             for task in drawn:
                 order = of_sample[f"integrated:{task}"].to_numpy()
                 curve = deletion_insertion(run, batch, task, order, draws=settings.draws, seed=settings.seed)
                 named = {"slide_id": slide_id, "sample_id": sample, "task": task}
-                curves.append(curve.assign(**named))
+                self.curves.append(curve.assign(**named))
                 area = area_between(curve)
-                areas.append({**named, **area})
+                self.areas.append({**named, **area})
                 stem = folder / file_name(task)
                 figures.deletion_insertion(
                     curve, area, stem.with_name(f"{stem.name}_deletion.png"), title=f"{slide_id}: {task}"
                 )
                 extreme = regions.extreme_tiles(of_slide, f"integrated:{task}", settings.tiles)
-                extremes.append(_tiles(slide, extreme, task, stem))
+                self.extremes.append(_tiles(slide, extreme, task, stem))
                 _views(slide, of_slide, task, _label(run, sample, slide_id), stem, settings)
-    if not chosen:
-        return []
-    for name, parts in (("extreme_tiles", extremes), ("convergence", checks), ("deletion_insertion", curves)):
-        pd.concat(parts, ignore_index=True).to_csv(place / f"{name}.csv", index=False)
-    pd.DataFrame(areas).to_csv(place / "areas.csv", index=False)
-    pd.concat(shown, ignore_index=True).to_parquet(place / "drawn_tiles.parquet", index=False)
-    return chosen
+
+    def write(self, place: Path) -> None:
+        tables = {
+            "extreme_tiles": self.extremes, "convergence": self.checks, "deletion_insertion": self.curves,
+        }  # fmt: skip
+        for name, parts in tables.items():
+            pd.concat(parts, ignore_index=True).to_csv(place / f"{name}.csv", index=False)
+        pd.DataFrame(self.areas).to_csv(place / "areas.csv", index=False)
+        pd.concat(self.tiles, ignore_index=True).to_parquet(place / "drawn_tiles.parquet", index=False)
 
 
 def _slides_to_draw(

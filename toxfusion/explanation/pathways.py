@@ -284,40 +284,44 @@ def explain_pathways(
     sets, matched = place_sets(study, gene_ids, settings, audit)
     if not sets:
         return
-    gsea: list[pd.DataFrame] = []
-    over: list[pd.DataFrame] = []
+    of_method: dict[str, list[pd.DataFrame]] = {"gsea": [], "over_representation": []}
     null: list[dict[str, object]] = []
     for task, ranking in rankings.items():
-        symbol = dict(zip(ranking["gene_id"], ranking["symbol"].astype(str), strict=True))
         if ranking["integrated"].nunique() < 2:
             audit.drop(STAGE, "pathways", task, "every gene has the same attribution: nothing to rank")
             continue
-        scores = ranking.set_index("gene_id")["integrated"]
-        enriched = enrichment(scores, sets, permutations=settings.permutations, seed=seed)
-        top = ranking["gene_id"].head(top_k).tolist()
-        tested = over_representation(top, gene_ids, sets)
         passing = passing_by_chance(ranking, sets, top_k, settings, seed)
-        for method, table in (("gsea", enriched), ("over_representation", tested)):
+        for method, table in _both_tests(ranking, sets, top_k, settings, seed).items():
             null.append({"task": task, "method": method, **_against_chance(table, passing[method])})
-        for table, column, kept in ((enriched, "leading_genes", gsea), (tested, "genes", over)):
-            named = [";".join(symbol[g] for g in genes) for genes in table[column]]
-            table[column] = named
             table.insert(0, "task", task)
-            kept.append(table)
-    if not gsea:
+            of_method[method].append(table)
+    if not null:
         return
     place.mkdir(parents=True, exist_ok=True)
     matched.to_csv(place / "gene_sets.csv", index=False)
-    pd.concat(gsea, ignore_index=True).to_csv(place / "gsea.csv", index=False)
-    pd.concat(over, ignore_index=True).to_csv(place / "over_representation.csv", index=False)
+    tables = {method: pd.concat(parts, ignore_index=True) for method, parts in of_method.items()}
+    for method, table in tables.items():
+        table.to_csv(place / f"{method}.csv", index=False)
     counts = pd.DataFrame(null)
     counts.to_csv(place / "null.csv", index=False)
-    figures.enrichment(
-        pd.concat(gsea, ignore_index=True),
-        counts[counts["method"] == "gsea"],
-        place / "enrichment.png",
-        fdr=FDR,
-    )
+    of_gsea = counts[counts["method"] == "gsea"]
+    figures.enrichment(tables["gsea"], of_gsea, place / "enrichment.png", fdr=FDR)
+
+
+def _both_tests(
+    ranking: pd.DataFrame, sets: Sequence[PlacedSet], top_k: int, settings: GeneSetSettings, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Method -> its table of one task, genes by their symbols."""
+    scores = ranking.set_index("gene_id")["integrated"]
+    genes = ranking["gene_id"].astype(str).tolist()
+    tables = {
+        "gsea": enrichment(scores, sets, permutations=settings.permutations, seed=seed),
+        "over_representation": over_representation(genes[:top_k], genes, sets),
+    }
+    symbol = dict(zip(ranking["gene_id"], ranking["symbol"].astype(str), strict=True))
+    for table, column in ((tables["gsea"], "leading_genes"), (tables["over_representation"], "genes")):
+        table[column] = [";".join(symbol[g] for g in listed) for listed in table[column]]
+    return tables
 
 
 def _against_chance(table: pd.DataFrame, passing: Sequence[int]) -> dict[str, float]:

@@ -99,11 +99,8 @@ def fit_stage(
     chosen = choice.settle(trainer, module)
     load_weights(module, best)
     if is_rank_zero():
-        record = {
-            "steps": trainer.global_step,
-            "stopped_early": trainer.global_step < steps,
-            "chosen": chosen,
-        }
+        done = trainer.global_step
+        record = {"steps": done, "stopped_early": done < steps, "chosen": chosen}
         replace_file(finished, json.dumps(record).encode())
     trainer.strategy.barrier()
     return best
