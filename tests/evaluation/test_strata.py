@@ -124,7 +124,7 @@ def test_strata_are_shown_only_where_there_are_any() -> None:
     counts = ["n", "n_positive", "n_compounds", "small"]
     none = pd.DataFrame(columns=[*columns, *counts])
     assert by_stratum(none, ["auroc"]) == ""
-    row = ["dili", "dili", "dose_level", "low", "auroc", 0.7, 0.6, 0.8, 9, 4, 9, True]
-    shown = by_stratum(pd.DataFrame([row], columns=[*columns, *counts]), ["auroc"])
+    stratum = ["dili", "dili", "dose_level", "low", "auroc", 0.7, 0.6, 0.8, 9, 4, 9, True]
+    shown = by_stratum(pd.DataFrame([stratum], columns=[*columns, *counts]), ["auroc"])
     assert shown.startswith("\nBy stratum")
     assert "0.700" in shown

@@ -175,8 +175,8 @@ def test_tiles_spread_out_and_no_tile_is_at_both_ends() -> None:
 
 def test_a_slide_of_one_tile_has_a_top_and_no_bottom() -> None:
     table = pd.DataFrame({"x": [0], "y": [0], "side": [1.0], "s": [-2.0]})
-    found = regions.extreme_tiles(table, "s", 5)
-    assert found[["end", "rank"]].values.tolist() == [["top", 1]]
+    extremes = regions.extreme_tiles(table, "s", 5)
+    assert extremes[["end", "rank"]].values.tolist() == [["top", 1]]
 
 
 def test_geojson_is_closed_squares_with_finite_measurements() -> None:
