@@ -35,6 +35,8 @@ _UNFILLED = "its beginning is not filled in by the shell; write the path in full
 _POINTER = re.compile(r"\$\{([\w.]+)\}")
 # Keys of folders that runs are named by, or written to.
 PATHS = ("data.root", "output", "paths.output", "paths.outputs")
+# Keys that have no value in the files, and take a list or a mapping.
+COLLECTIONS = ("task.labels",)
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -126,6 +128,8 @@ class CheckedLoader(ConfigLoaderImpl):
             if override.is_delete() or override.is_sweep_override() or self._is_group(override):
                 continue
             key, value = override.key_or_group, override.value()
+            if key in COLLECTIONS:
+                continue
             said = self._said(key)
             wanted = _wanted_beside(said, value)
             if wanted and key not in WHOLE and key not in NUMBERS and key not in WORDS:
