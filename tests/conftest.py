@@ -29,14 +29,14 @@ COMPOUNDS = {
 
 def tiny_obs() -> pd.DataFrame:
     """52 samples: per compound and time 1 low, 2 high and 1 or 2 control animals; S1 serves two compounds."""
-    rows = []
+    samples = []
     for compound, (study, dili) in COMPOUNDS.items():
         for time in (24.0, 96.0):
             controls = 2 if study in ("S2", "S3") else 1
             for level, dose, animals in (("control", 0.0, controls), ("low", 10.0, 1), ("high", 100.0, 2)):
                 injury = {"control": 0.0, "low": 0.0, "high": dili}[level]
                 for animal in range(animals):
-                    rows.append(
+                    samples.append(
                         {
                             "sample_id": f"{compound}_{time:.0f}h_{level}_{animal}",
                             "animal_id": f"{compound}-{time:.0f}-{level}-{animal}",
@@ -54,7 +54,7 @@ def tiny_obs() -> pd.DataFrame:
                             "mechanism": "oxidative" if dili else "none",
                         }
                     )
-    return pd.DataFrame(rows).set_index("sample_id")
+    return pd.DataFrame(samples).set_index("sample_id")
 
 
 def tiny_tables(seed: int = 0) -> dict[str, Any]:

@@ -51,9 +51,9 @@ def patients(n: int = 240, seed: int = 0) -> Vectors:
 
 def test_recall_and_median_by_hand() -> None:
     table = pd.DataFrame({"sample_id": list("abcd"), "fold": 0, "seed": 0, "rank": [1, 10, 11, 40], "n": 40})
-    found = recall(table)
-    assert found.value == 0.5
-    low, high = found.interval
+    estimate = recall(table)
+    assert estimate.value == 0.5
+    low, high = estimate.interval
     assert 0.0 <= low < 0.5 < high <= 1.0
     assert median_share(table).value == pytest.approx(10.5 / 40)
     again = pd.concat([table, table.assign(seed=1, rank=1)])
@@ -82,9 +82,9 @@ def test_gene_correlation_is_the_median_of_pearsons_r() -> None:
     names = [f"p{i}" for i in range(30)]
     truth, predicted = (pd.DataFrame(rng.normal(size=(30, 5)), index=names) for _ in range(2))
     expected = np.median([np.corrcoef(truth[j], predicted[j])[0, 1] for j in range(5)])
-    found = gene_correlation({0: predicted, 1: predicted.iloc[:2]}, {0: truth, 1: truth})
-    assert found.value == pytest.approx(expected)
-    assert found.interval[0] < expected < found.interval[1]
+    estimate = gene_correlation({0: predicted, 1: predicted.iloc[:2]}, {0: truth, 1: truth})
+    assert estimate.value == pytest.approx(expected)
+    assert estimate.interval[0] < expected < estimate.interval[1]
 
 
 def test_all_rows_draw_the_same_patients() -> None:
@@ -106,13 +106,13 @@ def test_the_difference_of_a_row_from_itself_is_nothing() -> None:
 
 def test_readings_see_what_is_there() -> None:
     of = patients()
-    found = retrieval(of)
-    assert set(found["within"]) == {"luad", "lusc", "lung"}
-    assert found.groupby("within")["n"].first().to_dict() == {"luad": 20, "lung": 40, "lusc": 20}
-    assert (found["rank"] <= 5).mean() > 0.5
+    ranked = retrieval(of)
+    assert set(ranked["within"]) == {"luad", "lusc", "lung"}
+    assert ranked.groupby("within")["n"].first().to_dict() == {"luad": 20, "lung": 40, "lusc": 20}
+    assert (ranked["rank"] <= 5).mean() > 0.5
     scores = label_scores(of, (GRADE,)).assign(fold=0, seed=0)
-    for budget, given in itertools.product((FEW, EVERY), ("slide", "expression", "both")):
-        chosen = scores[(scores["labels"] == budget) & (scores["input"] == given)]
+    for budget, reads in itertools.product((FEW, EVERY), ("slide", "expression", "both")):
+        chosen = scores[(scores["labels"] == budget) & (scores["input"] == reads)]
         assert chosen["draw"].nunique() == (10 if budget == FEW else 1)
         assert auroc(chosen).value > 0.8
     predicted = predicted_genes(of)
@@ -219,8 +219,8 @@ def test_a_second_modality_that_adds_nothing_is_told_as_nothing_and_one_that_cos
 
 
 def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -> None:
-    given = parse([str(tmp_path), "--rows", "full", "ridge", "--folds", "0", "2", "--seeds", "5", "6"])
-    cells = [(c.method.name, c.fold, c.seed) for c in cells_of(given)]
+    arguments = parse([str(tmp_path), "--rows", "full", "ridge", "--folds", "0", "2", "--seeds", "5", "6"])
+    cells = [(c.method.name, c.fold, c.seed) for c in cells_of(arguments)]
     assert cells == [
         ("full", 0, 5),
         ("ridge", 0, 5),

@@ -41,12 +41,12 @@ def printed(rng: np.random.Generator, colour: tuple[int, int, int] = PINK) -> Im
     return np.asarray(cells.repeat(4, axis=0).repeat(4, axis=1).clip(0, 255), np.uint8)
 
 
-def caption(folder: Path, rows: list[tuple[str, str, str]]) -> None:
+def caption(folder: Path, captions: list[tuple[str, str, str]]) -> None:
     """captions.csv of (file, finding, objective)."""
     with (folder / "captions.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("file", "organ", "finding", "grade", "objective"))
-        table.writerows((name, "liver", finding, "1", objective) for name, finding, objective in rows)
+        table.writerows((name, "liver", finding, "1", objective) for name, finding, objective in captions)
 
 
 def picture(folder: Path, name: str, rgb: Image) -> None:
@@ -57,7 +57,7 @@ def two_kinds(folder: Path, change: str) -> dict[str, Photograph]:
     """16 photographs, of two findings, that differ in their ``colour``, their ``border`` or in ``nothing``."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    rows = []
+    captions = []
     for k in range(16):
         lipid = k % 2 == 0
         rgb = printed(rng, BLUER if lipid and change == "colour" else PINK)
@@ -65,8 +65,8 @@ def two_kinds(folder: Path, change: str) -> dict[str, Photograph]:
             for part in (np.s_[:8], np.s_[:, :14], np.s_[:, 486:], np.s_[326:]):
                 rgb[part] = (60, 90, 200)
         picture(folder, f"P{k:02d}.png", rgb)
-        rows.append((f"P{k:02d}.png", LIPID if lipid else ATROPHY, "10"))
-    caption(folder, rows)
+        captions.append((f"P{k:02d}.png", LIPID if lipid else ATROPHY, "10"))
+    caption(folder, captions)
     photographs, left_out = read_photographs(folder)
     assert len(photographs) == 16
     assert not left_out
@@ -77,8 +77,8 @@ def colour_auroc(photographs: dict[str, Photograph]) -> tuple[float, float, floa
     """AUROC of lipid accumulation by colour histograms, with its interval."""
     protocol = protocol_of(photographs, repeats=2)
     tiles = [tiles_of(photographs[name], MPP, TILE_PX) for name in protocol.names]
-    found = interval(aurocs(pooled(histograms, tiles), protocol)["lipid accumulation"], protocol.resampling)
-    return found.value, found.low, found.high
+    auroc = interval(aurocs(pooled(histograms, tiles), protocol)["lipid accumulation"], protocol.resampling)
+    return auroc.value, auroc.low, auroc.high
 
 
 def test_a_planted_colour_is_found_by_histograms(tmp_path: Path) -> None:
@@ -118,12 +118,12 @@ def test_tiles_cover_the_picture_at_the_resolution_that_is_asked_for() -> None:
 def test_histograms_are_shares_of_each_channel() -> None:
     grey = np.full((1, 8, 8, 3), 128, np.uint8)
     grey[0, :2] = 255
-    found = histograms(grey)[0].reshape(3, 32)
+    shares = histograms(grey)[0].reshape(3, 32)
     # Of 8-bit L*a*b*: grey 128 is (137, 128, 128), white (255, 128, 128).
-    assert found[0, 137 // 8] == pytest.approx(0.75)
-    assert found[0, 31] == pytest.approx(0.25)
-    assert found[1, 16] == found[2, 16] == 1
-    assert found.sum() == pytest.approx(3)
+    assert shares[0, 137 // 8] == pytest.approx(0.75)
+    assert shares[0, 31] == pytest.approx(0.25)
+    assert shares[1, 16] == shares[2, 16] == 1
+    assert shares.sum() == pytest.approx(3)
 
 
 def test_groups_of_captions() -> None:
@@ -189,8 +189,8 @@ def test_the_command_prints_a_table_and_what_was_left_out(
         picture(
             folder, f"{name}.png", np.full((400, 500, 3), 250, np.uint8) if name == "Q4" else printed(rng)
         )
-    rows = [(f"{name}.png", LIPID if k % 2 == 0 else ATROPHY, "10") for k, name in enumerate(names)]
-    caption(folder, [*rows, ("Q1.png", "", "10"), ("Q2.png", LIPID, "15"), ("Q4.png", ATROPHY, "10")])
+    captions = [(f"{name}.png", LIPID if k % 2 == 0 else ATROPHY, "10") for k, name in enumerate(names)]
+    caption(folder, [*captions, ("Q1.png", "", "10"), ("Q2.png", LIPID, "15"), ("Q4.png", ATROPHY, "10")])
     about = {"fold": 0, "study": "s", "settings": {"backbone": "resnet10t", "steps": 0}}
     torch.manual_seed(0)
     encoder = TileEncoder("resnet10t", mpp=MPP, tile_px=TILE_PX).eval()

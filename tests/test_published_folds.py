@@ -53,19 +53,19 @@ def test_values_are_means_of_folds_and_rows_of_fewer_folds_are_named(tmp_path: P
     parts = ["train", "test", "test"]
     pd.DataFrame({"sample_id": ["a", "a", "b"], "fold": 2, "part": parts}).to_csv(folds, index=False)
     mirror_folds.unknown_file(tmp_path, "coadread").write_text("c\nd\n")
-    found = mirror_folds.scores(tmp_path, "coadread", "genes_logistic", range(5))
-    assert found is not None
+    estimates = mirror_folds.scores(tmp_path, "coadread", "genes_logistic", range(5))
+    assert estimates is not None
     expected = []
     for fold in range(5):
-        rows = _tested(fold).query("task == 'subtype:READ' and label == label")
-        called = rows["score"] > 0.5
+        tested = _tested(fold).query("task == 'subtype:READ' and label == label")
+        called = tested["score"] > 0.5
         expected.append(
-            (accuracy_score(rows["label"], called), roc_auc_score(rows["label"], rows["score"]),
-             f1_score(rows["label"], called, average="macro"))
+            (accuracy_score(tested["label"], called), roc_auc_score(tested["label"], tested["score"]),
+             f1_score(tested["label"], called, average="macro"))
         )  # fmt: skip
     for metric, value in zip(mirror_folds.METRICS, np.mean(expected, axis=0), strict=True):
-        low, high = found[metric].interval
-        assert found[metric].value == pytest.approx(value)
+        low, high = estimates[metric].interval
+        assert estimates[metric].value == pytest.approx(value)
         assert low < value < high
     assert mirror_folds.scores(tmp_path, "coadread", "full", range(5)) is None
     text = "\n".join(mirror_tables.blocks(tmp_path, tmp_path / "images"))
@@ -96,5 +96,5 @@ def test_concordance_of_released_risks_by_hand(tmp_path: Path) -> None:
         "model,cohort,fold,case_id,risk,months,event\n"
         "m,blca,0,a,0.9,1,1\nm,blca,0,b,0.2,2,1\nm,blca,0,c,0.9,3,0\nm,blca,0,d,0.1,4,0\n"
     )
-    found = released_risks.concordance_by_fold(released_risks.released(path))
-    assert found.loc["m", "blca", 0] == pytest.approx(3.5 / 5)
+    concordance = released_risks.concordance_by_fold(released_risks.released(path))
+    assert concordance.loc["m", "blca", 0] == pytest.approx(3.5 / 5)

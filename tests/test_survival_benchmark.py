@@ -70,21 +70,21 @@ def test_rows_of_all_kinds_have_the_same_readings_and_see_no_label_of_a_test_pat
     pytest.importorskip("sksurv")
     study, part = cohorts(tmp_path / "a")
     other, _ = cohorts(tmp_path / "b", test_time=0.5)
-    found = {}
+    tables = {}
     for name, of in (("here", study), ("other", other)):
-        found[name] = {
+        tables[name] = {
             "ridge": of_cohorts(of, part, "pca_clinical_cox", AGE),
             "age": of_cohorts(of, part, "clinical_cox", AGE),
             "pooled": pooled(of, part, AGE),
         }
     tested = sorted(part.index[part == "test"])
-    for row, table in found["here"].items():
+    for row, table in tables["here"].items():
         assert sorted(table["sample_id"]) == tested
         assert table[["uno_weight", "brier_term"]].notna().all(axis=None)
-        elsewhere = found["other"][row]
+        elsewhere = tables["other"][row]
         np.testing.assert_allclose(table["score"], elsewhere["score"], atol=1e-6)
         assert (table["time"] > elsewhere["time"]).all()
-    c = {row: mean_c(table) for row, table in found["here"].items()}
+    c = {row: mean_c(table) for row, table in tables["here"].items()}
     assert min(c["pooled"], c["ridge"]) > c["age"] > 0.55
 
 

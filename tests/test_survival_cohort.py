@@ -70,9 +70,9 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def finished(study: Study, outputs: Path, *extra: str) -> RunFolder:
-    given = [f"data.root={study.root}", "data=cohort", "tile_features=none", "split=group_kfold",
+    fixed = [f"data.root={study.root}", "data=cohort", "tile_features=none", "split=group_kfold",
              "split.column=animal_id", "split.n_folds=2", "trainer.progress=false"]  # fmt: skip
-    config = compose("train", [*given, *extra])
+    config = compose("train", [*fixed, *extra])
     config["paths"]["output"] = str(outputs)
     run(config)
     return RunFolder(outputs)
@@ -84,8 +84,8 @@ def network(seed: int) -> list[str]:
 
 
 def c_of(*folders: RunFolder) -> float:
-    rows = pool([read(folder.predictions) for folder in folders])
-    return harrell_c(*(rows[c].to_numpy() for c in ("label", "event", "score"))).value
+    tested = pool([read(folder.predictions) for folder in folders])
+    return harrell_c(*(tested[c].to_numpy() for c in ("label", "event", "score"))).value
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -110,8 +110,8 @@ def test_the_mean_of_networks_of_all_inner_folds_learns_it_too(patients: Study, 
 
 def test_permuted_labels_are_chance(patients: Study, tmp_path: Path) -> None:
     pytest.importorskip("sksurv")
-    for i, given in enumerate((network(0), ["experiment=pca_cox", "modality=omics"])):
-        folder = finished(patients, tmp_path / str(i), *given, "permute_labels=true")
+    for i, overrides in enumerate((network(0), ["experiment=pca_cox", "modality=omics"])):
+        folder = finished(patients, tmp_path / str(i), *overrides, "permute_labels=true")
         assert 0.33 < c_of(folder) < 0.67  # three standard errors of C with 40 events of 60
 
 
@@ -155,8 +155,8 @@ def test_a_survival_learner_refuses_other_tasks(patients: Study, tmp_path: Path)
 @pytest.mark.slow
 def test_two_ranks_finish_a_survival_run(patients: Study, tmp_path: Path) -> None:
     folder = finished(patients, tmp_path, *network(0), "trainer=ddp_cpu", "size.compounds_per_batch=10")
-    rows = read(folder.predictions).query("part == 'test'")
-    assert rows["unit_id"].is_unique
+    tested = read(folder.predictions).query("part == 'test'")
+    assert tested["unit_id"].is_unique
     assert c_of(folder) > 0.6
 
 

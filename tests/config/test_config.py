@@ -263,8 +263,8 @@ def test_help_lists_groups_experiments_and_keys(tree: Path, capsys: pytest.Captu
 
 def test_the_configuration_is_found_from_any_folder(tmp_path: Path) -> None:
     program = "from toxfusion.config.folders import config_dir; print(config_dir())"
-    found = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True)
-    assert Path(found.strip(), "paths", "default.yaml").is_file()
+    printed = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True)
+    assert Path(printed.strip(), "paths", "default.yaml").is_file()
     assert config_dir() == CONF
 
 
@@ -326,10 +326,10 @@ def must_choose(main_file: str, *overrides: str) -> list[str]:
 
 def composed(main_file: str, *overrides: str) -> dict[str, Any]:
     """Compose a shipped configuration; what only the user can give is given."""
-    given = [*must_choose(main_file, *overrides), *overrides]
+    line = [*must_choose(main_file, *overrides), *overrides]
     if not must_choose(main_file):
-        given += _given_by_user(main_file)
-    return _completed(main_file, given)[0]
+        line += _given_by_user(main_file)
+    return _completed(main_file, line)[0]
 
 
 @functools.cache
@@ -337,15 +337,15 @@ def _given_by_user(main_file: str) -> tuple[str, ...]:
     return tuple(_completed(main_file, [])[1])
 
 
-def _completed(main_file: str, given: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _completed(main_file: str, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     """What overrides compose to, and the overrides with ``key=value`` for each value that they leave missing."""
     try:
-        return compose(main_file, given), given
+        return compose(main_file, overrides), overrides
     except ConfigError as error:
         key, _, rest = str(error).partition(" has no value")
-        if not rest or f"{key}={REQUIRED}" in given:
+        if not rest or f"{key}={REQUIRED}" in overrides:
             raise
-        return _completed(main_file, [*given, f"{key}={REQUIRED}"])
+        return _completed(main_file, [*overrides, f"{key}={REQUIRED}"])
 
 
 @pytest.mark.parametrize(

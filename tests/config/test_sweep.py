@@ -35,8 +35,8 @@ needs_sweeps = pytest.mark.skipif(
 )
 
 
-def line(study: Study, outputs: Path, *given: str) -> list[str]:
-    return [f"data.root={study.root}", f"paths.outputs={outputs}", *SMALL, *given]
+def line(study: Study, outputs: Path, *overrides: str) -> list[str]:
+    return [f"data.root={study.root}", f"paths.outputs={outputs}", *SMALL, *overrides]
 
 
 def finished(outputs: Path) -> dict[str, tuple[int, dict[str, Any]]]:
@@ -100,11 +100,11 @@ def test_a_search_of_three_trials_is_continued_and_not_repeated(
     tiny_study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folds = folds_with_both_classes(tiny_study, tmp_path)
-    given = line(tiny_study, tmp_path, "experiment=ablation_omics_only", *folds, "hparams_search=optuna",
+    command_line = line(tiny_study, tmp_path, "experiment=ablation_omics_only", *folds, "hparams_search=optuna",
                  "pretrain.gene_mask=interval(0.2,0.3)")  # fmt: skip
-    refused(given[:-1])
+    refused(command_line[:-1])
     assert "give -m with hparams_search" in capsys.readouterr().err
-    train.main(["-m", *given, "hydra.sweeper.n_trials=3"])
+    train.main(["-m", *command_line, "hydra.sweeper.n_trials=3"])
     first = finished(tmp_path)
     scores = [content["objective"] for _, content in first.values()]
     assert len(scores) == 3
@@ -113,7 +113,7 @@ def test_a_search_of_three_trials_is_continued_and_not_repeated(
         assert 0.2 <= masked <= 0.3
     best = (tmp_path / "optimization_results.yaml").read_text()
     assert f"best_value: {max(scores)}" in best
-    train.main(["-m", *given, "hydra.sweeper.n_trials=4"])
+    train.main(["-m", *command_line, "hydra.sweeper.n_trials=4"])
     after = finished(tmp_path)
     assert len(after) == 4
     assert {name: after[name] for name in first} == first
@@ -124,8 +124,8 @@ def test_a_trial_without_a_validation_score_is_a_failed_one(
     tiny_study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Grades alone define no score between 0 and 1: nothing that a sampler could learn from."""
-    given = line(tiny_study, tmp_path, "experiment=pca_logistic", "modality=omics", "task=severity")
-    refused(["-m", *given, "hparams_search=optuna", "hydra.sweeper.n_trials=2"])
+    command_line = line(tiny_study, tmp_path, "experiment=pca_logistic", "modality=omics", "task=severity")
+    refused(["-m", *command_line, "hparams_search=optuna", "hydra.sweeper.n_trials=2"])
     said = capsys.readouterr().err
     assert said.count("no validation score to search by") == 2
     assert "error: 2 cells of the sweep failed" in said
@@ -140,9 +140,11 @@ def test_a_trial_without_a_validation_score_is_a_failed_one(
     ],
 )
 def test_cells_run_in_processes_of_their_own(tiny_study: Study, tmp_path: Path, launcher: list[str]) -> None:
-    given = line(tiny_study, tmp_path, "experiment=metadata_logistic", "split.n_folds=3", "split.fold=0,9,1")
+    command_line = line(
+        tiny_study, tmp_path, "experiment=metadata_logistic", "split.n_folds=3", "split.fold=0,9,1"
+    )
     ended = subprocess.run(
-        [sys.executable, "-m", "toxfusion.train", "-m", *given, *launcher],
+        [sys.executable, "-m", "toxfusion.train", "-m", *command_line, *launcher],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -178,18 +180,20 @@ def test_what_a_search_maximises_knows_nothing_of_the_test_part(tmp_path: Path) 
 
     Which lesions are tasks is named here: ``auto`` counts grades over the whole study, the test part among it.
     """
-    found = []
+    runs = []
     for changed in (False, True):
         root = tmp_path / str(changed)
         study = study_with_test_part(root, changed)
-        given = [g for g in line(study, root / "outputs") if not g.startswith("tile_features")]
+        own = [g for g in line(study, root / "outputs") if not g.startswith("tile_features")]
         folds = folds_with_both_classes(study, root)
-        config = compose("train", [*given, *folds, "tile_features=store", "tile_features.name=test",
+        config = compose("train", [*own, *folds, "tile_features=store", "tile_features.name=test",
                                    "task.lesions=[Necrosis]"])  # fmt: skip
         objective = run(config)
         table = pd.read_parquet(RunFolder(Path(config["paths"]["output"])).predictions)
-        found.append((objective, {part: rows.reset_index(drop=True) for part, rows in table.groupby("part")}))
-    (one, before), (other, after) = found
+        runs.append(
+            (objective, {part: tested.reset_index(drop=True) for part, tested in table.groupby("part")})
+        )
+    (one, before), (other, after) = runs
     assert one == other
     assert 0 <= one <= 1
     pd.testing.assert_frame_equal(
@@ -203,10 +207,10 @@ def test_what_a_search_maximises_knows_nothing_of_the_test_part(tmp_path: Path) 
 def test_a_sweep_of_two_ranks_killed_half_way_finishes_without_repeating(
     tiny_study: Study, tmp_path: Path
 ) -> None:
-    given = ["-m", *line(tiny_study, tmp_path, "experiment=ablation_omics_only", "split.n_folds=3",
+    command_line = ["-m", *line(tiny_study, tmp_path, "experiment=ablation_omics_only", "split.n_folds=3",
                          "split.fold=0,1", "trainer=ddp_cpu", "trainer.progress=false")]  # fmt: skip
     sweep = subprocess.Popen(
-        [sys.executable, "-m", "toxfusion.train", *given],
+        [sys.executable, "-m", "toxfusion.train", *command_line],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
@@ -224,7 +228,7 @@ def test_a_sweep_of_two_ranks_killed_half_way_finishes_without_repeating(
     before = finished(tmp_path)
     assert len(begun) == 2
     assert len(before) == 1
-    train.main(given)
+    train.main(command_line)
     after = finished(tmp_path)
     assert {name: after[name] for name in before} == before
     assert len(after) == 2
@@ -237,12 +241,12 @@ def test_a_sweep_of_two_ranks_killed_half_way_finishes_without_repeating(
 
 def processes_that_name(text: str) -> list[str]:
     """Command lines of other processes alive that hold ``text``."""
-    found = []
+    commands = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:  # it has ended meanwhile
                 continue
-            found += [command] if text in command else []
-    return found
+            commands += [command] if text in command else []
+    return commands

@@ -157,13 +157,13 @@ def test_an_output_below_a_file_and_a_name_too_long_end_in_one_sentence(tmp_path
     (tmp_path / "file").write_text("x")
     (tmp_path / "e.csv").write_text("gene,s1\nAlb,1\nMt1,2\n")
     (tmp_path / "s.csv").write_text("sample_id,compound,dose\ns1,a,0\n")
-    given = [
+    source = [
         f"source.expression={tmp_path}/e.csv",
         f"source.samples={tmp_path}/s.csv",
         f"paths.outputs={tmp_path}/o",
     ]
     for output in (tmp_path / "file" / "study", tmp_path / ("x" * 300)):
-        command = [sys.executable, "-m", "toxfusion.prepare", "source=matrix", *given, f"output={output}"]
+        command = [sys.executable, "-m", "toxfusion.prepare", "source=matrix", *source, f"output={output}"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 2
         assert ended.stderr.count("\n") == 1
@@ -210,14 +210,14 @@ def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "e.csv").write_text("gene,s1\nAlb,1\nMt1,2\n")
     (folder / "s.csv").write_text("sample_id,compound,dose\ns1,\u03b1-drug,0\n", encoding="utf-8")
-    given = [
+    source = [
         f'source.expression="{folder}/e.csv"',
         f'source.samples="{folder}/s.csv"',
         f'output="{folder}/study"',
     ]
     plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ended = subprocess.run(
-        [sys.executable, "-m", "toxfusion.prepare", "source=matrix", *given, f"paths.outputs={tmp_path}/o"],
+        [sys.executable, "-m", "toxfusion.prepare", "source=matrix", *source, f"paths.outputs={tmp_path}/o"],
         capture_output=True,
         env={**os.environ, **plain},
         check=False,
@@ -254,14 +254,14 @@ def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
 def test_a_value_of_another_kind_than_the_files_have_is_refused(
     command: str, override: str, message: str
 ) -> None:
-    given = {
+    needed = {
         "explain": ["run=r"],
         "synthesize": ["output=o"],
         "predict": ["run=r", "study=s"],
         "compare": ["runs=r"],
     }
     with pytest.raises(ConfigError, match=message):
-        check_numbers(compose(command, [*given.get(command, []), override]))
+        check_numbers(compose(command, [*needed.get(command, []), override]))
 
 
 @pytest.mark.parametrize(
@@ -275,8 +275,8 @@ def test_a_value_of_another_kind_than_the_files_have_is_refused(
     ],
 )
 def test_a_value_of_the_kind_that_the_files_have_is_taken(command: str, override: str) -> None:
-    given = {"explain": ["run=r"], "synthesize": ["output=o"]}
-    check_numbers(compose(command, [*given.get(command, []), override]))
+    needed = {"explain": ["run=r"], "synthesize": ["output=o"]}
+    check_numbers(compose(command, [*needed.get(command, []), override]))
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,11 @@ def test_samples_of_unseen_batches_are_refused_or_kept_with_a_line() -> None:
 def test_a_sample_is_corrected_alike_whatever_stands_beside_it(seed: int, other: float) -> None:
     values, obs = batches(seed=seed % 7)
     fitted = ComBat.fit(values, obs, column="batch", covariates=["is_control"])
-    rows = np.random.default_rng(seed).permutation(len(obs))[:6]
-    together = fitted.correct(values, obs)[rows]
-    changed = values[rows].copy()
+    drawn = np.random.default_rng(seed).permutation(len(obs))[:6]
+    together = fitted.correct(values, obs)[drawn]
+    changed = values[drawn].copy()
     changed[1:] = other
-    np.testing.assert_allclose(fitted.correct(changed, obs.iloc[rows])[0], together[0])
+    np.testing.assert_allclose(fitted.correct(changed, obs.iloc[drawn])[0], together[0])
 
 
 def test_genes_that_do_not_vary_and_missing_profiles_stay() -> None:

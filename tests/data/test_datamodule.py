@@ -220,15 +220,15 @@ def test_a_batch_is_the_drawn_rows_standardised_to_the_bit(
     references = tile_references(own_tiny_study, store, fold.scaler.fallback)
     for sample, start, end in zip(samples, ends, ends[1:], strict=False):
         slides = own_tiny_study.slides_of(sample)
-        rows = [np.asarray(store.rows(s), np.float32) for s in slides]
+        features = [np.asarray(store.rows(s), np.float32) for s in slides]
         um = [store.coordinates(s) * 0.5 + [k * 1e6, 0] for k, s in enumerate(slides)]
-        chosen = choose_tiles(sum(map(len, rows)), at_most, 0, "finetune", 7, sample)
+        chosen = choose_tiles(sum(map(len, features)), at_most, 0, "finetune", 7, sample)
         assert end - start == len(chosen)
         if slides:
             offset = fold.scaler.mean
             if reference == "matched_controls":
                 offset = offset + references[sample].astype(np.float32)
-            expected = (np.concatenate(rows)[chosen] - offset) / fold.scaler.scale
+            expected = (np.concatenate(features)[chosen] - offset) / fold.scaler.scale
             assert np.array_equal(batch.tiles.features[start:end].numpy(), expected)
             where = np.concatenate(um)[chosen].astype(np.float32)
             assert np.array_equal(batch.tiles.coordinates[start:end].numpy(), where)

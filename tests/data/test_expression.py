@@ -19,7 +19,7 @@ from toxfusion.study.study import Study
 
 def small_study() -> Study:
     """Two control groups of two and one control, one lone sample; three genes, the last one constant."""
-    rows = [
+    samples = [
         ("c1", "g", True, [1.0, 5.0, 2.0]),
         ("c2", "g", True, [3.0, 5.0, 2.0]),
         ("t1", "g", False, [6.0, 4.0, 2.0]),
@@ -30,13 +30,13 @@ def small_study() -> Study:
         ("none", "g", False, [np.nan] * 3),
     ]
     obs = pd.DataFrame(
-        {"control_group": [r[1] for r in rows], "is_control": [r[2] for r in rows]},
-        index=[r[0] for r in rows],
+        {"control_group": [r[1] for r in samples], "is_control": [r[2] for r in samples]},
+        index=[r[0] for r in samples],
     )
     return Study(
         root=Path(), name="small", species="", virtual=True, obs=obs,
         var=pd.DataFrame({"symbol": ["A", "B", "C"]}, index=["a", "b", "c"]),
-        expression=np.array([r[3] for r in rows], np.float32), findings=pd.DataFrame(index=obs.index),
+        expression=np.array([r[3] for r in samples], np.float32), findings=pd.DataFrame(index=obs.index),
         spontaneous=None, chemistry=None, slides=pd.DataFrame({"sample_id": []}),
     )  # fmt: skip
 

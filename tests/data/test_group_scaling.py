@@ -134,11 +134,11 @@ def test_tiles_of_each_batch_have_mean_zero(own_tiny_study: Study) -> None:
     having = [s for s in study.sample_ids if study.slides_of(s)]
     tiles: dict[str, list[np.ndarray]] = {"A": [], "B": []}
     for sample, (m, s) in zip(having, scaler.of_samples(study, having), strict=True):
-        rows = [(np.asarray(store.rows(slide), np.float64) - m) / s for slide in study.slides_of(sample)]
-        tiles[str(study.obs.at[sample, "batch"])] += rows
-    for rows in tiles.values():
-        np.testing.assert_allclose(np.concatenate(rows).mean(0), 0, atol=1e-4)
-        np.testing.assert_allclose(np.concatenate(rows).std(0), 1, atol=1e-4)
+        features = [(np.asarray(store.rows(slide), np.float64) - m) / s for slide in study.slides_of(sample)]
+        tiles[str(study.obs.at[sample, "batch"])] += features
+    for features in tiles.values():
+        np.testing.assert_allclose(np.concatenate(features).mean(0), 0, atol=1e-4)
+        np.testing.assert_allclose(np.concatenate(features).std(0), 1, atol=1e-4)
     only_a = [s for s in study.sample_ids if study.obs.at[s, "batch"] == "A"]
     with pytest.raises(GroupError, match="unseen=pooled"):
         fit_tile_scaler(study, store, only_a, "none", BATCH).of_samples(study, having)

@@ -56,13 +56,13 @@ def test_compounds_come_whole_capped_and_with_their_controls(tiny_study: Study) 
     )
     seen = []
     for step in range(2):
-        rows = obs.loc[stream.batch(step)]
-        treated = rows[~rows["is_control"]]
+        animals = obs.loc[stream.batch(step)]
+        treated = animals[~animals["is_control"]]
         assert treated["compound"].nunique() == 3
         assert (treated.groupby("compound").size() == 4).all()
         # Four strata of dose and time, four samples: one of each.
         assert (treated.groupby(["compound", "dose_level", "time_h"]).size() == 1).all()
-        assert (rows[rows["is_control"]].groupby("compound").size() <= 1).all()
+        assert (animals[animals["is_control"]].groupby("compound").size() <= 1).all()
         seen.extend(treated["compound"].unique())
     assert sorted(seen) == sorted(obs["compound"].unique())
 

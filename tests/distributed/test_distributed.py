@@ -31,14 +31,14 @@ from toxfusion.objectives.vicreg import Consistency, VICReg
 from toxfusion.training.validation import SampleVectors
 
 N, D = 12, 6
-CUT = 5  # rank 0 has 5 rows, rank 1 has 7: unequal on purpose
+CUT = 5  # rank 0 has 5 samples, rank 1 has 7: unequal on purpose
 NAN = float("nan")
 
 Rows = dict[str, Tensor]
 Loss = Callable[["Toy", Rows], Tensor]
 
 
-def joined_rows() -> Rows:
+def joined_batch() -> Rows:
     generator = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> Tensor:
@@ -73,39 +73,39 @@ class Toy(nn.Module):
         self.second = nn.Linear(D, D).double()
         self.extra = extra
 
-    def pair(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        return self.first(rows["first"]), self.second(rows["second"])
+    def pair(self, batch: Rows) -> tuple[Tensor, Tensor]:
+        return self.first(batch["first"]), self.second(batch["second"])
 
 
-def kin(rows: Rows) -> Kin:
-    return Kin(rows["group"], rows["animal"], rows["is_control"])
+def kin(batch: Rows) -> Kin:
+    return Kin(batch["group"], batch["animal"], batch["is_control"])
 
 
-def contrast(toy: Toy, rows: Rows) -> Tensor:
-    return toy.extra(*toy.pair(rows), kin(rows), rows["valid"]).loss
+def contrast(toy: Toy, batch: Rows) -> Tensor:
+    return toy.extra(*toy.pair(batch), kin(batch), batch["valid"]).loss
 
 
-def compound_bce(toy: Toy, rows: Rows) -> Tensor:
-    output = toy.extra(toy.first(rows["first"]).float(), rows["compound"], rows["is_control"])
-    return CompoundBCE(torch.tensor(2.0))(output, rows["compound"], rows["dili"], rows["is_control"])
+def compound_bce(toy: Toy, batch: Rows) -> Tensor:
+    output = toy.extra(toy.first(batch["first"]).float(), batch["compound"], batch["is_control"])
+    return CompoundBCE(torch.tensor(2.0))(output, batch["compound"], batch["dili"], batch["is_control"])
 
 
-def dose(toy: Toy, rows: Rows) -> Tensor:
-    return DoseMonotonicity()(toy.first(rows["first"])[:, 0], rows["dose"], rows["compound"])
+def dose(toy: Toy, batch: Rows) -> Tensor:
+    return DoseMonotonicity()(toy.first(batch["first"])[:, 0], batch["dose"], batch["compound"])
 
 
-def style(toy: Toy, rows: Rows) -> Tensor:
+def style(toy: Toy, batch: Rows) -> Tensor:
     """Both terms of the shared branch, on samples that lack one modality or the other."""
     branch = toy.extra.eval()
-    slide, expression = (branch(vector) for vector in toy.pair(rows))
-    kl = StyleKL()(slide, expression, rows["valid"], ~rows["is_control"])
-    paired = rows["valid"] & ~rows["is_control"]
+    slide, expression = (branch(vector) for vector in toy.pair(batch))
+    kl = StyleKL()(slide, expression, batch["valid"], ~batch["is_control"])
+    paired = batch["valid"] & ~batch["is_control"]
     return kl + PrototypeClustering()(slide.scores, expression.scores, paired).loss
 
 
-def latents(toy: Toy, rows: Rows) -> Tensor:
+def latents(toy: Toy, batch: Rows) -> Tensor:
     """Two equal tokens: whichever of them a rank's generator hides, the loss is the same."""
-    return toy.extra(toy.first(rows["first"])[:, None].expand(-1, 2, -1), rows["valid"])
+    return toy.extra(toy.first(batch["first"])[:, None].expand(-1, 2, -1), batch["valid"])
 
 
 def pairs_of_tiles(features: Tensor) -> RaggedTiles:
@@ -114,14 +114,14 @@ def pairs_of_tiles(features: Tensor) -> RaggedTiles:
     return RaggedTiles(twice, 100 * twice[:, :2].detach(), torch.arange(len(features) + 1) * 2)
 
 
-def encoded_tiles(toy: Toy, rows: Rows) -> Tensor:
-    return toy.extra(pairs_of_tiles(toy.first(rows["first"])))
+def encoded_tiles(toy: Toy, batch: Rows) -> Tensor:
+    return toy.extra(pairs_of_tiles(toy.first(batch["first"])))
 
 
-def hidden_tiles(toy: Toy, rows: Rows) -> Tensor:
+def hidden_tiles(toy: Toy, batch: Rows) -> Tensor:
     """One hidden tile of each bag; the ranks hide different numbers of them."""
-    tiles = pairs_of_tiles(rows["second"])
-    return toy.extra(toy.first(rows["first"]), tiles, torch.arange(len(tiles.features)) % 2 == 0)
+    tiles = pairs_of_tiles(batch["second"])
+    return toy.extra(toy.first(batch["first"]), tiles, torch.arange(len(tiles.features)) % 2 == 0)
 
 
 def anonymous_retention() -> nn.Module:
@@ -131,8 +131,8 @@ def anonymous_retention() -> nn.Module:
     return module
 
 
-def steps(toy: Toy, rows: Rows) -> Tensor:
-    return toy.first(rows["first"])[:, None, :2]
+def steps(toy: Toy, batch: Rows) -> Tensor:
+    return toy.first(batch["first"])[:, None, :2]
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
@@ -149,23 +149,25 @@ CASES: dict[str, tuple[Callable[[], nn.Module | None], Loss]] = {
     "info_nce_exclude": (lambda: InfoNCE(temperature=0.2, duplicates="exclude"), contrast),
     "info_nce_soft": (lambda: InfoNCE(temperature=0.2, duplicates="soft"), contrast),
     "siglip": (lambda: SigLIP(), contrast),
-    "nt_xent": (lambda: NTXent(), lambda toy, rows: toy.extra(*toy.pair(rows)).loss),
+    "nt_xent": (lambda: NTXent(), lambda toy, batch: toy.extra(*toy.pair(batch)).loss),
     "orthogonality_cosine": (
         lambda: Orthogonality(form="cosine"),
-        lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"]).loss,
+        lambda toy, batch: toy.extra(*toy.pair(batch), batch["valid"]).loss,
     ),
     "orthogonality_correlation": (
         lambda: Orthogonality(form="cross_correlation"),
-        lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"]).loss,
+        lambda toy, batch: toy.extra(*toy.pair(batch), batch["valid"]).loss,
     ),
     "masked_genes": (
         MaskedGenes,
-        lambda toy, rows: toy.extra(toy.first(rows["first"]), rows["second"], rows["mask"], rows["valid"]),
+        lambda toy, batch: toy.extra(
+            toy.first(batch["first"]), batch["second"], batch["mask"], batch["valid"]
+        ),
     ),
-    "vicreg": (VICReg, lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"]).loss),
+    "vicreg": (VICReg, lambda toy, batch: toy.extra(*toy.pair(batch), batch["valid"]).loss),
     "clustering": (
         PrototypeClustering,
-        lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"]).loss,
+        lambda toy, batch: toy.extra(*toy.pair(batch), batch["valid"]).loss,
     ),
     "style": (lambda: seeded(lambda: StyleBranch(D, latent=3, n_prototypes=4).double()), style),
     "latent_retention": (lambda: seeded(anonymous_retention), latents),
@@ -173,31 +175,33 @@ CASES: dict[str, tuple[Callable[[], nn.Module | None], Loss]] = {
     "masked_tiles": (lambda: seeded(lambda: MaskedTileFeatures(D, D).double()), hidden_tiles),
     "expression_from_slide": (
         lambda: seeded(lambda: ExpressionReconstruction(nn.Linear(D, D).double())),
-        lambda toy, rows: toy.extra(toy.first(rows["first"]), rows["second"], rows["valid"]),
+        lambda toy, batch: toy.extra(toy.first(batch["first"]), batch["second"], batch["valid"]),
     ),
-    "consistency": (Consistency, lambda toy, rows: toy.extra(*toy.pair(rows), rows["valid"])),
+    "consistency": (Consistency, lambda toy, batch: toy.extra(*toy.pair(batch), batch["valid"])),
     "cox": (
         CoxEfron,
-        lambda toy, rows: toy.extra(toy.first(rows["first"])[:, 0], rows["time"], rows["event"]),
+        lambda toy, batch: toy.extra(toy.first(batch["first"])[:, 0], batch["time"], batch["event"]),
     ),
     "discrete_survival": (
         DiscreteSurvival,
-        lambda toy, rows: toy.extra(toy.first(rows["first"]), (rows["time"] - 1).clamp(max=5), rows["event"]),
+        lambda toy, batch: toy.extra(
+            toy.first(batch["first"]), (batch["time"] - 1).clamp(max=5), batch["event"]
+        ),
     ),
     "masked_bce": (
         lambda: MaskedBCE(torch.tensor(3.0)),
-        lambda toy, rows: toy.extra(toy.first(rows["first"])[:, 0], rows["label"]),
+        lambda toy, batch: toy.extra(toy.first(batch["first"])[:, 0], batch["label"]),
     ),
     "cross_entropy": (
         CrossEntropy,
-        lambda toy, rows: toy.extra(toy.first(rows["first"]), rows["grade"]),
+        lambda toy, batch: toy.extra(toy.first(batch["first"]), batch["grade"]),
     ),
     "regression": (
         MaskedRegression,
-        lambda toy, rows: toy.extra(toy.first(rows["first"])[:, :1], rows["time"][:, None]),
+        lambda toy, batch: toy.extra(toy.first(batch["first"])[:, :1], batch["time"][:, None]),
     ),
-    "coral": (Coral, lambda toy, rows: toy.extra(steps(toy, rows), rows["grade"])),
-    "corn": (Corn, lambda toy, rows: toy.extra(steps(toy, rows), rows["grade"])),
+    "coral": (Coral, lambda toy, batch: toy.extra(steps(toy, batch), batch["grade"])),
+    "corn": (Corn, lambda toy, batch: toy.extra(steps(toy, batch), batch["grade"])),
     "dose": (lambda: None, dose),
     "compound_mean": (lambda: seeded_head("mean"), compound_bce),
     "compound_noisy_or": (lambda: seeded_head("noisy_or"), compound_bce),
@@ -205,10 +209,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module | None], Loss]] = {
 }
 
 
-def loss_and_gradient(name: str, rows: Rows) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(name: str, batch: Rows) -> tuple[Tensor, Tensor]:
     build, loss_of = CASES[name]
     toy = Toy(build())
-    loss = loss_of(toy, rows)
+    loss = loss_of(toy, batch)
     loss.backward()
     used = [
         p.grad if p.grad is not None else torch.zeros_like(p) for p in toy.parameters() if p.requires_grad
@@ -219,22 +223,22 @@ def loss_and_gradient(name: str, rows: Rows) -> tuple[Tensor, Tensor]:
 def one_rank(index: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=2)
-    own = {k: v[:CUT] if index == 0 else v[CUT:] for k, v in joined_rows().items()}
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    own = {k: v[:CUT] if index == 0 else v[CUT:] for k, v in joined_batch().items()}
+    by_term: dict[str, tuple[Tensor, Tensor]] = {}
     for name in CASES:
         loss, gradient = loss_and_gradient(name, own)
         for value in (loss, gradient):
             dist.all_reduce(value)
-        found[name] = (loss / 2, gradient / 2)
+        by_term[name] = (loss / 2, gradient / 2)
     gathered = gather_rows(own["first"])
     flags = gather_rows(own["mask"])
     nothing = global_mean(torch.tensor(0.0), torch.tensor(0))
     collected, order = SampleVectors(), torch.arange(N).flip(0)
     for part in (order[:CUT] if index == 0 else order[CUT:]).split(3):
-        collected.update(part, joined_rows()["first"][part])
+        collected.update(part, joined_batch()["first"][part])
     torch.save(
         {
-            "found": found,
+            "terms": by_term,
             "gathered": gathered,
             "flags": flags,
             "place": (rank(), world_size(), first_row(own["first"])),
@@ -255,34 +259,34 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_equal_one_process(name: str, two_ranks: list[dict]) -> None:
-    loss, gradient = loss_and_gradient(name, joined_rows())
+    loss, gradient = loss_and_gradient(name, joined_batch())
     assert gradient.abs().sum() > 0
-    for found in two_ranks:
-        torch.testing.assert_close(found["found"][name][0], loss, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(found["found"][name][1], gradient, rtol=1e-5, atol=1e-7)
+    for of_rank in two_ranks:
+        torch.testing.assert_close(of_rank["terms"][name][0], loss, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(of_rank["terms"][name][1], gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_rows_are_gathered_in_order_of_rank(two_ranks: list[dict]) -> None:
-    rows = joined_rows()
-    for index, found in enumerate(two_ranks):
-        assert torch.equal(found["gathered"], rows["first"])
-        assert torch.equal(found["flags"], rows["mask"])
-        assert found["place"] == (index, 2, 0 if index == 0 else CUT)
-        assert found["nothing"] == 0
+    batch = joined_batch()
+    for index, of_rank in enumerate(two_ranks):
+        assert torch.equal(of_rank["gathered"], batch["first"])
+        assert torch.equal(of_rank["flags"], batch["mask"])
+        assert of_rank["place"] == (index, 2, 0 if index == 0 else CUT)
+        assert of_rank["nothing"] == 0
 
 
 def test_vectors_of_a_validation_are_those_of_all_ranks_in_the_order_of_samples(
     two_ranks: list[dict],
 ) -> None:
-    for found in two_ranks:
-        row, vector = found["collected"]
+    for of_rank in two_ranks:
+        row, vector = of_rank["collected"]
         assert row.tolist() == list(range(N))
-        assert torch.equal(vector, joined_rows()["first"].float())
+        assert torch.equal(vector, joined_batch()["first"].float())
 
 
 def test_one_process_is_the_case_of_one_rank() -> None:
-    rows = torch.randn(3, 2)
-    assert gather_rows(rows) is rows
-    assert (rank(), world_size(), first_row(rows)) == (0, 1, 0)
+    batch = torch.randn(3, 2)
+    assert gather_rows(batch) is batch
+    assert (rank(), world_size(), first_row(batch)) == (0, 1, 0)
     assert global_mean(torch.tensor(6.0), torch.tensor(4)) == 1.5
     assert global_mean(torch.tensor(0.0), torch.tensor(0)) == 0

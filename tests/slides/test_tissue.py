@@ -104,8 +104,8 @@ def test_the_preview_outlines_tissue_and_tiles_and_the_sheet_holds_all(tmp_path:
     picture = preview(mask, Region(0, 0, 1600, 800), np.array([[400, 240]], np.int32), 200.0)
     assert picture.shape == (256, 512, 3)
     blue = (picture == (30, 60, 200)).all(axis=2)
-    rows, columns = np.where(blue)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (77, 141, 128, 192)
+    ys, xs = np.where(blue)
+    assert (ys.min(), ys.max(), xs.min(), xs.max()) == (77, 141, 128, 192)
     assert (picture == (0, 130, 60)).all(axis=2).any()
     sheet = contact_sheet(
         [(f"slide {i} with a long name that does not fit at all", picture) for i in range(7)]
