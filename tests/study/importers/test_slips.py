@@ -175,3 +175,11 @@ def test_gene_sets_are_read_in_every_form_of_text(tmp_path: Path, form: str) -> 
     )
     (tmp_path / "s.gmt").write_bytes(gzip.compress(content) if form == "gz" else content)
     assert read_gmt(tmp_path / "s.gmt") == {"A": ["Alb", "Mt1"], "B": ["Alb"]}
+
+
+def test_times_in_days_are_asked_about(tmp_path: Path) -> None:
+    days = CASES.replace(",10,0,", ",310,0,").replace(",20,1,", ",420,1,")
+    reasons = [r.reason for r in Audit.read(tcga(tmp_path, days).root / "audit.json").records]
+    assert "taken for months; did you mean days? Half of its cases have a time above 365" in reasons
+    reasons = [r.reason for r in Audit.read(tcga(tmp_path).root / "audit.json").records]
+    assert not any("did you mean days" in reason for reason in reasons)

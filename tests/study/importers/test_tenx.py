@@ -186,3 +186,16 @@ def test_faulty_files_and_tables_are_named(tmp_path: Path) -> None:
         (tmp_path / "of.csv").write_text(text)
         with pytest.raises(ImportTableError, match=message):
             sum_by_sample(cells, str(tmp_path / "of.csv"), path, Audit())
+
+
+def test_an_h5ad_without_x_is_refused(tmp_path: Path) -> None:
+    samples = pd.DataFrame(index=["s1", "s2"])
+    cells = anndata.AnnData(
+        None, samples, pd.DataFrame(index=["Alb"]), layers={"counts": np.ones((2, 1), np.float32)}
+    )
+    cells.write_h5ad(tmp_path / "e.h5ad")
+    (tmp_path / "s.csv").write_text("sample_id,compound,dose\ns1,a,0\ns2,a,1\n")
+    with pytest.raises(ImportTableError, match=r"e\.h5ad: has no X \(layers: \['counts'\]\).*source=counts"):
+        import_matrix(
+            tmp_path / "study", expression=str(tmp_path / "e.h5ad"), samples=str(tmp_path / "s.csv")
+        )

@@ -23,7 +23,7 @@ from toxfusion.study.importers.counts import (
 )
 from toxfusion.study.importers.genes import ROW_NUMBERS, GeneIds, normalised_ids
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per, read_slide_table
-from toxfusion.study.importers.tenx import is_matrix_file, read_counts, read_h5ad, sum_by_sample
+from toxfusion.study.importers.tenx import h5ad_values, is_matrix_file, read_counts, sum_by_sample
 from toxfusion.study.names import drop_strangers, strangers
 from toxfusion.study.rules import CONTRACT_COLUMNS, check_samples, with_storable_names
 from toxfusion.study.study import Study, write_study
@@ -338,7 +338,7 @@ def _profiles(
                 f"source.pseudobulk={pseudobulk}: sums the raw counts of a 10x folder, .h5 or .h5ad, and "
                 f"{path} (source.kind={kind}) is none"
             )
-        matrix = read_h5ad(path).to_df() if path.lower().endswith(".h5ad") else read_values(path)
+        matrix = h5ad_values(path) if path.lower().endswith(".h5ad") else read_values(path)
         turned = _oriented(matrix, path, sample_ids, orientation)
         known = turned[_known(turned.index, sample_ids, path, audit)]
         table, symbols = _without_columns_of_samples(known, obs, audit), {}

@@ -49,7 +49,7 @@ def import_mudata(
 
     Raises:
         ImportTableError: the package mudata is not installed, the file is none of MuData, or lacks a modality or a
-            column; a slide vector is not finite.
+            column; a slide vector is not finite or zeros, or all are the same.
         StudyError: the tables break the contract.
     """
     modalities, obs = _read(Path(file), [expression, *([slides] if slides is not None else [])])
@@ -65,21 +65,24 @@ def import_mudata(
         obs.to_csv(tables["samples.csv"], index_label="sample_id")
         vectors = None if slides is None else modalities[slides].to_df()
         if vectors is not None:
-            _check_finite(vectors, file, str(slides))
+            _check_vectors(vectors, file, str(slides))
             shown = pd.DataFrame({"sample_id": vectors.index, "path": str(Path(file).resolve())})
             shown.insert(0, "slide_id", [_slide_id(sample) for sample in vectors.index])
             shown.to_csv(tables["slides.csv"], index=False)
-        study = import_matrix(
-            root,
-            expression=str(tables["h5ad"]),
-            samples=str(tables["samples.csv"]),
-            slides=None if vectors is None else str(tables["slides.csv"]),
-            gene_ids=gene_ids,
-            kind=kind,
-            orientation="samples_by_genes",
-            species=species,
-            name=name,
-        )
+        try:
+            study = import_matrix(
+                root,
+                expression=str(tables["h5ad"]),
+                samples=str(tables["samples.csv"]),
+                slides=None if vectors is None else str(tables["slides.csv"]),
+                gene_ids=gene_ids,
+                kind=kind,
+                orientation="samples_by_genes",
+                species=species,
+                name=name,
+            )
+        except ImportTableError as error:
+            raise ImportTableError(_of_the_file(str(error), tables, file, expression, slides)) from error
     if vectors is not None:
         seen = modalities[str(slides)].uns.get("trained_on", ()) if trained_on is None else trained_on
         audit = Audit()
@@ -117,7 +120,15 @@ def _read(file: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], pd.DataFra
     return {name: whole.mod[name] for name in wanted}, obs.reindex(samples)
 
 
-def _check_finite(vectors: pd.DataFrame, file: str, modality: str) -> None:
+def _of_the_file(said: str, tables: dict[str, Path], file: str, expression: str, slides: str | None) -> str:
+    """What is said of a scratch table, said of the part of the file that it holds."""
+    parts = {"h5ad": f"modality {expression!r}", "samples.csv": "obs", "slides.csv": f"modality {slides!r}"}
+    for name, table in tables.items():
+        said = said.replace(str(table), f"{file}, {parts[name]}")
+    return said
+
+
+def _check_vectors(vectors: pd.DataFrame, file: str, modality: str) -> None:
     values = vectors.to_numpy(dtype=np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
@@ -125,6 +136,16 @@ def _check_finite(vectors: pd.DataFrame, file: str, modality: str) -> None:
         raise ImportTableError(
             f"{file}, modality {modality!r}, sample {vectors.index[row]!r}, column {column}: is "
             f"{values[row, column]}; leave samples without a slide out of the modality"
+        )
+    zeros = ~values.any(axis=1)
+    if zeros.any():
+        raise ImportTableError(
+            f"{file}, modality {modality!r}, sample {vectors.index[np.argmax(zeros)]!r}: its vector is zeros; leave "
+            "samples without a slide out of the modality"
+        )
+    if len(values) > 1 and (values == values[0]).all():
+        raise ImportTableError(
+            f"{file}, modality {modality!r}: all samples have one vector; make the vectors anew"
         )
 
 

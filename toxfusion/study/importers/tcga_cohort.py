@@ -27,6 +27,8 @@ Duplicates = Literal["error", "first", "mean"]
 Kind = Literal["log2", "zscore"]
 #: a longer time is one in days
 LONGEST_MONTHS = 600.0
+#: a cohort whose median is longer has its times in days, most likely; those of TCGA have a median below 60 months
+DOUBTED_MONTHS = 120.0
 #: ``source.slides`` for slides that the table names, whether their images are here or not
 LISTED = "listed"
 
@@ -373,6 +375,11 @@ def _survival(
             f"{path}, column {time_column!r}, value {time.max():g}: of case {time.idxmax()!r} is no time in months; "
             "divide days by 30.44"
         )
+    if time.median() > DOUBTED_MONTHS:
+        audit.change(
+            STAGE, "column", time_column,
+            f"taken for months; {NEAR} days? Half of its cases have a time above {time.median():g}",
+        )  # fmt: skip
     unusable = ~(time > 0) | censored.isna()
     for case in time.index[unusable]:
         why = "its flag is missing" if time[case] > 0 else "its time is missing or not positive"

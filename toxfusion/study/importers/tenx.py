@@ -79,6 +79,20 @@ def read_h5ad(path: Path | str) -> AnnData:
         ) from error
 
 
+def h5ad_values(path: Path | str) -> pd.DataFrame:
+    """X of an .h5ad, float [n_samples, n_genes], rows and columns by their names.
+
+    Raises:
+        ImportTableError: it cannot be read, or has no X.
+    """
+    table = read_h5ad(path)
+    if table.X is None:
+        raise ImportTableError(
+            f"{path}: has no X (layers: {list(table.layers)}); put the log2 values there, or use source=counts"
+        )
+    return table.to_df()
+
+
 def sum_by_sample(cells: AnnData, samples: str, path: Path | str, audit: Audit) -> AnnData:
     """Pseudo-bulk: the counts of each sample's barcodes, summed.
 
