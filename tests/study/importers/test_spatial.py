@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
@@ -252,6 +253,44 @@ def test_a_spot_far_from_its_place_is_refused(tmp_path: Path, sections: list[str
     spots.loc[7, "pixel_x"] *= 100
     spots.to_csv(file, sep="\t", index=False)
     with pytest.raises(ImportTableError, match=r"C4: spot '1x1' at pixel \(60000, 300\): lies \d+ px from"):
+        import_spatial(tmp_path / "x", sections=sections, min_counts=10)
+
+
+def places(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    file = folder / "C2" / "C2_selection.tsv"
+    change(pd.read_csv(file, sep="\t")).to_csv(file, sep="\t", index=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        (lambda t: t, []),
+        (
+            lambda t: t.rename(columns={"pixel_x": "pixel_y", "pixel_y": "pixel_x"}),
+            ["exchange pixel_x and pixel_y?"],
+        ),
+        (
+            lambda t: t.assign(pixel_x=t.pixel_x / 10, pixel_y=t.pixel_y / 10),
+            ["20 um per pixel, which no slide has"],
+        ),
+    ],
+    ids=["as they are", "exchanged", "of a thumbnail"],
+)
+def test_positions_that_are_exchanged_or_of_a_smaller_picture_are_asked_about(
+    tmp_path: Path, sections: list[str], change: Callable[[pd.DataFrame], pd.DataFrame], asked: list[str]
+) -> None:
+    places(tmp_path, change)
+    study = import_spatial(tmp_path / "x", sections=sections[0], min_counts=10)
+    reasons = [r.reason for r in Audit.read(study.root / "audit.json").records if r.kind == "section"]
+    assert len(reasons) == len(asked)
+    assert all(said in reason for said, reason in zip(asked, reasons, strict=True))
+
+
+def test_spots_outside_of_the_image_are_refused(tmp_path: Path, sections: list[str]) -> None:
+    places(tmp_path, lambda t: t.assign(pixel_x=-t.pixel_x))
+    with pytest.raises(
+        ImportTableError, match=r"C2: spot '0x0' lies at pixel \(-500, 200\), outside of the image"
+    ):
         import_spatial(tmp_path / "x", sections=sections, min_counts=10)
 
 

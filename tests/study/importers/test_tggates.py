@@ -285,6 +285,19 @@ def test_groups_without_their_zeros_are_no_sound_livers(tables: dict[str, Any], 
         import_tggates(tmp_path / "x", **tables)
 
 
+def test_animals_with_a_decimal_are_no_sound_livers(tables: dict[str, Any], tmp_path: Path) -> None:
+    header, *rows = FINDINGS.splitlines()
+    place = header.split(",").index("INDIVIDUAL_ID")
+    cells = [row.split(",") for row in rows]
+    floats = [[*row[:place], f"{row[place]}.0", *row[place + 1 :]] for row in cells]
+    text = "\n".join([header, *map(",".join, floats)]) + "\n"
+    (tmp_path / "pathology.csv").write_text(text, encoding="cp932")
+    with pytest.raises(
+        ImportTableError, match=r"pathology\.csv: none of its \d animals .*'0001-02-\d\.0'.*same ids in both"
+    ):
+        import_tggates(tmp_path / "x", **tables)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

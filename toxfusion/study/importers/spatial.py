@@ -25,7 +25,7 @@ from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.spatialdata_store import StoredSection, is_store, read_store, write_image
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per
 from toxfusion.study.importers.tenx import read_counts
-from toxfusion.study.names import strangers
+from toxfusion.study.names import NEAR, strangers
 from toxfusion.study.study import Study, write_study
 from toxfusion.study.tables import numbers, read_table, read_values
 
@@ -153,6 +153,10 @@ def import_spatial(
     )
 
 
+#: um per pixel above which positions are of a smaller picture than the image, or source.pitch_um is of another array
+COARSEST_MPP = 4.0
+
+
 @dataclass(frozen=True)
 class Layout:
     """A section as its folder lays it out.
@@ -245,6 +249,7 @@ def read_section(
         mpp = microns_per_pixel(spots, pitch)
     except ImportTableError as error:
         raise ImportTableError(f"{folder}: {error}") from error
+    _ask_of_places(layout.name, spots, mpp, pitch, audit)
     return Section(
         layout.name,
         layout.image,
@@ -316,6 +321,35 @@ def microns_per_pixel(spots: pd.DataFrame, pitch_um: float) -> float:
             f"from where its place in the array has it, and spots are {np.sqrt(area):.0f} px apart; correct it"
         )
     return float(pitch_um / np.sqrt(area))
+
+
+def _ask_of_places(name: str, spots: pd.DataFrame, mpp: float, pitch_um: float, audit: Audit) -> None:
+    """Refuse spots outside of any image, and ask about positions that are most likely exchanged or of a smaller image.
+
+    Raises:
+        ImportTableError: a spot lies left of or above the image.
+    """
+    pixels = spots[["pixel_x", "pixel_y"]]
+    if (outside := (pixels < 0).any(axis=1)).any():
+        spot = spots[outside].iloc[0]
+        raise ImportTableError(
+            f"{name}: spot {spot.name!r} lies at pixel ({spot['pixel_x']:.0f}, {spot['pixel_y']:.0f}), outside of the "
+            "image; give positions from its upper left corner"
+        )
+    along = [abs(np.corrcoef(spots[axis], spots[f"pixel_{axis}"])[0, 1]) for axis in "xy"]
+    across = [abs(np.corrcoef(spots[axis], spots[f"pixel_{other}"])[0, 1]) for axis, other in ("xy", "yx")]
+    if max(along) < min(across):
+        audit.change(
+            STAGE, "section", name,
+            f"kept; {NEAR} to exchange pixel_x and pixel_y? x of the array runs along pixel_y, as in an image that is "
+            "turned by a right angle",
+        )  # fmt: skip
+    if mpp > COARSEST_MPP:
+        audit.change(
+            STAGE, "section", name,
+            f"kept; {NEAR} the positions in the full image? Spots {pitch_um:g} um apart give {mpp:.3g} um per pixel, "
+            "which no slide has",
+        )  # fmt: skip
 
 
 def _only(folder: Path, pattern: str, what: str) -> Path:

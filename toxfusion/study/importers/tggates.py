@@ -96,9 +96,10 @@ def import_tggates(
     if dili not in DILI_LABELS:
         raise ImportTableError(f"source.dili={dili}: is none of {', '.join(DILI_LABELS)}")
     audit = Audit()
-    arrays = rat_liver_arrays(read_attributes(attributes), attributes, audit)
+    animals = read_attributes(attributes)
+    arrays = rat_liver_arrays(animals, attributes, audit)
     lesions = read_pathology(pathology, audit)
-    _refuse_strange_groups(lesions, pathology, arrays, attributes)
+    _refuse_strangers(lesions, pathology, arrays, animals, attributes)
     profiles, named = (None, {}) if expression is None else _read_profiles(expression, gene_ids, audit)
     chosen = _choose(arrays, profiles, samples, expression, audit)
     if pheno is not None:
@@ -179,17 +180,44 @@ def read_pathology(path: Path | str, audit: Audit) -> pd.DataFrame:
     return table[table["ORGAN"] == "Liver"]
 
 
-def _refuse_strange_groups(
-    lesions: pd.DataFrame, pathology: Path | str, arrays: pd.DataFrame, attributes: Path | str
+def _refuse_strangers(
+    lesions: pd.DataFrame,
+    pathology: Path | str,
+    arrays: pd.DataFrame,
+    animals: pd.DataFrame,
+    attributes: Path | str,
 ) -> None:
-    """Findings that are of no group of the attributes (ids without their zeros, say) would leave every rat sound."""
-    ours, theirs = (
-        list(dict.fromkeys(map("-".join, table[ANIMAL[:2]].astype(str).to_numpy())))
-        for table in (arrays, lesions)
-    )
-    if ours and not set(ours).intersection(theirs):
+    """Findings that are of no group, or of no animal, of the attributes (ids without their zeros, numbers with a
+    decimal) would leave every rat sound."""
+    ours, theirs = _ids(arrays, ANIMAL[:2]), _ids(lesions, ANIMAL[:2])
+    shared = set(ours).intersection(theirs)
+    _refuse_none_of(shared, ours, theirs, "groups", ANIMAL[:2], pathology, attributes)
+    there = lesions[[group in shared for group in _joined_ids(lesions, ANIMAL[:2])]]
+    of_groups = animals[[group in shared for group in _joined_ids(animals, ANIMAL[:2])]]
+    ours, theirs = _ids(of_groups, ANIMAL), _ids(there, ANIMAL)
+    _refuse_none_of(set(ours).intersection(theirs), ours, theirs, "animals", ANIMAL, pathology, attributes)
+
+
+def _joined_ids(table: pd.DataFrame, columns: list[str]) -> list[str]:
+    return list(map("-".join, table[columns].astype(str).to_numpy()))
+
+
+def _ids(table: pd.DataFrame, columns: list[str]) -> list[str]:
+    return list(dict.fromkeys(_joined_ids(table, columns)))
+
+
+def _refuse_none_of(
+    shared: set[str],
+    ours: list[str],
+    theirs: list[str],
+    what: str,
+    columns: list[str],
+    pathology: Path | str,
+    attributes: Path | str,
+) -> None:
+    if ours and not shared:
         raise ImportTableError(
-            f"{pathology}: none of its {len(theirs)} groups ({'-'.join(ANIMAL[:2])}) is of an arrayed rat liver in "
+            f"{pathology}: none of its {len(theirs)} {what} ({'-'.join(columns)}) is of an arrayed rat liver in "
             f"{attributes}: {', '.join(map(repr, theirs[:3]))} there, {', '.join(map(repr, ours[:3]))} here; use the "
             "same ids in both"
         )
