@@ -140,8 +140,8 @@ def _check_vectors(vectors: pd.DataFrame, file: str, modality: str) -> None:
     zeros = ~values.any(axis=1)
     if zeros.any():
         raise ImportTableError(
-            f"{file}, modality {modality!r}, sample {vectors.index[np.flatnonzero(zeros)][0]!r}: its vector is zeros; leave "
-            "samples without a slide out of the modality"
+            f"{file}, modality {modality!r}, sample {vectors.index[np.flatnonzero(zeros)][0]!r}: its vector is zeros; "
+            "leave samples without a slide out of the modality"
         )
     if len(values) > 1 and (values == values[0]).all():
         raise ImportTableError(
