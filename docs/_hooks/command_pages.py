@@ -205,7 +205,8 @@ def _table(keys: list[Key]) -> str:
     for key in keys:
         default = f"`{key.default}`" if key.default else ""
         rows.append(f"| `{key.name}` | {default.replace('|', chr(92) + '|')} | {_prose(key.description)} |")
-    return "\n".join(rows)
+    table = "\n".join(rows)
+    return f'<div class="keys" markdown="1">\n\n{table}\n\n</div>'
 
 
 def _prose(text: str) -> str:
