@@ -571,3 +571,13 @@ def test_other_figures_are_written(make_table, tmp_path: Path) -> None:
         tmp_path / "slide.png", downsample=4, mpp0=0.5,
     )  # fmt: skip
     assert {p.name for p in tmp_path.iterdir()} == {"map.png", "curves.png", "confusion.png", "slide.png"}
+
+
+def test_a_reference_that_was_not_run_is_refused_with_one_that_was(make_table) -> None:
+    with pytest.raises(ComparisonError, match="take reference=pca_logistic, or another of pca_logistic, snn"):
+        compare(
+            [*runs_of(make_table, "snn"), *runs_of(make_table, "pca_logistic")],
+            VIRTUAL,
+            reference="full",
+            draws=20,
+        )

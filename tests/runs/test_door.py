@@ -86,3 +86,23 @@ def test_a_finished_run_says_what_it_holds_and_commands_that_exist(
     assert next_steps(other, brief=True) == ""
     RunFolder(tmp_path).close(other, 0.7124)
     assert next_steps(other, brief=True) == f"finished: {tmp_path}, validation score 0.712\n"
+
+
+def test_a_run_without_a_task_says_what_it_retrieves_and_what_it_lacks(
+    finished_run: tuple[Study, Path], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    config = {**RunFolder(finished_run[1]).read_config(), "paths": {"output": str(tmp_path)}}
+    measured = {"direction": "slide_to_expression", "match": "instance", "metric": "recall_at_10", "value": 0.173,
+                "chance": 0.054, "n": 185}  # fmt: skip
+    folder.metrics.write_text(json.dumps({"retrieval": [measured, {**measured, "metric": "median_rank"}]}))
+    folder.figures.mkdir()
+    (folder.stage("pretrain") / "best.ckpt").parent.mkdir(parents=True)
+    (folder.stage("pretrain") / "best.ckpt").touch()
+    folder.close(config, float("nan"))
+    assert next_steps(config, brief=False).splitlines()[1:] == [
+        "  metrics.json",
+        "retrieval, slide to expression: 0.173 among the first ten (chance 0.054, 185 test samples)",
+    ]
+    with pytest.raises(RunError, match="was pretrained alone"):
+        folder.read_trained()

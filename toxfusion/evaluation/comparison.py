@@ -108,7 +108,10 @@ def compare(
     _refuse_doubles(runs)
     experiments = sorted({r.experiment for r in runs}, key=lambda e: (e != reference, e))
     if reference not in experiments:
-        raise ComparisonError(f"no finished run of the reference {reference!r}; there are {experiments}.")
+        raise ComparisonError(
+            f"no finished run of the reference {reference!r}; take reference={experiments[0]}, or another of "
+            f"{', '.join(experiments)}."
+        )
     notes = [*_completeness(runs, experiments), *_transductive(runs, experiments)]
     pooled = {e: _pooled([r for r in runs if r.experiment == e]) for e in experiments}
     of_experiment = {e: [r for r in runs if r.experiment == e] for e in experiments}

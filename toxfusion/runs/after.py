@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -102,10 +103,14 @@ def next_steps(config: dict[str, Any], *, brief: bool) -> str:
         return lines[0] + "\n"
     best = folder.stage("finetune") / "best.ckpt"
     kept = [best, folder.metrics, folder.predictions, folder.embeddings, folder.figures]
-    lines += [f"  {file.relative_to(folder.root)}" for file in kept if file.exists()]
-    lines.append("next:")
-    if folder.predictions.is_file():
-        lines.append(f"  toxfusion evaluate run={folder.root}")
+    lines += [
+        f"  {file.relative_to(folder.root)}"
+        for file in kept
+        if file.is_file() or (file.is_dir() and any(file.iterdir()))
+    ]
+    if not folder.predictions.is_file():
+        return "\n".join([*lines, *_recalls(folder)]) + "\n"
+    lines += ["next:", f"  toxfusion evaluate run={folder.root}"]
     if best.is_file():
         folds = folder.root.parent
         lines += [
@@ -115,3 +120,13 @@ def next_steps(config: dict[str, Any], *, brief: bool) -> str:
         ]
     lines.append(f"  toxfusion compare runs={folder.root.parents[1]}")
     return "\n".join(lines) + "\n"
+
+
+def _recalls(folder: RunFolder) -> list[str]:
+    """What a run without a task is read by: a line a direction of retrieval, recall at 10 beside chance."""
+    return [
+        f"retrieval, {measured['direction'].replace('_', ' ')}: {measured['value']:.3f} among the first ten "
+        f"(chance {measured['chance']:.3f}, {measured['n']} test samples)"
+        for measured in json.loads(folder.metrics.read_text()).get("retrieval", [])
+        if measured["metric"] == "recall_at_10" and measured["match"] == "instance"
+    ]

@@ -126,9 +126,16 @@ class RunFolder:
         """What fine-tuning kept: "state_dict", with the predictor's weights, and "contract".
 
         Raises:
+            RunError: the run was pretrained alone.
             CheckpointError: it is not there, or cannot be read.
         """
-        return read_checkpoint(self.stage("finetune") / "best.ckpt")
+        best = self.stage("finetune") / "best.ckpt"
+        if not best.is_file() and (self.stage("pretrain") / "best.ckpt").is_file() and self.finished():
+            raise RunError(
+                f"{self.root}: was pretrained alone (task=none), so that it predicts nothing; its retrieval is in "
+                f"{self.metrics.name}, its vectors are in {self.embeddings.name}"
+            )
+        return read_checkpoint(best)
 
     def read_predictions(self) -> pd.DataFrame:
         """Predictions of validation and test units; raises PredictionsError where there are none."""
