@@ -132,7 +132,7 @@ def train(output: Path, dataset: str, methods: Sequence[str], folds: Sequence[in
         f"task.classes=[{','.join(DATASETS[dataset])}]",
         "split=predefined", f"split.path={folds_file(output, dataset)}", f"split.fold={','.join(map(str, folds))}",
         f"split.allow_overlap={str(overlap).lower()}", "heatmaps=0", "trainer.progress=false",
-        "paths.variant=", f"paths.outputs={output / 'runs' / dataset}",
+        "paths.variant=''", f"paths.outputs={output / 'runs' / dataset}",
         log=output / "logs" / f"{dataset}_{methods[0]}.log",
     )  # fmt: skip
 

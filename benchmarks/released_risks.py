@@ -101,7 +101,7 @@ def run_cohort(cohort: str, folder: Path, output: Path, experiments: list[str]) 
         "toxfusion.train", "-m", f"experiment={','.join(left)}", f"split.fold={','.join(map(str, range(FOLDS)))}",
         f"data.root={root}",
         "tile_features=none", "data=cohort", "modality=omics", "split=predefined",
-        f"split.path={root / 'splits' / 'published.csv'}", "task=survival", "paths.variant=",
+        f"split.path={root / 'splits' / 'published.csv'}", "task=survival", "paths.variant=''",
         f"paths.outputs={output / 'runs'}",
     )  # fmt: skip
 

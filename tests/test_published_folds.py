@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
+import toxfusion as tf
 from benchmarks import mirror_folds, mirror_tables, released_risks
 from toxfusion.evaluation import predictions
 
 CLASSES = ("COAD", "READ")
+
+
+@pytest.mark.parametrize("module", [released_risks, mirror_folds])
+def test_the_command_line_of_a_benchmark_is_one_that_train_takes(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[tuple[str, ...]] = []
+    monkeypatch.setattr(module, "command", lambda *line, **_: lines.append(line))
+    if module is released_risks:
+        (tmp_path / "studies" / "blca" / "splits").mkdir(parents=True)
+        (tmp_path / "studies" / "blca" / "splits" / "published.csv").touch()
+        released_risks.run_cohort("blca", tmp_path, tmp_path, ["pca_cox"])
+    else:
+        mirror_folds.train(tmp_path, "brca", list(mirror_folds.METHODS)[:1], [0], overlap=False)
+    ((name, _, *overrides),) = lines
+    assert name == "toxfusion.train"
+    config = tf.compose("train", [override.replace("=0,1,2,3,4", "=0") for override in overrides])
+    assert config["paths"]["variant"] == ""
 
 
 def _tested(fold: int, n: int = 40) -> pd.DataFrame:
