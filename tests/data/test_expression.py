@@ -122,6 +122,16 @@ def test_missing_and_doubled_genes_are_named() -> None:
             use()
 
 
+@pytest.mark.parametrize("reference", ["none", "matched_controls"])
+def test_a_study_of_slides_alone_needs_no_gene(reference: str) -> None:
+    study = small_study()
+    fitted = fit(study, ["c1", "c2", "t1"], reference=reference)
+    bare = replace(study, var=study.var.iloc[:0], expression=study.expression[:, :0])
+    assert np.isnan(fitted.transform(bare, ["c1", "t1"])).all()
+    assert fitted.transform(bare, ["c1", "t1"]).shape == (2, len(fitted.gene_ids))
+    assert np.isfinite(fitted.control_profiles(bare, ["c1", "t1"])).all()
+
+
 def test_clip_bounds_values() -> None:
     study = small_study()
     fitted = fit(study, ["c1", "c2", "t1", "t2"], clip=1.5)

@@ -145,15 +145,17 @@ class ExpressionTransform:
                 another range than those of training, as values that are no log2 do.
 
         Returns:
-            float32 [n, G]; a sample without a profile is a row of NaN.
+            float32 [n, G]; a sample without a profile is a row of NaN. A study of slides alone needs no gene.
 
         Raises:
-            ExpressionError: the study lacks a gene, or has it twice.
+            ExpressionError: the study has profiles and lacks a gene, or has it twice.
             BatchError: a sample, or one of its controls, is of a batch that is refused.
             KeyError: the study lacks a sample.
         """
-        columns = _gene_columns(study, self.gene_ids)
         positions = study.positions(sample_ids)
+        if not study.has_expression.any():
+            return np.full((len(positions), len(self.gene_ids)), np.nan, np.float32)
+        columns = _gene_columns(study, self.gene_ids)
         if audit is not None:
             self._ask_of_scale(study, positions[study.has_expression[positions]], columns, audit)
         values = _referenced(study, positions, columns, self.control_mean, self.reference, self.combat, audit)
@@ -184,7 +186,7 @@ class ExpressionTransform:
             float32 [n, G], without NaN.
 
         Raises:
-            ExpressionError: the study lacks a gene, or has it twice.
+            ExpressionError: the study has profiles and lacks a gene, or has it twice.
             KeyError: the study lacks a sample.
         """
         positions = study.positions(sample_ids)
@@ -192,10 +194,10 @@ class ExpressionTransform:
             return self._standardised(
                 np.zeros((len(positions), len(self.gene_ids))), study.obs.iloc[positions]
             )
-        columns = _gene_columns(study, self.gene_ids)
         groups = study.obs["control_group"].to_numpy()
         usable = study.obs["is_control"].to_numpy() & study.has_expression
-        values = np.full((len(positions), len(columns)), np.nan)
+        values = np.full((len(positions), len(self.gene_ids)), np.nan)
+        columns = _gene_columns(study, self.gene_ids) if usable.any() else np.empty(0, np.int64)
         for i, row in enumerate(positions):
             controls = np.flatnonzero(usable & (groups == groups[row]))
             controls = controls[controls != row] if groups[row] else controls[:0]

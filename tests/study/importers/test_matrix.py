@@ -336,3 +336,12 @@ def test_units_in_column_names_are_stored_under_another_name(tmp_path: Path) -> 
     (tmp_path / "serum.csv").write_text("sample_id,ALT(IU/L),ALT(IU_L)\nv1,50,50\n")
     with pytest.raises(StudyError, match=r"serum.csv, column 'ALT\(IU_L\)'"):
         import_matrix(tmp_path / "s", **settings | {"chemistry": f"{tmp_path}/serum.csv"})
+
+
+def test_slides_alone_are_a_study(tmp_path: Path) -> None:
+    settings = write(tmp_path) | {"expression": None, "kind": "log2"}
+    (tmp_path / "slides.csv").write_text("slide_id,sample_id,path\na,v1,a.svs\n")
+    study = import_matrix(tmp_path / "s", **settings, slides=str(tmp_path / "slides.csv"))
+    assert study.expression.shape == (5, 0)
+    assert not study.has_expression.any()
+    assert study.has_slide.tolist() == [True, False, False, False, False]

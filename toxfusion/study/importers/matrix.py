@@ -62,8 +62,8 @@ LEVELS = {1: ("high",), 2: ("low", "high"), 3: ("low", "middle", "high")}
 def import_matrix(
     root: Path | str,
     *,
-    expression: str,
     samples: str,
+    expression: str | None,
     slides: str | None = None,
     findings: str | None = None,
     chemistry: str | None = None,
@@ -78,10 +78,10 @@ def import_matrix(
     """Write a study of a user's tables; each may be CSV, TSV, their .gz or .xlsx, with any line end.
 
     Args:
-        expression: genes x samples or samples x genes, the first column naming the rows; or .h5ad; or, with raw
-            counts, a 10x folder or .h5, each barcode a sample.
         samples: sample_id, compound, dose (mg/kg, 0 = vehicle control), and any column of the contract; others
             are kept. See ``complete_samples`` for what is filled in.
+        expression: genes x samples or samples x genes, the first column naming the rows; or .h5ad; or, with raw
+            counts, a 10x folder or .h5, each barcode a sample. None: a study of slides alone, without a gene.
         slides: slide_id, sample_id, path (relative to the table), and optionally mpp_override, x, y, width,
             height.
         findings: sample_id and one column a term: 0 to 4, or minimal, slight, moderate, severe; empty = not
@@ -100,11 +100,15 @@ def import_matrix(
     """
     audit = Audit()
     obs = complete_samples(_sample_table(samples), samples, audit)
-    matrix, symbols, named = _profiles(expression, obs, orientation, kind, pseudobulk, gene_ids, audit)
+    symbols: dict[str, str] = {}
+    named: dict[str, Any] = {}
+    matrix = pd.DataFrame(index=obs.index[:0], dtype=np.float64)
+    if expression is not None:
+        matrix, symbols, named = _profiles(expression, obs, orientation, kind, pseudobulk, gene_ids, audit)
+        if kind == "log2":
+            refuse_no_log2(matrix, expression, "source=counts")
+            ask_of_whole(matrix, expression, audit)
     counts = matrix.reindex(obs.index).to_numpy(np.float64) if kind == "counts" else None
-    if kind == "log2":
-        refuse_no_log2(matrix, expression, "source=counts")
-        ask_of_whole(matrix, expression, audit)
     values = matrix.to_numpy(np.float64)
     log2 = log2_per(values, 1e6) if kind == "counts" else values.astype(np.float32)
     full = pd.DataFrame(log2, index=matrix.index, columns=matrix.columns).reindex(obs.index)
