@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.covariance import LedoitWolf
 
 from toxfusion.evaluation.applicability import (
     LEAST_UNITS,
@@ -23,8 +24,6 @@ def reference(n: int = 60, scale: float = 1.0) -> tuple[Reference, np.ndarray]:
 
 
 def test_distance_is_mahalanobis_to_the_fifth_compound() -> None:
-    from sklearn.covariance import LedoitWolf
-
     fitted, vectors = reference()
     at = np.array([[1.0, -2.0, 0.3, 4.0]])
     precision = LedoitWolf().fit(vectors).precision_

@@ -18,6 +18,7 @@ import yaml
 from sklearn.metrics import confusion_matrix
 
 from tests.evaluation.conftest import runs_of
+from toxfusion.compare import main
 from toxfusion.evaluation import comparison_pages as pages
 from toxfusion.evaluation import figures, predictions
 from toxfusion.evaluation.comparison import Cohort, ComparisonError, Run, compare
@@ -25,6 +26,8 @@ from toxfusion.evaluation.comparison_table import Comparison, _p
 from toxfusion.evaluation.figures import FigureError
 from toxfusion.evaluation.figures.tested import _confusions
 from toxfusion.evaluation.out_of_fold import out_of_fold
+from toxfusion.runs.compared import compare_runs, read_runs
+from toxfusion.training.folder import RunError
 
 VIRTUAL = {"study": Cohort("study", virtual=True)}
 
@@ -372,8 +375,6 @@ def outputs(make_table, tmp_path: Path) -> Path:
 def test_command_line_end_to_end(
     outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str
 ) -> None:
-    from toxfusion.compare import main
-
     folder, rival = tmp_path / "table", outputs / "ablation_wsi_only"
     theirs = pd.concat([pd.read_parquet(rival / f"fold{k}_seed0" / "predictions.parquet") for k in range(2)])
     theirs = theirs[(theirs["task"] == "dili") & (theirs["part"] == "test")]
@@ -409,8 +410,6 @@ def test_command_line_end_to_end(
 def test_only_what_tells_runs_apart_is_in_the_name(
     make_table, tmp_path: Path, variants, expected: set[str]
 ) -> None:
-    from toxfusion.runs.compared import read_runs
-
     for name, variant in zip(("full", "clip"), variants, strict=True):
         _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), variant=variant)
     assert {run.experiment for run in read_runs(str(tmp_path / "o"))[0]} == expected
@@ -427,8 +426,6 @@ def test_only_what_tells_runs_apart_is_in_the_name(
 def test_a_reference_is_a_row_or_the_experiment_of_one(
     make_table, tmp_path: Path, variants: dict[str, list[str]], reference: str, first: str
 ) -> None:
-    from toxfusion.runs.compared import compare_runs
-
     for name, of_name in variants.items():
         for variant in of_name:
             place = tmp_path / "o" / f"{name}{variant}" / "fold0"
@@ -443,8 +440,6 @@ def test_a_reference_is_a_row_or_the_experiment_of_one(
 
 
 def test_a_reference_of_several_rows_is_refused_with_their_names(make_table, tmp_path: Path) -> None:
-    from toxfusion.runs.compared import compare_runs
-
     for variant in ("_lr-1", "_lr-2"):
         place = tmp_path / "o" / f"full{variant}" / "fold0"
         _write_run(place, "full", 0, make_table(n_folds=2), variant=variant)
@@ -455,9 +450,6 @@ def test_a_reference_of_several_rows_is_refused_with_their_names(make_table, tmp
 
 
 def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> None:
-    from toxfusion.runs.compared import read_runs
-    from toxfusion.training.folder import RunError
-
     for name, transductive in {"null_permuted": False, "ablation_wsi_only": True, "full": False}.items():
         _write_run(tmp_path / "o" / name / "fold0", name, 0, make_table(n_folds=2), transductive=transductive)
     by_experiment = {
@@ -475,8 +467,6 @@ def test_what_a_run_is_comes_from_its_own_files(make_table, tmp_path: Path) -> N
 
 def test_each_permutation_of_labels_is_a_row_of_its_own(make_table, tmp_path: Path) -> None:
     """Seeds of other experiments are averaged; permutations have labels of their own, which would not agree."""
-    from toxfusion.runs.compared import read_runs
-
     for seed in range(2):
         for name in ("null_permuted", "full"):
             table = make_table(n_folds=2, seed=seed)
@@ -492,8 +482,6 @@ def test_each_permutation_of_labels_is_a_row_of_its_own(make_table, tmp_path: Pa
 
 
 def test_a_comparison_of_fewer_runs_leaves_no_figure_of_the_former(outputs: Path, tmp_path: Path) -> None:
-    from toxfusion.compare import main
-
     for pattern, expected in (("", True), ("full", False)):
         main([f"runs='{outputs / pattern}'", f"output={tmp_path / 'table'}", "draws=20",
               f"hydra.run.dir={tmp_path / 'log'}"])  # fmt: skip
@@ -503,8 +491,6 @@ def test_a_comparison_of_fewer_runs_leaves_no_figure_of_the_former(outputs: Path
 def test_command_line_names_a_pattern_that_matches_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from toxfusion.compare import main
-
     with pytest.raises(SystemExit):
         main([f"runs={tmp_path / 'nowhere'}", f"output={tmp_path}", f"hydra.run.dir={tmp_path / 'log'}"])
     assert "nowhere" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from toxfusion.evaluation import figures, probing
 from toxfusion.evaluation.figures import FigureError
@@ -65,8 +66,6 @@ def test_two_shots_rank_by_the_line_between_them() -> None:
 
 
 def test_the_span_of_the_shots_holds_the_whole_solution() -> None:
-    from sklearn.linear_model import LogisticRegression
-
     rng = np.random.default_rng(1)
     values, label = rng.normal(size=(40, 30)), np.arange(40) % 2
     shots = np.arange(10)

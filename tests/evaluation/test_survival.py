@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import r2_score
 
 from tests.evaluation.censored import integrated_brier, uno_c
 from toxfusion.evaluation import statistics
@@ -122,9 +124,6 @@ def test_the_curve_of_bins_is_linear_between_their_ends() -> None:
 
 
 def test_spearman_and_r2_of_draws_equal_scipy_and_sklearn() -> None:
-    from scipy.stats import spearmanr
-    from sklearn.metrics import r2_score
-
     rng = np.random.default_rng(2)
     label, codes = rng.integers(0, 8, 40).astype(float), rng.integers(0, 6, 40)
     score = np.round(label + rng.normal(0, 3, 40))

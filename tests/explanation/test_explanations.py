@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,6 +39,7 @@ from toxfusion.report import explained
 from toxfusion.report import pages as html_report
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.study.study import Study
+from toxfusion.synthetic.slide_spec import PHENOTYPES
 from toxfusion.training.folder import RunError, RunFolder
 
 GENE_SETS = (
@@ -320,10 +322,6 @@ def test_localisation_and_recovery_by_hand() -> None:
 
 
 def test_lesion_shares_read_the_mask_under_the_tile(tmp_path: Path, study: Study) -> None:
-    import cv2
-
-    from toxfusion.synthetic.slide_spec import PHENOTYPES
-
     bits = np.zeros((10, 10), np.uint16)
     bits[0:2, 4:6] = 1 << PHENOTYPES.index("necrosis")
     (tmp_path / "truth" / "masks").mkdir(parents=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -93,8 +94,6 @@ def test_weights_are_loaded_whole_from_every_usual_form(tmp_path: Path, resnet: 
     state: dict[str, Any] = resnet.state_dict()
     path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
     if form == "safetensors":
-        from safetensors.torch import save_file
-
         save_file(state, path)
     elif form == "nested":
         torch.save({"epoch": 3, "state_dict": state}, path)

@@ -15,6 +15,7 @@ import yaml
 
 from tests.conftest import tiny_tables
 from tests.feature_store import write_features
+from toxfusion import predict
 from toxfusion.data import expression
 from toxfusion.evaluation import predictions
 from toxfusion.evaluation.applicability import ApplicabilityError
@@ -208,8 +209,6 @@ def test_samples_without_a_matched_control_are_in_the_audit(short_run: RunFolder
 def test_the_command_writes_tables_notes_and_a_figure(
     short_run: RunFolder, new: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from toxfusion import predict
-
     predict.main([f"run={short_run.root}", f"study={new.root}", f"paths.outputs={tmp_path}", "alpha=0.5"])
     output = tmp_path / "predict" / "study"
     assert {f.name for f in output.iterdir()} >= {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
 from toxfusion.synthetic import oracle
 from toxfusion.synthetic.axes import INDEX
@@ -73,9 +75,6 @@ def test_dili_probability_is_calibrated() -> None:
 
 def test_oracles_of_both_settings() -> None:
     """DILI of the positive control needs both modalities together: adding up what each says is clearly less."""
-    from scipy.stats import norm
-    from sklearn.metrics import roc_auc_score
-
     aurocs, added = {}, {}
     for setting in SETTINGS:
         compounds, population = (

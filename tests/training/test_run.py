@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +25,7 @@ from torch._dynamo.utils import counters
 from tests.feature_store import featured_study, tiled_study, write_features
 from tests.processes import METHOD
 from tests.training.small_runs import small
+from toxfusion import extract, predict
 from toxfusion.config.entry import compose
 from toxfusion.config.nodes import ConfigError
 from toxfusion.data.gene_sets import GeneSetError
@@ -32,10 +34,11 @@ from toxfusion.runs.loaded import load_own_study, load_run
 from toxfusion.runs.new_study import score_study
 from toxfusion.runs.probes import network_of
 from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.nulls import deal_slides, permute_labels
 from toxfusion.study.split import write_manifest
 from toxfusion.study.splits import CompoundKFold
-from toxfusion.study.study import Study
+from toxfusion.study.study import Study, write_study
 from toxfusion.training import finetuning, network, pretraining, tile_contrastive, tile_features
 from toxfusion.training.assemble import (
     TrainingError,
@@ -87,8 +90,6 @@ def test_a_run_leaves_scores_of_every_test_unit(
 def test_embeddings_open_in_scanpy_with_gates_that_sum_to_one(
     full_run: tuple[RunFolder, dict[str, Any]],
 ) -> None:
-    import anndata
-
     folder, config = full_run
     table = anndata.read_h5ad(folder.embeddings)
     size = config["size"]
@@ -337,8 +338,6 @@ def test_a_run_goes_on_with_the_parts_it_began_on_or_not_at_all(featured: Study,
 
 
 def test_tile_encoder_is_trained_for_the_fold_and_named_by_what_it_saw(tmp_path: Path) -> None:
-    from toxfusion.study.bag_store import BagStore
-
     study = tiled_study(tmp_path / "study")
     config = small(study, tmp_path, "tile_features=contrastive", "size.tile_steps=2", "size.tile_batch=4",
                    "size.pretrain_steps=3", "size.finetune_steps=3")  # fmt: skip
@@ -365,8 +364,6 @@ def test_the_published_encoder_is_the_default_and_encodes_a_study_once_for_all_f
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training and `extract` give the same features; a new study is encoded by the same encoder when it is scored."""
-    from toxfusion import extract
-
     study = tiled_study(tmp_path / "study")
     config = small(study, tmp_path / "first", "tile_features=imagenet")
     assert config["tile_features"] == compose("train", [f"data.root={study.root}"])["tile_features"]
@@ -410,8 +407,6 @@ def test_of_two_processes_at_one_encoder_the_second_waits(
 def test_predict_scores_a_study_without_labels(
     full_run: tuple[RunFolder, dict[str, Any]], tmp_path: Path, study_tables: dict[str, Any]
 ) -> None:
-    from toxfusion.study.study import write_study
-
     folder, _ = full_run
     study_tables["obs"] = study_tables["obs"].assign(dili=np.nan, injury=np.nan)
     study_tables["findings"] = study_tables["findings"].iloc[:, :0]
@@ -440,8 +435,6 @@ def test_predict_scores_a_study_without_labels(
 def test_features_of_another_scale_are_refused(
     full_run: tuple[RunFolder, dict[str, Any]], tmp_path: Path, study_tables: dict[str, Any]
 ) -> None:
-    from toxfusion.study.study import write_study
-
     coarse = write_study(tmp_path / "coarse", **study_tables)
     write_features(coarse, mpp=1.0)
     with pytest.raises(ValueError, match=r"not trained on \(mpp 1\.0, not 0\.5\)"):
@@ -454,8 +447,6 @@ def test_predict_names_the_runs_it_leaves_out(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from toxfusion import predict
-
     runs = tmp_path / "runs"
     shutil.copytree(full_run[0].root, runs / "fold0")
     (runs / "fold1").mkdir()

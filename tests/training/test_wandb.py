@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -177,8 +178,6 @@ def test_every_value_of_the_history_on_disk_is_in_the_run(
 def test_metrics_with_intervals_predictions_and_gates_are_those_on_disk(
     full: tuple[RunFolder, dict[str, Any], Tracked],
 ) -> None:
-    import anndata
-
     folder, _, tracked = full
     scores = json.loads(folder.metrics.read_text())["scores"]
     kappa = scores["severity"]["quadratic_kappa"]
