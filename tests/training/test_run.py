@@ -52,7 +52,7 @@ from toxfusion.training.checkpoint import CheckpointError, read_checkpoint
 from toxfusion.training.choice import PlainScore
 from toxfusion.training.folder import RunError, RunFolder, config_digest
 from toxfusion.training.run import run
-from toxfusion.training.settings import NullSettings, RunSettings, SettingsError
+from toxfusion.training.settings import NullSettings, RunSettings
 
 
 @pytest.fixture(scope="module")
@@ -647,6 +647,6 @@ def test_pairs_are_shuffled_when_the_null_says(
 
 def test_pairs_shuffled_at_no_time_there_is_are_refused(featured: Study, tmp_path: Path) -> None:
     with pytest.raises(
-        SettingsError, match=r"shuffle_pairs=True is none of pretraining, throughout; give null"
+        ConfigError, match=r"^shuffle_pairs=true: give one of pretraining, throughout or null$"
     ):
         RunSettings.read(small(featured, tmp_path, "shuffle_pairs=true"))

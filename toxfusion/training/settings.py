@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from toxfusion.config.nodes import build, located, part
 from toxfusion.config.values import check_arguments
@@ -333,20 +333,10 @@ class NullSettings:
     Attributes:
         permute_labels: those of units, before training.
         shuffle_pairs: when slides are dealt anew to profiles; None for never.
-
-    Raises:
-        SettingsError: pairs are shuffled at no time that there is.
     """
 
     permute_labels: bool
     shuffle_pairs: Shuffled | None
-
-    def __post_init__(self) -> None:
-        if self.shuffle_pairs is not None and self.shuffle_pairs not in get_args(Shuffled):
-            raise SettingsError(
-                f"shuffle_pairs={self.shuffle_pairs!r} is none of {', '.join(get_args(Shuffled))}; give null to leave "
-                "pairs as they are"
-            )
 
 
 @dataclass(frozen=True)
