@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.markdown import markdown_table, write_between_marks
+from benchmarks.markdown import markdown_of, write_between_marks
 from toxfusion.evaluation.bootstrap import mean_over_clusters
-from toxfusion.explanation import truth
+from toxfusion.explanation import planted, truth
 from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.explaining import finished_runs
 from toxfusion.explanation.faithfulness import randomised
 from toxfusion.explanation.genes import GeneAttributions, attribute_genes, gene_attention
 from toxfusion.explanation.pathways import PlacedSet, enrichment
 from toxfusion.explanation.regions import add_integrated, tile_places, tile_scores
-from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
+from toxfusion.runs.loaded import LoadedRun
 from toxfusion.study.draws import generator
 from toxfusion.study.study import Study
 from toxfusion.synthetic.axes import AXIS_NAMES
@@ -128,7 +128,7 @@ def gene_recoveries(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> lis
     for each in axes:
         assert fold.expression is not None, "an axis has attributions where the run reads expression"
         axis, samples, attributions = each.axis, each.samples, each.attributions
-        planted = truth.programme(fold.study, axis)
+        programme = truth.programme(fold.study, axis)
         rng = generator(0, "random genes", axis)
         scores = {
             "integrated": attributions.integrated.loc[samples].mean().abs().to_numpy(),
@@ -138,9 +138,9 @@ def gene_recoveries(run: LoadedRun, weights: str, axes: Sequence[OfAxis]) -> lis
         read = gene_attention(run, run.batch(samples))
         if read is not None:
             scores["attention"] = read.mean(0)
-        measured = {n: truth.recovery(s, fold.expression.symbols, planted) for n, s in scores.items()}
+        measured = {n: truth.recovery(s, fold.expression.symbols, programme) for n, s in scores.items()}
         draws = [
-            truth.recovery(rng.random(fold.n_genes), fold.expression.symbols, planted)
+            truth.recovery(rng.random(fold.n_genes), fold.expression.symbols, programme)
             for _ in range(RANDOM_DRAWS)
         ]
         measured["random"] = mean_of_draws(draws)
@@ -244,11 +244,6 @@ def gene_table(recoveries: pd.DataFrame) -> pd.DataFrame:
     return table.assign(prevalence=prevalence).reset_index().round(3)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    lines = [["" if pd.isna(v) else str(v) for v in line] for line in table.to_numpy(dtype=object)]
-    return markdown_table(list(map(str, table.columns)), lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -264,8 +259,8 @@ def main() -> None:
     means: list[tuple[str, str, int, pd.Series]] = []
     folders = finished_runs(arguments.runs)
     for folder in folders:
-        study, split = load_own_study(folder)
-        run = load_run(folder, study, split)
+        run = planted.load(folder)
+        study, split = run.fold.study, run.fold.split
         shares = None
         if "tiles" in arguments.measure:
             places = tile_places(run, samples_with(run, split.test, "slide"))
@@ -293,7 +288,7 @@ def main() -> None:
     name = folders[0].read_config()["name"]
     for block, table in tables.items():
         command = f"python benchmarks/explanations.py --runs <{name}> --measure {block} --write"
-        text = f"`{command}`, {len(folders)} runs.\n\n{markdown(table)}"
+        text = f"`{command}`, {len(folders)} runs.\n\n{markdown_of(table)}"
         print(f"{block}\n{text}")
         if arguments.write:
             write_between_marks("explanations.md", block, text)

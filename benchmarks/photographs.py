@@ -30,9 +30,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.explanations import markdown
 from benchmarks.histology import BAR_SAYS, UM_PER_PIXEL, Image, Photograph, PhotographError, read_photographs
-from benchmarks.markdown import write_between_marks
+from benchmarks.markdown import markdown_of, write_between_marks
 from toxfusion.evaluation.bootstrap import Interval, Resampling, interval, paired_difference, resample
 from toxfusion.evaluation.statistics import Statistic, auroc_statistic, mean_of
 from toxfusion.models.tile import TileEncoder, TileEncoderError, load_tile_encoder
@@ -370,7 +369,7 @@ def main() -> None:
     )
     text = (
         f"`{command}`, the tile encoder of fold {about['fold']} of {about['study']} "
-        f"({about['settings']['backbone']}, {about['settings']['steps']} steps).\n\n{markdown(table)}\n\n"
+        f"({about['settings']['backbone']}, {about['settings']['steps']} steps).\n\n{markdown_of(table)}\n\n"
         f"{described(protocol, {**left_out, **empty}, loaded.encoder)}"
     )
     print(text)
