@@ -120,14 +120,11 @@ def compare(
     virtual = {c.name for c in cohorts.values() if c.virtual}
     records = []
     for headline in in_order(chain.from_iterable(headlines_of(tested) for tested in pooled.values())):
-        standard = _comparable(pooled[reference], headline)
         # One choice of pairs for a headline, so that all its experiments are compared alike.
-        every = (_comparable(pooled[e], headline) for e in experiments)
-        pairing = next(
-            (Pairing.of(predictions) for predictions in every if len(predictions)), Pairing("folds")
-        )
+        comparable = {e: _comparable(pooled[e], headline) for e in experiments}
+        pairing = next((Pairing.of(of) for of in comparable.values() if len(of)), Pairing("folds"))
         for experiment in experiments:
-            predictions = _comparable(pooled[experiment], headline)
+            predictions, standard = comparable[experiment], comparable[reference]
             if predictions.empty:
                 if not standard.empty:
                     notes.append(f"{experiment}: no {headline} predictions with labels that differ.")

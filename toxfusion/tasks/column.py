@@ -59,7 +59,7 @@ class ColumnTask(SampleTask):
         self.name = self.headline = column if name is None else name
         self.column, self.kind = column, kind
         self.order, self.negative, self.positive = (
-            None if given is None else words_of(given) for given in (order, negative, positive)
+            None if classes is None else words_of(classes) for classes in (order, negative, positive)
         )
         self.family: FamilyName = "binary"
         self.classes: tuple[str, ...] = ()

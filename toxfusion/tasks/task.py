@@ -298,6 +298,6 @@ def require_column(study: Study, key: str, column: object) -> None:
         )
 
 
-def words_of(given: object) -> tuple[str, ...]:
+def words_of(words: object) -> tuple[str, ...]:
     """One word or several, as text: a command line makes numbers of classes and ids that look like them."""
-    return tuple(map(str, given)) if isinstance(given, list | tuple) else (str(given),)
+    return tuple(map(str, words)) if isinstance(words, list | tuple) else (str(words),)
