@@ -23,8 +23,9 @@ from benchmarks.markdown import markdown_table
 from benchmarks.survival_tables import read
 from toxfusion.evaluation.survival import concordance_statistic
 from toxfusion.study.files import replace_file
+from toxfusion.study.number_columns import numbers
 from toxfusion.study.study import Study
-from toxfusion.study.tables import numbers, read_table
+from toxfusion.study.tables import read_table
 
 FOLDS = 5
 REFERENCE = "pca_cox"

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toxfusion.study.tables import MISSING_MARKS, TableError, read_table, read_values, typed
+from toxfusion.study.number_columns import MISSING_MARKS, typed
+from toxfusion.study.tables import TableError, read_table, read_values
 
 TABLE = "gene,A,B,C\nAlb,10.1,11.2,12.3\nMt1,1,2,3\n"
 

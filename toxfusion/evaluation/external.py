@@ -12,7 +12,7 @@ from toxfusion.evaluation import predictions
 from toxfusion.evaluation.comparison import ComparisonError, Run
 from toxfusion.study.any_table import read_any_table
 from toxfusion.study.audit import Audit
-from toxfusion.study.tables import numbers
+from toxfusion.study.number_columns import numbers
 
 #: Column -> the names that it may have in a file, the first that is there.
 NAMES = {

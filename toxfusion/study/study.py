@@ -1,4 +1,4 @@
-"""Reading and writing a study folder. The rules it must keep are in ``study_rules``; no pixels, tensors or splits."""
+"""Reading and writing a study folder. The rules it must keep are in ``rules``; no pixels, tensors or splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one reader of tables that people make: delimiter, header, width of every row, cells as text, numbers from text.
+"""The one reader of tables that people make: delimiter, header, width of every row, cells as text.
 
 A cell is text without blanks about it. One of `MISSING_MARKS` is a missing value in every table; every other word is
 kept as it is, None among them. Rows are called by their number in the file, as an editor or a spreadsheet shows it.
@@ -18,18 +18,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from toxfusion.study.number_columns import MISSING_MARKS, advice_on, is_missing, parsed
 from toxfusion.study.table_files import DELIMITERS, Content, TableError, delimiter_of, read_content
 from toxfusion.study.workbooks import ERROR_VALUES, first_sheet
 
-#: What stands for a missing value, in every table; docs/reference/tables.md names them.
-MISSING_MARKS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})*,\d+|[+-]?\d*,\d+")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 #: what a line begins with that is no part of a table
 _COMMENTS = ("#", "!", "%", "^")
 #: what parts the columns of a line where no delimiter of `DELIMITERS` does
 _OTHER_DELIMITER = re.compile(r"\||\S\s+\S")
-_PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?(\.|e[+-]\d+)?")
 _ERROR = re.compile("|".join(map(re.escape, sorted(ERROR_VALUES))))
 #: the first line by which spreadsheets say the delimiter
 _SAID = re.compile(r'"?sep=(.)"?\n', re.IGNORECASE)
@@ -186,51 +182,6 @@ def _read_values(content: Content, path: Path | str) -> pd.DataFrame:
     return table
 
 
-def numbers(
-    column: pd.Series,
-    path: Path | str,
-    advice: str = "correct it or leave it empty",
-    *,
-    negative: bool = True,
-) -> pd.Series:
-    """A column of text as float64, missing values NaN.
-
-    Args:
-        negative: values below 0 may be there.
-
-    Raises:
-        TableError: a value is no finite number, below 0, or one whose point may be of decimals or of thousands; file,
-            column, value and row are named.
-    """
-    values = _parsed(column, str(column.name), path, advice)
-    _refuse_thousands(column, path)
-    if not negative and (values < 0).any():
-        place = int(np.argmax(values < 0))
-        raise TableError(
-            f"{path}, column {column.name!r}, value {str(column.iloc[place])!r}: is negative, in row "
-            f"{column.index[place]!r}; {advice}"
-        )
-    infinite = np.isinf(values)
-    if infinite.any():
-        raise _no_number(column, str(column.name), int(np.argmax(infinite)), path, advice)
-    return pd.Series(values, index=column.index, name=column.name)
-
-
-def typed(column: pd.Series) -> pd.Series:
-    """A column that nothing is known of: numbers where every value is one as people write it, else text.
-
-    Ids that look like numbers, with leading zeros (010) or letters that read as an exponent (1E02), stay text.
-    """
-    texts = column.dropna()
-    if texts.empty or not texts.map(lambda cell: bool(_PLAIN_NUMBER.fullmatch(str(cell)))).all():
-        return column
-    values = pd.to_numeric(column.astype(object), errors="coerce").astype(np.float64)
-    if values[texts.index].isna().any():
-        return column
-    whole = values.notna().all() and (values == values.round()).all() and values.abs().max() < 2**53
-    return values.astype(np.int64) if whole else values
-
-
 def require_columns(table: pd.DataFrame, columns: Iterable[str], path: Path | str) -> None:
     """Raise TableError naming the first of ``columns`` that the table lacks, and the one that is it but for its
     spelling."""
@@ -286,62 +237,6 @@ def identified(
     return table.set_index(column)
 
 
-# -------------------------------------------------------------------------------- numbers
-
-
-def _parsed(column: pd.Series, name: str, path: Path | str, advice: str = "") -> np.ndarray:
-    """float64 [n]: the one place where text becomes numbers."""
-    texts = column.astype(object)
-    values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
-    for place in np.flatnonzero(np.isnan(values)):
-        if not _is_missing(texts.iloc[place]):
-            raise _no_number(texts, name, int(place), path, advice)
-    return values
-
-
-def _no_number(column: pd.Series, name: str, place: int, path: Path | str, advice: str) -> TableError:
-    value = str(column.iloc[place])
-    what = "is not finite" if np.isinf(pd.to_numeric(value, errors="coerce")) else "is no number"
-    return TableError(
-        f"{path}, column {name!r}, value {value!r}: {what}, in row {column.index[place]!r}; {_advice(value, advice)}"
-    )
-
-
-def _refuse_thousands(column: pd.Series, path: Path | str) -> None:
-    """1.234 among whole numbers of hundreds, or 1.000 among whole numbers: a point for thousands, most likely."""
-    pointed: dict[int, str] = {}
-    largest = 0
-    for place, cell in enumerate(column):
-        text = str(cell)
-        if "." in text:
-            if not _THOUSANDS.fullmatch(text):
-                return
-            pointed[place] = text
-        elif text.isdecimal():
-            largest = max(largest, int(text))
-    if not pointed or not 0 < largest < 1000:
-        return
-    doubted = [row for row, text in pointed.items() if text.endswith("0") or largest >= 100]
-    if not doubted:
-        return
-    place, value = doubted[0], pointed[doubted[0]]
-    raise TableError(
-        f"{path}, column {column.name!r}, value {value!r}: may be {float(value):g} or {value.replace('.', '')}, in row "
-        f"{column.index[place]!r}, where others are whole; write it without a point for thousands, or with one decimal "
-        "more or less"
-    )
-
-
-def _is_missing(cell: object) -> bool:
-    return cell is None or (isinstance(cell, float) and np.isnan(cell)) or str(cell).strip() in MISSING_MARKS
-
-
-def _advice(value: str, otherwise: str) -> str:
-    if _DECIMAL_COMMA.fullmatch(value.strip()):
-        return "write decimals with a point and thousands without a mark"
-    return otherwise
-
-
 def _values_of_cells(cells: _Cells, path: Path | str) -> pd.DataFrame:
     """Numbers of rows of text."""
     names = pd.Index([row[0].strip() for row in cells.rows], dtype=object, name=cells.names[0] or None)
@@ -350,7 +245,7 @@ def _values_of_cells(cells: _Cells, path: Path | str) -> pd.DataFrame:
     for i in range(1, width):
         column = pd.Series([row[i] for row in cells.rows], dtype=object)
         try:
-            values[:, i - 1] = _parsed(column, cells.names[i], path)
+            values[:, i - 1] = parsed(column, cells.names[i], path)
         except TableError as error:
             raise _text_among_values(column, cells, i, path) from error
     return pd.DataFrame(values, index=names, columns=pd.Index(cells.names[1:], dtype=object))
@@ -358,11 +253,11 @@ def _values_of_cells(cells: _Cells, path: Path | str) -> pd.DataFrame:
 
 def _text_among_values(column: pd.Series, cells: _Cells, position: int, path: Path | str) -> TableError:
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    bad = next(i for i, v in enumerate(values) if np.isnan(v) and not _is_missing(column.iloc[i]))
+    bad = next(i for i, v in enumerate(values) if np.isnan(v) and not is_missing(column.iloc[i]))
     row = cells.rows[bad]
     return TableError(
         f"{path}, column {cells.names[position]!r}, row {row[0].strip()!r}, value {row[position]!r}: holds text in row "
-        f"{cells.numbers[bad]}; {_advice(row[position].strip(), 'leave the names in the first column, else numbers')}"
+        f"{cells.numbers[bad]}; {advice_on(row[position].strip(), 'leave the names in the first column, else numbers')}"
     )
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from toxfusion.study.audit import Audit
-from toxfusion.study.importers.matrix import complete_samples, import_matrix
+from toxfusion.study.importers.matrix import import_matrix
+from toxfusion.study.importers.samples import complete_samples
 from toxfusion.study.importers.tables import ImportTableError
 from toxfusion.study.study import Study, StudyError
 

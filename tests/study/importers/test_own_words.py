@@ -11,8 +11,9 @@ import pytest
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.counts import thousands_as_decimals
 from toxfusion.study.importers.matrix import import_matrix
+from toxfusion.study.number_columns import numbers
 from toxfusion.study.study import Study
-from toxfusion.study.tables import TableError, numbers
+from toxfusion.study.tables import TableError
 
 EXPRESSION = "gene,s1,s2,s3\nAlb,1,2.5,3\nMt1,3,4,5\n"
 SAMPLES = "sample_id,compound,dose\ns1,a,0\ns2,a,10\ns3,a,30\n"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from toxfusion.study.analogues import read_analogues
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.genes import GeneIds
-from toxfusion.study.importers.matrix import complete_samples, import_matrix
+from toxfusion.study.importers.matrix import import_matrix
+from toxfusion.study.importers.samples import complete_samples
 from toxfusion.study.importers.spatial import _read_spots
 from toxfusion.study.importers.tables import read_slide_table
 from toxfusion.study.importers.tcga import import_tcga

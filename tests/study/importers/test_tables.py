@@ -18,7 +18,8 @@ from toxfusion.study.importers.tables import (
     log2_per,
     read_slide_table,
 )
-from toxfusion.study.tables import numbers, read_table, read_values
+from toxfusion.study.number_columns import numbers
+from toxfusion.study.tables import read_table, read_values
 
 TEXT = "gene,a,b\nAlb,1,2\nCyp1a1,3,4\n"
 

@@ -21,8 +21,9 @@ from toxfusion.study.doubts import alike
 from toxfusion.study.importers.symbols import recover_symbols
 from toxfusion.study.importers.tables import STAGE, ImportTableError
 from toxfusion.study.names import NEAR
+from toxfusion.study.number_columns import MISSING_MARKS
 from toxfusion.study.rules import CONTRACT_COLUMNS
-from toxfusion.study.tables import MISSING_MARKS, read_table
+from toxfusion.study.tables import read_table
 
 Collapse = Literal["mean", "max_mean", "sum"]
 COLLAPSES = ("mean", "max_mean", "sum")

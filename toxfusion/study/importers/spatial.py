@@ -26,8 +26,9 @@ from toxfusion.study.importers.spatialdata_store import StoredSection, is_store,
 from toxfusion.study.importers.tables import STAGE, ImportTableError, log2_per
 from toxfusion.study.importers.tenx import read_counts
 from toxfusion.study.names import NEAR, strangers
+from toxfusion.study.number_columns import numbers
 from toxfusion.study.study import Study, write_study
-from toxfusion.study.tables import numbers, read_table, read_values
+from toxfusion.study.tables import read_table, read_values
 
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs")
 #: um between neighbouring spots of the first arrays (her2st) and of Visium

@@ -11,9 +11,10 @@ import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.names import NEAR, drop_strangers, plain_name
+from toxfusion.study.number_columns import numbers
 from toxfusion.study.rules import SLIDE_COLUMNS
 from toxfusion.study.tables import TableError as ImportTableError
-from toxfusion.study.tables import identified, numbers, read_table
+from toxfusion.study.tables import identified, read_table
 
 STAGE = "prepare"
 #: addresses (s3://, file://), and what only a shell fills in (~, $HOME, %USERPROFILE%)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
+from toxfusion.study.importers.barcodes import case_of
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.symbols import recover_symbols
 from toxfusion.study.importers.tables import STAGE, ImportTableError
@@ -28,13 +29,13 @@ from toxfusion.study.importers.tcga_cohort import (
     Duplicates,
     Kind,
     TableForm,
-    case_of,
     read_cohort,
 )
 from toxfusion.study.importers.tcga_labels import read_labels
+from toxfusion.study.number_columns import typed
 from toxfusion.study.rules import CONTRACT_COLUMNS
 from toxfusion.study.study import Study, write_study
-from toxfusion.study.tables import read_table, typed
+from toxfusion.study.tables import read_table
 
 Genes = Literal["common", "all"]
 ByCohort = str | Sequence[str] | Mapping[str, str]

@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.importers.barcodes import BARCODE, case_of, holds_barcodes
 from toxfusion.study.importers.counts import refuse_no_log2
 from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.tables import STAGE, ImportTableError, empty_slides
 from toxfusion.study.names import NEAR, drop_strangers, strangers
+from toxfusion.study.number_columns import numbers
 from toxfusion.study.rules import CONTRACT_COLUMNS, SLIDE_COLUMNS
-from toxfusion.study.tables import numbers, read_table, read_values, refuse_repeated, require_columns
+from toxfusion.study.tables import read_table, read_values, refuse_repeated, require_columns
 
 Duplicates = Literal["error", "first", "mean"]
 Kind = Literal["log2", "zscore"]
@@ -42,11 +44,8 @@ ORGANS = {
     **dict.fromkeys(("stad", "esca", "stes"), "stomach and gullet"),
     **dict.fromkeys(("lihc", "chol"), "liver"),
 }
-BARCODE = re.compile(r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?:-(\d{2}))?")
-_SEPARATOR = re.compile(r"[._ ]")
 #: TCGA's words for a value that is not known; None and 0 are values.
 _UNKNOWN = re.compile(r"^\[.*\]$")
-_CASE_LENGTH = 12
 _SITE = slice(5, 7)
 _NORMAL = range(10, 20)
 _RNASEQ = re.compile(r"^(.+)_rnaseq(\.\d+)?$")
@@ -160,35 +159,9 @@ def read_cohort(tables: CohortTables, form: TableForm, audit: Audit) -> Cohort:
 # -------------------------------------------------------------------------------- cases
 
 
-def case_of(barcode: object, path: Path | str, column: str) -> str:
-    """The case of a TCGA barcode, its first twelve characters.
-
-    Raises:
-        ImportTableError: the value is no TCGA barcode.
-    """
-    text = str(barcode).strip()
-    if not BARCODE.match(text):
-        meant = _SEPARATOR.sub("-", text.upper())
-        remedy = (
-            f"{NEAR} {meant!r}? R writes . for - in the names of columns"
-            if BARCODE.match(meant)
-            else "name the column that holds them"
-        )
-        raise ImportTableError(
-            f"{path}, column {column!r}, value {text!r}: is no TCGA barcode (TCGA-XX-XXXX ...); {remedy}"
-        )
-    return text[:_CASE_LENGTH]
-
-
 def without_unknown(column: pd.Series) -> pd.Series:
     """A column of text, None for TCGA's words for a value that is not known ([Not Available], [Unknown])."""
     return column.where(~column.fillna("").astype(str).str.fullmatch(_UNKNOWN), None)
-
-
-def holds_barcodes(names: Iterable[object]) -> float:
-    """Share of names that are barcodes, or would be with - for another separator and in capitals."""
-    texts = [_SEPARATOR.sub("-", str(name).strip().upper()) for name in names]
-    return sum(bool(BARCODE.match(text)) for text in texts) / max(1, len(texts))
 
 
 def _without_normal(

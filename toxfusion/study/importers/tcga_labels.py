@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.importers.barcodes import case_of, holds_barcodes
 from toxfusion.study.importers.tables import STAGE, ImportTableError
-from toxfusion.study.importers.tcga_cohort import case_of, holds_barcodes, without_unknown
+from toxfusion.study.importers.tcga_cohort import without_unknown
 from toxfusion.study.names import drop_strangers
+from toxfusion.study.number_columns import typed
 from toxfusion.study.rules import CONTRACT_COLUMNS
-from toxfusion.study.tables import read_table, typed
+from toxfusion.study.tables import read_table
 
 
 def read_labels(

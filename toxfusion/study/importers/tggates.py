@@ -19,8 +19,9 @@ from toxfusion.study.importers.genes import GeneIds
 from toxfusion.study.importers.symbols import normalised_compound
 from toxfusion.study.importers.tables import STAGE, ImportTableError, read_slide_table
 from toxfusion.study.names import strangers
+from toxfusion.study.number_columns import numbers
 from toxfusion.study.study import Study, write_study
-from toxfusion.study.tables import numbers, read_table, read_values
+from toxfusion.study.tables import read_table, read_values
 
 ENCODING = "cp932"
 ANIMAL = ["EXP_ID", "GROUP_ID", "INDIVIDUAL_ID"]
