@@ -102,6 +102,13 @@ def edit_slides(study: Study, change: Callable[[pd.DataFrame], None]) -> None:
     slides.to_parquet(path)
 
 
+def give_a_region_after_the_store(study: Study) -> None:
+    def change(slides: pd.DataFrame) -> None:
+        slides.loc[slides.index[0], ["x", "y", "width", "height"]] = [1e5, 1e5, 1e3, 1e3]
+
+    edit_slides(study, change)
+
+
 def give_two_slides_one_file(study: Study) -> None:
     first, second = (study.slide_path(slide_id) for slide_id in study.slides.index[:2])
     second.unlink()
@@ -116,8 +123,8 @@ def copy_a_slide(study: Study) -> None:
 
 def box_one_region_twice(study: Study) -> None:
     def change(slides: pd.DataFrame) -> None:
-        slides.loc[slides.index[:3], ["x", "y", "width", "height"]] = [0.0, 0.0, 10.0, 10.0]
-        slides.loc[slides.index[2], "x"] = 20.0
+        slides.loc[slides.index[:3], ["x", "y", "width", "height"]] = [0.0, 0.0, 9999.0, 9999.0]
+        slides.loc[slides.index[2], "width"] = 8888.0
         slides.loc[slides.index[:3], "path"] = slides["path"].iloc[0]
 
     for slide_id in study.slides.index[1:3]:
@@ -162,13 +169,14 @@ def damage_a_manifest(study: Study) -> None:
     [
         (give_two_slides_one_file, "the whole is 2 slides"),
         (copy_a_slide, "2 files of equal content"),
-        (box_one_region_twice, "the part (0, 0, 10, 10) is 2 slides"),
+        (box_one_region_twice, "the part (0, 0, 9999, 9999) is 2 slides"),
         (override_out_of_range, "mpp_override 40 is outside 0.05 to 4"),
         (lose_both_modalities, "with neither slides nor expression"),
         (leak_in_a_split, "fold0.json"),
         (damage_a_manifest, "not a split manifest"),
         (damage_a_specification, "cannot be read as the specification"),
         (change_a_resolution, "was stored at 0.5 um per level-0 px, slides.parquet says 0.25"),
+        (give_a_region_after_the_store, "lie outside of its region in slides.parquet"),
         (lose_a_slide, "is missing"),
         (add_a_file, "1 files are no slides of the study (stray.svs)"),
         (store_a_stranger, "1 slides not in slides.parquet (stranger)"),

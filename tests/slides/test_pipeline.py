@@ -387,6 +387,24 @@ def command(folder: Path, *arguments: str) -> None:
     extract.main([*arguments, f"paths.outputs={folder}", "jobs=2", "grid.tile_px=32", "grid.max_tiles=12"])
 
 
+def test_tiles_of_a_former_region_are_refused(
+    own_tiny_study: object, write_slide: WriteSlide, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pandas as pd
+
+    root = own_tiny_study.root  # type: ignore[attr-defined]
+    slides = pd.read_parquet(root / "slides.parquet").head(1)
+    (root / "slides").mkdir()
+    write_slide("one.tif").rename(root / slides["path"].iloc[0])
+    slides.to_parquet(root / "slides.parquet")
+    command(tmp_path, f"study={root}")
+    slides.assign(x=0.0, y=0.0, width=40.0, height=40.0).to_parquet(root / "slides.parquet")
+    with pytest.raises(SystemExit):
+        command(tmp_path, f"study={root}")
+    assert "lie outside of their region in the slide table" in capsys.readouterr().err
+    command(tmp_path, f"study={root}", "name=region")
+
+
 def test_the_command_extracts_a_study_and_puts_what_is_left_out_into_its_audit(
     own_tiny_study: object, write_slide: WriteSlide, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

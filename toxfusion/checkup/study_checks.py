@@ -242,6 +242,14 @@ def _store_problems(study: Study, store: BagStore, checksums: bool) -> Iterator[
             more = ", ..." if len(names) > 3 else ""
             line = f"{store.root}: {len(names)} slides {meaning} ({', '.join(sorted(names)[:3])}{more})"
             yield Problem("slides of one side only", line)
+    regions = study.slides[["x", "y", "width", "height"]].dropna()
+    for slide_id, (x, y, width, height) in zip(regions.index, regions.to_numpy(float), strict=True):
+        if store.placed and slide_id in store and store.reaches_out(str(slide_id), x, y, width, height):
+            yield Problem(
+                "tiles outside of the region",
+                f"{store.root}: tiles of slide {slide_id} lie outside of its region in slides.parquet: remove the "
+                "store and make it again",
+            )
     for slide_id, override in study.slides["mpp_override"].dropna().items() if store.placed else ():
         if slide_id in store and not math.isclose(mpp0 := store.mpp0(str(slide_id)), override, rel_tol=1e-3):
             yield Problem(

@@ -178,6 +178,7 @@ def _run(
     make_sink: Callable[..., Any],
     stain: StainNormaliser | None,
 ) -> None:
+    _refuse_former_regions(place, store)
     part = "" if config["shard"] is None else f".{config['shard'].replace('/', '-of-')}"
     previews = store.root / "previews" if config["previews"] else None
     if stain is not None:
@@ -197,6 +198,25 @@ def _run(
     write_audit(place.audit if not part else store.root / f"audit{part}.json", records.values())
     print(summary(records.values()))
     print(f"store: {store.root}")
+
+
+def _refuse_former_regions(place: Place, store: BagStore) -> None:
+    """A bag that was cut before its region was written in the slide table is not taken for the region's."""
+    former = [
+        task.slide_id
+        for task in place.tasks
+        if task.region is not None
+        and task.slide_id in store
+        and store.reaches_out(
+            task.slide_id, task.region.x, task.region.y, task.region.width, task.region.height
+        )
+    ]
+    if former:
+        more = ", ..." if len(former) > 3 else ""
+        raise ExtractionError(
+            f"{store.root}: tiles of {len(former)} slides ({', '.join(former[:3])}{more}) lie outside of their region "
+            "in the slide table, which has changed since: remove the store, or give another name="
+        )
 
 
 def _grid(config: dict[str, Any]) -> TileGrid:

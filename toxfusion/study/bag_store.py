@@ -158,6 +158,12 @@ class BagStore:
         """Micrometres per level-0 pixel."""
         return self._bag(slide_id)[1].mpp0
 
+    def reaches_out(self, slide_id: str, x: float, y: float, width: float, height: float) -> bool:
+        """Whether a tile of the slide lies outside of a region, in level-0 pixels, by more than one pixel."""
+        corners, side = self.coordinates(slide_id), self.tile_size(slide_id)
+        low, high = corners.min(axis=0), corners.max(axis=0) + side
+        return bool((low < (x - 1, y - 1)).any() or (high > (x + width + 1, y + height + 1)).any())
+
     def writer(self) -> BagWriter:
         """A writer with files of its own; use it as a context manager."""
         return BagWriter(self)
