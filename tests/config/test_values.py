@@ -249,12 +249,16 @@ def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
         ("predict", "error=-1", "error=-1: give a number from 0 to 1 or null"),
         ("train", "data.expression=x", r"data\.expression=x: give one of its keys"),
         ("train", "name=[a]", r"name=\[a\]: give one text"),
+        ("train", "name=../x", r"name=\.\./x: give the name of one folder, without / and "),
+        ("train", "name='a\\b'", "give the name of one folder"),
+        ("extract", "name=a/b", "name=a/b: give the name of one folder"),
     ],
 )
 def test_a_value_of_another_kind_than_the_files_have_is_refused(
     command: str, override: str, message: str
 ) -> None:
     needed = {
+        "train": ["data.root=d"],
         "explain": ["run=r"],
         "synthesize": ["output=o"],
         "predict": ["run=r", "study=s"],

@@ -141,10 +141,11 @@ WORDS: dict[str, tuple[object, ...]] = {
 
 
 def check_numbers(config: dict[str, Any]) -> None:
-    """Check the keys of `WHOLE`, of `NUMBERS`, of `WORDS` and of `LISTS` that the configuration has.
+    """Check the keys of `WHOLE`, of `NUMBERS`, of `WORDS` and of `LISTS` that the configuration has, and its name, which
+    is that of a folder.
 
     Raises:
-        ConfigError: a value is null, out of range, no number, a fraction where a whole number belongs, or a word that
+        ConfigError: the name is none of one folder; a value is null, out of range, no number, a fraction where a whole number belongs, or a word that
             its key does not take.
     """
     for key, value in _values(config, WORDS):
@@ -158,6 +159,9 @@ def check_numbers(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{key}={_shown(value)}: give whole numbers from 0 to {LARGEST_SEED}, {key}=[0,1]"
             )
+    name = config.get("name")
+    if name is not None and (str(name) in ("", ".", "..") or set("/\\").intersection(str(name))):
+        raise ConfigError(f"name={name}: give the name of one folder, without / and \\")
     for key, value in _values(config, NUMBERS):
         low, high = NUMBERS[key if key in NUMBERS else f"{key.rpartition('.')[0]}.*"]
         if value is None and key in NULLABLE:
