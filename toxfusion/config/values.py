@@ -141,12 +141,12 @@ WORDS: dict[str, tuple[object, ...]] = {
 
 
 def check_numbers(config: dict[str, Any]) -> None:
-    """Check the keys of `WHOLE`, of `NUMBERS`, of `WORDS` and of `LISTS` that the configuration has, and its name, which
-    is that of a folder.
+    """Check the keys of `WHOLE`, of `NUMBERS`, of `WORDS` and of `LISTS` that the configuration has, and its
+    name, which is that of a folder.
 
     Raises:
-        ConfigError: the name is none of one folder; a value is null, out of range, no number, a fraction where a whole number belongs, or a word that
-            its key does not take.
+        ConfigError: the name is none of one folder; a value is null, out of range, no number, a fraction where a whole
+            number belongs, or a word that its key does not take.
     """
     for key, value in _values(config, WORDS):
         if value not in WORDS[key]:
