@@ -231,8 +231,9 @@ def _refuse_sums(values: pd.DataFrame, of_genes: Sequence[bool], path: Path | st
 
 def _ask_of_case(genes: Sequence[str], path: Path | str, audit: Audit) -> None:
     """Tell of genes whose names differ in letter case alone, as in a table of two species."""
-    pairs = list(alike(genes))
-    if pairs:
+    if len({gene.casefold() for gene in genes}) == len(set(genes)):
+        return
+    if pairs := list(alike(genes)):
         shown = ", ".join(f"{name} and {known}" for name, known in pairs[:3])
         audit.change(
             STAGE, "genes", Path(path).name,
