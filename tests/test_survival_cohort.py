@@ -79,7 +79,7 @@ def finished(study: Study, outputs: Path, *extra: str) -> RunFolder:
 
 
 def network(seed: int) -> list[str]:
-    return ["experiment=survival_snn", "size.finetune_steps=20", f"seed={seed}", "split.valid_folds=2",
+    return ["experiment=survival_snn", "size.finetune_steps=40", f"seed={seed}", "split.valid_folds=2",
             f"split.valid_fold={seed}"]  # fmt: skip
 
 
@@ -162,16 +162,14 @@ def test_two_ranks_finish_a_survival_run(patients: Study, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def with_age(patients: Study, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return finished(
-        patients, tmp_path_factory.mktemp("age"), *network(0), "clinical=[age]", "optimizer.finetune_lr=0.01"
-    )
+    return finished(patients, tmp_path_factory.mktemp("age"), *network(0), "clinical=[age]")
 
 
 def test_a_network_and_a_baseline_read_age_beside_expression(
     patients: Study, tmp_path: Path, with_age: RunFolder
 ) -> None:
     pytest.importorskip("sksurv")
-    alone = finished(patients, tmp_path / "a", *network(0), "optimizer.finetune_lr=0.01")
+    alone = finished(patients, tmp_path / "a", *network(0))
     assert c_of(with_age) > c_of(alone)
     asked = ("modality=omics", "clinical=[age]")
     names = ("pca_cox", "clinical_cox", "pca_clinical_cox")
