@@ -170,24 +170,6 @@ def test_an_output_below_a_file_and_a_name_too_long_end_in_one_sentence(tmp_path
         assert "give" in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("command", "override", "message"),
-    [
-        ("demo", "seeds=1", r"seeds=1: give a list, seeds=\[1\]"),
-        ("demo", "seeds=[]", "seeds=.*: give whole numbers from 0"),
-        ("demo", "seeds=[0,-1]", "seeds=.*: give whole numbers from 0"),
-        ("demo", "experiments=full", r"experiments=full: give a list, experiments=\[full\]"),
-        ("demo", "folds=1", "folds=1: give a whole number of 2 or more"),
-        ("demo", "compounds=0", "compounds=0: give a whole number of 1 or more or null"),
-        ("synthesize", "leave_out=A2", r"leave_out=A2: give a list, leave_out=\[A2\]"),
-        ("synthesize", "n_compounds=2.5", r"n_compounds=2\.5: give a whole number of 1 or more"),
-    ],
-)
-def test_what_a_study_and_its_sweep_are_made_of_is_checked(command: str, override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_numbers(compose(command, [override, "output=x"]))
-
-
 def test_a_user_id_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def nameless() -> str:
         if name := os.environ.get("USER"):
@@ -252,6 +234,14 @@ def test_a_locale_without_utf8_is_left_for_utf8_mode(tmp_path: Path) -> None:
         ("train", "name=../x", r"name=\.\./x: give the name of one folder, without / and "),
         ("train", "name='a\\b'", "give the name of one folder"),
         ("extract", "name=a/b", "name=a/b: give the name of one folder"),
+        ("demo", "seeds=1", r"seeds=1: give a list, seeds=\[1\]"),
+        ("demo", "seeds=[]", "seeds=.*: give whole numbers from 0"),
+        ("demo", "seeds=[0,-1]", "seeds=.*: give whole numbers from 0"),
+        ("demo", "experiments=full", r"experiments=full: give a list, experiments=\[full\]"),
+        ("demo", "folds=1", "folds=1: give a whole number of 2 or more"),
+        ("demo", "compounds=0", "compounds=0: give a whole number of 1 or more or null"),
+        ("synthesize", "leave_out=A2", r"leave_out=A2: give a list, leave_out=\[A2\]"),
+        ("synthesize", "n_compounds=2.5", r"n_compounds=2\.5: give a whole number of 1 or more"),
     ],
 )
 def test_a_value_of_another_kind_than_the_files_have_is_refused(
@@ -261,6 +251,7 @@ def test_a_value_of_another_kind_than_the_files_have_is_refused(
         "train": ["data.root=d"],
         "explain": ["run=r"],
         "synthesize": ["output=o"],
+        "demo": ["output=o"],
         "predict": ["run=r", "study=s"],
         "compare": ["runs=r"],
     }

@@ -33,6 +33,8 @@ from toxfusion.study.tables import read_table, read_values
 IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs")
 #: um between neighbouring spots of the first arrays (her2st) and of Visium
 PITCH_UM, VISIUM_PITCH_UM = 200.0, 100.0
+#: um per pixel above which positions are of a smaller picture than the image, or source.pitch_um is of another array
+COARSEST_MPP = 4.0
 VISIUM_COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix")
 VISIUM_POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
 _VISIUM_COLUMNS = (
@@ -152,10 +154,6 @@ def import_spatial(
         virtual=False,
         audit=audit,
     )
-
-
-#: um per pixel above which positions are of a smaller picture than the image, or source.pitch_um is of another array
-COARSEST_MPP = 4.0
 
 
 @dataclass(frozen=True)
