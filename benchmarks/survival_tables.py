@@ -17,6 +17,14 @@ from toxfusion.evaluation.survival import harrell_c
 
 REFERENCE, WITH_AGE, OURS = "ridge_cox", "ridge_cox_clinical", "full_both_clinical"
 _COHORTS = ("blca", "brca", "coadread", "kirc", "kirp", "lihc", "luad", "lusc")
+ADDED = (
+    ("full_both", "full_expression"),
+    ("full_both", "full_slides"),
+    ("full_both_clinical", "full_expression_clinical"),
+    ("full_both_clinical", "full_slides_clinical"),
+    ("full_both_clinical", "full_both"),
+)
+"""Networks that read more, and less."""
 REPORTED = {
     name: dict(zip(_COHORTS, of, strict=True))
     for name, of in {
@@ -56,8 +64,9 @@ def blocks(results: Path, pictures: Path) -> list[str]:
     picture = _forest(harrell, folds, pictures / "published_survival.png")
     return [
         f"Results of `{command}`. Overall survival of {_patients(tables)} patients of "
-        f"{len(cohorts)} cohorts on their five published folds (of patients; sites straddle them). The validation part "
-        "of a network is a fifth of the training part. Baselines choose penalties by folds inside the training part.",
+        f"{len(cohorts)} cohorts on their five published folds (of patients; sites straddle them). Networks learn "
+        "from the whole training part; the penalty on their heads is a default, chosen on parts of it. "
+        "Baselines choose penalties by folds inside the training part.",
         "\n".join(f"- `{name}`: {METHODS[name].what}." for name in METHODS if name in tables),
         _coverage(folds),
         "### Harrell's C, mean of the folds",
@@ -71,6 +80,7 @@ def blocks(results: Path, pictures: Path) -> list[str]:
             if picture
             else []
         ),
+        *_added(harrell, cohorts, folds),
         "### Uno's C",
         _table(_by_cohort(tables, lambda of: concordance(of, weight="uno_weight")), cohorts, folds),
         "### Integrated Brier score, lower is better\n\nOf networks and the pooled shadow, curves are by Breslow's "
@@ -147,6 +157,21 @@ def _table(measured: Measured, cohorts: Sequence[str], folds: Mapping[str, froze
             against.append(macro[name].minus(macro[other]).told if paired else "")
         lines.append([f"`{name}`", *(f"{of[c].value:.3f}" for c in cohorts), macro[name].told, *against])
     return markdown_table(["row", *cohorts, "macro", f"less {REFERENCE}", f"less {WITH_AGE}"], lines)
+
+
+def _added(measured: Measured, cohorts: Sequence[str], folds: Mapping[str, frozenset[int]]) -> list[str]:
+    """Paired differences of networks that read more and less; no block where no such two have the same folds."""
+    lines = []
+    for more, less in ADDED:
+        if more in measured and less in measured and folds[more] == folds[less]:
+            by_cohort = {c: measured[more][c].minus(measured[less][c]) for c in cohorts}
+            values = [f"{by_cohort[c].value:+.3f}" for c in cohorts]
+            below = ", ".join(c for c in cohorts if by_cohort[c].interval[1] < 0) or "none"
+            lines.append([f"`{more}` less `{less}`", *values, mean_of(by_cohort).told, below])
+    if not lines:
+        return []
+    columns = ["difference", *cohorts, "macro", "cohorts whose interval is below 0"]
+    return ["### What each input adds", markdown_table(columns, lines)]
 
 
 def _forest(measured: Measured, folds: Mapping[str, frozenset[int]], file: Path) -> Path | None:
