@@ -3,13 +3,16 @@
     python benchmarks/visibility.py --study studies/control --features imagenet-default
     python benchmarks/visibility.py --study studies/control               # colour and texture of tiles, no learning
 
-Three questions, each over compound-disjoint folds, on features relative to the vehicle controls of the experiment:
+Four questions, the first three over compound-disjoint folds, on features relative to the vehicle controls of the
+experiment:
 
 tiles: with labels of the masks. A tile counts as positive with a tenth of its area in the lesion (a hundredth, where a
     lesion is single cells or foci), as negative with none. AUROC and average precision beside the prevalence.
 slides: with the planted severity of the animal. Mean of tiles, minus the other controls; AUROC for a severity above 1,
     of the same test animals, by the number of compounds that the probe learns from.
 activities: of expression programmes, from slides; correlation on unseen compounds.
+DILI: how much of it compounds teach, were the planted lesions and programmes known exactly. Logistic regression on the
+    parts of the liability, by the number of compounds that it learns from; mean AUROC on compounds of another seed.
 
 Reads ``truth/``: a check of the study and never a result of a method.
 """
@@ -24,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -34,6 +37,9 @@ from toxfusion.data.stain_augmentation import STAIN_DENSITY
 from toxfusion.explanation.truth import lesion_mask
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.study import Study
+from toxfusion.synthetic.cohort import draw_compounds
+from toxfusion.synthetic.liability import components, dili
+from toxfusion.synthetic.oracle import POPULATION_SEED
 from toxfusion.synthetic.slide_spec import MASK_MPP, PHENOTYPES
 
 SCALES_PX = (0.7, 1.4, 2.8, 5.6)
@@ -42,6 +48,15 @@ FEWEST, ENOUGH = 15, 100
 SINGLE_CELLS = ("single_cell_necrosis", "mitosis")
 POINT_LIKE = frozenset((*SINGLE_CELLS, "infiltration", "microgranuloma"))
 COHORTS = (20, 40, 80, 160)
+TEACHING, TEACHING_DRAWS, TAUGHT = (40, 160, 640), 40, 2_000
+"""Compounds that DILI is learned from, draws of them, and compounds that it is asked of."""
+LIABILITY_PARTS = {
+    "lesions": [0],
+    "programmes": [1],
+    "both, their sum": [0, 1],
+    "both, with every interaction": [0, 1, 2, 3, 4],
+}
+"""Columns of `liability.components`."""
 FOLDS = 5
 TILE_PENALTY = 1000.0
 
@@ -199,6 +214,26 @@ class Probes:
         )
 
 
+def dili_taught(setting: str) -> pd.DataFrame:
+    """AUROC of DILI from planted parts of the liability (rows) by the number of compounds in training (columns)."""
+    drawn = max(TEACHING) * TEACHING_DRAWS
+    teaching = draw_compounds(POPULATION_SEED, range(drawn), setting)
+    asked = draw_compounds(POPULATION_SEED + 1, range(TAUGHT), setting)
+    known, label = components(teaching, setting), dili(teaching, setting)
+    asked_of, truth = components(asked, setting), dili(asked, setting)
+    probe = make_pipeline(StandardScaler(), LogisticRegression())
+    table: dict[str, dict[int, float]] = {}
+    for part, columns in LIABILITY_PARTS.items():
+        for size in TEACHING:
+            aurocs = []
+            for draw in range(TEACHING_DRAWS):
+                of = slice(draw * size, (draw + 1) * size)
+                probe.fit(known[of][:, columns], label[of])
+                aurocs.append(roc_auc_score(truth, probe.decision_function(asked_of[:, columns])))
+            table.setdefault(part, {})[size] = float(np.mean(aurocs))
+    return pd.DataFrame(table).T
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -228,6 +263,8 @@ def main() -> None:
     print("\nactivities of programmes from slides, correlation on unseen compounds")
     print(activities.round(2).to_string())
     print(f"mean {activities.mean():.3f}")
+    print(f"\nDILI of {TAUGHT} compounds from planted parts of the liability, by compounds in training")
+    print(dili_taught(made["setting"]).to_string(float_format="%.2f"))
 
 
 if __name__ == "__main__":
