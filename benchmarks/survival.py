@@ -63,10 +63,7 @@ def run_cell(cell: SurvivalCell, root: Path, extra: Sequence[str]) -> None:
 
 
 def _train(cell: SurvivalCell, root: Path, extra: Sequence[str]) -> None:
-    """One run; its pretraining is that of another network on this fold, where that is finished.
-
-    Nothing is chosen on a validation part, so that none is held out: baselines learn from all training patients too.
-    """
+    """One run; its pretraining is that of another network on this fold, where that is finished."""
     pretrained_as = METHODS.get(cell.method.pretrained_as, cell.method)
     shared = SurvivalCell(pretrained_as, cell.fold, cell.output).pretraining
     own = cell.pretraining
@@ -78,8 +75,7 @@ def _train(cell: SurvivalCell, root: Path, extra: Sequence[str]) -> None:
     command(
         "toxfusion.train", "experiment=survival", f"name={cell.method.name}", f"data.root={root}",
         "tile_features=store", f"tile_features.name={STORE}", "data.expression.n_genes=null", "split=predefined",
-        f"split.path={root / FOLDS_FILE}", f"split.fold={cell.fold}", "split.valid_fraction=0", "heatmaps=0",
-        "trainer.progress=false",
+        f"split.path={root / FOLDS_FILE}", f"split.fold={cell.fold}", "heatmaps=0", "trainer.progress=false",
         *cell.method.overrides, *extra, f"paths.output={cell.folder / 'run'}", log=cell.folder.with_suffix(".log"),
     )  # fmt: skip
 

@@ -34,7 +34,6 @@ from toxfusion.tasks.survival import Survival
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.head_start import HeadRidge, solve_heads
-from toxfusion.training.outputs import SampleOutputs
 
 COMPONENTS = 30
 POOLED_COMPONENTS = 200
@@ -127,30 +126,53 @@ def pooled(study: Study, part: pd.Series, clinical: Sequence[str]) -> pd.DataFra
     def risks(
         of: tuple[torch.Tensor, torch.Tensor, torch.Tensor], fit_on: Sequence[str], c: float
     ) -> np.ndarray:
-        fitted, (components, columns, membership) = study.positions(fit_on), of
-        vectors = read_by_heads(components, columns, membership)
-        torch.manual_seed(0)  # a log risk is known but for a constant
-        heads = nn.ModuleDict({"survival": SurvivalHead(vectors.shape[1], None, dropout=0.0)})
-        ridge = HeadRidge.of(
-            components[fitted],
-            {"survival": len(fitted)},
-            c,
-            n_clinical=columns.shape[1],
-            n_groups=membership.shape[1],
-        )
-        cox, (time, event, stratum) = CoxEfron(), label[fitted].unbind(1)
-
-        def loss() -> torch.Tensor:
-            return cox(heads["survival"](vectors[fitted]), time, event, stratum) + ridge(heads)["survival"]
-
-        solve_heads(heads, loss)
-        with torch.no_grad():
-            return heads["survival"](vectors).double().numpy()
+        return ridge_risks(label, *of, study.positions(fit_on), c)
 
     first = read(train)
     scores = [mean_c(obs, parts, risks(first, train, c), "valid") for c in POOLED_C]
     best = POOLED_C[int(np.argmax(scores))]
     return readings(obs, parts, risks(read(every), every, best))
+
+
+def ridge_risks(
+    label: torch.Tensor,
+    vectors: torch.Tensor,
+    columns: torch.Tensor,
+    membership: torch.Tensor,
+    fitted: np.ndarray,
+    c: float,
+    clinical_c: float = 1.0,
+) -> np.ndarray:
+    """Log risks of the head that solves the Cox loss of some patients under `HeadRidge`.
+
+    Args:
+        label: float32 [n, 3], time, event and stratum.
+        vectors, columns, membership: float32 [n, W], [n, C] and [n, K], as `read_by_heads` takes them.
+        fitted: int64 [m], patients that it is fitted on.
+        c, clinical_c: strength of the penalty, as ``optimizer.head_c`` and ``optimizer.clinical_c``.
+
+    Returns:
+        float64 [n].
+    """
+    read = read_by_heads(vectors, columns, membership)
+    torch.manual_seed(0)  # a log risk is known but for a constant
+    heads = nn.ModuleDict({"survival": SurvivalHead(read.shape[1], None, dropout=0.0)})
+    ridge = HeadRidge.of(
+        vectors[fitted],
+        {"survival": len(fitted)},
+        c,
+        n_clinical=columns.shape[1],
+        n_groups=membership.shape[1],
+        clinical_c=clinical_c,
+    )
+    cox, (time, event, stratum) = CoxEfron(), label[fitted].unbind(1)
+
+    def loss() -> torch.Tensor:
+        return cox(heads["survival"](read[fitted]), time, event, stratum) + ridge(heads)["survival"]
+
+    solve_heads(heads, loss)
+    with torch.no_grad():
+        return heads["survival"](read).double().numpy()
 
 
 def mean_c(obs: pd.DataFrame, part: pd.Series, risk: np.ndarray, name: str) -> float:
@@ -164,17 +186,26 @@ def mean_c(obs: pd.DataFrame, part: pd.Series, risk: np.ndarray, name: str) -> f
 
 
 def trained(folder: Path, part: pd.Series) -> pd.DataFrame:
-    """The readings of a finished run of a network."""
+    """The readings of a finished run of a network that fine-tuning left as pretraining had made it.
+
+    Its head is solved anew on training and validation patients together, under the penalty of the run, as baselines
+    learn from both.
+    """
     run = load_run(RunFolder(folder), *load_own_study(RunFolder(folder)))
     table = anndata.read_h5ad(folder / "embeddings.h5ad")
-    ids = table.obs_names.tolist()
+    ids, optimizer = table.obs_names.tolist(), run.settings.optimizer
     batch = run.fold.batch(ids, stage="evaluate", tiles_per_bag=1)
-    nothing = np.zeros((len(ids), 0), np.float32)
-    beside = [nothing if of is None else of.numpy() for of in (batch.clinical, batch.head_membership)]
-    outputs = SampleOutputs(ids, np.asarray(table.X), *[nothing] * 5, *beside)
-    score = run.predict(ids, outputs=outputs).set_index("unit_id")["score"]
+    nothing = torch.zeros(len(ids), 0)
+    columns, membership = (nothing if of is None else of for of in (batch.clinical, batch.head_membership))
+    label = torch.from_numpy(Survival("cox", strata="batch").labels(run.fold.study, ids))
+    assert optimizer.head_c is not None, "experiment=survival solves its head"
+    fitted = np.flatnonzero(part.reindex(ids).isin(["train", "valid"]))
+    vectors = torch.from_numpy(np.asarray(table.X, np.float32))
+    risk = ridge_risks(label, vectors, columns, membership, fitted, optimizer.head_c, optimizer.clinical_c)
     obs = run.fold.study.obs
-    return readings(obs, part.reindex(obs.index), score.reindex(obs.index).to_numpy(np.float64))
+    return readings(
+        obs, part.reindex(obs.index), pd.Series(risk, ids).reindex(obs.index).to_numpy(np.float64)
+    )
 
 
 def readings(obs: pd.DataFrame, part: pd.Series, risk: np.ndarray) -> pd.DataFrame:

@@ -64,9 +64,9 @@ def blocks(results: Path, pictures: Path) -> list[str]:
     picture = _forest(harrell, folds, pictures / "published_survival.png")
     return [
         f"Results of `{command}`. Overall survival of {_patients(tables)} patients of "
-        f"{len(cohorts)} cohorts on their five published folds (of patients; sites straddle them). Networks learn "
-        "from the whole training part; the penalty on their heads is a default, chosen on parts of it. "
-        "Baselines choose penalties by folds inside the training part.",
+        f"{len(cohorts)} cohorts on their five published folds (of patients; sites straddle them). A fifth of the "
+        "training part is the validation part of a network, which stays as pretraining left it. Its head is solved on "
+        "both, under the penalty of the default. Baselines choose penalties by folds inside the training part.",
         "\n".join(f"- `{name}`: {METHODS[name].what}." for name in METHODS if name in tables),
         _coverage(folds),
         "### Harrell's C, mean of the folds",
