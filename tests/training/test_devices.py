@@ -1,7 +1,7 @@
 """Scoring, encoding, probing and explaining leave a module as and where it is; training goes on after them.
 
-A second dtype stands in for a second device: a module in float64 has to be met by its inputs as one on a GPU has, and
-its outputs have to come back. What moves a module at all is refused outright.
+`tests/second_device.py` stands in for a GPU, and float64 for another type: a module there has to be met by its inputs,
+and its outputs have to come back. What moves a module at all is refused outright.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.feature_store import featured_study, tiled_study
+from tests.second_device import second_device
 from tests.training.small_runs import small
+from toxfusion.data.tile_sampling import TileBatch
 from toxfusion.explanation import cohort, faithfulness, fusion, genes, regions
 from toxfusion.models.modes import evaluating, place_of, placed
 from toxfusion.models.tile import TileEncoder, save_tile_encoder
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.runs.probes import probe_run
 from toxfusion.study.study import Study
-from toxfusion.training import finetuning, tile_features
+from toxfusion.training import assemble, finetuning, network, tile_features
 from toxfusion.training.folder import RunFolder
 from toxfusion.training.outputs import encode_samples
 from toxfusion.training.run import run as train_run
 from toxfusion.training.settings import RunSettings
+from toxfusion.training.tile_contrastive import TileContrastiveModule
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,18 @@ def uses(run: LoadedRun) -> dict[str, Any]:
 
 
 USES = ("embed", "predict", "probe", "tiles", "genes", "gene attention", "fusion", "deletion", "cohort")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_uses_a_predictor_on_a_second_device_meets_it_there(loaded: LoadedRun, use: str) -> None:
+    predictor = copy.deepcopy(loaded.predictor)
+    with second_device() as device:
+        elsewhere = replace(loaded, predictor=predictor.to(device))
+        before = state_of(predictor)
+        with nothing_moves():
+            uses(elsewhere)[use]()
+        assert state_of(predictor) == before
+        assert {where for _, where, *_ in before if isinstance(where, torch.device)} == {device}
 
 
 @pytest.mark.parametrize("use", USES)
@@ -253,11 +268,73 @@ def test_vectors_elsewhere_give_the_scores_of_vectors_here(loaded: LoadedRun) ->
 
 def test_tiles_are_encoded_where_the_run_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The encoder of a fold is read from a file by the one that encodes: it goes to the device with its tiles."""
-    study = tiled_study(tmp_path / "study")
     encoder = TileEncoder("lite0_stages", mpp=1.0, tile_px=32).eval()
-    path = study.root / "encoders" / "made.ckpt"
-    save_tile_encoder(path, encoder, trained_on=[], provenance={})
-    settings = RunSettings.read(small(study, tmp_path)).trainer
-    monkeypatch.setattr(tile_features, "device_of", lambda accelerator: torch.device("meta"))
-    with pytest.raises(NotImplementedError, match="meta tensor"):  # its features cannot come back from there
-        tile_features.encode_study(study, path, grid="default", batch_size=4, trainer=settings)
+    saved = tmp_path / "made.ckpt"
+    save_tile_encoder(saved, encoder, trained_on=[], provenance={})
+
+    def features(name: str) -> list[np.ndarray]:
+        study = tiled_study(tmp_path / name)
+        settings = RunSettings.read(small(study, tmp_path)).trainer
+        store = tile_features.encode_study(study, saved, grid="default", batch_size=4, trainer=settings)
+        return [store.rows(slide) for slide in study.slides.index]
+
+    here = features("here")
+    asked: list[str] = []
+    with second_device() as device:
+        monkeypatch.setattr(
+            tile_features, "device_of", lambda accelerator: asked.append(accelerator) or device
+        )
+        there = features("there")
+    assert asked
+    np.testing.assert_array_equal(here, there)
+
+
+def test_a_run_is_the_same_where_all_but_the_trainer_computes_on_a_second_device(
+    study: Study, loaded: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning trains on the CPU; the start in closed form, encoding, choice and test follow `device_of`."""
+    config = small(study, tmp_path, "task.biochemistry=auto", "size.finetune_steps=3")
+    with second_device() as device:
+        for module in (assemble, network):
+            monkeypatch.setattr(module, "device_of", lambda accelerator: device)
+        train_run(config)
+    there = RunFolder(Path(config["paths"]["output"]))
+    for written in ("predictions.parquet", "embeddings.h5ad"):
+        assert (there.root / written).is_file()
+    here, there = (pd.read_parquet(f.root / "predictions.parquet") for f in (loaded.folder, there))
+    pd.testing.assert_frame_equal(here, there)
+
+
+def test_views_of_tiles_are_contrasted_on_a_second_device() -> None:
+    module = TileContrastiveModule(
+        TileEncoder("lite0_stages", mpp=1.0, tile_px=32), projection_dim=4, temperature=0.1,
+        optimization=finetuning.Optimization(1e-2, 0.0, 0.1, 4), seed=0,
+    ).eval()  # fmt: skip
+    tiles = torch.randint(
+        0, 255, (4, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    here = module._contrast(TileBatch(tiles, 1))
+    with second_device() as device:
+        module.to(device)
+        there = module._contrast(TileBatch(tiles, 1).to(device))
+        assert there.device == device
+        there.backward()
+        torch.testing.assert_close(there.cpu(), here)
+
+
+def test_a_second_device_refuses_what_a_gpu_refuses() -> None:
+    with second_device() as device:
+        there = torch.ones(2, 3).to(device)
+        for mixing in (
+            lambda: there + torch.ones(3),
+            lambda: nn.Linear(3, 1)(there),
+            lambda: torch.ones(2) @ there,
+        ):
+            with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+                mixing()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, generator=torch.Generator(), device=device)
+        with pytest.raises(TypeError, match="numpy"):
+            np.asarray(there)
+        assert (there * 2.0 + torch.tensor(1.0)).sum().item() == 18.0
+        assert there.cpu().numpy().tolist() == [[1.0] * 3] * 2

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.second_device import second_device
 from tests.training.small_training import (
     ALONE,
     CONF,
@@ -127,6 +128,24 @@ def test_finetuning_moves_every_parameter_but_the_decoder_of_genes(case: tuple[s
     decoder = {f"network.{n}" for n, _ in network.named_parameters() if part_of_network(n) == "decoder"}
     assert bool(decoder) == isinstance(network.expression, MaskedGeneEncoder)
     assert idle(of.predictor) - MAY_BE_IDLE == decoder
+
+
+@pytest.mark.parametrize(
+    ("stage", "case"),
+    [*(("pretrain", case) for case in PRETRAINED), *(("finetune", case) for case in FINETUNED)],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
+)
+def test_losses_on_a_second_device_are_those_here(stage: str, case: tuple[str, ...]) -> None:
+    of = (pretraining if stage == "pretrain" else finetuning)(config(*case))
+    here = losses(of, eight_samples())
+    with second_device() as device:
+        of.to(device)
+        there = losses(of, eight_samples().to(device))
+        total(of, there).backward()
+        assert {value.device for value in there.values()} == {device}
+        assert {p.grad.device for p in of.parameters() if p.grad is not None} == {device}
+        for name, value in there.items():
+            torch.testing.assert_close(value.cpu(), here[name])
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
