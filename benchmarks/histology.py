@@ -112,23 +112,23 @@ def read_photographs(folder: Path) -> tuple[dict[str, Photograph], dict[str, str
             raise PhotographError(f"{captions}: no column {', '.join(absent)}; there are {reader.fieldnames}")
         table = list(reader)
     photographs: dict[str, Photograph] = {}
-    named = {row["file"] for row in table}
+    named = {caption["file"] for caption in table}
     pictures = (path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES)
     left_out = {file: "no row in captions.csv" for file in pictures if file not in named}
-    for row in table:
-        file, finding = row["file"], row["finding"].strip()
+    for caption in table:
+        file, finding = caption["file"], caption["finding"].strip()
         name = file.partition(".")[0]
         if name in photographs or file in left_out:
             raise PhotographError(f"{captions}, column file: {file!r} is there twice, or another {name}")
         rgb = _read_printed(folder / file, captions)
-        objective = BAR_SAYS.get(name, row["objective"].strip())
+        objective = BAR_SAYS.get(name, caption["objective"].strip())
         if not finding:
             left_out[file] = "no finding"
         elif objective not in UM_PER_PIXEL:
             left_out[file] = f"objective {objective!r} is none of {', '.join(UM_PER_PIXEL)}"
         else:
             mpp = UM_PER_PIXEL[objective]
-            photographs[name] = Photograph(name, rgb, mpp, finding, row["grade"].strip(), objective)
+            photographs[name] = Photograph(name, rgb, mpp, finding, caption["grade"].strip(), objective)
     return photographs, left_out
 
 

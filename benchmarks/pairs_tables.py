@@ -276,7 +276,7 @@ def _coverage(done: Sequence[PairsCell], asked: Sequence[PairsCell], failed: Seq
             missing.setdefault(cell.method.name, []).append(f"{cell.fold}/{cell.seed}")
     if not missing:
         return f"All {len(asked)} cells are finished."
-    lines = [f"- `{row}`: {', '.join(of)}" for row, of in missing.items()]
+    lines = [f"- `{method}`: {', '.join(of)}" for method, of in missing.items()]
     reasons = [f"- failed: {line}" for line in failed]
     return (
         f"**Partial: {len(done)} of {len(asked)} cells are finished.** Rows with fewer folds are measured on other "

@@ -55,12 +55,12 @@ def main() -> None:
     print(f"reading every byte once: {read:,.1f} h of one job at {arguments.read:g} MB/s")
     print(f"decoding: {decode:,.1f} h of one job of {CPUS} cores at {arguments.decode:g} tiles/s a core")
     print(f"{'encoder':<15}{'GFLOP/tile':>11}{'tiles/s':>9}{'GPU h':>8}{'jobs':>6}{'store GB':>10}")
-    for name, row in ENCODERS.items():
+    for name, encoder in ENCODERS.items():
         flops = operations(name)
         rate = arguments.teraflops * 1e12 / flops
         gpu = tiles / rate / 3600
         jobs = math.ceil(max(gpu, decode, read) / arguments.hours)
-        size = tiles * (row.dim * HALF_BYTES + ROW_BYTES) / 1e9
+        size = tiles * (encoder.dim * HALF_BYTES + ROW_BYTES) / 1e9
         print(f"{name:<15}{flops / 1e9:>11.1f}{rate:>9,.0f}{gpu:>8.1f}{jobs:>6}{size:>10,.0f}")
 
 

@@ -110,8 +110,8 @@ def run_cohort(cohort: str, folder: Path, output: Path, experiments: list[str]) 
 def risks_of(results: Path) -> pd.DataFrame:
     """Risks that `benchmarks.survival` left, of rows that are finished on every fold, as an external table."""
     tables = [
-        of.assign(model=row).rename(columns={"sample_id": "case", "score": "risk"})
-        for row, of in read(results).items()
+        of.assign(model=model).rename(columns={"sample_id": "case", "score": "risk"})
+        for model, of in read(results).items()
         if of["fold"].nunique() == FOLDS
     ]
     if not tables:
@@ -158,11 +158,11 @@ def _paired(comparison: Path, pictures: Path) -> list[str]:
     table.columns = [c.removeprefix("survival_") for c in table.columns]
     title = "all cohorts, each within itself" if name == ALL else name.upper()
     lines = [
-        [f"`{row}`", "released" if row in STATED else "ours",
+        [f"`{model}`", "released" if model in STATED else "ours",
          _span(of["value"], of["low"], of["high"]),
          _span(of["difference"], of["difference_low"], of["difference_high"], "+") or "reference",
          "" if np.isnan(of["p_holm"]) else f"{of['p_holm']:.3f}"]
-        for row, of in zip(map(str, table.index), table.to_dict("records"), strict=True)
+        for model, of in zip(map(str, table.index), table.to_dict("records"), strict=True)
     ]  # fmt: skip
     n = int(table["n"].iloc[0])
     made = [

@@ -61,8 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = [text.partition("=")[::2] for text in arguments.settings]
     for name, overrides in settings:
-        row = pd.DataFrame([run(arguments, name, overrides.split())])
-        print(row.to_string(index=False, header=False, float_format="%.3f"), flush=True)
+        scores = pd.DataFrame([run(arguments, name, overrides.split())])
+        print(scores.to_string(index=False, header=False, float_format="%.3f"), flush=True)
 
 
 if __name__ == "__main__":

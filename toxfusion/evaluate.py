@@ -41,9 +41,10 @@ def main(config: dict[str, Any]) -> None:
         probes = evaluation.probes[~_single_lesion(evaluation.probes)]
         known = probes["value"].notna()
         print(f"\n{_aligned(probes[known], [*keys, 'value', 'low', 'high', 'chance'])}")
-        for row in probes.loc[~known, ["probe", "embedding", "task", "reason"]].to_dict("records"):
+        for probe in probes.loc[~known, ["probe", "embedding", "task", "reason"]].to_dict("records"):
             print(
-                " ".join(filter(None, (row["probe"], row["embedding"], row["task"]))) + f": {row['reason']}"
+                " ".join(filter(None, (probe["probe"], probe["embedding"], probe["task"])))
+                + f": {probe['reason']}"
             )
 
 

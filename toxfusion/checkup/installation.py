@@ -73,9 +73,12 @@ def readers() -> Iterator[str]:
 
 def encoders() -> Iterator[str]:
     """A line for each published encoder."""
-    for row in ENCODERS.values():
-        scale = "natural images" if row.mpp is None else f"{row.mpp:g} um/px"
-        yield f"{'encoder':<18}{row.name:<15}{row.dim:>5} features, {row.input_px} px, {scale}; {row.licence}"
+    for encoder in ENCODERS.values():
+        scale = "natural images" if encoder.mpp is None else f"{encoder.mpp:g} um/px"
+        yield (
+            f"{'encoder':<18}{encoder.name:<15}{encoder.dim:>5} features, {encoder.input_px} px, {scale}; "
+            f"{encoder.licence}"
+        )
 
 
 def launchers() -> Iterator[str]:

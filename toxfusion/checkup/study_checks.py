@@ -175,11 +175,11 @@ def _doubled(study: Study, ids_of: dict[str, list[str]]) -> Iterator[Problem]:
             continue
         regions = study.slides.loc[ids, ["x", "y", "width", "height"]]
         doubled = regions[regions.duplicated(keep=False)]
-        for _, rows in doubled.groupby(list(regions.columns), dropna=False):
-            box = [float(side) for side in rows.iloc[0]]
+        for _, slides in doubled.groupby(list(regions.columns), dropna=False):
+            box = [float(side) for side in slides.iloc[0]]
             part = "the whole" if math.isnan(box[0]) else f"the part {tuple(map(int, box))}"
-            names = ", ".join(map(str, rows.index))
-            line = f"slides.parquet: {image}: {part} is {len(rows)} slides: {names}"
+            names = ", ".join(map(str, slides.index))
+            line = f"slides.parquet: {image}: {part} is {len(slides)} slides: {names}"
             yield Problem("region that is several slides", line)
 
 

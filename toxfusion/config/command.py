@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from toxfusion.config.ending import asks_for_traceback, refuse, say
 from toxfusion.config.environment import prepare_environment, restart_with_utf8
@@ -15,7 +15,8 @@ from toxfusion.config.faults import is_message, system_fault
 from toxfusion.config.folders import config_folders
 from toxfusion.config.help import help_text
 
-MainFunction = Callable[[dict[str, Any]], "float | None"]
+if TYPE_CHECKING:
+    from toxfusion.config.entry import MainFunction
 
 
 def entry_point(

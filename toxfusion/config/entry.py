@@ -28,13 +28,15 @@ from omegaconf.errors import (
 )
 
 from toxfusion.config import folders
-from toxfusion.config.command import MainFunction
 from toxfusion.config.ending import UNREAD, asks_for_traceback, end_output, one_line, refuse
 from toxfusion.config.faults import ConfigError, is_message, system_fault
 from toxfusion.config.loader import CheckedLoader
 from toxfusion.config.nodes import Config, check_targets
 from toxfusion.config.sweep import FAILED, SweepError, failures, forget_failure, record_failure
 from toxfusion.config.values import check_numbers
+
+#: What an entry point does with its configuration; a number it returns is what a search maximises.
+MainFunction = Callable[[Config], float | None]
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> Config:

@@ -128,8 +128,8 @@ class ComBat:
         """
         _check(obs, self.column, self.covariates, self.unseen)
         batch = obs[self.column].astype(str).to_numpy()
-        row = pd.Index(self.batches).get_indexer(pd.Index(batch))
-        strange = (row < 0) & ~np.isnan(values).all(axis=1)
+        position = pd.Index(self.batches).get_indexer(pd.Index(batch))
+        strange = (position < 0) & ~np.isnan(values).all(axis=1)
         if strange.any() and self.unseen == "refuse":
             raise BatchError(
                 f"ComBat by {self.column!r}: {strange.sum()} samples ({obs.index[strange][0]!r} ...) are of "
@@ -142,8 +142,8 @@ class ComBat:
                 audit.change(
                     "expression", "sample", str(sample), f"batch {name!r} is not in training: not corrected"
                 )
-        known = row >= 0
-        of = row[known]
+        known = position >= 0
+        of = position[known]
         unit = np.where(self.deviation > 0, self.deviation, 1.0)
         expected = self.grand_mean + _indicators(obs[known], self.levels) @ self.effects
         standard = (values[known] - expected) / unit

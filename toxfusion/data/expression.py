@@ -198,9 +198,9 @@ class ExpressionTransform:
         usable = study.obs["is_control"].to_numpy() & study.has_expression
         values = np.full((len(positions), len(self.gene_ids)), np.nan)
         columns = _gene_columns(study, self.gene_ids) if usable.any() else np.empty(0, np.int64)
-        for i, row in enumerate(positions):
-            controls = np.flatnonzero(usable & (groups == groups[row]))
-            controls = controls[controls != row] if groups[row] else controls[:0]
+        for i, sample in enumerate(positions):
+            controls = np.flatnonzero(usable & (groups == groups[sample]))
+            controls = controls[controls != sample] if groups[sample] else controls[:0]
             if len(controls):
                 values[i] = _log2(study, controls, columns, self.combat).mean(axis=0)
         return self._standardised(values, study.obs.iloc[positions])
@@ -377,14 +377,14 @@ def _referenced(
     groups = study.obs["control_group"].to_numpy()
     usable = study.obs["is_control"].to_numpy() & study.has_expression
     controls_of: dict[str, np.ndarray] = {}
-    for i, row in enumerate(positions):
-        if not study.has_expression[row]:
+    for i, sample in enumerate(positions):
+        if not study.has_expression[sample]:
             continue
-        group = groups[row]
+        group = groups[sample]
         if group and group not in controls_of:
             controls_of[group] = np.flatnonzero(usable & (groups == group))
         controls = controls_of.get(group, np.empty(0, np.int64))
-        controls = controls[controls != row]
+        controls = controls[controls != sample]
         if len(controls):
             values[i] -= _log2(study, controls, columns, combat).mean(axis=0)
             continue
@@ -393,7 +393,7 @@ def _referenced(
             audit.change(
                 "expression",
                 "sample",
-                str(study.obs.index[row]),
+                str(study.obs.index[sample]),
                 "no other vehicle control with expression in its control_group: compared with the mean of "
                 "the training controls",
             )

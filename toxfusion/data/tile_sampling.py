@@ -71,7 +71,7 @@ class TileDataModule(PositionedDataModule):
         return [(s, int(rng.integers(self.store.n_rows(s)))) for s in (self.slide_ids[i] for i in slides)]
 
     def read(self, chosen: Sequence[tuple[str, int]], step: int) -> TileBatch:
-        tiles = [self.store.rows(slide, np.array([row])) for slide, row in chosen]
+        tiles = [self.store.rows(slide, np.array([tile])) for slide, tile in chosen]
         return TileBatch(torch.from_numpy(np.concatenate(tiles)), step)
 
     def training_batch(self, position: int) -> TileBatch:

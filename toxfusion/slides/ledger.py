@@ -57,9 +57,9 @@ class Ledger:
         self.records: dict[str, SlideRecord] = {}
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    if row.get("state") in ("done", "skipped", "failed") and None not in row.values():
-                        record = _record_of(row)
+                for cells in csv.DictReader(file):
+                    if cells.get("state") in ("done", "skipped", "failed") and None not in cells.values():
+                        record = _record_of(cells)
                         self.records[record.slide_id] = record
 
     def put(self, record: SlideRecord) -> None:
@@ -91,12 +91,12 @@ def _csv_line(values: Sequence[object]) -> str:
 
 
 def _row_of(record: SlideRecord) -> dict[str, Any]:
-    row = asdict(record)
-    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+    values = asdict(record)
+    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
 
 
-def _record_of(row: dict[str, str]) -> SlideRecord:
-    values: dict[str, Any] = {key: row[key] for key in _COLUMNS}
+def _record_of(cells: dict[str, str]) -> SlideRecord:
+    values: dict[str, Any] = {key: cells[key] for key in _COLUMNS}
     for key in (*_WHOLE, *_REAL):
         number = int if key in _WHOLE else float
         values[key] = number(values[key]) if values[key] else None

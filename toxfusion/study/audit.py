@@ -99,7 +99,7 @@ class Audit:
             AuditError: the file is not a list of audit records.
         """
         try:
-            rows = json.loads(Path(path).read_text(encoding="utf-8"))
-            return Audit(AuditRecord(**row) for row in rows)
+            records = json.loads(Path(path).read_text(encoding="utf-8"))
+            return Audit(AuditRecord(**record) for record in records)
         except (json.JSONDecodeError, TypeError) as error:
             raise AuditError(f"{path}: not an audit file ({error}); delete it or restore it") from error

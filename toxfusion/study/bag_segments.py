@@ -226,8 +226,8 @@ class Segment:
     def _rows_on_disk(self) -> int:
         if not (self._file("rows").exists() and self._file("coordinates").exists()):
             return 0
-        rows = self._file("rows").stat().st_size // self._spec.row_bytes
-        return min(rows, self._file("coordinates").stat().st_size // COORDINATE_BYTES)
+        stored = self._file("rows").stat().st_size // self._spec.row_bytes
+        return min(stored, self._file("coordinates").stat().st_size // COORDINATE_BYTES)
 
 
 def bytes_of(array: npt.NDArray[Any]) -> memoryview:

@@ -88,12 +88,12 @@ class BagStore:
             StoreError: there is no store, or its store.json cannot be read.
         """
         root = Path(root)
-        found = read_spec(root / "store.json")
-        if spec is not None and (differences := found.differences(spec)):
+        stored = read_spec(root / "store.json")
+        if spec is not None and (differences := stored.differences(spec)):
             raise StoreMismatch(
                 f"bag store {root} has {'; '.join(differences)}: use another name for the store, or remove it"
             )
-        return cls(root, found)
+        return cls(root, stored)
 
     @property
     def placed(self) -> bool:
@@ -417,10 +417,10 @@ def _checked_rows(slide_id: str, block: npt.NDArray[Any], spec: StoreSpec) -> np
     finite = np.isfinite(cast)
     if not finite.all():
         finite = finite.reshape(len(cast), -1)
-        row, column = np.argwhere(~finite)[0]
-        value = block.reshape(len(block), -1)[row, column]
+        tile, dimension = np.argwhere(~finite)[0]
+        value = block.reshape(len(block), -1)[tile, dimension]
         raise BagRejected(
-            f"slide {slide_id!r}: feature [{row}, {column}] of {np.sum(~finite)} bad ones is {value}, not a "
+            f"slide {slide_id!r}: feature [{tile}, {dimension}] of {np.sum(~finite)} bad ones is {value}, not a "
             f"finite {spec.dtype}: check the encoder and its precision"
         )
     return cast

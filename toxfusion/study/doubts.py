@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 
 from toxfusion.study.names import NEAR, strangers
-from toxfusion.study.rules import CONTRACT_COLUMNS
+from toxfusion.study.rules import CONTRACT_COLUMNS, StudyTables
 
 if TYPE_CHECKING:
     from toxfusion.study.audit import Audit
-    from toxfusion.study.study import Study
 
 STAGE = "prepare"
 #: words for what is not known, letter case aside; `MISSING_MARKS` are read as missing already, None is a word
@@ -55,7 +54,7 @@ def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield name, known
 
 
-def audit_doubts(study: Study, audit: Audit) -> None:
+def audit_doubts(study: StudyTables, audit: Audit) -> None:
     """Record what looks like a slip, in the columns of obs and among the names and values of findings and chemistry."""
     obs = study.obs
     for column in map(str, obs.columns):

@@ -128,8 +128,8 @@ def read_rows(file: FeatureFile, chosen: npt.NDArray[np.bool_]) -> Iterator[npt.
     """
     if file.path.suffix.lower() == ".pt":
         with _explained(file.path):
-            rows = _squeezed(_tensors(file.path)["features"]).detach()
-            wide = rows.float() if rows.dtype == torch.bfloat16 else rows
+            features = _squeezed(_tensors(file.path)["features"]).detach()
+            wide = features.float() if features.dtype == torch.bfloat16 else features
             blocks = iter([wide[torch.from_numpy(chosen)].numpy()])
         yield from blocks
         return
@@ -160,10 +160,10 @@ def write_clam_h5(store: BagStore, slide_id: str, path: Path) -> None:
 def _write_clam(store: BagStore, slide_id: str, path: Path) -> None:
     about = store.spec.provenance
     with h5py.File(path, "w") as file:
-        rows = store.rows(slide_id)
-        data = file.create_dataset("features", rows.shape, np.float32)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            data[start : start + BLOCK_ROWS] = rows[start : start + BLOCK_ROWS]
+        features = store.rows(slide_id)
+        data = file.create_dataset("features", features.shape, np.float32)
+        for start in range(0, len(features), BLOCK_ROWS):
+            data[start : start + BLOCK_ROWS] = features[start : start + BLOCK_ROWS]
         if store.placed:
             corners = file.create_dataset("coords", data=store.coordinates(slide_id))
             corners.attrs["name"] = slide_id
@@ -242,10 +242,10 @@ def _said(key: str, *places: h5py.HLObject) -> Any:
 
 def _torch_header(path: Path) -> FeatureFile:
     tensors = _tensors(path)
-    rows = tensors["features"]
-    n, dim = _row_shape(tuple(rows.shape))
-    if not rows.is_floating_point():
-        raise FeatureFileError(f"its features are {str(rows.dtype).removeprefix('torch.')}, not floating")
+    features = tensors["features"]
+    n, dim = _row_shape(tuple(features.shape))
+    if not features.is_floating_point():
+        raise FeatureFileError(f"its features are {str(features.dtype).removeprefix('torch.')}, not floating")
     return FeatureFile(path, path if "coords" in tensors else None, (path.stem,), n, dim)
 
 
@@ -270,8 +270,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     raise FeatureFileError(f"holds {what}, and neither a tensor nor a table with features (or feats)")
 
 
-def _squeezed(rows: Tensor) -> Tensor:
-    return rows[0] if rows.ndim == 3 else rows
+def _squeezed(features: Tensor) -> Tensor:
+    return features[0] if features.ndim == 3 else features
 
 
 def _rows_name(file: h5py.File) -> str:

@@ -70,8 +70,8 @@ def _order_within(block: pd.Series, rng: np.random.Generator) -> np.ndarray:
     """Positions int64 [n], permuted within each value of ``block``."""
     order = np.arange(len(block))
     for value in sorted(block.unique()):
-        rows = np.flatnonzero(block.to_numpy() == value)
-        order[rows] = rng.permutation(rows)
+        members = np.flatnonzero(block.to_numpy() == value)
+        order[members] = rng.permutation(members)
     return order
 
 

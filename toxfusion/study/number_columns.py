@@ -98,7 +98,7 @@ def _refuse_thousands(column: pd.Series, path: Path | str) -> None:
             largest = max(largest, int(text))
     if not pointed or not 0 < largest < 1000:
         return
-    doubted = [row for row, text in pointed.items() if text.endswith("0") or largest >= 100]
+    doubted = [place for place, text in pointed.items() if text.endswith("0") or largest >= 100]
     if not doubted:
         return
     place, value = doubted[0], pointed[doubted[0]]

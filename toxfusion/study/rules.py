@@ -380,12 +380,12 @@ def _check_expression(study: StudyTables) -> None:
         )
     infinite = np.argwhere(np.isinf(x))
     if len(infinite):
-        row, gene = infinite[0]
+        sample, gene = infinite[0]
         raise fault(
             EXPRESSION_FILE,
             "X",
-            float(x[row, gene]),
-            f"sample {study.obs.index[row]!r}, gene {study.var.index[gene]!r} is infinite",
+            float(x[sample, gene]),
+            f"sample {study.obs.index[sample]!r}, gene {study.var.index[gene]!r} is infinite",
             "Use log2(value + 1), or drop the sample",
         )
     # A gene that the table of a batch lacks is NaN in all of its profiles; other gaps are holes in single profiles.
@@ -397,13 +397,13 @@ def _check_expression(study: StudyTables) -> None:
     absent = missing.sum(axis=1)
     partial = np.flatnonzero((absent > 0) & profiled)
     if len(partial):
-        row = partial[0]
-        gene = int(np.flatnonzero(missing[row])[0])
+        sample = partial[0]
+        gene = int(np.flatnonzero(missing[sample])[0])
         raise fault(
             EXPRESSION_FILE,
             "X",
             float("nan"),
-            f"sample {study.obs.index[row]!r} lacks {absent[row]} of {x.shape[1]} genes, "
+            f"sample {study.obs.index[sample]!r} lacks {absent[sample]} of {x.shape[1]} genes, "
             f"{study.var.index[gene]!r} first",
             "Impute them, drop these genes, or make the whole row NaN (no profile); only a gene that every profile of "
             "a batch lacks may be missing",

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
@@ -104,16 +106,13 @@ def split_units(
     Raises:
         SplitError: a column is missing, or empty where it must not be.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     nodes: dict[tuple[str, str], int] = {}
     edges: list[tuple[int, int]] = []
     n = len(obs)
     for column in together:
-        for row, value in enumerate(column_values(obs, column, required=column == together[0])):
+        for sample, value in enumerate(column_values(obs, column, required=column == together[0])):
             if value:
-                edges.append((row, nodes.setdefault((column, value), n + len(nodes))))
+                edges.append((sample, nodes.setdefault((column, value), n + len(nodes))))
     for compound, parent in (analogues or {}).items():
         if "compound" in together:
             a = nodes.setdefault(("compound", compound), n + len(nodes))
@@ -168,26 +167,26 @@ def _refuse_straddling(
     placed = obs.assign(unit=units, part=obs.index.map(part_of)).dropna(subset="part")
     parts = placed.groupby("unit")["part"].nunique()
     for unit in parts.index[parts > 1]:
-        rows = placed[placed["unit"] == unit]
+        members = placed[placed["unit"] == unit]
         for column in together:
-            shared = rows[rows[column].astype(str) != ""].groupby(column)["part"].unique()
+            shared = members[members[column].astype(str) != ""].groupby(column)["part"].unique()
             for value, where in shared.items():
                 if len(where) > 1:
-                    compounds = sorted(set(rows.loc[rows[column] == value, "compound"]))
+                    compounds = sorted(set(members.loc[members[column] == value, "compound"]))
                     raise SplitError(
                         f"{column} {value!r} is in {' and '.join(sorted(where))} (compounds {compounds}); "
                         "keep a compound, its vehicle controls and those it shares them with in one part"
                     )
-        a, b = _apart(rows)
+        a, b = _apart(members)
         raise SplitError(
             f"compounds {a!r} and {b!r} are analogues or share controls (unit {unit!r}), "
             "but lie in different parts; keep them together"
         )
 
 
-def _apart(rows: pd.DataFrame) -> tuple[str, str]:
+def _apart(members: pd.DataFrame) -> tuple[str, str]:
     """Two compounds of one unit in different parts."""
-    part = rows.groupby("compound")["part"].first()
+    part = members.groupby("compound")["part"].first()
     return next((str(a), str(b)) for a, b in combinations(part.index, 2) if part[a] != part[b])
 
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 
 from toxfusion.study.audit import Audit
+from toxfusion.study.bag_store import BagStore
 from toxfusion.study.doubts import audit_doubts
 from toxfusion.study.files import replacing
 from toxfusion.study.rules import (
@@ -29,9 +31,6 @@ from toxfusion.study.rules import (
     storable,
     var_table,
 )
-
-if TYPE_CHECKING:
-    from toxfusion.study.bag_store import BagStore
 
 SCHEMA = 1
 
@@ -96,7 +95,7 @@ class Study:
 
     @cached_property
     def _slides_by_sample(self) -> dict[str, list[str]]:
-        return {str(s): rows.index.tolist() for s, rows in self.slides.groupby("sample_id", sort=False)}
+        return {str(s): slides.index.tolist() for s, slides in self.slides.groupby("sample_id", sort=False)}
 
     def slides_of(self, sample_id: str) -> list[str]:
         """Slide ids of a sample in the order of slides.parquet; empty when it has none.
@@ -120,13 +119,13 @@ class Study:
         Raises:
             KeyError: the study lacks one of them.
         """
-        rows = self.obs.index.get_indexer(pd.Index(list(sample_ids), dtype=object))
-        if (rows < 0).any():
-            missing = [s for s, row in zip(sample_ids, rows, strict=True) if row < 0]
+        positions = self.obs.index.get_indexer(pd.Index(list(sample_ids), dtype=object))
+        if (positions < 0).any():
+            missing = [s for s, position in zip(sample_ids, positions, strict=True) if position < 0]
             raise KeyError(
                 f"study {self.name!r} has no sample {missing[0]!r} ({len(missing)} missing in all)"
             )
-        return rows.astype(np.int64)
+        return positions.astype(np.int64)
 
     def features(self, encoder: str) -> BagStore:
         """The feature store of an encoder, opened for reading."""
@@ -137,8 +136,6 @@ class Study:
         return self._store("tiles", grid)
 
     def _store(self, kind: str, name: str) -> BagStore:
-        from toxfusion.study.bag_store import BagStore
-
         folder = self.root / kind / name
         if not folder.is_dir():
             parent = self.root / kind
@@ -214,8 +211,6 @@ def write_study(
 
 
 def _read(root: Path) -> Study:
-    import anndata
-
     for file in (EXPRESSION_FILE, SLIDES_FILE):
         if not (root / file).is_file():
             raise StudyError(
@@ -289,8 +284,6 @@ def _layer_table(obsm: Any, key: str, index: pd.Index, required: bool = False) -
 
 
 def _write_files(study: Study, counts: np.ndarray | None, audit: Audit) -> None:
-    import anndata
-
     root = study.root
     root.mkdir(parents=True, exist_ok=True)
     # Text as categories: anndata would make them so on writing, and say so for every column.

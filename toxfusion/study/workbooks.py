@@ -17,6 +17,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
+from openpyxl.utils.cell import range_boundaries
 
 from toxfusion.study.table_files import TableError, without_unseen
 
@@ -108,8 +109,6 @@ def _xml_of_first(workbook: bytes) -> tuple[list[str], bytes]:
 
 def _unread(xml: bytes, rows: list[list[object]]) -> Iterator[str]:
     """What is wrong with each cell that reads as empty and is not, in the order of the sheet."""
-    from openpyxl.utils.cell import range_boundaries
-
     for _, node in ElementTree.iterparse(io.BytesIO(xml)):
         tag = _local(node.tag)
         if tag == "c":

@@ -80,8 +80,8 @@ def thousands_as_decimals(values: np.ndarray) -> tuple[int, int] | None:
         return None
     if np.mean(np.round(in_thousands) % 10 != 0) < 0.5:
         return None
-    row, column = np.argwhere(values != np.round(values))[0]
-    return int(row), int(column)
+    sample, gene = np.argwhere(values != np.round(values))[0]
+    return int(sample), int(gene)
 
 
 def refuse_no_log2(table: pd.DataFrame, path: Path | str, instead: str) -> None:
@@ -97,14 +97,14 @@ def refuse_no_log2(table: pd.DataFrame, path: Path | str, instead: str) -> None:
     values = np.nan_to_num(table.to_numpy(np.float64), nan=0.0)
     if not values.size or np.abs(values).max() <= LARGEST_LOG2:
         return
-    row, column = divmod(int(np.abs(values).argmax()), values.shape[1])
-    value = values[row, column]
+    sample, gene = divmod(int(np.abs(values).argmax()), values.shape[1])
+    value = values[sample, gene]
     remedy = (
         f"use {instead}, or take the logarithm"
         if value > 0
         else "leave the cell empty where there is no value, and take log2(value + 1) of zeros"
     )
     raise TableError(
-        f"{path}, sample {str(table.index[row])!r}, gene {str(table.columns[column])!r}, value {value:g}: is no log2 "
+        f"{path}, sample {str(table.index[sample])!r}, gene {str(table.columns[gene])!r}, value {value:g}: is no log2 "
         f"value; {remedy}"
     )

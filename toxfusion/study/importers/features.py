@@ -361,8 +361,8 @@ def _append(study: Study, bag: _Bag, writer: BagWriter, audit: Audit) -> None:
             )
             return
         _refuse_no_places(corners, bag.tile_size)
-        rows = _not_blank(read_rows(bag.file, inside))
-        writer.append(bag.slide_id, rows, corners[inside], tile_size=bag.tile_size, mpp0=bag.mpp0)
+        features = _not_blank(read_rows(bag.file, inside))
+        writer.append(bag.slide_id, features, corners[inside], tile_size=bag.tile_size, mpp0=bag.mpp0)
     except (FeatureFileError, BagRejected) as error:
         audit.drop(STAGE, "slide", bag.slide_id, str(error))
 

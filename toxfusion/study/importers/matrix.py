@@ -250,23 +250,23 @@ def _check_counts(table: pd.DataFrame, path: str, audit: Audit) -> None:
         (values < 0, "is negative"),
     ):
         if wrong.any():
-            row, column = np.argwhere(wrong)[0]
+            sample, gene = np.argwhere(wrong)[0]
             raise ImportTableError(
-                f"{path}, sample {table.index[row]!r}, gene {table.columns[column]!r}, value {values[row, column]:g}: "
-                f"{what}, and a raw count is never negative or missing; correct it, or use source=matrix for "
-                "log2 values"
+                f"{path}, sample {table.index[sample]!r}, gene {table.columns[gene]!r}, value "
+                f"{values[sample, gene]:g}: {what}, and a raw count is never negative or missing; correct it, or use "
+                "source=matrix for log2 values"
             )
     if (place := thousands_as_decimals(values)) is not None:
-        row, column = place
-        value = values[row, column]
+        sample, gene = place
+        value = values[sample, gene]
         raise ImportTableError(
-            f"{path}, sample {table.index[row]!r}, gene {table.columns[column]!r}, value {value:g}: seems to be "
+            f"{path}, sample {table.index[sample]!r}, gene {table.columns[gene]!r}, value {value:g}: seems to be "
             f"{value * 1000:.0f} with a point for thousands; write counts without one"
         )
     kind = looks_processed(values)
     broken = values != np.round(values)
-    row, column = np.argwhere(broken if broken.any() else values == values.max())[0]
-    first = f"sample {table.index[row]!r}, gene {table.columns[column]!r}, value {values[row, column]:g}"
+    sample, gene = np.argwhere(broken if broken.any() else values == values.max())[0]
+    first = f"sample {table.index[sample]!r}, gene {table.columns[gene]!r}, value {values[sample, gene]:g}"
     if kind:
         what = "is not whole, and the" if broken.any() else "is whole, but the"
         raise ImportTableError(
@@ -363,8 +363,8 @@ def _findings(path: str | None, sample_ids: pd.Index, audit: Audit) -> pd.DataFr
         in_words = [
             GRADE_WORDS.get(cell.casefold(), cell) if isinstance(cell, str) else cell for cell in column
         ]
-        given = pd.Series(in_words, index=column.index, name=column.name, dtype=object)
-        values = numbers(given, path, GRADE_ADVICE)
+        written = pd.Series(in_words, index=column.index, name=column.name, dtype=object)
+        values = numbers(written, path, GRADE_ADVICE)
         strange = values.index[values.notna() & ~values.isin(GRADES)]
         if len(strange):
             raise ImportTableError(

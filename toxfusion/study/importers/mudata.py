@@ -132,10 +132,10 @@ def _check_vectors(vectors: pd.DataFrame, file: str, modality: str) -> None:
     values = vectors.to_numpy(dtype=np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
-        row, column = np.argwhere(bad)[0]
+        sample, column = np.argwhere(bad)[0]
         raise ImportTableError(
-            f"{file}, modality {modality!r}, sample {vectors.index[row]!r}, column {column}: is "
-            f"{values[row, column]}; leave samples without a slide out of the modality"
+            f"{file}, modality {modality!r}, sample {vectors.index[sample]!r}, column {column}: is "
+            f"{values[sample, column]}; leave samples without a slide out of the modality"
         )
     zeros = ~values.any(axis=1)
     if zeros.any():

@@ -110,11 +110,11 @@ def _check_labels(obs: pd.DataFrame, path: Path | str) -> None:
             )
     for column, advice in (("dili", LABEL_ADVICE), ("injury", LABEL_ADVICE), ("event", EVENT_ADVICE)):
         if column in obs.columns:
-            given, obs[column] = obs[column], numbers(obs[column], path, advice)
+            written, obs[column] = obs[column], numbers(obs[column], path, advice)
             strange = obs.index[obs[column].notna() & ~obs[column].isin([0.0, 1.0])]
             if len(strange):
                 raise ImportTableError(
-                    f"{path}, column {column!r}, value {str(given[strange[0]])!r}: of sample {strange[0]!r} is "
+                    f"{path}, column {column!r}, value {str(written[strange[0]])!r}: of sample {strange[0]!r} is "
                     f"neither 0 nor 1; {advice}"
                 )
     if "survival_time" in obs.columns:
@@ -215,12 +215,12 @@ def _flags(column: pd.Series, path: Path | str) -> pd.Series:
 
 def _levels(obs: pd.DataFrame, path: Path | str) -> pd.Series:
     level = pd.Series("control", index=obs.index)
-    for compound, rows in obs[~obs["is_control"]].groupby("compound"):
-        doses = sorted(set(rows["dose"]))
+    for compound, treated in obs[~obs["is_control"]].groupby("compound"):
+        doses = sorted(set(treated["dose"]))
         if len(doses) not in LEVELS:
             raise ImportTableError(
                 f"{path}, column 'dose', value {doses}: compound {compound!r} has {len(doses)} doses; "
                 "add a column dose_level (control, low, middle, high)"
             )
-        level[rows.index] = rows["dose"].map(dict(zip(doses, LEVELS[len(doses)], strict=True)))
+        level[treated.index] = treated["dose"].map(dict(zip(doses, LEVELS[len(doses)], strict=True)))
     return level

@@ -275,15 +275,16 @@ def _read_visium(folder: Path, audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame
         raise ImportTableError(
             f"{folder}: {VISIUM_POSITIONS[0]} is missing, the pixel positions of the spots"
         )
-    rows = read_table(positions, header=False)
-    if str(rows.iat[0, 0]) == _VISIUM_COLUMNS[0]:
-        rows = rows.iloc[1:]
-    if rows.shape[1] != len(_VISIUM_COLUMNS):
+    spots = read_table(positions, header=False)
+    if str(spots.iat[0, 0]) == _VISIUM_COLUMNS[0]:
+        spots = spots.iloc[1:]
+    if spots.shape[1] != len(_VISIUM_COLUMNS):
         raise ImportTableError(
-            f"{positions}: has {rows.shape[1]} columns, not {', '.join(_VISIUM_COLUMNS)}; give the file of Space Ranger"
+            f"{positions}: has {spots.shape[1]} columns, not {', '.join(_VISIUM_COLUMNS)}; give the file of Space "
+            "Ranger"
         )
-    rows = rows.set_axis(list(_VISIUM_COLUMNS), axis=1).set_index("barcode")
-    at = rows.apply(lambda column: numbers(column, positions))
+    spots = spots.set_axis(list(_VISIUM_COLUMNS), axis=1).set_index("barcode")
+    at = spots.apply(lambda column: numbers(column, positions))
     _refuse_missing_position(at, positions)
     placed = _on_visium_array(at["array_row"], at["array_col"]).assign(
         pixel_x=at["pxl_col_in_fullres"],
@@ -376,9 +377,10 @@ def _read_spots(path: Path) -> pd.DataFrame:
 def _refuse_missing_position(spots: pd.DataFrame, path: Path) -> None:
     missing = np.argwhere(spots.isna().to_numpy())
     if len(missing):
-        row, column = missing[0]
+        spot, column = missing[0]
         raise ImportTableError(
-            f"{path}, column {spots.columns[column]!r}, row {spots.index[row]!r}: is missing; give every spot its place"
+            f"{path}, column {spots.columns[column]!r}, row {spots.index[spot]!r}: is missing; give every spot its "
+            "place"
         )
 
 

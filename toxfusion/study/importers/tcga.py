@@ -303,7 +303,7 @@ def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audi
     files = {int(m[1]): p for p in sorted(place.iterdir()) if (m := _FOLD_FILE.match(p.name))}
     if not files:
         raise ImportTableError(f"{folder}: holds no file splits_<k>.csv; name the folder of one set of folds")
-    rows = []
+    placed = []
     for fold, path in sorted(files.items()):
         parts = _parts_of(path)
         for case in sorted(case for case, n in Counter(case for case, _ in parts).items() if n > 1):
@@ -318,14 +318,14 @@ def _published(folder: str | None, known: pd.Index, cases: pd.Index, audit: Audi
                     "this cohort"
                 )
             if case in cases:
-                rows.append((case, fold, part))
+                placed.append((case, fold, part))
             else:
                 audit.drop(STAGE, "fold row", f"{fold} {case}", "its case was dropped")
         for case in cases.difference([case for case, _ in parts]):
             audit.drop(
                 STAGE, "fold row", f"{fold} {case}", f"in no part of {path.name}: left out of that fold"
             )
-    table = pd.DataFrame(rows, columns=["sample_id", "fold", "part"])
+    table = pd.DataFrame(placed, columns=["sample_id", "fold", "part"])
     return table.sort_values(["fold", "sample_id"], kind="stable")
 
 

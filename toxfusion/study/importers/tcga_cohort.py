@@ -135,15 +135,15 @@ def read_cohort(tables: CohortTables, form: TableForm, audit: Audit) -> Cohort:
             other, or a folder holds nothing that is looked for.
     """
     path = tables.cases
-    rows = _without_columns(
+    cases = _without_columns(
         _case_rows(path, form.case_column, form.slide_column, audit), form.ignore_columns, path
     )
-    images = _slides(rows, tables.slides, path, form.slide_column, audit)
+    images = _slides(cases, tables.slides, path, form.slide_column, audit)
     about_case = [
-        c for c in rows.columns if c not in (form.case_column, form.slide_column) and not _is_omics(c)
+        c for c in cases.columns if c not in (form.case_column, form.slide_column) and not _is_omics(c)
     ]
-    clinical = _one_row_a_case(rows[about_case].apply(without_unknown), path, audit)
-    expression, genes = _expression(rows, clinical.index, tables, form, audit)
+    clinical = _one_row_a_case(cases[about_case].apply(without_unknown), path, audit)
+    expression, genes = _expression(cases, clinical.index, tables, form, audit)
     known = clinical.index
     clinical = _usable(clinical, expression.index, images["sample_id"], audit)
     obs = _obs(clinical, tables.name)
@@ -177,30 +177,30 @@ def _without_normal(
 
 def _case_rows(path: str, case_column: str, slide_column: str, audit: Audit) -> pd.DataFrame:
     """The table, indexed by case, several rows where it has several slides; equal slide rows collapsed."""
-    rows = read_table(path, required=(case_column,), repeated=True)
-    refuse_repeated([c for c in rows.columns if not _is_omics(c)], path)
-    rows = rows.loc[:, [bool(c) for c in rows.columns]]
-    if slide_column in rows.columns:
-        rows = _without_normal(rows, rows[slide_column], "slide", path, audit)
-        twice = rows.duplicated([case_column, slide_column])
-        for slide in rows.loc[twice, slide_column]:
+    cases = read_table(path, required=(case_column,), repeated=True)
+    refuse_repeated([c for c in cases.columns if not _is_omics(c)], path)
+    cases = cases.loc[:, [bool(c) for c in cases.columns]]
+    if slide_column in cases.columns:
+        cases = _without_normal(cases, cases[slide_column], "slide", path, audit)
+        twice = cases.duplicated([case_column, slide_column])
+        for slide in cases.loc[twice, slide_column]:
             audit.change(STAGE, "slide", str(slide), f"listed more than once in {Path(path).name}: joined")
-    ids = [case_of(b, path, case_column) for b in rows[case_column]]
-    return rows.set_axis(pd.Index(ids, dtype=object, name="sample_id"), axis=0)
+    ids = [case_of(b, path, case_column) for b in cases[case_column]]
+    return cases.set_axis(pd.Index(ids, dtype=object, name="sample_id"), axis=0)
 
 
-def _without_columns(rows: pd.DataFrame, ignored: Sequence[str] | None, path: str) -> pd.DataFrame:
+def _without_columns(cases: pd.DataFrame, ignored: Sequence[str] | None, path: str) -> pd.DataFrame:
     """The table without the columns of source.ignore_columns.
 
     Raises:
         ImportTableError: it lacks one of them.
     """
-    unknown = [c for c in ignored or () if c not in rows.columns]
+    unknown = [c for c in ignored or () if c not in cases.columns]
     if unknown:
         raise ImportTableError(
-            f"{path}: source.ignore_columns names {strangers(unknown, rows.columns).all_told()}, which it lacks"
+            f"{path}: source.ignore_columns names {strangers(unknown, cases.columns).all_told()}, which it lacks"
         )
-    return rows.drop(columns=list(ignored or ()))
+    return cases.drop(columns=list(ignored or ()))
 
 
 def _one_row_a_case(rows: pd.DataFrame, path: str, audit: Audit) -> pd.DataFrame:
@@ -369,17 +369,17 @@ def _is_omics(column: str) -> bool:
 
 
 def _expression(
-    rows: pd.DataFrame, cases: pd.Index, tables: CohortTables, form: TableForm, audit: Audit
+    table: pd.DataFrame, cases: pd.Index, tables: CohortTables, form: TableForm, audit: Audit
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Cases of the table with a profile x genes; genes named and collapsed as in the other importers, and how."""
     path, rna = tables.cases, tables.rna
     for omics in ("mut", "cnv"):
-        n = sum(m[1] == omics for c in rows.columns if (m := _OTHER_OMICS.match(c)))
+        n = sum(m[1] == omics for c in table.columns if (m := _OTHER_OMICS.match(c)))
         if n:
             audit.drop(STAGE, "columns", f"_{omics}", f"{n} columns of {Path(path).name}: not expression")
-    own = [bool(_RNASEQ.match(c)) for c in rows.columns]
+    own = [bool(_RNASEQ.match(c)) for c in table.columns]
     if rna is None:
-        values, source = _own_profiles(rows.loc[:, own], path), path
+        values, source = _own_profiles(table.loc[:, own], path), path
     else:
         if any(own):
             audit.drop(STAGE, "columns", "_rnaseq", f"{sum(own)} columns: {Path(rna).name} is read instead")
@@ -420,7 +420,7 @@ def _profiles(path: str, cases: pd.Index, audit: Audit) -> pd.DataFrame:
 
 
 def _slides(
-    rows: pd.DataFrame, folder: str | None, path: str, slide_column: str, audit: Audit
+    cases: pd.DataFrame, folder: str | None, path: str, slide_column: str, audit: Audit
 ) -> pd.DataFrame:
     """Slides of the table whose image lies below the folder, indexed by the file name without its extension.
 
@@ -428,8 +428,8 @@ def _slides(
     """
     listed = (
         pd.Series(dtype=object)
-        if slide_column not in rows.columns
-        else rows[slide_column].dropna().astype(str)
+        if slide_column not in cases.columns
+        else cases[slide_column].dropna().astype(str)
     )
     if folder is None:
         if len(listed):
@@ -437,26 +437,26 @@ def _slides(
             audit.drop(STAGE, "slides", slide_column, reason)
         return empty_slides()
     if folder == LISTED:
-        require_columns(rows, (slide_column,), path)
+        require_columns(cases, (slide_column,), path)
         files = [name if Path(name).suffix.lower() in _IMAGE_SUFFIXES else f"{name}.svs" for name in listed]
         named = {Path(file).stem: (case, file) for case, file in zip(listed.index, files, strict=True)}
         return _slide_table(named)
     if not Path(folder).is_dir():
         raise ImportTableError(f"{folder}: no such folder; source.slides names the folder of the images")
-    require_columns(rows, (slide_column,), path)
+    require_columns(cases, (slide_column,), path)
     images = _by_name(p for p in Path(folder).resolve().rglob("*") if p.is_file())
-    found = {}
+    images_of = {}
     for case, slide in zip(listed.index, listed, strict=True):
         image = images.get(slide) or images.get(f"{slide}.svs")
         if image is None:
             audit.drop(STAGE, "slide", slide, "no such file in the folder of slides")
         else:
-            found[image.stem] = (case, str(image))
-    if not found:
+            images_of[image.stem] = (case, str(image))
+    if not images_of:
         raise ImportTableError(
             f"{folder}: holds none of the {len(listed)} slides of {path} ({listed.iloc[0]!r} ...); check the folder"
         )
-    return _slide_table(found)
+    return _slide_table(images_of)
 
 
 def _slide_table(slides: dict[str, tuple[str, str]]) -> pd.DataFrame:

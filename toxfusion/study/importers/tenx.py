@@ -7,18 +7,17 @@ import re
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import anndata
+import h5py
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
 from toxfusion.study.audit import Audit
 from toxfusion.study.importers.tables import STAGE, ImportTableError
 from toxfusion.study.tables import identified, read_table
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 #: of a 10x matrix; other features are antibodies, guides or cut sites
 GENES = "Gene Expression"
@@ -67,8 +66,6 @@ def read_h5ad(path: Path | str) -> AnnData:
     Raises:
         ImportTableError: it cannot be read.
     """
-    import anndata
-
     if not Path(path).is_file():
         raise ImportTableError(f"{path}: no such file; check the path")
     try:
@@ -103,8 +100,6 @@ def sum_by_sample(cells: AnnData, samples: str, path: Path | str, audit: Audit) 
     Raises:
         ImportTableError: neither a file nor a column, a barcode in two rows, or no barcode has a sample.
     """
-    import anndata
-
     names = cells.obs_names.map(str)
     if Path(samples).is_file():
         table = identified(read_table(samples, required=("barcode", "sample_id")), "barcode", samples)
@@ -139,11 +134,10 @@ def sum_by_sample(cells: AnnData, samples: str, path: Path | str, audit: Audit) 
     summed = one @ sparse.csr_matrix(cells.X)[np.flatnonzero(has)]
     for sample, n in zip(sample_ids, np.bincount(codes), strict=True):
         audit.change(STAGE, "profile", str(sample), f"the sum of {n} barcodes")
-    return anndata.AnnData(sparse.csr_matrix(summed), pd.DataFrame(index=pd.Index(sample_ids)), cells.var)
+    return AnnData(sparse.csr_matrix(summed), pd.DataFrame(index=pd.Index(sample_ids)), cells.var)
 
 
 def _read_mtx(folder: Path) -> AnnData:
-    import anndata
     import scanpy
 
     matrices = [p for p in sorted(folder.iterdir()) if _MATRIX.match(p.name)]
@@ -174,7 +168,7 @@ def _read_mtx(folder: Path) -> AnnData:
         about["feature_types"] = var[2].tolist()
     names = pd.DataFrame(about, index=pd.Index(var[0], dtype=object))
     cells = pd.DataFrame(index=pd.Index(obs[0], dtype=object))
-    return anndata.AnnData(sparse.csr_matrix(counts), cells, names)
+    return AnnData(sparse.csr_matrix(counts), cells, names)
 
 
 def _beside(folder: Path, prefix: str, names: tuple[str, ...]) -> Path:
@@ -188,7 +182,6 @@ def _beside(folder: Path, prefix: str, names: tuple[str, ...]) -> Path:
 
 
 def _read_h5(path: Path) -> AnnData:
-    import h5py
     import scanpy
 
     try:
@@ -206,18 +199,16 @@ def _read_h5(path: Path) -> AnnData:
     return counts
 
 
-def _counted_h5ad(found: AnnData, path: Path) -> AnnData:
+def _counted_h5ad(counted: AnnData, path: Path) -> AnnData:
     """The layer ``counts``, or X where it holds whole numbers."""
-    import anndata
-
-    values = found.layers.get("counts", found.X)
+    values = counted.layers.get("counts", counted.X)
     entries = values.data if sparse.issparse(values) else np.asarray(values)
     if values is None or not np.array_equal(entries, np.round(entries)):
         raise ImportTableError(
-            f"{path}: holds no counts: it has no layer 'counts' (layers: {list(found.layers)}), and X is not of whole "
-            "numbers; add the layer, or use source=matrix for log2 values"
+            f"{path}: holds no counts: it has no layer 'counts' (layers: {list(counted.layers)}), and X is not of "
+            "whole numbers; add the layer, or use source=matrix for log2 values"
         )
-    return anndata.AnnData(values, found.obs, found.var[["symbol"] if "symbol" in found.var else []])
+    return AnnData(values, counted.obs, counted.var[["symbol"] if "symbol" in counted.var else []])
 
 
 def _short(error: BaseException) -> str:

@@ -176,8 +176,8 @@ def read_pathology(path: Path | str, audit: Audit) -> pd.DataFrame:
         raise ImportTableError(
             f"{path}, column 'ORGAN': no row is of 'Liver': {strangers(table['ORGAN'].dropna(), ['Liver']).all_told()}"
         )
-    for organ, rows in table[table["ORGAN"] != "Liver"].groupby("ORGAN", dropna=False):
-        audit.drop(STAGE, "finding rows", str(organ), f"{len(rows)} rows: not of the liver")
+    for organ, findings in table[table["ORGAN"] != "Liver"].groupby("ORGAN", dropna=False):
+        audit.drop(STAGE, "finding rows", str(organ), f"{len(findings)} rows: not of the liver")
     return table[table["ORGAN"] == "Liver"]
 
 
@@ -232,9 +232,9 @@ def rat_liver_arrays(attributes: pd.DataFrame, path: Path | str, audit: Audit) -
         & (attributes["ORGAN_ID"] == "Liver")
     )
     kinds = attributes[~wanted].fillna({"ORGAN_ID": "no array"}).groupby(["SPECIES", "TEST_TYPE", "ORGAN_ID"])
-    for kind, rows in kinds:
+    for kind, others in kinds:
         audit.drop(
-            STAGE, "attribute rows", "/".join(map(str, kind)), f"{len(rows)} rows: not an arrayed rat liver"
+            STAGE, "attribute rows", "/".join(map(str, kind)), f"{len(others)} rows: not an arrayed rat liver"
         )
     arrays = attributes[wanted].set_index("BARCODE")
     twice = arrays.index[arrays.index.duplicated()]
@@ -375,27 +375,29 @@ def _findings(
     The grade of a term is the highest over its topographies; a term is spontaneous when all its rows are.
     """
     barcodes = pd.Series(arrays.index, index=pd.MultiIndex.from_frame(arrays[ANIMAL]), name="sample_id")
-    rows = lesions.join(barcodes, on=ANIMAL, how="inner")
-    if n_lost := len(lesions) - len(rows):
+    findings = lesions.join(barcodes, on=ANIMAL, how="inner")
+    if n_lost := len(lesions) - len(findings):
         audit.drop(
             STAGE,
             "finding rows",
             "Liver",
             f"{n_lost} rows: of rats that are no sample; they count for injury alone",
         )
-    for row in rows[rows["FINDING_TYPE"].isna()].itertuples():
-        audit.drop(STAGE, "finding", str(row.sample_id), f"a row without a finding, grade {row.GRADE_TYPE}")
-    rows = rows[_is_lesion(rows)]
-    for row in rows[rows["GRADE_TYPE"] == "P"].itertuples():
-        audit.change(
-            STAGE, "finding", f"{row.sample_id} {row.FINDING_TYPE}", "present but not graded: grade 1"
+    for finding in findings[findings["FINDING_TYPE"].isna()].itertuples():
+        audit.drop(
+            STAGE, "finding", str(finding.sample_id), f"a row without a finding, grade {finding.GRADE_TYPE}"
         )
-    rows = rows.assign(
-        term=rows["FINDING_TYPE"].str.replace("/", " or "),
-        grade=rows["GRADE_TYPE"].map(GRADES),
-        spontaneous=rows["SP_FLG"] == "t",
+    findings = findings[_is_lesion(findings)]
+    for finding in findings[findings["GRADE_TYPE"] == "P"].itertuples():
+        audit.change(
+            STAGE, "finding", f"{finding.sample_id} {finding.FINDING_TYPE}", "present but not graded: grade 1"
+        )
+    findings = findings.assign(
+        term=findings["FINDING_TYPE"].str.replace("/", " or "),
+        grade=findings["GRADE_TYPE"].map(GRADES),
+        spontaneous=findings["SP_FLG"] == "t",
     )
-    table = rows.groupby(["sample_id", "term"]).agg(
+    table = findings.groupby(["sample_id", "term"]).agg(
         grade=("grade", "max"), spontaneous=("spontaneous", "all")
     )
     grades = table["grade"].unstack(fill_value=0).reindex(arrays.index, fill_value=0.0)
@@ -431,15 +433,15 @@ def hazard_labels(
     ):
         known = [*DILI_LABELS[kind][1], *([AMBIGUOUS] if kind == "dilirank" else [])]
         classes = {} if path is None else _classes(path, name_column, class_column, known)
-        found = {c: classes.get(normalised_compound(c), ("", "")) for c in compounds.unique()}
-        table[kind] = compounds.map({compound: label for compound, (_, label) in found.items()})
+        named = {c: classes.get(normalised_compound(c), ("", "")) for c in compounds.unique()}
+        table[kind] = compounds.map({compound: label for compound, (_, label) in named.items()})
         for name, (of, labels) in DILI_LABELS.items():
             if of == kind:
                 table[f"{name}_label"] = table[kind].map(labels).astype(np.float64)
         if path is None:
             continue
         file = Path(path).name
-        for compound, (spelling, label) in sorted(found.items()):
+        for compound, (spelling, label) in sorted(named.items()):
             if not label:
                 audit.change(STAGE, "compound", compound, f"not in {file} by name: no {kind} label")
             elif label == AMBIGUOUS:
@@ -459,10 +461,10 @@ def _classes(
     Raises:
         ImportTableError: two names that mean one compound have different classes, or a class is not ``known``.
     """
-    rows = read_table(path, required=(name_column, class_column))
-    rows = rows[rows[name_column].notna()].fillna({class_column: ""})
+    hazards = read_table(path, required=(name_column, class_column))
+    hazards = hazards[hazards[name_column].notna()].fillna({class_column: ""})
     classes: dict[str, tuple[str, str]] = {}
-    for name, label in zip(rows[name_column], rows[class_column], strict=True):
+    for name, label in zip(hazards[name_column], hazards[class_column], strict=True):
         if classes.setdefault(normalised_compound(name), (name, label))[1] != label:
             raise ImportTableError(
                 f"{path}, column {name_column!r}, value {name!r}: has two classes; keep one"
