@@ -1,4 +1,4 @@
-"""Cells of a benchmark: a method on one fold, each in a folder of its own, and skipped once it is done."""
+"""Cells of a benchmark: a method on one fold with one seed, each in its own folder, and skipped once it is done."""
 
 from __future__ import annotations
 
@@ -27,29 +27,38 @@ SomeMethod = TypeVar("SomeMethod", bound=Named)
 
 @dataclass(frozen=True)
 class Cell(Generic[SomeMethod]):
-    """A method on one fold.
+    """A method on one fold, with one seed.
 
     Attributes:
         last: file of its folder that is written last.
+        seeded: name and folder tell the seed; a benchmark of one seed has no need to.
         output: folder of the benchmark.
     """
 
     last: ClassVar[str]
+    seeded: ClassVar[bool] = False
     method: SomeMethod
     fold: int
     output: Path
+    seed: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.method.name}, fold {self.fold}"
+        return f"{self.method.name}, fold {self.fold}" + (f", seed {self.seed}" if self.seeded else "")
 
     @property
     def folder(self) -> Path:
-        return self.output / "cells" / self.method.name / f"fold{self.fold}"
+        own = f"fold{self.fold}" + (f"_seed{self.seed}" if self.seeded else "")
+        return self.output / "cells" / self.method.name / own
+
+    @property
+    def readings(self) -> Path:
+        """The file that is written last."""
+        return self.folder / self.last
 
     @property
     def done(self) -> bool:
-        return (self.folder / self.last).is_file()
+        return self.readings.is_file()
 
 
 SomeCell = TypeVar("SomeCell", bound=Cell[Any])

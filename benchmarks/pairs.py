@@ -62,7 +62,7 @@ def learned_from(cell: PairsCell, root: Path, cohort: pd.Series) -> Path:
 def run_cell(cell: PairsCell, root: Path, extra: Sequence[str]) -> None:
     """Train, or fit, one cell, and read it."""
     if cell.method.overrides is None:
-        write_readings(closed_form(cell, root), cell.readings)
+        write_readings(closed_form(cell, root), cell.readings.parent)
         return
     obs = Study.open(root).obs
     common = (
@@ -74,7 +74,7 @@ def run_cell(cell: PairsCell, root: Path, extra: Sequence[str]) -> None:
     log = cell.folder.with_suffix(".log")
     if not cell.method.reads:
         command("toxfusion.train", *common, "task=none", f"paths.output={cell.folder}", log=log)
-        write_readings(network_vectors(cell), cell.readings, labels=cell.method.whole)
+        write_readings(network_vectors(cell), cell.readings.parent, labels=cell.method.whole)
         return
     predictions = {}
     for budget in (FEW, EVERY):
@@ -82,7 +82,7 @@ def run_cell(cell: PairsCell, root: Path, extra: Sequence[str]) -> None:
         limit = f"task.budget={budget or 'null'}"
         command("toxfusion.train", *common, *label_tasks(obs), limit, f"paths.output={output}", log=log)
         predictions[budget] = pd.read_parquet(output / "predictions.parquet")
-    write_predictions(predictions, cell.method.reads, cell.readings)
+    write_predictions(predictions, cell.method.reads, cell.readings.parent)
 
 
 def label_tasks(obs: pd.DataFrame) -> tuple[str, ...]:

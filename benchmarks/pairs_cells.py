@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cells import Cell
 from benchmarks.pairs_methods import METHODS, Method
 
 
-@dataclass(frozen=True)
 class PairsCell(Cell[Method]):
-    """A method on one fold with one seed."""
+    """A cell that leaves several tables of readings beside each other."""
 
     last = "readings/labels.parquet"
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{super().name}, seed {self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        return super().folder.with_name(f"fold{self.fold}_seed{self.seed}")
-
-    @property
-    def readings(self) -> Path:
-        return self.folder / "readings"
+    seeded = True
 
 
 def truth_of(output: Path, fold: int) -> Path:

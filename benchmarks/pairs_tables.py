@@ -47,7 +47,7 @@ def read(cells: Sequence[PairsCell], reading: str) -> dict[str, pd.DataFrame]:
     """Method -> the readings of all its cells, with fold and seed."""
     parts: dict[str, list[pd.DataFrame]] = {}
     for cell in cells:
-        file = cell.readings / f"{reading}.parquet"
+        file = cell.readings.with_name(f"{reading}.parquet")
         if file.is_file():
             table = pd.read_parquet(file).assign(fold=cell.fold, seed=cell.seed)
             parts.setdefault(cell.method.name, []).append(table)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,15 +29,10 @@ from toxfusion.study.splits import Predefined
 from toxfusion.study.study import Study
 
 
-@dataclass(frozen=True)
 class SurvivalCell(Cell[Method]):
-    """A method on one fold."""
+    """A cell that leaves one table; that of a network, its run too."""
 
     last = "survival.parquet"
-
-    @property
-    def readings(self) -> Path:
-        return self.folder / self.last
 
     @property
     def pretraining(self) -> Path:

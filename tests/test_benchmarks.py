@@ -35,6 +35,16 @@ class LoggedCell(Cell[Method]):
     last = "done.txt"
 
 
+def test_a_cell_has_a_folder_of_its_method_fold_and_seed(tmp_path: Path) -> None:
+    class SeededCell(LoggedCell):
+        seeded = True
+
+    one, seeded = LoggedCell(Method("full"), 3, tmp_path), SeededCell(Method("full"), 3, tmp_path, 0)
+    assert (one.name, one.readings) == ("full, fold 3", tmp_path / "cells" / "full" / "fold3" / "done.txt")
+    assert seeded.name == "full, fold 3, seed 0"
+    assert seeded.folder == tmp_path / "cells" / "full" / "fold3_seed0"
+
+
 def test_cells_are_run_once_and_a_command_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
     cells = [LoggedCell(Method(name), 3, tmp_path) for name in ("wrong", "right", "finished")]
     begun = []

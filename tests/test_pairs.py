@@ -211,7 +211,7 @@ def test_a_second_modality_that_adds_nothing_is_told_as_nothing_and_one_that_cos
         for task in ("a", "b")
         for reads, of in scores.items()
     ]
-    replace_file(cell.readings / "labels.parquet", pd.concat(parts).to_parquet())
+    replace_file(cell.readings, pd.concat(parts).to_parquet())
     told = gain_of_both([cell], ["a"])
     assert "| full | ten | 0.000 [0.000, 0.000] | 0." in told
     assert told.endswith("| none |")
