@@ -86,3 +86,11 @@ def test_units_are_compounds_dose_groups_and_samples() -> None:
 def test_a_strength_of_zero_is_refused() -> None:
     with pytest.raises(HeadStartError, match=r"head_c=0"):
         HeadRidge.of(torch.zeros(3, 2), {"dili": 3}, 0.0)
+
+
+def test_each_part_of_the_heads_has_its_mode_again() -> None:
+    """A part that was frozen in evaluation mode stays so."""
+    heads = nn.ModuleDict({"subtype": nn.Sequential(nn.Dropout().eval(), nn.Linear(3, 2))})
+    before = [part.training for part in heads.modules()]
+    solve_heads(heads, lambda: torch.stack([p.square().sum() for p in heads.parameters()]).sum())
+    assert [part.training for part in heads.modules()] == before

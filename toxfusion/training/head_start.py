@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toxfusion.data.batch import Batch
+from toxfusion.models.modes import evaluating
 from toxfusion.models.precision import full_precision
 from toxfusion.tasks.task import PooledTask
 from toxfusion.tasks.task_set import TaskSet
@@ -102,14 +103,11 @@ def solve_heads(heads: nn.ModuleDict, loss: Callable[[], Tensor]) -> float:
     With linear heads, a convex loss and a penalty it has one minimum, wherever the heads begin.
 
     Args:
-        heads: changed in place; their mode is what it was afterwards.
+        heads: changed in place; each part has its mode again afterwards.
         loss: of all training samples, penalty included; deterministic.
     """
-    was_training = heads.training
-    heads.eval()
-    parameters = list(heads.parameters())
     optimizer = torch.optim.LBFGS(
-        parameters,
+        list(heads.parameters()),
         max_iter=MAX_ITERATIONS,
         history_size=20,
         tolerance_grad=1e-6,
@@ -122,9 +120,8 @@ def solve_heads(heads: nn.ModuleDict, loss: Callable[[], Tensor]) -> float:
         value.backward()
         return value
 
-    with torch.enable_grad():
+    with evaluating(heads), torch.enable_grad():
         optimizer.step(closure)
         least = float(loss().detach())
     optimizer.zero_grad()
-    heads.train(was_training)
     return least
