@@ -7,7 +7,8 @@ Everything is measured on the test compounds of each run. Lesions: the slides of
 of the axis' first phenotype reaches 1, with tiles of both kinds; a tile shows the lesion where the mask marks 2 % of
 it. Genes: the treated animals in which the programme is active from 0.3; a gene's score is the length of its mean over
 these animals. The task explained is the axis' own finding where the run predicts it, else severity. Intervals are over
-compounds. Programmes: the signed mean over the same animals, and over runs, ranks the genes of a pre-ranked GSEA whose
+compounds. Likeness has no part of the network: its null is a fit to labels permuted within the parts of the split.
+Programmes: the signed mean over the same animals, and over runs, ranks the genes of a pre-ranked GSEA whose
 sets are the planted programmes; the axis' own is first where no other has a larger |NES|.
 """
 
@@ -28,10 +29,12 @@ from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.explaining import finished_runs
 from toxfusion.explanation.faithfulness import randomised
 from toxfusion.explanation.genes import GeneAttributions, attribute_genes, gene_attention
+from toxfusion.explanation.likeness import TileLikeness, fit_likeness
 from toxfusion.explanation.pathways import PlacedSet, enrichment
 from toxfusion.explanation.regions import add_integrated, tile_places, tile_scores
-from toxfusion.runs.loaded import LoadedRun
+from toxfusion.runs.loaded import LoadedRun, load_run
 from toxfusion.study.draws import generator
+from toxfusion.study.nulls import permute_labels
 from toxfusion.study.study import Study
 from toxfusion.synthetic.axes import AXIS_NAMES
 
@@ -39,15 +42,21 @@ BLOCKS = ("tiles", "genes", "programmes")
 """Tables of this command, each between marks of its own in docs/explanations.md."""
 TILE_MEASURES = ("auroc", "average_precision", "pointing", "prevalence")
 RANDOM_DRAWS = 20
+LIKENESS, PERMUTED = "likeness", "likeness, permuted labels"
 CHANGE = "change of expression alone"
 LEAST_GENES, PERMUTATIONS = 5, 200
 """Genes of a programme that every run reads, and permutations of its enrichment score."""
 
 
 def tile_localisations(
-    run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int
+    run: LoadedRun, shares: pd.DataFrame, weights: str, steps: int, likeness: Mapping[str, TileLikeness]
 ) -> list[dict[str, object]]:
-    """One row a slide, first phenotype of an axis, and score; ``shares`` are tiles with `truth.lesion_shares`."""
+    """One row a slide, first phenotype of an axis, and score.
+
+    Args:
+        shares: tiles with `truth.lesion_shares`.
+        likeness: name of the score -> what it is by.
+    """
     fold, tasks = run.fold, run.tasks.names
     having = samples_with(run, fold.split.test, "slide")
     by_phenotype: dict[str, list[str]] = {}
@@ -61,6 +70,8 @@ def tile_localisations(
             continue
         task = truth.task_of_axis(axes[0], tasks)
         scores, _ = add_integrated(run, tile_scores(run, samples, [task]), [task], steps=steps)
+        for name, fitted in likeness.items():
+            scores[name] = fitted.scores(run, samples)[f"likeness:{task}"]
         for slide, of_slide in scores.groupby("slide_id", sort=False):
             lesion = shares.loc[(shares["slide_id"] == slide).to_numpy(), phenotype].to_numpy()
             lesion = lesion >= truth.LEAST_SHARE
@@ -72,6 +83,7 @@ def tile_localisations(
                 "contribution": truth.localisation(of_slide[f"contribution:{task}"].to_numpy(), lesion),
                 "gradient": truth.localisation(of_slide[f"gradient:{task}"].to_numpy(), lesion),
                 "attention": truth.localisation(of_slide["attention"].to_numpy(), lesion),
+                **{name: truth.localisation(of_slide[name].to_numpy(), lesion) for name in likeness},
                 "random": mean_of_draws(
                     [truth.localisation(rng.random(len(lesion)), lesion) for _ in range(RANDOM_DRAWS)]
                 ),
@@ -89,6 +101,15 @@ def tile_localisations(
                 for name, values in by_score.items()
             ]
     return localisations
+
+
+def with_permuted_labels(run: LoadedRun) -> LoadedRun:
+    """The run on its study with the labels of every task permuted, as `null_permuted_labels` does."""
+    study, tasks = run.fold.study, run.tasks
+    permuted = permute_labels(
+        study, run.fold.split, run.settings.seed, columns=tasks.columns, chemistry=tasks.chemistry
+    )
+    return load_run(run.folder, permuted, run.fold.split)
 
 
 def mean_of_draws(draws: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -215,15 +236,14 @@ def over_compounds(slides: pd.DataFrame, measure: str) -> str:
 
 
 def tile_table(localisations: pd.DataFrame) -> pd.DataFrame:
-    """Trained and random weights: every score over all axes; then integrated gradients axis by axis."""
+    """Trained and random weights: every score over all axes; then integrated gradients and likeness axis by axis."""
     lines = []
     for (weights, score), group in localisations.groupby(["weights", "score"], sort=False):
         lines.append({"axis": "all", "weights": weights, "score": score, **_measured(group)})
-    trained = localisations[
-        (localisations["weights"] == "trained") & (localisations["score"] == "integrated")
-    ]
-    for axis, group in trained.groupby("axis", sort=False):
-        lines.append({"axis": axis, "weights": "trained", "score": "integrated", **_measured(group)})
+    trained = localisations[localisations["weights"] == "trained"]
+    for score in ("integrated", LIKENESS):
+        for axis, group in trained[trained["score"] == score].groupby("axis", sort=False):
+            lines.append({"axis": axis, "weights": "trained", "score": score, **_measured(group)})
     return pd.DataFrame(lines)
 
 
@@ -261,15 +281,18 @@ def main() -> None:
     for folder in folders:
         run = planted.load(folder)
         study, split = run.fold.study, run.fold.split
-        shares = None
+        shares, likeness = None, {}
         if "tiles" in arguments.measure:
+            likeness = {LIKENESS: fit_likeness(run), PERMUTED: fit_likeness(with_permuted_labels(run))}
             places = tile_places(run, samples_with(run, split.test, "slide"))
             shares = pd.concat([places, truth.lesion_shares(study, places)], axis=1) if len(places) else None
         for k in range(arguments.random_seeds + 1):
             weights = "random" if k else "trained"
             seen = randomised(run, 1000 + k) if k else run
             if shares is not None:
-                localisations += tile_localisations(seen, shares, weights, arguments.steps)
+                localisations += tile_localisations(
+                    seen, shares, weights, arguments.steps, {} if k else likeness
+                )
             axes = of_axes(seen, arguments.steps) if {"genes", "programmes"} & {*arguments.measure} else []
             if "genes" in arguments.measure:
                 recoveries += gene_recoveries(seen, weights, axes)

@@ -452,7 +452,7 @@ def test_the_folder_has_its_layout_and_its_report(
     assert set(explained.Explained(tmp_path).samples["sample_id"]) == set(run.fold.split.test)
     (viewed,) = json.loads((tmp_path / "report" / "tiles" / "slides.json").read_text())
     assert (viewed["slide_id"], viewed["width"]) == (slide, 1024)
-    assert {o["score"] for o in viewed["overlays"]} == {"attention", "contribution", "integrated"}
+    assert {o["score"] for o in viewed["overlays"]} == {"attention", "contribution", "integrated", "likeness"}
     compounds = set(study.obs.loc[run.fold.split.test, "compound"])
     assert {p.stem for p in (tmp_path / "report" / "compounds").iterdir()} == compounds
     no_sets = GeneSetSettings(False, (), None, 1, 500, 20, 1)

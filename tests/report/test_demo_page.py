@@ -66,6 +66,8 @@ def test_the_page_shows_what_was_planted(full: RunFolder) -> None:
     text = page.read_text()
     assert "labels of 12 compounds" in text
     assert "slides alone" in compared.statements()[0]
+    assert "What slides with the finding look like</b> (likeness)" in text
+    assert "<th>severity</th>" not in text, "no lesion, though a virtual axis is explained by it"
     for name in ("lesion", "genes", "listened", "mechanisms"):
         assert f'src="figures/{name}.png"' in text
         assert (root / "figures" / f"{name}.png").stat().st_size > 5000

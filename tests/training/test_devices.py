@@ -27,6 +27,7 @@ from tests.second_device import second_device
 from tests.training.small_runs import small
 from toxfusion.data.tile_sampling import TileBatch
 from toxfusion.explanation import cohort, faithfulness, fusion, genes, regions
+from toxfusion.explanation.likeness import fit_likeness
 from toxfusion.models.modes import evaluating, place_of, placed
 from toxfusion.models.tile import TileEncoder, save_tile_encoder
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
@@ -92,6 +93,7 @@ def uses(run: LoadedRun) -> dict[str, Any]:
         "tiles": lambda: regions.add_integrated(
             run, regions.tile_scores(run, slides, [task]), [task], steps=2
         ),
+        "likeness": lambda: fit_likeness(run).scores(run, slides),
         "genes": lambda: genes.attribute_genes(run, profiles, task, steps=2),
         "gene attention": lambda: genes.gene_attention(run, run.batch(profiles)),
         "fusion": lambda: (
@@ -107,7 +109,18 @@ def uses(run: LoadedRun) -> dict[str, Any]:
     }
 
 
-USES = ("embed", "predict", "probe", "tiles", "genes", "gene attention", "fusion", "deletion", "cohort")
+USES = (
+    "embed",
+    "predict",
+    "probe",
+    "tiles",
+    "likeness",
+    "genes",
+    "gene attention",
+    "fusion",
+    "deletion",
+    "cohort",
+)
 
 
 @pytest.mark.parametrize("use", USES)

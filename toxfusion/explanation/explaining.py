@@ -21,12 +21,14 @@ from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.clinical import explain_clinical
 from toxfusion.explanation.faithfulness import area_between, deletion_insertion
 from toxfusion.explanation.folder import INDEX, REPORT, file_name, file_stem
+from toxfusion.explanation.likeness import TileLikeness, fit_likeness
 from toxfusion.explanation.recording import Recording
 from toxfusion.explanation.targets import chosen_tasks
 from toxfusion.runs.loaded import LoadedRun, encode_slides, load_own_study, load_run
 from toxfusion.slides.readers import Slide, open_slide
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
+from toxfusion.study.rules import StudyError
 from toxfusion.study.split import Split
 from toxfusion.study.study import Study
 from toxfusion.study.vocabulary import LESION_PREFIX
@@ -216,6 +218,10 @@ def explain_regions(
         return []
     place.mkdir(parents=True, exist_ok=True)
     scores = regions.tile_scores(run, having, tasks)
+    likeness = _likeness(run, settings, audit)
+    if likeness is not None:
+        alike = likeness.scores(run, having)
+        scores = pd.concat([scores, alike.filter(items=[f"likeness:{task}" for task in tasks])], axis=1)
     scores.to_parquet(place / "tiles.parquet", index=False)
     if run.fold.store is not None and not run.fold.store.placed:
         audit.drop(
@@ -233,6 +239,19 @@ def explain_regions(
     if chosen:
         drawn.write(place)
     return chosen
+
+
+def _likeness(run: LoadedRun, settings: ExplainSettings, audit: Audit) -> TileLikeness | None:
+    """Of the training slides of a run that reads slides; None where they are not there."""
+    if settings.study is None:
+        return fit_likeness(run)
+    try:
+        return fit_likeness(load_run(run.folder, *load_own_study(run.folder)))
+    except (RunError, StudyError) as error:
+        audit.drop(
+            "explain", "score", "likeness", f"{run.folder.root}: its training slides are not there: {error}"
+        )
+        return None
 
 
 @dataclass
@@ -364,12 +383,14 @@ def _tiles(slide: Slide, extreme: pd.DataFrame, task: str, stem: Path) -> pd.Dat
 def _views(
     slide: Slide, of_slide: pd.DataFrame, task: str, title: str, stem: Path, settings: ExplainSettings
 ) -> None:
-    """The whole slide and parts of it under attention, contribution and integrated gradients."""
+    """The whole slide and parts of it under attention, contribution, integrated gradients and likeness."""
     columns = {
         "attention": "attention, the same for every task",
         f"contribution:{task}": f"{task}: gradient x difference to controls",
         f"integrated:{task}": f"{task}: integrated gradients",
+        f"likeness:{task}": f"{task}: likeness to tiles of such slides",
     }
+    columns = {column: name for column, name in columns.items() if column in of_slide}
     first = of_slide.iloc[int(of_slide[f"integrated:{task}"].to_numpy().argmax())]
     centre = (float(first["x"] + first["side"] / 2), float(first["y"] + first["side"] / 2))
     views = {"whole": figures.whole_slide(slide, settings.view_px)}

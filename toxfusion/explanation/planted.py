@@ -34,6 +34,7 @@ from toxfusion.explanation import fusion, truth
 from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.figures import PANEL, draw_scores, whole_slide
 from toxfusion.explanation.genes import attribute_genes, ranking
+from toxfusion.explanation.likeness import fit_likeness
 from toxfusion.explanation.regions import add_integrated, tile_scores
 from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.slides.readers import open_slide
@@ -57,17 +58,21 @@ class FoundLesion:
     """The slide that is drawn, and what was measured over all that could be.
 
     Attributes:
-        slide, compound, finding: that are drawn. auroc: of its tiles, lesion against none, by integrated gradients.
-        n_slides, mean_auroc: over all slides measured.
-        by_finding: task, slides, and means over them of auroc, average_precision and prevalence; one row a finding.
+        slide, compound, finding: that are drawn.
+        auroc, alike_auroc: of its tiles, lesion against none, by integrated gradients and by likeness.
+        n_slides: measured; mean_auroc, mean_alike_auroc: over all of them.
+        by_finding: task, slides, and means over them of auroc, average_precision, alike_auroc, alike_average_precision
+            and prevalence; one row a finding.
     """
 
     slide: str
     compound: str
     finding: str
     auroc: float
+    alike_auroc: float
     n_slides: int
     mean_auroc: float
+    mean_alike_auroc: float
     by_finding: pd.DataFrame
 
 
@@ -122,12 +127,13 @@ def find_lesion(run: LoadedRun, path: Path) -> FoundLesion:
     the lesion is severe, with a mask that marks from `VISIBLE_FROM` to `VISIBLE_TO` of the tiles.
 
     Args:
-        path: of the picture: H&E, the planted lesion, and integrated gradients of the finding.
+        path: of the picture: H&E, the planted lesion, integrated gradients of the finding, and likeness to it.
 
     Raises:
         TruthError: no test slide shows a lesion that the run predicts, or the study is not virtual.
     """
     study, test = run.fold.study, samples_with(run, run.fold.split.test, "slide")
+    likeness = fit_likeness(run)
     measured: list[dict[str, Any]] = []
     tiles: dict[tuple[str, str], pd.DataFrame] = {}
     for axis, phenotypes in truth.axis_phenotypes().items():
@@ -140,8 +146,11 @@ def find_lesion(run: LoadedRun, path: Path) -> FoundLesion:
             if not VISIBLE_FROM <= marked.mean() <= VISIBLE_TO or scores["slide_id"].nunique() > 1:
                 continue
             scores, _ = add_integrated(run, scores, [task], steps=STEPS)
+            scores = pd.concat([scores, likeness.scores(run, [sample])], axis=1)
             slide = str(scores["slide_id"].iloc[0])
             score = truth.localisation(scores[f"integrated:{task}"].to_numpy(), marked)
+            alike = truth.localisation(scores[f"likeness:{task}"].to_numpy(), marked)
+            score |= {f"alike_{name}": alike[name] for name in ("auroc", "average_precision")}
             tiles[slide, task] = scores
             measured.append(
                 {"task": task, "phenotype": phenotypes[0], "slide": slide, "sample": sample, **score}
@@ -154,15 +163,18 @@ def find_lesion(run: LoadedRun, path: Path) -> FoundLesion:
     middle = table.sort_values("auroc", kind="stable").iloc[(len(table) - 1) // 2]
     slide, task = str(middle["slide"]), str(middle["task"])
     _draw_lesion(run, slide, str(middle["phenotype"]), task, tiles[slide, task], path)
-    by = table.groupby("task", sort=False)[["auroc", "average_precision", "prevalence"]].mean()
+    columns = ["auroc", "average_precision", "alike_auroc", "alike_average_precision", "prevalence"]
+    by = table.groupby("task", sort=False)[columns].mean()
     by.insert(0, "slides", table.groupby("task", sort=False).size())
     return FoundLesion(
         slide=slide,
         compound=str(study.obs.at[middle["sample"], "compound"]),
         finding=short_name(task),
         auroc=float(middle["auroc"]),
+        alike_auroc=float(middle["alike_auroc"]),
         n_slides=len(table),
         mean_auroc=float(table["auroc"].mean()),
+        mean_alike_auroc=float(table["alike_auroc"].mean()),
         by_finding=by.reset_index().assign(task=lambda t: t["task"].map(short_name)),
     )
 
@@ -178,8 +190,8 @@ def _draw_lesion(
     extent = (0.0, marked.shape[1] * MASK_MPP / view.mpp, marked.shape[0] * MASK_MPP / view.mpp, 0.0)
     height, width = view.pixels.shape[:2]
     with mpl.rc_context(STYLE):
-        figure = new_figure(3 * PANEL, 0.5 + 0.85 * PANEL * height / width)
-        axes = figure.subplots(1, 3)
+        figure = new_figure(4 * PANEL, 0.5 + 0.85 * PANEL * height / width)
+        axes = figure.subplots(1, 4)
         axes[0].imshow(view.pixels)
         axes[0].set_title(f"H&E, {slide_id}", fontsize="small")
         axes[1].imshow(view.pixels)
@@ -188,6 +200,7 @@ def _draw_lesion(
         axes[1].imshow(overlay, extent=extent, interpolation="nearest")
         axes[1].set_title(f"planted: {phenotype.replace('_', ' ')}", fontsize="small")
         draw_scores(axes[2], view, tiles, f"integrated:{task}", f"what raised the risk of {short_name(task)}")
+        draw_scores(axes[3], view, tiles, f"likeness:{task}", f"looks like slides with {short_name(task)}")
         for axis in axes:
             axis.set_xlim(0, width)
             axis.set_ylim(height, 0)

@@ -29,7 +29,7 @@ from toxfusion.study.files import replace_file
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunFolder
 
-VIEWED = ("integrated", "contribution", "attention")
+VIEWED = ("integrated", "likeness", "contribution", "attention")
 """Scores over a slide in the viewer, the first one first."""
 
 

@@ -50,6 +50,7 @@ SCORE_NAMES = {
     "attention": "attention",
     "contribution": "contribution (gradient x difference to controls)",
     "integrated": "integrated gradients",
+    "likeness": "likeness to tiles of training slides that have it",
 }
 PICTURES = {
     "whole": "the whole slide beside its scores",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from toxfusion.study.bag_store import BagStore
 from toxfusion.study.files import replacing
 from toxfusion.study.split import Split, read_manifest
 from toxfusion.study.study import Study
+from toxfusion.tasks.budget import within_budget
 from toxfusion.tasks.task_set import TaskSet
 from toxfusion.training.assemble import build_network, with_nulls, with_pairs_dealt
 from toxfusion.training.checkpoint import CheckpointError
@@ -63,6 +64,32 @@ class LoadedRun:
     def network(self) -> Network:
         """The network of the predictor."""
         return self.predictor.network
+
+    def labels_learned(self, sample_ids: Sequence[str], families: Collection[str]) -> dict[str, np.ndarray]:
+        """What the run was told of samples of its study: those training labels that its budget hid are not among it.
+
+        Args:
+            families: of the tasks, see `Task.family`; of those with one label for each task of the predictions table.
+
+        Returns:
+            Task of the predictions table -> float64 [n], NaN where there is no label.
+        """
+        labels = within_budget(
+            self.tasks,
+            {name: values.numpy() for name, values in self.fold.labels.items()},
+            self.fold.study,
+            self.fold.split.train,
+            self.settings.finetune.budget,
+            self.settings.seed,
+            Audit(),
+        )
+        positions = self.fold.study.positions(sample_ids)
+        of_names: dict[str, np.ndarray] = {}
+        for task in self.tasks:
+            if task.family in families:
+                columns = labels[task.name][positions].astype(np.float64).reshape(len(positions), -1).T
+                of_names |= dict(zip(task.names, columns, strict=True))
+        return of_names
 
     def data_module(self) -> StudyDataModule:
         """Loads samples with all their tiles."""
