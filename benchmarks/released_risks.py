@@ -28,7 +28,13 @@ from toxfusion.study.study import Study
 from toxfusion.study.tables import read_table
 
 FOLDS = 5
-REFERENCE = "pca_cox"
+BASELINE, OURS = "pca_cox", "full_both"
+"""Rows of ours that others are compared with: ridge Cox on components, and the default on slides and expression where
+``--ours`` has it, which reads what the released models read."""
+REFERENCES = {
+    BASELINE: "ridge Cox on 50 components of expression",
+    OURS: "the default on slides and expression",
+}
 ALL = "all"
 """The comparison of all cohorts, each within itself."""
 PICTURE = "published_risks.png"
@@ -157,6 +163,7 @@ def _paired(comparison: Path, pictures: Path) -> list[str]:
     table = pd.read_csv(comparison).set_index("experiment")
     table.columns = [c.removeprefix("survival_") for c in table.columns]
     title = "all cohorts, each within itself" if name == ALL else name.upper()
+    reference = str(table.index[table["difference"].isna()][0])
     lines = [
         [f"`{model}`", "released" if model in STATED else "ours",
          _span(of["value"], of["low"], of["high"]),
@@ -167,13 +174,13 @@ def _paired(comparison: Path, pictures: Path) -> list[str]:
     n = int(table["n"].iloc[0])
     made = [
         f"### Paired on {title}: {n} patients",
-        f"Pairs of patients of one fold. Differences are from `{REFERENCE}`, ridge Cox on 50 components of expression.",
-        markdown_table(["row", "whose", "Harrell C", f"less {REFERENCE}", "p (Holm)"], lines),
+        f"Pairs of patients of one fold. Differences are from `{reference}`, {REFERENCES[reference]}.",
+        markdown_table(["row", "whose", "Harrell C", f"less {reference}", "p (Holm)"], lines),
     ]
     if name == ALL:
-        made.insert(1, _verdict(table))
+        made.insert(1, _verdict(table, reference))
         replace_file(pictures / PICTURE, (comparison.parent / "differences.png").read_bytes())
-        made.append(f"![differences from {REFERENCE} on {title}](images/{PICTURE})")
+        made.append(f"![differences from {reference} on {title}](images/{PICTURE})")
     return made
 
 
@@ -190,7 +197,7 @@ def _labels(output: Path) -> str:
     )
 
 
-def _verdict(table: pd.DataFrame) -> str:
+def _verdict(table: pd.DataFrame, reference: str) -> str:
     """How many released models differ from the reference after Holm's correction, and on which side."""
     released = table[table.index.isin(list(STATED))]
     sure = released[released["p_holm"] < 0.05]
@@ -200,9 +207,8 @@ def _verdict(table: pd.DataFrame) -> str:
         float(released[column][best]) for column in ("difference", "difference_low", "difference_high")
     )
     return (
-        f"{below} of {len(released)} released models lie below `{REFERENCE}` after Holm's correction, {above} "
-        f"above. The "
-        f"best of them, `{best}`, differs by " + _span(difference, low, high, "+") + "."
+        f"{below} of {len(released)} released models lie below `{reference}` after Holm's correction, {above} "
+        f"above. The best of them, `{best}`, differs by " + _span(difference, low, high, "+") + "."
     )
 
 
@@ -243,7 +249,7 @@ def main() -> None:
         "--rows",
         dest="experiments",
         nargs="+",
-        default=[REFERENCE],
+        default=[BASELINE],
         help="experiments of survival from expression",
     )
     parser.add_argument("--ours", type=Path, help="output of benchmarks.survival, whose rows stand beside")
@@ -254,10 +260,12 @@ def main() -> None:
         raise SystemExit(f"error: {arguments.folder}: has none of the cohorts {sorted(set(table['cohort']))}")
     for cohort in cohorts:
         run_cohort(cohort, arguments.folder, arguments.output, arguments.experiments)
-    tables = list(arguments.external)
+    tables, reference = list(arguments.external), BASELINE
     if arguments.ours is not None:
         tables.append(arguments.output / "ours.csv")
-        replace_file(tables[-1], risks_of(arguments.ours).to_csv(index=False).encode())
+        ours = risks_of(arguments.ours)
+        reference = OURS if OURS in set(ours["model"]) else BASELINE
+        replace_file(tables[-1], ours.to_csv(index=False).encode())
     external = f"external=[{','.join(map(str, tables))}]"
     for name in (*cohorts, ALL):
         pattern, place = "*" if name == ALL else name, arguments.output / "comparison" / name
@@ -265,7 +273,7 @@ def main() -> None:
         if not _is_newer(place / "comparison.csv", [*tables, *done]):
             runs = arguments.output / "runs" / pattern
             command(
-                "toxfusion.compare", f"runs='{runs}'", external, f"reference={REFERENCE}", f"output={place}"
+                "toxfusion.compare", f"runs='{runs}'", external, f"reference={reference}", f"output={place}"
             )
     by_fold = concordance_by_fold(table)
     mean = by_fold.groupby(level=["model", "cohort"]).mean().rename("c").reset_index()
