@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.cells import Cell, run_cells
 from benchmarks.command import command
+from benchmarks.histology import STAGES, run_speed
 from benchmarks.overhead import parts_of_a_run
 from toxfusion.study.files import replace_file
 
@@ -24,6 +26,19 @@ def test_what_a_benchmark_imports_is_there(name: str) -> None:
 def test_every_part_of_a_run_that_overhead_clocks_is_there() -> None:
     absent = [name for owner, name, _ in parts_of_a_run() if not hasattr(owner, name)]
     assert absent == []
+
+
+def test_the_stages_of_a_slide_are_its_functions_and_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """A stage whose function was renamed has a KeyError; one that another of the same name hides has no share."""
+    run_speed(side=400, count=1)
+    printed = capsys.readouterr().out
+    shares = {
+        stage: float(share) for share, stage in re.findall(r"^ *([\d.]+)%  (.+)$", printed, re.MULTILINE)
+    }
+    assert set(STAGES) < set(shares)
+    assert sum(shares.values()) == pytest.approx(100, abs=1)
+    assert shares["lobules, cells and objects"] > 10
+    assert re.search(r"mean: [\d.]+ s a slide, [\d.]+ s a megapixel", printed)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from toxfusion.study.study import Study
-from toxfusion.synthetic import histology, oracle
+from toxfusion.synthetic import oracle, rendering
 from toxfusion.synthetic.cohort import GENERATOR_VERSION, PHENOTYPE_INDEX, CohortConfig, CohortError
 from toxfusion.synthetic.drawn import draw_cohort
 from toxfusion.synthetic.labels import TERMS
@@ -90,7 +90,7 @@ def test_a_slide_of_the_same_specification_is_rendered_once_for_all_studies(
     cached = replace(TINY, slide_cache=tmp_path / "cache")
     first, second = tmp_path / "first", tmp_path / "second"
     synthesize_study(first, cached)
-    monkeypatch.setattr(histology, "render_slide", lambda *_: pytest.fail("rendered again"))
+    monkeypatch.setattr(rendering, "render_slide", lambda *_: pytest.fail("rendered again"))
     synthesize_study(second, cached)
     assert provenance(cached) == provenance(TINY)
     for slide in sorted((root / "slides").iterdir()):

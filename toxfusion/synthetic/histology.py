@@ -55,12 +55,12 @@ def render_slide(spec: SlideSpec, path: Path, mask_path: Path | None = None) -> 
     tissue = np.zeros(bits.shape, bool)
 
     def strip(row: int) -> NDArray[np.uint8]:
-        painted = []
+        painted = np.empty((min(BLOCK, spec.height - row * BLOCK), spec.width, 3), np.uint8)
         for column in range(painter.blocks[1]):
             rgb, truth = painter.block(row, column)
             bits[truth.place], tissue[truth.place] = truth.bits, truth.tissue
-            painted.append(rgb)
-        return np.concatenate(painted, axis=1)
+            painted[:, column * BLOCK : column * BLOCK + rgb.shape[1]] = rgb
+        return painted
 
     strips = (strip(row) for row in range(painter.blocks[0]))
     write_pyramid(path, strips, spec.height, spec.width, mpp=spec.mpp, quality=spec.stain.jpeg_quality)

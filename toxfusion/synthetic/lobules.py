@@ -67,13 +67,14 @@ class Lobules:
     tracts: Vessels
     portal_veins: Vessels
 
+    def at(self, field: FloatArray, x: float, y: float) -> np.float32:
+        """Bilinear value of a field at one place in um; many are sampled at once by `sample`."""
+        return np.float32(bilinear(field, (x - self.origin) / GRID_UM, (y - self.origin) / GRID_UM))
+
     def sample(self, field: FloatArray, points: Points) -> FloatArray:
         """Bilinear values of a field at points [n, 2] in um; float32 [n]."""
         if len(points) == 0:
             return np.zeros(0, np.float32)
-        if len(points) == 1:  # a search asks for one place after the other
-            x, y = (points[0] - self.origin) / GRID_UM
-            return np.array([bilinear(field, float(x), float(y))], np.float32)
         grid = ((points - self.origin) / GRID_UM).astype(np.float32)
         columns = 8192
         padded = -(-len(grid) // columns) * columns if len(grid) > columns else len(grid)

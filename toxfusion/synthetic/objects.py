@@ -128,8 +128,8 @@ def _sinusoidal_nuclei(
         triangles = Delaunay(cells.centre).simplices
     except QhullError as error:
         raise ValueError(f"hepatocytes: {len(cells)} centres cannot be triangulated") from error
-    edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [0, 2]]].reshape(-1, 2), axis=1), axis=0)
-    a, b = edges[:, 0], edges[:, 1]
+    ends = triangles[:, [0, 1, 0]].astype(np.int64), triangles[:, [1, 2, 2]]
+    a, b = np.divmod(np.unique(np.minimum(*ends) * len(cells) + np.maximum(*ends)), len(cells))
     gap = cells.centre[b] - cells.centre[a]
     length = np.hypot(*gap.T)
     border = (cells.cord[a] != cells.cord[b]) & (length < 34) & ~cells.necrotic[a]
@@ -241,16 +241,17 @@ def _tract_contents(
             bank.pick_sized("artery", rng, np.array([rng.uniform(10, 10 + half[1] * 0.3)]), ARTERY_UM),
         )
         number = max(1, rng.poisson(mean_ducts - 1) + 1)
+        (centre_x, centre_y), spread = tracts.centre[k].tolist(), float(((half + margin) * 0.85).max())
         tries = 0
         while number > 0 and tries < 80:
             tries += 1
             diameter = rng.uniform(13, 24) if severity == 0 else rng.uniform(12, 26)
-            spread = (half + margin) * 0.85
-            seat = tracts.centre[k] + rng.uniform(-1, 1, 2) * spread.max()
-            if lobules.sample(lobules.portal, seat[None])[0] > margin - diameter * 0.35:
+            x, y = centre_x + rng.uniform(-1, 1) * spread, centre_y + rng.uniform(-1, 1) * spread
+            if lobules.at(lobules.portal, x, y) > margin - diameter * 0.35:
                 continue
-            if lobules.sample(lobules.lumen, seat[None])[0] > -diameter * 0.5:
+            if lobules.at(lobules.lumen, x, y) > -diameter * 0.5:
                 continue
+            seat = np.array([x, y])
             if any(np.hypot(*(seat - other)) < diameter * 0.85 for other in seats):
                 continue
             seats.append(seat)

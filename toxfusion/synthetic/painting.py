@@ -5,12 +5,14 @@ A block depends only on the slide's specification and the block's place, so slid
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from toxfusion.synthetic import pixels
 from toxfusion.synthetic.artefacts import Artefacts
@@ -25,6 +27,8 @@ from toxfusion.synthetic.sprites import SpriteBank, build_sprites
 
 BLOCK = 768
 MARGIN_UM = 22.0
+ARTEFACT_REACH_UM = 10.0
+"""How far artefacts blur: autolysis to 2.8 um and the blurred spot to 7.2 um."""
 ERYTHROCYTE_OD = (0.10, 0.80, 0.59)
 GLASS_TINT = (1.0, 0.985, 0.995)
 VARIANTS = 4
@@ -50,33 +54,60 @@ class MaskBlock:
 
 @dataclass(frozen=True)
 class _Window:
-    """A block with its margin: place, shape, owning hepatocyte of each pixel and coarse fields."""
+    """A block with a margin, wherein cells and cords are told apart; what is painted of it ends `inset` px earlier.
+
+    Args:
+        left, top: of the margin's first pixel. shape: with the margin. owner: hepatocyte of each pixel.
+        fields: coarse fields at the painted pixels.
+    """
 
     left: int
     top: int
     margin: int
+    inset: int
     shape: tuple[int, int]
     owner: NDArray[np.int32]
     fields: dict[str, FloatArray]
 
     @property
+    def painted(self) -> tuple[int, int, tuple[int, int]]:
+        """Left, top and shape of what is painted."""
+        inset = self.inset
+        return self.left + inset, self.top + inset, (self.shape[0] - 2 * inset, self.shape[1] - 2 * inset)
+
+    @property
     def core(self) -> tuple[slice, slice]:
-        """The block without its margin."""
-        m = self.margin
-        return slice(m, self.shape[0] - m), slice(m, self.shape[1] - m)
+        """The block in what is painted."""
+        rim = self.margin - self.inset
+        height, width = self.painted[2]
+        return slice(rim, height - rim), slice(rim, width - rim)
 
 
 @dataclass(frozen=True)
 class _Textures:
     """Textures of period `PERIOD`.
 
-    plain: float32 [PERIOD, PERIOD, 4], fine, medium, lace and slow. foam_*: distances in um to the nearest vacuole
+    plain: float32 [4, PERIOD, PERIOD], fine, medium, lace and slow. foam_*: distances in um to the nearest vacuole
     centre.
     """
 
     plain: FloatArray
     foam_coarse: FloatArray
     foam_fine: FloatArray
+
+
+class _Scratch:
+    """Arrays that each block overwrites: fresh memory would cost a block a fifth of its time."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """The array of a name, [shape], with what an earlier block left in it."""
+        size = math.prod(shape)
+        if name not in self._kept or self._kept[name].size < size:
+            self._kept[name] = np.empty(size, dtype)
+        return self._kept[name][:size].reshape(shape)
 
 
 class SlidePainter:
@@ -94,7 +125,10 @@ class SlidePainter:
         variant = spec.seed % VARIANTS
         self.bank: SpriteBank = build_sprites(variant, spec.mpp)
         self.objects: Objects = build_objects(spec, self.lobules, self.stroma, self.cells, self.bank)
+        self._scratch = _Scratch()
         self._margin = int(np.ceil(MARGIN_UM / spec.mpp))
+        optics_um = 3 * spec.stain.blur_um + (ARTEFACT_REACH_UM if spec.artefacts else 0)
+        self._inset = max(0, self._margin - int(np.ceil(optics_um / spec.mpp)) - 3) // 2 * 2
         self._textures = _build_textures(variant, spec.mpp)
         self._foamy = bool(self.cells.micro.any()), bool(self.cells.foam.any())
         self._begin = np.random.default_rng([spec.seed, 84]).integers(PERIOD, size=2).tolist()
@@ -114,8 +148,9 @@ class SlidePainter:
     def block(self, row: int, column: int) -> tuple[NDArray[np.uint8], MaskBlock]:
         """Paint one block of the lattice, uint8 [h, w, 3]; the last row and column are cut to the slide."""
         window = self._window(row, column)
-        left, top, shape, fields = window.left, window.top, window.shape, window.fields
-        canvas = self._parenchyma(window.owner, left, top, shape)
+        left, top, _ = window.painted
+        fields = window.fields
+        canvas = self._parenchyma(window)
         pixels.paint_connective(
             canvas,
             *(fields[name] for name in ("tissue", "lumen", "depth", "pallor", "cellular")),
@@ -127,7 +162,7 @@ class SlidePainter:
         pixels.trim(canvas, fields["tissue"])
         canvas = self._artefacts.on_tissue(canvas, left, top)
         rgb = self._artefacts.on_glass(self._develop(canvas), left, top)
-        return np.ascontiguousarray(rgb[window.core]), self._mask(window)
+        return rgb[window.core], self._mask(window)
 
     def mask_block(self, row: int, column: int) -> MaskBlock:
         """Only the truth under a block, without painting it."""
@@ -148,13 +183,21 @@ class SlidePainter:
             "pallor": self.stroma.pallor,
             "cellular": self.stroma.cellular,
         }
-        fields = {name: self._patch(field, left, top, shape) for name, field in coarse.items()}
-        return _Window(left, top, margin, shape, self._territories(left, top, shape), fields)
+        fields = {name: self._patch(name, field, left, top, shape) for name, field in coarse.items()}
+        owner = self._territories(left, top, shape)
+        return _Window(left, top, margin, self._inset, shape, owner, fields)
 
-    def _patch(self, field: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
-        """A coarse field at level-0 pixels of a window; bilinear at half resolution, then doubled."""
+    def _patch(self, name: str, field: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
+        """A coarse field at the painted pixels of a window; bilinear at half resolution, then doubled."""
         small = self._half_patch(field, left, top, shape)
-        return cv2.resize(small, None, fx=2, fy=2)[: shape[0], : shape[1]]
+        height, width = (side - 2 * self._inset for side in shape)
+        first = max(self._inset // 2 - 1, 0)  # a pixel more on every side, which doubling reads
+        after = [first + (side + 1) // 2 + 2 for side in (height, width)]
+        cut = small[first : after[0], first : after[1]]
+        doubled = self._scratch.array(name, (2 * cut.shape[0], 2 * cut.shape[1]))
+        cv2.resize(cut, None, doubled, fx=2, fy=2)
+        skip = self._inset - 2 * first
+        return doubled[skip : skip + height, skip : skip + width]
 
     def _half_patch(self, field: FloatArray, left: int, top: int, shape: tuple[int, int]) -> FloatArray:
         """A coarse field at every second pixel of a window, [h / 2, w / 2] rounded up."""
@@ -163,7 +206,9 @@ class SlidePainter:
         matrix = np.array([[2 * scale, 0, start[0]], [0, 2 * scale, start[1]]])
         half = (-(-shape[1] // 2), -(-shape[0] // 2))
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(field, matrix, half, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        small = self._scratch.array("half", half[::-1])
+        cv2.warpAffine(field, matrix, half, small, flags, cv2.BORDER_REPLICATE)
+        return small
 
     def _place(self, left: int, top: int) -> tuple[int, int]:
         """Where a window begins in the textures: column and row."""
@@ -174,39 +219,47 @@ class SlidePainter:
         mpp = self.spec.mpp
         first, last = np.searchsorted(self._cell_y, [top * mpp, (top + shape[0]) * mpp])
         index = self._cell_order[first:last]
-        places = np.floor(self.cells.centre[index] / mpp).astype(np.int64) - [left, top]
-        inside = (places >= 0).all(1) & (places < [shape[1], shape[0]]).all(1)
+        places = np.floor(self.cells.centre[index] / mpp).astype(np.int64) - np.array([left, top])
+        inside = _within(places, 0, shape)
         index, places = index[inside], places[inside]
         if len(index) == 0:
             return np.full(shape, -1, np.int32)
         seeds = np.ones(shape, np.uint8)
         seeds[places[:, 1], places[:, 0]] = 0
-        _, label = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        label = self._scratch.array("label", shape, np.int32)
+        cv2.distanceTransformWithLabels(
+            seeds, cv2.DIST_L2, 5, self._scratch.array("gap", shape), label, cv2.DIST_LABEL_PIXEL
+        )
         cell_of_label = np.full(int(label.max()) + 1, -1, np.int32)
         cell_of_label[label[places[:, 1], places[:, 0]]] = index
         place = self._place(left, top)
-        return pixels.bend_territories(label, cell_of_label, self._textures.plain, *place, 0.8 / mpp)
+        owner = self._scratch.array("owner", shape, np.int32)
+        pixels.bend_territories(owner, label, cell_of_label, self._textures.plain, *place, 0.8 / mpp)
+        return owner
 
-    def _parenchyma(
-        self, owner: NDArray[np.int32], left: int, top: int, shape: tuple[int, int]
-    ) -> FloatArray:
+    def _parenchyma(self, window: _Window) -> FloatArray:
         """Cytoplasm, cell borders and sinusoids; float32 [h, w, 3] of haematoxylin, eosin, erythrocyte."""
-        canvas = np.zeros((*shape, 3), np.float32)
+        left, top, shape = window.painted
+        owner = window.owner
         if not (owner >= 0).any():
-            return canvas
-        edges, within_cord = pixels.borders(owner, self.cells.cord)
-        cord_gap = cv2.distanceTransform(within_cord, cv2.DIST_L2, 3)
+            return np.zeros((*shape, 3), np.float32)
+        canvas = self._scratch.array("canvas", (*shape, 3))
+        edges, within_cord = (self._scratch.array(name, owner.shape, np.uint8) for name in ("cells", "cords"))
+        pixels.borders(edges, within_cord, owner, self.cells.cord)
+        cord_gap = self._scratch.array("gap", owner.shape)
+        cv2.distanceTransform(within_cord, cv2.DIST_L2, 3, cord_gap)
         pixels.paint_parenchyma(
             canvas,
             owner,
-            cv2.blur(edges, (3, 3)),
+            cv2.blur(edges, (3, 3), within_cord),
             cord_gap,
-            self._along_cords(np.minimum(cord_gap, max(shape)), left, top),
+            self._along_cords(cord_gap, window.left, window.top),
             self._cell_table,
             self._textures.plain,
             self._textures.foam_coarse,
             self._textures.foam_fine,
             *self._foamy,
+            window.inset,
             *self._place(left, top),
             self.spec.mpp,
         )
@@ -214,26 +267,25 @@ class SlidePainter:
 
     def _along_cords(self, cord_gap: FloatArray, left: int, top: int) -> FloatArray:
         """1 where a border between cords runs along the lobule's radius, near 0 where it cuts across it."""
-        small = np.ascontiguousarray(cord_gap[::2, ::2])
+        small = np.minimum(cord_gap[::2, ::2], max(cord_gap.shape))
         across_x = cv2.Sobel(small, cv2.CV_32F, 1, 0, ksize=3)
         across_y = cv2.Sobel(small, cv2.CV_32F, 0, 1, ksize=3)
         shape = cord_gap.shape
-        axis_x, axis_y = (
-            self._half_patch(axis, left, top, shape) for axis in (self.lobules.axis_x, self.lobules.axis_y)
-        )
         squared = across_x * across_x + across_y * across_y
-        cosine = across_x * axis_x + across_y * axis_y
+        cosine = across_x * self._half_patch(self.lobules.axis_x, left, top, shape)
+        cosine += across_y * self._half_patch(self.lobules.axis_y, left, top, shape)
         ratio = cv2.blur(cosine * cosine, (5, 5)) / (cv2.blur(squared, (5, 5)) + np.float32(1.0))
-        return cv2.resize(np.clip(1.3 - 1.6 * ratio, 0.1, 1.0), shape[::-1])
+        along = self._scratch.array("along", shape)
+        cv2.resize(np.clip(1.3 - 1.6 * ratio, 0.1, 1.0), shape[::-1], along)
+        return along
 
     def _stamp(self, canvas: FloatArray, row: int, left: int, top: int) -> None:
         """Stamp the objects that touch a window, in drawing order."""
         spec, objects, bank = self.spec, self.objects, self.bank
         near = np.flatnonzero(np.abs(self._object_row - row) <= 1)
-        places = np.floor(objects.centre[near] / spec.mpp).astype(np.int64) - [left, top]
+        places = np.floor(objects.centre[near] / spec.mpp).astype(np.int64) - np.array([left, top])
         reach = int(32 / spec.mpp)
-        height, width = canvas.shape[:2]
-        inside = (places > -reach).all(1) & (places < [width + reach, height + reach]).all(1)
+        inside = _within(places, reach, canvas.shape)
         near = near[inside]
         pixels.stamp(
             canvas,
@@ -247,8 +299,8 @@ class SlidePainter:
         )
 
     def _develop(self, canvas: FloatArray) -> NDArray[np.uint8]:
-        """Beer-Lambert law, the optics' blur, and the scanner's white point."""
-        light = cv2.convertScaleAbs(cv2.exp(cv2.transform(canvas, self._colour)))
+        """Beer-Lambert law, the optics' blur, and the scanner's white point; the canvas is spent."""
+        light = cv2.convertScaleAbs(cv2.exp(cv2.transform(canvas, self._colour, canvas), canvas))
         sigma = self.spec.stain.blur_um / self.spec.mpp
         return np.asarray(cv2.GaussianBlur(light, (0, 0), sigma) if sigma > 0.2 else light, np.uint8)
 
@@ -258,15 +310,22 @@ class SlidePainter:
         rows, first_row = mask_pixels(top + margin, window.shape[0] - 2 * margin, self.spec.mpp)
         columns, first_column = mask_pixels(left + margin, window.shape[1] - 2 * margin, self.spec.mpp)
         place = np.ix_(rows - top, columns - left)
-        tissue = window.fields["tissue"][place] > 0
+        painted = np.ix_(rows - top - window.inset, columns - left - window.inset)
+        tissue = window.fields["tissue"][painted] > 0
         owned = window.owner[place]
         bits = np.where(owned >= 0, self.cells.bits[np.maximum(owned, 0)], 0).astype(np.uint16)
         um = [(axis + 0.5) * self.spec.mpp - self.lobules.origin for axis in (rows, columns)]
         coarse = np.ix_(*(np.round(axis / GRID_UM).astype(int) for axis in um))
-        bits = np.where(window.fields["depth"][place] > 0, self.stroma.bits[coarse], bits)
-        bits[~tissue | (window.fields["lumen"][place] > 0)] = 0
+        bits = np.where(window.fields["depth"][painted] > 0, self.stroma.bits[coarse], bits)
+        bits[~tissue | (window.fields["lumen"][painted] > 0)] = 0
         span = slice(first_row, first_row + len(rows)), slice(first_column, first_column + len(columns))
         return MaskBlock(bits, tissue, span)
+
+
+def _within(places: NDArray[np.int64], reach: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether places [n, 2], x and y, lie in a window or nearer to it than `reach`."""
+    x, y = places.T
+    return (x >= -reach) & (x < shape[1] + reach) & (y >= -reach) & (y < shape[0] + reach)
 
 
 def mask_pixels(start: int, length: int, mpp: float) -> tuple[NDArray[np.int64], int]:
@@ -296,9 +355,9 @@ def _stain_matrix(stain: Stain) -> NDArray[np.float32]:
 def _build_textures(number: int, mpp: float) -> _Textures:
     """One of the `VARIANTS` sets of textures that slides share, each slide from a place of its own on."""
     rng = np.random.default_rng([number, 83])
-    plain = np.empty((PERIOD, PERIOD, len(TEXTURE_UM)), np.float32)
+    plain = np.empty((len(TEXTURE_UM), PERIOD, PERIOD), np.float32)
     for place, grain_um in enumerate(TEXTURE_UM):
-        plain[..., place] = tileable_texture(rng, PERIOD, grain_um / mpp)
+        plain[place] = tileable_texture(rng, PERIOD, grain_um / mpp)
     return _Textures(plain, foam_coarse=_foam(rng, 2.7, mpp), foam_fine=_foam(rng, 1.8, mpp))
 
 

@@ -160,9 +160,11 @@ def _area_factor(phenotype: str, severity: float) -> float:
 def _random_packing(points: Points, radius: FloatArray) -> NDArray[np.int64]:
     """Greedy packing: a point stays if no earlier point within the mean of their radii stays; indices kept."""
     pairs = cKDTree(points).query_pairs(float(radius.max()), output_type="ndarray")
-    gap2 = ((points[pairs[:, 0]] - points[pairs[:, 1]]) ** 2).sum(1)
-    near = gap2 < (0.5 * (radius[pairs[:, 0]] + radius[pairs[:, 1]])) ** 2
-    first, second = pairs[near].min(1), pairs[near].max(1)
+    first, second = np.ascontiguousarray(pairs.T)  # the first of a pair is the earlier point
+    x, y = np.ascontiguousarray(points.T)
+    gap2 = (x[first] - x[second]) ** 2 + (y[first] - y[second]) ** 2
+    near = gap2 < (0.5 * (radius[first] + radius[second])) ** 2
+    first, second = first[near], second[near]
     undecided = np.ones(len(points), bool)
     kept = np.zeros(len(points), bool)
     while undecided.any():

@@ -1,7 +1,7 @@
 """The loops over pixels that painting spends its time in, compiled by numba; each works on one window of a slide.
 
 Here: arithmetic on arrays that `painting` has prepared, in place. Not here: what a slide holds, and files. Textures
-repeat every `PERIOD` pixels and lie side by side, so that a pixel reads all of them at once.
+repeat every `PERIOD` pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toxfusion.synthetic.noise import FloatArray
 
 PERIOD = 1024
 FINE, MEDIUM, LACE, SLOW = range(4)
-"""Places of the textures in the last axis."""
+"""Places of the textures in the first axis."""
 
 CELL_COLUMNS = ("eosin", "basophil", "granule", "glycogen", "micro", "foam", "open_sinusoid", "blood")
 """Of the table of hepatocytes, in the order of its columns."""
@@ -47,43 +47,45 @@ def bilinear(field: FloatArray, x: float, y: float) -> float:
 
 @compiled
 def bend_territories(
+    owner: NDArray[np.int32],
     label: NDArray[np.int32],
     cell_of_label: NDArray[np.int32],
     textures: FloatArray,
     left: int,
     top: int,
     reach: float,
-) -> NDArray[np.int32]:
-    """The hepatocyte of each pixel, read where slow waves of `reach` pixels lead: cells have wavy borders."""
+) -> None:
+    """Write the hepatocyte of each pixel, read where slow waves of `reach` pixels lead: cells have wavy borders."""
     height, width = label.shape
-    owner = np.empty((height, width), np.int32)
     for y in range(height):
         row = (top + y) & _MASK
         for x in range(width):
-            wave_x = textures[row, (left + x) & _MASK, SLOW] * reach
-            wave_y = textures[(row + PERIOD // 2) & _MASK, (left + x) & _MASK, SLOW] * reach
+            wave_x = textures[SLOW, row, (left + x) & _MASK] * reach
+            wave_y = textures[SLOW, (row + PERIOD // 2) & _MASK, (left + x) & _MASK] * reach
             from_x = min(max(round(x + wave_x), 0), width - 1)
             from_y = min(max(round(y + wave_y), 0), height - 1)
             owner[y, x] = cell_of_label[label[from_y, from_x]]
-    return owner
 
 
 @compiled
-def borders(owner: NDArray[np.int32], cord: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """255 where the right or lower neighbour is of another cell; 0 where it is of another cord, else 255."""
+def borders(
+    cells: NDArray[np.uint8],
+    within_cord: NDArray[np.uint8],
+    owner: NDArray[np.int32],
+    cord: NDArray[np.int64],
+) -> None:
+    """Write 255 where the right or lower neighbour is of another cell; and 0 where it is of another cord, else 255."""
     height, width = owner.shape
-    cells = np.zeros((height, width), np.uint8)
-    within_cord = np.full((height, width), 255, np.uint8)
     for y in range(height):
         for x in range(width):
             here = owner[y, x]
             right = owner[y, x + 1] if x + 1 < width else here
             below = owner[y + 1, x] if y + 1 < height else here
+            cells[y, x], within_cord[y, x] = 0, 255
             if here != right or here != below:
                 cells[y, x] = 255
                 if cord[here] != cord[right] or cord[here] != cord[below]:
                     within_cord[y, x] = 0
-    return cells, within_cord
 
 
 @compiled
@@ -108,6 +110,7 @@ def paint_parenchyma(
     foam_fine: FloatArray,
     with_coarse: bool,
     with_fine: bool,
+    inset: int,
     left: int,
     top: int,
     mpp: float,
@@ -116,45 +119,53 @@ def paint_parenchyma(
 
     Args:
         canvas: float32 [h, w, 3] of haematoxylin, eosin and erythrocyte, written.
-        owner: int32 [h, w], row of ``cells``. line: borders between cells, 0 to 255. cord_gap: px to the next border
-            between cords. along: 1 where that border runs along the lobule's radius.
+        owner: int32 [h + 2 inset, w + 2 inset], row of ``cells``. line: borders between cells, 0 to 255. cord_gap: px
+            to the next border between cords. along: 1 where that border runs along the lobule's radius.
         cells: float32 [n, 8], `CELL_COLUMNS`.
-        textures: float32 [PERIOD, PERIOD, 4]. foam_coarse, foam_fine: um to vacuoles, [PERIOD, PERIOD]; read where
+        textures: float32 [4, PERIOD, PERIOD]. foam_coarse, foam_fine: um to vacuoles, [PERIOD, PERIOD]; read where
             with_coarse, with_fine.
-        left, top: column and row of the window's first pixel in the textures, modulo PERIOD.
+        inset: px from the border of owner, line, cord_gap and along to that of the canvas.
+        left, top: column and row of the canvas's first pixel in the textures, modulo PERIOD.
     """
-    height, width = owner.shape
-    farthest = max(height, width)  # a window inside one cord has no border to be far from
-    for y in range(height):
-        row = (top + y) & _MASK
-        for x in range(width):
-            column = (left + x) & _MASK
-            fine, medium = textures[row, column, FINE], textures[row, column, MEDIUM]
-            lace, slow = textures[row, column, LACE], textures[row, column, SLOW]
-            of = cells[owner[y, x]]
-            eosin = of[EOSIN] * (0.205 + (0.042 + 0.03 * of[GRANULE]) * fine + 0.032 * medium)
-            blue = of[BASOPHIL] * (0.034 + 0.095 * max(lace + 0.5 * medium + 0.3 * fine - 0.2, 0.0))
-            clear = clip((lace - (2.1 - 2.4 * of[GLYCOGEN])) * 1.6, 0.0, 0.68)
+    height, width = canvas.shape[:2]
+    farthest = max(owner.shape)  # a window inside one cord has no border to be far from
+    for v in range(height):
+        row, y = (top + v) & _MASK, v + inset
+        cell = np.int32(-1)
+        basic = grain = grit = basophil = lacy = micro = foam = opened = blood = 0.0
+        for u in range(width):
+            column, x = (left + u) & _MASK, u + inset
+            if u == 0 or owner[y, x] != cell:
+                cell = owner[y, x]
+                of = cells[cell]
+                basic, grit = 0.205 * of[EOSIN], 0.032 * of[EOSIN]
+                grain = of[EOSIN] * (0.042 + 0.03 * of[GRANULE])
+                basophil, lacy = of[BASOPHIL], 2.1 - 2.4 * of[GLYCOGEN]
+                micro, foam, opened, blood = of[MICRO], of[FOAM], of[OPEN_SINUSOID], of[BLOOD]
+            fine, medium = textures[FINE, row, column], textures[MEDIUM, row, column]
+            lace, slow = textures[LACE, row, column], textures[SLOW, row, column]
+            eosin = basic + grain * fine + grit * medium
+            blue = basophil * (0.034 + 0.095 * max(lace + 0.5 * medium + 0.3 * fine - 0.2, 0.0))
+            clear = clip((lace - lacy) * 1.6, 0.0, 0.68)
             if with_coarse:
-                clear = max(clear, _open_disc(of[MICRO], foam_coarse[row, column], lace, 0.95, 0.9))
+                clear = max(clear, _open_disc(micro, foam_coarse[row, column], lace, 0.95, 0.9))
             if with_fine:
-                clear = max(clear, _open_disc(of[FOAM], foam_fine[row, column], lace, 0.6, 0.72))
+                clear = max(clear, _open_disc(foam, foam_fine[row, column], lace, 0.6, 0.72))
             eosin = eosin * (1 - clear) + (0.03 / 255) * line[y, x]
             blue *= 1 - clear
-            half = of[OPEN_SINUSOID] * clip(0.85 + 1.05 * slow + 0.5 * lace, -0.3, 3.4) * along[y, x]
+            half = opened * clip(0.85 + 1.05 * slow + 0.5 * lace, -0.3, 3.4) * along[y, x]
             gap = clip((half - min(cord_gap[y, x], farthest) * mpp) / 0.9 + 0.5, 0.0, 1.0)
-            if of[BLOOD] >= 1.0:
-                pooled = textures[(row - 401) & _MASK, column, SLOW]
+            if blood >= 1.0:
+                pooled = textures[SLOW, (row - 401) & _MASK, column]
                 gap = max(gap, clip((pooled - 0.9) * 3, 0.0, 1.0))
             kept = max(1 - gap * (0.86 + 0.08 * medium), 0.0)
-            canvas[y, x, 0] = blue * kept
-            canvas[y, x, 1] = max(eosin, 0.02) * kept
-            canvas[y, x, 2] = 0.0
+            red = 0.0
             if gap > 0:
-                flow = textures[row, (column - 211) & _MASK, SLOW]
-                flow += 0.6 * textures[(row - 97) & _MASK, column, LACE]
-                stream = clip((flow - 1.7 + 2.0 * of[BLOOD]) * 3, 0.0, 1.0)
-                canvas[y, x, 2] = max(0.6 * gap * stream * (1 + 0.12 * fine + 0.15 * medium), 0.0)
+                flow = textures[SLOW, row, (column - 211) & _MASK]
+                flow += 0.6 * textures[LACE, (row - 97) & _MASK, column]
+                stream = clip((flow - 1.7 + 2.0 * blood) * 3, 0.0, 1.0)
+                red = max(0.6 * gap * stream * (1 + 0.12 * fine + 0.15 * medium), 0.0)
+            canvas[v, u, 0], canvas[v, u, 1], canvas[v, u, 2] = blue * kept, max(eosin, 0.02) * kept, red
 
 
 @compiled
@@ -183,11 +194,11 @@ def paint_connective(
             if depth[y, x] <= -6 and lumen[y, x] <= -6 and tissue[y, x] >= 6:
                 continue
             column = (left + x) & _MASK
-            slow, lace = textures[row, column, SLOW], textures[row, column, LACE]
+            slow, lace = textures[SLOW, row, column], textures[LACE, row, column]
             blue, eosin, red = canvas[y, x, 0], canvas[y, x, 1], canvas[y, x, 2]
             cover = clip((depth[y, x] + 1.6 * slow) / 1.2 + 0.5, 0.0, 1.0)
             if cover > 0:
-                medium = textures[row, column, MEDIUM]
+                medium = textures[MEDIUM, row, column]
                 strand = 0.5 + 0.5 * math.cos(depth[y, x] * 1.1 + 3.4 * slow + 1.4 * lace + 0.5 * medium)
                 solid, crowd = 1 - pallor[y, x], cellular[y, x]
                 pink = solid * (0.10 + 0.08 * strand + 0.025 * medium)
