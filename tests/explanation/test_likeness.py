@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
                 tiles[np.ix_(SHOWN, [3, 4])] += 4.0
             writer.append(slide, tiles.astype(np.float16), corners.astype(np.int32), tile_size=SIDE, mpp0=0.5)
     return trained(study, folder / "runs", "experiment=ablation_wsi_only", "task.lesions=[Necrosis]")
+
+
+@pytest.fixture
+def settings() -> ExplainSettings:
+    return ExplainSettings(
+        study=None, tasks="auto", slides="auto", n_slides=0, tiles=1, views_mpp=[], view_px=100, steps=4, draws=1,
+        top_k=5, seed=0, neighbours=1, gene_sets=GeneSetSettings(False, (), None, 1, 500, 20, 1),
+    )  # fmt: skip
 
 
 def aurocs(run: LoadedRun, of: TileLikeness) -> list[float]:
@@ -140,14 +149,11 @@ def test_scores_are_means_around_a_tile() -> None:
 
 
 def test_on_another_study_it_is_that_of_the_training_slides_and_without_them_audited(
-    run: LoadedRun, tmp_path: Path
+    run: LoadedRun, settings: ExplainSettings, tmp_path: Path
 ) -> None:
     own, copy = run.fold.study.root, tmp_path / "copy"
     shutil.copytree(own, copy)
-    settings = ExplainSettings(
-        study=str(copy), tasks="auto", slides="auto", n_slides=0, tiles=1, views_mpp=[], view_px=100, steps=4, draws=1,
-        top_k=5, seed=0, neighbours=1, gene_sets=GeneSetSettings(False, (), None, 1, 500, 20, 1),
-    )  # fmt: skip
+    settings = replace(settings, study=str(copy))
     elsewhere = load_run(run.folder, Study.open(copy), replace(run.fold.split, train=[], valid=[]))
     test = [s for s in run.fold.split.test if run.fold.has_slide(s)]
 
@@ -164,4 +170,53 @@ def test_on_another_study_it_is_that_of_the_training_slides_and_without_them_aud
     finally:
         own.with_name("gone").rename(own)
     assert not [c for c in table if c.startswith("likeness")]
+    assert "training slides are not there" in str(audit.records)
+
+
+def without(study: Study, samples: Sequence[str]) -> Study:
+    """The study as it would be prepared without some samples."""
+    kept = ~study.obs.index.isin(samples)
+    spontaneous, chemistry = (None if t is None else t[kept] for t in (study.spontaneous, study.chemistry))
+    return replace(
+        study,
+        obs=study.obs[kept],
+        expression=study.expression[kept],
+        findings=study.findings[kept],
+        spontaneous=spontaneous,
+        chemistry=chemistry,
+        slides=study.slides[~study.slides["sample_id"].isin(samples)],
+    )
+
+
+@pytest.mark.parametrize("lacking", ["a training sample", "all training tiles"])
+def test_without_training_slides_a_run_is_explained_all_the_same(
+    run: LoadedRun, settings: ExplainSettings, tmp_path: Path, lacking: str
+) -> None:
+    study, train = run.fold.study, list(run.fold.split.train)
+    if lacking == "a training sample":
+        changed = without(study, train[:1])
+    else:
+        changed = replace(study, slides=study.slides[~study.slides["sample_id"].isin(train)])
+    audit = Audit()
+    explain_regions(on(run, changed), tmp_path, [TASK], settings, audit)
+    assert "attention" in pd.read_parquet(tmp_path / "tiles.parquet")
+    (dropped,) = [r for r in audit.records if r.id == "likeness"]
+    assert str(study.root) in dropped.reason
+    assert "again" in dropped.reason or train[0] in dropped.reason
+
+
+def test_on_another_study_a_broken_one_of_the_run_is_audited(
+    run: LoadedRun, settings: ExplainSettings, tmp_path: Path
+) -> None:
+    own, copy = run.fold.study.root, tmp_path / "copy"
+    shutil.copytree(own, copy)
+    elsewhere = load_run(run.folder, Study.open(copy), replace(run.fold.split, train=[], valid=[]))
+    store = own / "features" / "test" / "store.json"
+    whole = store.read_bytes()
+    audit = Audit()
+    try:
+        store.write_bytes(whole[:10])
+        explain_regions(elsewhere, tmp_path / "a", [TASK], replace(settings, study=str(copy)), audit)
+    finally:
+        store.write_bytes(whole)
     assert "training slides are not there" in str(audit.records)

@@ -292,6 +292,21 @@ def test_an_overlay_is_clear_without_tiles_and_strong_at_the_ends(tmp_path: Path
     assert pixels[8, 24, 3] < 100, "near 0"
 
 
+def test_a_score_with_a_sign_keeps_its_colours_on_a_slide_without_values_below_0(tmp_path: Path) -> None:
+    places = pd.DataFrame(
+        {"x": [0.0, 64.0], "y": 0.0, "side": 64.0, "likeness:dili": [0.1, 0.4], "attention": [0.1, 0.4]}
+    )
+    likeness, attention = (
+        write_overlay(places, column, (640, 320), tmp_path / f"{column[:4]}.png").colours
+        for column in ("likeness:dili", "attention")
+    )
+    assert likeness.signed
+    assert likeness.low == -likeness.high
+    assert not attention.signed
+    pixels = np.asarray(Image.open(tmp_path / "like.png"))
+    assert pixels[8, 28, 0] > pixels[8, 28, 2], "red: above 0"
+
+
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None or importlib.util.find_spec("selenium") is None,
     reason="needs Debian's chromium and chromium-driver, and selenium",

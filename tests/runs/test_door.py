@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,15 @@ def test_a_run_without_a_task_says_what_it_retrieves_and_what_it_lacks(
     ]
     with pytest.raises(RunError, match="was pretrained alone"):
         folder.read_trained()
+
+
+def test_a_run_whose_study_was_moved_says_where_to_write_its_new_place(
+    finished_run: tuple[Study, Path], tmp_path: Path
+) -> None:
+    study, trained_run = finished_run
+    folder = shutil.copytree(trained_run, tmp_path / "run")
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    gone = tmp_path / "gone"
+    (folder / "config.yaml").write_text(config.replace(str(study.root), str(gone)), encoding="utf-8")
+    with pytest.raises(RunError, match="not at .*gone any more; .*config.yaml, data.root"):
+        tf.load(folder).on()

@@ -127,7 +127,7 @@ def write_overlay(of_slide: pd.DataFrame, column: str, dimensions: tuple[int, in
     scale = max(side / OVERLAY_TILE_PX, max(dimensions) / OVERLAY_PX)
     width, height = (max(1, math.ceil(length / scale)) for length in dimensions)
     values = of_slide[column].to_numpy(np.float64)
-    colours = score_colours(values)
+    colours = score_colours(column, values)
     corners = of_slide[["x", "y"]].to_numpy(np.float64) / scale
     drawn = smooth_map((height, width), corners, side / scale, values)
     filled = drawn.filled(0.0 if colours.signed else colours.low)

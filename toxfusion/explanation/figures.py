@@ -27,6 +27,8 @@ from toxfusion.evaluation.figures.slides import scale_bar, tile_map
 from toxfusion.slides.readers import Slide
 from toxfusion.study.vocabulary import short_name
 
+SIGNED = ("contribution", "integrated", "likeness")
+"""Scores with a meaning at 0, whatever the values of one slide are."""
 SMOOTHING = 0.35
 """Standard deviation of the smoothing over a slide, in sides of a tile."""
 OPACITY = 0.6
@@ -117,10 +119,13 @@ class ScoreColours:
         return 0.25 + 0.75 * np.clip(np.abs(values) / self.high, 0, 1)
 
 
-def score_colours(values: np.ndarray) -> ScoreColours:
-    """The colours of a score with these values, float [n]."""
+def score_colours(column: str, values: np.ndarray) -> ScoreColours:
+    """The colours of a column of `regions.tile_scores` with these values, float [n].
+
+    A score of `SIGNED` is in two colours around 0, and so is any other that has a value below 0.
+    """
     low, high = (float(v) for v in np.percentile(values, [2, 98]))
-    if (values < 0).any():
+    if column.partition(":")[0] in SIGNED or (values < 0).any():
         bound = max(abs(low), abs(high), 1e-12)
         return ScoreColours(True, -bound, bound, "RdBu_r")
     return ScoreColours(False, low, max(high, low + 1e-12), "viridis")
@@ -133,8 +138,7 @@ def slide_scores(
 
     Args:
         of_slide: tiles of one slide, of `regions.tile_scores`.
-        columns: column -> what stands over it; a column with values below 0 is drawn in two colours around 0, the
-            range of colours being that of the whole slide's 2nd to 98th percentile.
+        columns: column -> what stands over it; colours are those of `score_colours` for the whole slide.
 
     Raises:
         FigureError: no tile, or a value that is not finite.
@@ -164,7 +168,7 @@ def draw_scores(axis: Axes, view: View, of_slide: pd.DataFrame, column: str, nam
     height, width = view.pixels.shape[:2]
     inside = (corners > -side).all(1) & (corners < [width, height]).all(1)
     values = of_slide[column].to_numpy(np.float64)
-    colours = score_colours(values)
+    colours = score_colours(column, values)
     axis.imshow(view.pixels)
     if inside.any():
         drawn = smooth_map(view.pixels.shape[:2], corners[inside], side, values[inside])
