@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from toxfusion.data.expression import ExpressionError
 from toxfusion.explanation import cohort, figures, fusion, genes, pathways, regions
 from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.clinical import explain_clinical
@@ -30,6 +31,7 @@ from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file
 from toxfusion.study.rules import StudyError
 from toxfusion.study.split import Split
+from toxfusion.study.store_spec import StoreError
 from toxfusion.study.study import Study
 from toxfusion.study.vocabulary import LESION_PREFIX
 from toxfusion.training.folder import RunError, RunFolder
@@ -242,12 +244,11 @@ def explain_regions(
 
 
 def _likeness(run: LoadedRun, settings: ExplainSettings, audit: Audit) -> TileLikeness | None:
-    """Of the training slides of a run that reads slides; None where they are not there."""
-    if settings.study is None:
-        return fit_likeness(run)
+    """Of the training slides of a run that reads slides; None where they are not there or cannot be read."""
     try:
-        return fit_likeness(load_run(run.folder, *load_own_study(run.folder)))
-    except (RunError, StudyError) as error:
+        own = run if settings.study is None else load_run(run.folder, *load_own_study(run.folder))
+        return fit_likeness(own)
+    except (RunError, StudyError, StoreError, ExpressionError) as error:
         audit.drop(
             "explain", "score", "likeness", f"{run.folder.root}: its training slides are not there: {error}"
         )

@@ -20,6 +20,7 @@ from sklearn.neighbors import radius_neighbors_graph
 
 from toxfusion.explanation.regions import tile_places
 from toxfusion.runs.loaded import LoadedRun
+from toxfusion.training.folder import RunError
 
 RIDGE = 1.0
 """Penalty, as a share of the mean variance of the features."""
@@ -78,11 +79,20 @@ def fit_likeness(run: LoadedRun) -> TileLikeness:
         run: on the study that it was trained on.
 
     Raises:
-        ValueError: no training sample has tiles.
+        RunError: the study lacks a training sample of the run, or no training sample has tiles.
     """
+    study = run.fold.study
+    absent = [s for s in run.fold.split.train if s not in study.obs.index]
+    if absent:
+        raise RunError(
+            f"{study.root}: lacks {len(absent)} training samples of {run.folder.root} ({', '.join(absent[:3])} ...); "
+            "prepare the study as it was in training"
+        )
     samples = [s for s in run.fold.split.train if run.fold.has_slide(s)]
     if not samples:
-        raise ValueError(f"{run.folder.root}: no training sample has tiles; fit on the study of the run")
+        raise RunError(
+            f"{study.root}: no training sample of {run.folder.root} has tiles; extract the study's slides again"
+        )
     total = np.zeros((len(samples), run.fold.tile_dim))
     products = np.zeros((run.fold.tile_dim, run.fold.tile_dim))
     lengths = np.zeros(len(samples))
