@@ -117,5 +117,5 @@ def test_a_run_whose_study_was_moved_says_where_to_write_its_new_place(
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     gone = tmp_path / "gone"
     (folder / "config.yaml").write_text(config.replace(str(study.root), str(gone)), encoding="utf-8")
-    with pytest.raises(RunError, match="not at .*gone any more; .*config.yaml, data.root"):
+    with pytest.raises(RunError, match=r"not at .*gone any more; .*config\.yaml, data\.root"):
         tf.load(folder).on()

@@ -156,11 +156,16 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
     """The study and split that a run was made on, with its nulls.
 
     Raises:
-        RunError: no run lies there, or it is of a bundle.
+        RunError: no run lies there, it is of a bundle, or its study is no longer where it was.
     """
     if isinstance(folder, BundledRun):
         raise RunError(f"{folder.root}: a bundle holds no study; name the one to use it on")
     settings = RunSettings.read(folder.read_config())
+    if not Path(settings.data.root).is_dir():
+        raise RunError(
+            f"{folder.root}: its study is not at {settings.data.root} any more; move it back, or write its place into "
+            f"{folder.root / 'config.yaml'}, data.root"
+        )
     study, split = Study.open(settings.data.root), read_manifest(folder.split)
     return with_nulls(settings, study, split), split
 
