@@ -197,11 +197,12 @@ def trained(folder: Path, part: pd.Series) -> pd.DataFrame:
     batch = run.fold.batch(ids, stage="evaluate", tiles_per_bag=1)
     nothing = torch.zeros(len(ids), 0)
     columns, membership = (nothing if of is None else of for of in (batch.clinical, batch.head_membership))
-    label = torch.from_numpy(Survival("cox", strata="batch").labels(run.fold.study, ids))
     assert optimizer.head_c is not None, "experiment=survival solves its head"
     fitted = np.flatnonzero(part.reindex(ids).isin(["train", "valid"]))
     vectors = torch.from_numpy(np.asarray(table.X, np.float32))
-    risk = ridge_risks(label, vectors, columns, membership, fitted, optimizer.head_c, optimizer.clinical_c)
+    risk = ridge_risks(
+        batch.labels["survival"], vectors, columns, membership, fitted, optimizer.head_c, optimizer.clinical_c
+    )
     obs = run.fold.study.obs
     return readings(
         obs, part.reindex(obs.index), pd.Series(risk, ids).reindex(obs.index).to_numpy(np.float64)

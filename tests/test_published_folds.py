@@ -118,3 +118,17 @@ def test_concordance_of_released_risks_by_hand(tmp_path: Path) -> None:
     )
     concordance = released_risks.concordance_by_fold(released_risks.released(path))
     assert concordance.loc["m", "blca", 0] == pytest.approx(3.5 / 5)
+
+
+def test_released_risks_stand_beside_the_row_that_they_are_compared_with(tmp_path: Path) -> None:
+    place = tmp_path / "comparison" / "blca"
+    place.mkdir(parents=True)
+    (place / "comparison.csv").write_text(
+        "experiment,survival_n,survival_value,survival_low,survival_high,survival_difference,"
+        "survival_difference_low,survival_difference_high,survival_p_holm\n"
+        "full_both,9,0.64,0.60,0.67,,,,\nSNN,9,0.51,0.47,0.55,-0.13,-0.17,-0.08,0.005\n"
+    )
+    text = "\n".join(released_risks._paired(place / "comparison.csv", tmp_path))
+    assert "Differences are from `full_both`, the default on slides and expression." in text
+    assert "| `full_both` | ours | 0.640 [0.600, 0.670] | reference |  |" in text
+    assert "| `SNN` | released | 0.510 [0.470, 0.550] | -0.130 [-0.170, -0.080] | 0.005 |" in text

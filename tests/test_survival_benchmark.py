@@ -12,13 +12,15 @@ from benchmarks.cohort_study import SPLIT, prepare
 from benchmarks.published import SECTIONS, page
 from benchmarks.survival import SurvivalCell, run_cell
 from benchmarks.survival_methods import AGE, METHODS
-from benchmarks.survival_readings import breslow, of_cohorts, pooled, readings
+from benchmarks.survival_readings import breslow, of_cohorts, pooled, readings, trained
 from toxfusion.config.entry import compose
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.study.audit import Audit
 from toxfusion.study.files import replace_file, write_parquet
 from toxfusion.study.importers.tcga import FOLDS_FILE
 from toxfusion.study.study import Study, write_study
+from toxfusion.training.folder import RunFolder
+from toxfusion.training.run import run as run_training
 from toxfusion.training.settings import RunSettings
 
 COHORTS, PATIENTS, GENES = ("blca", "luad"), 70, 12
@@ -110,6 +112,34 @@ def test_a_cell_of_a_fold_is_read_from_the_folds_of_the_study(tmp_path: Path) ->
     assert sorted(pd.read_parquet(cell.readings)["sample_id"]) == sorted(part.index[part == "test"])
 
 
+def test_the_head_of_a_network_is_solved_on_validation_patients_too_and_on_no_test_patient(
+    tmp_path: Path,
+) -> None:
+    study, part = cohorts(tmp_path / "study")
+    (study.root / "splits").mkdir()
+    part.rename_axis("sample_id").rename("part").reset_index().assign(fold=0).to_csv(
+        study.root / SPLIT, index=False
+    )
+    config = compose(
+        "train",
+        [
+            f"data.root={study.root}", "experiment=survival", "modality=omics", "tile_features=none", "size=tiny",
+            "size.n_genes=null", "size.pretrain_steps=2", "clinical=[age]", "paths_by=null", "data.within.column=batch",
+            "split=predefined", f"split.path={study.root / SPLIT}", "trainer.progress=false",
+        ],
+    )  # fmt: skip
+    config["paths"]["output"] = str(tmp_path / "run")
+    run_training(config)
+    run = RunFolder(tmp_path / "run")
+    both = trained(run.root, part)
+    assert sorted(both["sample_id"]) == sorted(part.index[part == "test"])
+    assert mean_c(both) > 0.6
+    alone = trained(run.root, part.replace("valid", ""))
+    assert not np.allclose(both["score"], alone["score"])
+    kept = run.read_predictions().set_index("unit_id").loc[alone["sample_id"], "score"]
+    np.testing.assert_allclose(alone["score"] - alone["score"].mean(), kept - kept.mean(), atol=1e-3)
+
+
 def test_a_study_of_other_cohorts_is_not_taken_for_the_one_that_is_asked_for(tmp_path: Path) -> None:
     study, _ = cohorts(tmp_path / "study")
     replace_file(study.root / SPLIT, b"sample_id,fold,part\n")
@@ -134,6 +164,7 @@ def test_the_page_tells_what_is_finished_and_what_is_not(tmp_path: Path) -> None
     for name, folds, score in (
         ("ridge_cox", (0, 1), rng.normal(size=n)),
         ("full_both", (0,), -about["time"]),
+        ("full_expression", (0,), about["time"]),
     ):
         for fold in folds:
             cell = SurvivalCell(METHODS[name], fold, tmp_path / "survival")
@@ -144,6 +175,12 @@ def test_the_page_tells_what_is_finished_and_what_is_not(tmp_path: Path) -> None
     line = next(line for line in text.splitlines() if line.startswith("| `full_both` | 1"))
     assert line.count("1.000") == 3
     assert "- `full_both`: 1, 2, 3, 4" in text
+    added = next(
+        line for line in text.splitlines() if line.startswith("| `full_both` less `full_expression`")
+    )
+    assert added.count("+1.000") == 2
+    assert added.endswith("| none |")
+    assert "less `full_slides`" not in text
     pairs = next(line for line in text.splitlines() if line.startswith("| `full_both` | 1.000"))
     assert pairs.endswith("|  |  |")  # of fewer folds: beside the others, without a difference
 

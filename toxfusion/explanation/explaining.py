@@ -389,9 +389,9 @@ def _views(
         "attention": "attention, the same for every task",
         f"contribution:{task}": f"{task}: gradient x difference to controls",
         f"integrated:{task}": f"{task}: integrated gradients",
-        f"likeness:{task}": f"{task}: likeness to tiles of such slides",
     }
-    columns = {column: name for column, name in columns.items() if column in of_slide}
+    if f"likeness:{task}" in of_slide:
+        columns[f"likeness:{task}"] = f"{task}: likeness to training slides that have it"
     first = of_slide.iloc[int(of_slide[f"integrated:{task}"].to_numpy().argmax())]
     centre = (float(first["x"] + first["side"] / 2), float(first["y"] + first["side"] / 2))
     views = {"whole": figures.whole_slide(slide, settings.view_px)}

@@ -28,7 +28,7 @@ from toxfusion.synthetic.sprites import SpriteBank, build_sprites
 BLOCK = 768
 MARGIN_UM = 22.0
 ARTEFACT_REACH_UM = 10.0
-"""How far artefacts blur: autolysis to 2.8 um and the blurred spot to 7.2 um."""
+"""How far artefacts blur, at least: autolysis to 2.8 um and the blurred spot to 7.2 um."""
 ERYTHROCYTE_OD = (0.10, 0.80, 0.59)
 GLASS_TINT = (1.0, 0.985, 0.995)
 VARIANTS = 4
@@ -111,7 +111,7 @@ class _Scratch:
 
 
 class SlidePainter:
-    """Paints a slide block by block.
+    """Paints a slide block by block, each over the memory of the one before: one painter is of one thread.
 
     Args:
         spec: the slide. All randomness comes from `spec.seed`.
