@@ -4,8 +4,8 @@
     python -m benchmarks.survival FOLDER --rows age ridge_cox --folds 0 1
 
 FOLDER holds one folder a cohort, as `benchmarks.pairs` reads it, each with ``splits/splits_<k>.csv``. The cohorts are
-one study, and fold k of it is fold k of every cohort. A cell is one row on one fold; finished cells are skipped, so
-that the command may be repeated. `python -m benchmarks.published` makes the tables.
+one study, and fold k of it is fold k of every cohort. A cell is one row on one fold, of a network with one seed;
+finished cells are skipped, so that the command may be repeated. `python -m benchmarks.published` makes the tables.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class SurvivalCell(Cell[Method]):
     """A cell that leaves one table; that of a network, its run too."""
 
     last = "survival.parquet"
+    seeded = True
 
     @property
     def pretraining(self) -> Path:
@@ -57,9 +58,9 @@ def run_cell(cell: SurvivalCell, root: Path, extra: Sequence[str]) -> None:
 
 
 def _train(cell: SurvivalCell, root: Path, extra: Sequence[str]) -> None:
-    """One run; its pretraining is that of another network on this fold, where that is finished."""
+    """One run; its pretraining is that of another network on this fold and seed, where that is finished."""
     pretrained_as = METHODS.get(cell.method.pretrained_as, cell.method)
-    shared = SurvivalCell(pretrained_as, cell.fold, cell.output).pretraining
+    shared = SurvivalCell(pretrained_as, cell.fold, cell.output, cell.seed).pretraining
     own = cell.pretraining
     if (shared / "finished.json").is_file() and not own.is_dir():
         draft = own.with_name(".pretrain")
@@ -69,13 +70,16 @@ def _train(cell: SurvivalCell, root: Path, extra: Sequence[str]) -> None:
     command(
         "toxfusion.train", "experiment=survival", f"name={cell.method.name}", f"data.root={root}",
         "tile_features=store", f"tile_features.name={STORE}", "data.expression.n_genes=null", "split=predefined",
-        f"split.path={root / FOLDS_FILE}", f"split.fold={cell.fold}", "heatmaps=0", "trainer.progress=false",
-        *cell.method.overrides, *extra, f"paths.output={cell.folder / 'run'}", log=cell.folder.with_suffix(".log"),
+        f"split.path={root / FOLDS_FILE}", f"split.fold={cell.fold}", f"seed={cell.seed}", "heatmaps=0",
+        "trainer.progress=false", *cell.method.overrides, *extra, f"paths.output={cell.folder / 'run'}",
+        log=cell.folder.with_suffix(".log"),
     )  # fmt: skip
 
 
 def parse(command_line: Sequence[str] | None = None) -> argparse.Namespace:
-    return cell_parser(__doc__, METHODS, "published/survival").parse_args(command_line)
+    parser = cell_parser(__doc__, METHODS, "published/survival")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of networks")
+    return parser.parse_args(command_line)
 
 
 def main() -> None:
@@ -90,10 +94,11 @@ def main() -> None:
         )
     # Networks come fold by fold, the one whose pretraining others share first.
     cells = [
-        SurvivalCell(method, fold, arguments.output)
+        SurvivalCell(method, fold, arguments.output, seed)
+        for seed in arguments.seeds
         for fold in arguments.folds
         for name, method in METHODS.items()
-        if name in arguments.methods
+        if name in arguments.methods and (not method.baseline or seed == arguments.seeds[0])
     ]
     line = " ".join(["python -m benchmarks.survival", *_deciding(arguments)])
     replace_file(arguments.output / "command.txt", line.encode())

@@ -40,16 +40,31 @@ Measured = dict[str, dict[str, Estimate]]
 
 
 def read(results: Path) -> dict[str, pd.DataFrame]:
-    """Method -> its readings on all folds that are finished, with fold and seed."""
+    """Method -> the mean of its seeds on every fold that is finished, with fold and number of seeds.
+
+    A row has as many seeds on each fold as on the fold that has fewest. Log risks of a patient are averaged, and so
+    are the terms of the Brier score.
+    """
     tables = {}
     for name in METHODS:
-        files = sorted((results / "cells" / name).glob("fold*/survival.parquet"))
-        if files:
-            parts = [
-                pd.read_parquet(f).assign(fold=int(f.parent.name.removeprefix("fold")), seed=0) for f in files
-            ]
-            tables[name] = pd.concat(parts, ignore_index=True)
+        cells: dict[int, list[Path]] = {}
+        for file in (results / "cells" / name).glob("fold*_seed*/survival.parquet"):
+            fold = int(file.parent.name.removeprefix("fold").split("_seed")[0])
+            cells.setdefault(fold, []).append(file)
+        if cells:
+            seeds = min(map(len, cells.values()))
+            folds = [_mean_of_seeds(sorted(files)[:seeds], fold) for fold, files in sorted(cells.items())]
+            tables[name] = pd.concat(folds, ignore_index=True).assign(seeds=seeds, seed=0)
     return tables
+
+
+def _mean_of_seeds(files: Sequence[Path], fold: int) -> pd.DataFrame:
+    tables = [pd.read_parquet(file).set_index("sample_id") for file in files]
+    means = {
+        column: np.mean([of[column].reindex(tables[0].index) for of in tables], axis=0)
+        for column in ("score", "brier_term")
+    }
+    return tables[0].assign(fold=fold, **means).reset_index()
 
 
 def blocks(results: Path, pictures: Path) -> list[str]:
@@ -66,7 +81,8 @@ def blocks(results: Path, pictures: Path) -> list[str]:
         f"Results of `{command}`. Overall survival of {_patients(tables)} patients of "
         f"{len(cohorts)} cohorts on their five published folds (of patients; sites straddle them). A fifth of the "
         "training part is the validation part of a network, which stays as pretraining left it. Its head is solved on "
-        "both, under the penalty of the default. Baselines choose penalties by folds inside the training part.",
+        "both, under the penalty of the default. Where it has several seeds, their log risks are averaged. Baselines "
+        "choose penalties by folds inside the training part.",
         "\n".join(f"- `{name}`: {METHODS[name].what}." for name in METHODS if name in tables),
         _coverage(folds),
         "### Harrell's C, mean of the folds",
@@ -126,8 +142,9 @@ def _fold_means(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> s
     for name, of in tables.items():
         means = _mean_of_folds(of)
         values = [*(means[c] for c in cohorts), float(np.mean([means[c] for c in cohorts]))]
-        lines.append([f"`{name}`", str(of["fold"].nunique()), *(f"{v:.3f}" for v in values)])
-    return markdown_table(["row", "folds", *cohorts, "macro"], lines)
+        counts = str(of["fold"].nunique()), str(of["seeds"].iloc[0])
+        lines.append([f"`{name}`", *counts, *(f"{v:.3f}" for v in values)])
+    return markdown_table(["row", "folds", "seeds", *cohorts, "macro"], lines)
 
 
 def _reported(tables: Mapping[str, pd.DataFrame], cohorts: Sequence[str]) -> list[str]:

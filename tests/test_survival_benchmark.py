@@ -13,6 +13,7 @@ from benchmarks.published import SECTIONS, page
 from benchmarks.survival import SurvivalCell, run_cell
 from benchmarks.survival_methods import AGE, METHODS
 from benchmarks.survival_readings import breslow, of_cohorts, pooled, readings, trained
+from benchmarks.survival_tables import read
 from toxfusion.config.entry import compose
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.study.audit import Audit
@@ -172,7 +173,7 @@ def test_the_page_tells_what_is_finished_and_what_is_not(tmp_path: Path) -> None
             cell.folder.mkdir(parents=True)
             write_parquet(about.assign(score=score), cell.readings)
     text = page(tmp_path, tmp_path / "images", SECTIONS)
-    line = next(line for line in text.splitlines() if line.startswith("| `full_both` | 1"))
+    line = next(line for line in text.splitlines() if line.startswith("| `full_both` | 1 | 1 |"))
     assert line.count("1.000") == 3
     assert "- `full_both`: 1, 2, 3, 4" in text
     added = next(
@@ -183,6 +184,24 @@ def test_the_page_tells_what_is_finished_and_what_is_not(tmp_path: Path) -> None
     assert "less `full_slides`" not in text
     pairs = next(line for line in text.splitlines() if line.startswith("| `full_both` | 1.000"))
     assert pairs.endswith("|  |  |")  # of fewer folds: beside the others, without a difference
+
+
+def test_log_risks_are_averaged_over_the_seeds_that_every_fold_has(tmp_path: Path) -> None:
+    about = pd.DataFrame(
+        {"cohort": "luad", "time": [1.0, 2.0], "event": 1.0, "uno_weight": 1.0}, index=pd.Index(["A", "B"])
+    ).rename_axis("sample_id")
+    for fold, seed, score in ((0, 0, [1.0, 0.0]), (0, 1, [3.0, 4.0]), (0, 2, [9.0, 9.0]), (1, 0, [5.0, 6.0]),
+                              (1, 1, [7.0, 6.0])):  # fmt: skip
+        cell = SurvivalCell(METHODS["full_both"], fold, tmp_path, seed)
+        cell.folder.mkdir(parents=True)
+        order = [1, 0] if seed else [0, 1]  # patients of another order
+        table = about.assign(score=score, brier_term=0.1 * seed).iloc[order].reset_index()
+        write_parquet(table, cell.readings)
+    table = read(tmp_path)["full_both"]
+    assert table["score"].tolist() == [2.0, 2.0, 6.0, 6.0]
+    assert table["fold"].tolist() == [0, 0, 1, 1]
+    assert set(table["seeds"]) == {2}
+    np.testing.assert_allclose(table["brier_term"], 0.05)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.baseline])
