@@ -72,10 +72,6 @@ METHODS = {
         "expression", "the same, on expression", ("experiment=full", "modality.finetune=omics")
     ),
     "mirror": Method("both", "our preset of MIRROR", ("experiment=mirror",)),
-    "mirror_slide": Method("slide", "the same, on slides", ("experiment=mirror", "modality.finetune=wsi")),
-    "mirror_expression": Method(
-        "expression", "the same, on expression", ("experiment=mirror", "modality.finetune=omics")
-    ),
 }
 METRICS = ("accuracy", "macro-AUROC", "macro-F1")
 
