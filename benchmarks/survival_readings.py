@@ -160,7 +160,7 @@ def ridge_risks(
     ridge = HeadRidge.of(
         vectors[fitted],
         {"survival": len(fitted)},
-        c,
+        {"survival": c},
         n_clinical=columns.shape[1],
         n_groups=membership.shape[1],
         clinical_c=clinical_c,
@@ -197,11 +197,17 @@ def trained(folder: Path, part: pd.Series) -> pd.DataFrame:
     batch = run.fold.batch(ids, stage="evaluate", tiles_per_bag=1)
     nothing = torch.zeros(len(ids), 0)
     columns, membership = (nothing if of is None else of for of in (batch.clinical, batch.head_membership))
-    assert optimizer.head_c is not None, "experiment=survival solves its head"
+    (strength,) = optimizer.head_c or ()  # experiment=survival names one
     fitted = np.flatnonzero(part.reindex(ids).isin(["train", "valid"]))
     vectors = torch.from_numpy(np.asarray(table.X, np.float32))
     risk = ridge_risks(
-        batch.labels["survival"], vectors, columns, membership, fitted, optimizer.head_c, optimizer.clinical_c
+        batch.labels["survival"],
+        vectors,
+        columns,
+        membership,
+        fitted,
+        strength,
+        optimizer.clinical_c,
     )
     obs = run.fold.study.obs
     return readings(

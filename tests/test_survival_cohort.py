@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def test_a_run_says_what_age_adds_and_scores_a_study_without_ages(
 def test_solved_heads_read_age_and_deviate_from_half_to_half(patients: Study, tmp_path: Path) -> None:
     asked = ["experiment=survival", "modality=omics", "size=tiny", "size.n_genes=null", "size.pretrain_steps=2",
              "clinical=[age]", "heads_by=half", "paths_by=half", "task.survival.strata=half",
-             "optimizer.head_c=0.03"]  # fmt: skip
+             "optimizer.head_c=[0.03]"]  # fmt: skip
     folder = finished(patients, tmp_path, *asked)
     run = load_run(folder, *load_own_study(folder))
     (matrix,) = (p for p in run.predictor.heads["survival"].parameters() if p.ndim == 2)
@@ -228,6 +229,24 @@ def test_solved_heads_read_age_and_deviate_from_half_to_half(patients: Study, tm
     said, told = (score_study(of, patients, Audit()) for of in ([folder], list(bundle.runs)))
     pd.testing.assert_frame_equal(told.samples, said.samples, check_exact=True)
     pd.testing.assert_frame_equal(told.units, said.units, check_exact=True)
+
+
+def test_the_penalty_of_heads_is_chosen_on_validation_and_recorded(patients: Study, tmp_path: Path) -> None:
+    """A run with the chosen strength alone is the same run; one that hardly differs does not displace the first."""
+    asked = ["experiment=survival", "modality=omics", "size=tiny", "size.n_genes=null", "size.pretrain_steps=2",
+             "clinical=[age]", "paths_by=null", "heads_by=null", "task.survival.strata=null"]  # fmt: skip
+
+    def chosen(name: str, *strengths: float) -> tuple[float, np.ndarray]:
+        listed = ",".join(map(str, strengths))
+        folder = finished(patients, tmp_path / name, *asked, f"optimizer.head_c=[{listed}]")
+        record = json.loads((folder.stage("finetune") / "finished.json").read_text())
+        return record["chosen"]["head_c"]["survival"], read(folder.predictions)["score"].to_numpy()
+
+    strength, scores = chosen("several", 100.0, 0.03, 1e-8)
+    alone, same = chosen("alone", strength)
+    assert alone == strength
+    np.testing.assert_allclose(scores, same, atol=1e-5)
+    assert chosen("alike", 0.03, 0.0300001)[0] == 0.03
 
 
 def test_a_column_that_leaks_stops_the_run(patients: Study, tmp_path: Path) -> None:

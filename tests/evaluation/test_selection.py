@@ -10,7 +10,7 @@ import pytest
 
 from toxfusion.evaluation import bootstrap
 from toxfusion.evaluation.families import FAMILIES
-from toxfusion.evaluation.selection import SelectionScore, validation_score
+from toxfusion.evaluation.selection import SelectionScore, standing, validation_score
 from toxfusion.evaluation.statistics import auroc_statistic
 from toxfusion.evaluation.survival import harrell_c
 
@@ -142,3 +142,20 @@ def test_times_of_two_strata_make_no_pair_in_choice_or_score() -> None:
         for of, expected in ((table, 4 / 6), (stratified, 0.0)):
             statistic = measures[name](of, np.arange(4), 4, np.full(4, "0 0"))
             assert float(statistic(np.ones((1, 4)))[0]) == pytest.approx(expected)
+
+
+def test_the_first_score_stands_unless_a_later_one_gains_beyond_the_error() -> None:
+    """Two of four pairs right; then all four, of one compound's making or of all; then no pair at all."""
+
+    def score(value: float, influence: list[float]) -> SelectionScore:
+        return SelectionScore(value, ("a", "b"), np.array(influence), {"dili": 4.0})
+
+    first = score(0.5, [0.0, 0.0])
+    sure, unsure = score(0.6, [0.01, -0.01]), score(0.6, [0.5, -0.5])
+    nothing = score(float("nan"), [float("nan")] * 2)
+    assert standing([first]) == 0
+    assert standing([first, sure]) == 1
+    assert standing([first, unsure]) == 0
+    assert standing([first, first, nothing, unsure, sure]) == 4
+    assert standing([sure, first]) == 0
+    assert standing([nothing, sure]) == 0

@@ -24,7 +24,7 @@ def planted(n: int = 120, width: int = 12) -> tuple[Tensor, Tensor]:
 def test_it_is_the_logistic_regression_of_scikit_learn_on_vectors_of_unit_variance(c: float) -> None:
     vectors, labels = planted()
     heads = nn.ModuleDict({"subtype": MultiClassHead(12, 2)})
-    ridge = HeadRidge.of(vectors, {"subtype": len(labels)}, c)
+    ridge = HeadRidge.of(vectors, {"subtype": len(labels)}, {"subtype": c})
     solve_heads(heads, lambda: F.cross_entropy(heads["subtype"](vectors), labels) + ridge(heads)["subtype"])
     scale = float(vectors.var(0, correction=0).mean().sqrt())
     # Two logits with a penalty each are one logit whose C is half: w = w1 - w0 and |w1|^2 + |w0|^2 = |w|^2 / 2.
@@ -42,7 +42,7 @@ def test_the_start_does_not_depend_on_random_weights_nor_leave_another_mode() ->
     def solved(seed: int) -> Tensor:
         torch.manual_seed(seed)
         heads = nn.ModuleDict({"subtype": MultiClassHead(12, 2)}).train()
-        ridge = HeadRidge.of(vectors, {"subtype": len(labels)}, 0.1)
+        ridge = HeadRidge.of(vectors, {"subtype": len(labels)}, {"subtype": 0.1})
         solve_heads(
             heads, lambda: F.cross_entropy(heads["subtype"](vectors), labels) + ridge(heads)["subtype"]
         )
@@ -59,7 +59,8 @@ def test_all_heads_of_a_module_begin_where_their_loss_is_flat() -> None:
     module.eval()
     with torch.no_grad():
         vectors = module.predictor(batch).fused.vector
-    module.ridge = HeadRidge.of(vectors, labelled_units(FOUR_TASKS, batch), 0.1)
+    labelled = labelled_units(FOUR_TASKS, batch)
+    module.ridge = HeadRidge.of(vectors, labelled, dict.fromkeys(labelled, 0.1))
 
     def loss() -> Tensor:
         return module.total(module.penalised(module.losses(vectors, batch)))
@@ -85,7 +86,7 @@ def test_units_are_compounds_dose_groups_and_samples() -> None:
 
 def test_a_strength_of_zero_is_refused() -> None:
     with pytest.raises(HeadStartError, match=r"head_c=0"):
-        HeadRidge.of(torch.zeros(3, 2), {"dili": 3}, 0.0)
+        HeadRidge.of(torch.zeros(3, 2), {"dili": 3}, {"dili": 0.0})
 
 
 def test_each_part_of_the_heads_has_its_mode_again() -> None:

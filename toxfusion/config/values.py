@@ -110,18 +110,24 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "data.expression.clip": (1e-6, math.inf),
     "data.expression.clip_quantile": (0.0, 0.5),
     "split.valid_fraction": (0.0, 1.0),
-    "optimizer.head_c": (1e-12, math.inf),
     "optimizer.clinical_c": (1e-12, math.inf),
     "trainer.gradient_clip_val": (0.0, math.inf),
     "mpp_override": (1e-6, math.inf),
     "alpha": (0.0, 1.0),
     "error": (0.0, 1.0),
 }
-#: those of `NUMBERS` that also take null
-NULLABLE = ("data.expression.clip_quantile", "trainer.gradient_clip_val", "mpp_override", "error")
+#: those of `NUMBERS` and `LISTS` that also take null
+NULLABLE = (
+    "data.expression.clip_quantile",
+    "trainer.gradient_clip_val",
+    "mpp_override",
+    "error",
+    "optimizer.head_c",
+)
 
-#: keys of lists, where one value would be taken apart, or counted; those of seeds hold whole numbers
-LISTS = ("experiments", "experiments_few", "seeds", "times_h", "leave_out")
+#: keys of lists, where one value would be taken apart, or counted; those of seeds hold whole numbers, strengths of
+#: penalties numbers above 0
+LISTS = ("experiments", "experiments_few", "seeds", "times_h", "leave_out", "optimizer.head_c")
 
 #: key -> the words that it takes, where what is called with it would say so only after work
 WORDS: dict[str, tuple[object, ...]] = {
@@ -152,8 +158,12 @@ def check_numbers(config: dict[str, Any]) -> None:
         if value not in WORDS[key]:
             raise ConfigError(f"{key}={_shown(value)}: give one of {', '.join(map(_shown, WORDS[key]))}")
     for key, value in _values(config, LISTS):
+        if value is None and key in NULLABLE:
+            continue
         if not isinstance(value, list):
             raise ConfigError(f"{key}={_shown(value)}: give a list, {key}=[{_shown(value)}]")
+        if key == "optimizer.head_c" and not (value and all(map(_is_strength, value))):
+            raise ConfigError(f"{key}={_shown(value)}: give numbers above 0, {key}=[0.1,0.01], or null")
         wrong = [each for each in value if key == "seeds" and not _is_seed(each)]
         if wrong or (key == "seeds" and not value):
             raise ConfigError(
@@ -182,6 +192,10 @@ def check_numbers(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{key}={_shown(value)}: give a whole number {limits}{' or null' if nullable else ''}"
             )
+
+
+def _is_strength(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_seed(value: object) -> bool:

@@ -6,6 +6,7 @@ tasks are not averaged: their pairs are pooled, and a task weighs by the pairs i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,19 @@ def _error(influence: np.ndarray) -> float:
     if n < 2 or np.isnan(influence).any():
         return float("nan")
     return float(np.sqrt((influence**2).sum() * n / (n - 1)))
+
+
+def standing(scores: Sequence[SelectionScore]) -> int:
+    """Place of the first score, or of a later one that gains more over what stood than the error of that gain.
+
+    Scores are of one validation part. One that is no number gains nothing.
+    """
+    place = 0
+    for i, score in enumerate(scores):
+        gain, error = score.gain_over(scores[place])
+        if gain > error:
+            place = i
+    return place
 
 
 def validation_score(table: pd.DataFrame) -> SelectionScore:

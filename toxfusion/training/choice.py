@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,9 +78,17 @@ class WeightChoice(Callback):
         self.last: Score | None = None
         self.best_step = self.behind = 0
         self.start: tuple[Score, dict[str, Tensor]] | None = None
+        self.about: dict[str, Any] = {}
 
-    def begin_at(self, score: Score, module: L.LightningModule) -> None:
-        """Hold the weights that the module has before the first step, a solution in themselves, against all others."""
+    def begin_at(
+        self, score: Score, module: L.LightningModule, about: Mapping[str, Any] | None = None
+    ) -> None:
+        """Hold the weights that the module has before the first step, a solution in themselves, against all others.
+
+        Args:
+            about: plain types that the record of the choice says of them.
+        """
+        self.about = dict(about or {})
         self.start = (
             score,
             {name: value.detach().cpu().clone() for name, value in module.state_dict().items()},
@@ -126,10 +135,11 @@ class WeightChoice(Callback):
 
         Returns:
             What was chosen: "step" after which best.ckpt was taken, "gain" of the best weights over the last ones and
-            its "error"; where there was a start, "start_gain" of trained weights over it, and "start_error".
+            its "error"; where there was a start, "start_gain" of trained weights over it, "start_error", and what
+            `begin_at` was told about it.
         """
         assert self.best is not None, "every stage ends with a validation"
-        chosen: dict[str, Any] = {"step": self.best_step, "gain": None, "error": None}
+        chosen: dict[str, Any] = {"step": self.best_step, "gain": None, "error": None, **self.about}
         trained = self.best
         if self.last is not None:  # no weights were scored after the loss diverged
             chosen["gain"], chosen["error"] = self.best.gain_over(self.last)

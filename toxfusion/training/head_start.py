@@ -27,16 +27,16 @@ class HeadRidge:
 
         penalty = sum over tasks of (|W|^2 v / c + |W_clinical|^2 / c_clinical) / (2 n)
 
-    with v the variance of an entry of the fused vectors and n the labelled samples of the task: beside a mean loss this
-    is the penalty of scikit-learn's ``C = c`` on vectors of unit variance. Clinical columns are in deviations already.
-    What is read once more for a group has the penalty of what it repeats. Biases and thresholds have none.
+    with v the variance of an entry of the fused vectors, c of the task and n its labelled samples: beside a mean loss
+    this is the penalty of scikit-learn's ``C = c`` on vectors of unit variance. Clinical columns are in deviations
+    already. What is read once more for a group has the penalty of what it repeats. Biases and thresholds have none.
 
     Attributes:
-        weight: float [(W + C) (1 + K)], v / c and 1 / c_clinical: of each entry that heads read.
+        weight: task -> float [(W + C) (1 + K)], v / c and 1 / c_clinical: of each entry that heads read.
         labelled: task -> n.
     """
 
-    weight: Tensor
+    weight: Mapping[str, Tensor]
     labelled: Mapping[str, int]
 
     @classmethod
@@ -44,7 +44,7 @@ class HeadRidge:
         cls,
         vectors: Tensor,
         labelled: Mapping[str, int],
-        c: float,
+        c: Mapping[str, float],
         *,
         n_clinical: int = 0,
         n_groups: int = 0,
@@ -53,6 +53,7 @@ class HeadRidge:
         """From the fused vectors [n, W] of the training samples and how many of them have a label of each task.
 
         Args:
+            c: of each task.
             n_clinical: C, entries of clinical columns that heads read after the fused vector.
             n_groups: K, groups in which heads may deviate.
             clinical_c: c of the weights on clinical columns.
@@ -60,27 +61,33 @@ class HeadRidge:
         Raises:
             HeadStartError: c or clinical_c is not above 0.
         """
-        for name, value in (("head_c", c), ("clinical_c", clinical_c)):
+        for name, value in (*(("head_c", of_task) for of_task in c.values()), ("clinical_c", clinical_c)):
             if not value > 0:
                 raise HeadStartError(
                     f"optimizer.{name}={value}: must be above 0; the smaller, the stronger the penalty"
                 )
         variance = float(vectors.float().var(0, correction=0).mean()) if len(vectors) > 1 else 1.0
-        weight = [torch.full((vectors.shape[1],), variance / c), torch.full((n_clinical,), 1 / clinical_c)]
-        return cls(torch.cat(weight).repeat(1 + n_groups), labelled)
+        clinical = torch.full((n_clinical,), 1 / clinical_c)
+        weight = {
+            task: torch.cat([torch.full((vectors.shape[1],), variance / c[task]), clinical]).repeat(
+                1 + n_groups
+            )
+            for task in labelled
+        }
+        return cls(weight, labelled)
 
     def __call__(self, heads: nn.ModuleDict) -> dict[str, Tensor]:
         """The penalty of each task, unweighted as its loss is."""
         penalties = {}
         for task, n in self.labelled.items():
             matrices = [p for p in heads[task].parameters() if p.ndim >= 2]
-            terms = [(self._weight_on(p) * p.square()).sum() for p in matrices]
+            terms = [(self._weight_on(p, task) * p.square()).sum() for p in matrices]
             penalties[task] = torch.stack(terms).sum() / (2 * max(1, n))
         return penalties
 
-    def _weight_on(self, matrix: Tensor) -> Tensor:
+    def _weight_on(self, matrix: Tensor, task: str) -> Tensor:
         """Of the columns of a matrix that reads what heads read; of a later layer, that of the fused vector."""
-        weight = self.weight.to(matrix)
+        weight = self.weight[task].to(matrix)
         return weight if matrix.shape[-1] == len(weight) else weight[0]
 
 

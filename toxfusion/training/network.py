@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from toxfusion.data.datamodule import PositionedDataModule
 from toxfusion.data.sampling import torch_seed
 from toxfusion.distributed.ranks import device_of, is_rank_zero
 from toxfusion.evaluation.retrieval import retrieval_table
-from toxfusion.evaluation.selection import validation_score
+from toxfusion.evaluation.selection import SelectionScore, standing, validation_score
 from toxfusion.models.predictor import Predictor, read_width
 from toxfusion.training.assemble import Assembled, build_terms, contract
 from toxfusion.training.averaging import AveragedWeights
@@ -131,20 +132,18 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
         contract=contract(fold, of.tasks, of.gene_sets),
     )
 
-    head_c = None if from_scratch else optimizer.head_c
-    if head_c is not None:
-        start_heads(of, module, head_c)
     choice = choose(
         stages.folder.stage("finetune") / "best.ckpt",
         settings.trainer.patience,
         place=dict(zip(of.valid, fold.study.positions(of.valid).tolist(), strict=True)),
         judge=partial(_judge, of, predictor),
     )
-    if head_c is not None:
-        vectors = encode(of, _in_study_order(of, of.valid)).read
-        score = _judge(of, predictor, vectors)[0]
+    if optimizer.head_c is not None and not from_scratch:
+        held_out = encode(of, _in_study_order(of, of.valid)).read
+        chosen = start_heads(of, module, optimizer.head_c, held_out)
+        score = _judge(of, predictor, held_out)[0]
         if not math.isnan(score.value):
-            choice.begin_at(score, module)
+            choice.begin_at(score, module, {"head_c": chosen})
     average = []
     if optimizer.average > 0:
         average = [AveragedWeights(optimizer.average, steps, device_of(settings.trainer.accelerator))]
@@ -155,10 +154,16 @@ def finetune(of: Assembled, stages: Stages, choose: Callable[..., WeightChoice] 
 
 def _judge(of: Assembled, predictor: Predictor, vectors: Tensor) -> tuple[Score, dict[str, Tensor]]:
     """The score of the validation part from its vectors, in the order of its samples in the study, and its metrics."""
+    table = _validation_table(of, predictor, vectors)
+    return validation_score(table), table_metrics(table, vectors.device)
+
+
+def _validation_table(of: Assembled, predictor: Predictor, vectors: Tensor) -> pd.DataFrame:
+    """Predictions of the validation part from its vectors, in the order of its samples in the study."""
     fold = of.fold
     samples = _in_study_order(of, of.valid)
     positions = fold.study.positions(samples)
-    table = of.tasks.predictions(
+    return of.tasks.predictions(
         predictor,
         vectors,
         fold.study.obs.loc[samples],
@@ -167,7 +172,6 @@ def _judge(of: Assembled, predictor: Predictor, vectors: Tensor) -> tuple[Score,
         fold=fold.split.fold,
         seed=of.settings.seed,
     )
-    return validation_score(table), table_metrics(table, vectors.device)
 
 
 def _in_study_order(of: Assembled, sample_ids: Sequence[str]) -> list[str]:
@@ -175,21 +179,53 @@ def _in_study_order(of: Assembled, sample_ids: Sequence[str]) -> list[str]:
     return [sample_ids[i] for i in positions.argsort()]
 
 
-def start_heads(of: Assembled, module: FinetuningModule, c: float) -> None:
-    """Put the heads at the minimum of their penalised loss on the training samples, with the network as it is."""
+def start_heads(
+    of: Assembled, module: FinetuningModule, strengths: Sequence[float], held_out: Tensor
+) -> dict[str, float]:
+    """Put the heads at the minimum of their penalised loss on the training samples, with the network as it is.
+
+    Each task has the first strength of the penalty, unless the head under another one ranks the validation part better
+    by more than the standard error of that gain.
+
+    Args:
+        held_out: float32 [n, W], what heads read of the validation samples, in the order of the study.
+
+    Returns:
+        Task -> strength, which the module keeps for fine-tuning.
+    """
     outputs = encode(of, of.train)
     # Labels and codes alone are read of this batch; one tile of a bag is as good as all.
     batch = of.fold.batch(of.train, stage="evaluate", tiles_per_bag=1)
-    vectors = outputs.read
-    module.ridge = HeadRidge.of(
-        torch.from_numpy(outputs.fused),
-        labelled_units(of.tasks, batch),
-        c,
-        n_clinical=of.fold.n_clinical,
-        n_groups=of.fold.n_head_groups,
-        clinical_c=of.settings.optimizer.clinical_c,
-    )
-    solve_heads(module.predictor.heads, lambda: module.total(module.penalised(module.losses(vectors, batch))))
+    vectors, labelled = outputs.read, labelled_units(of.tasks, batch)
+
+    def ridge(c: Mapping[str, float]) -> HeadRidge:
+        return HeadRidge.of(
+            torch.from_numpy(outputs.fused),
+            labelled,
+            c,
+            n_clinical=of.fold.n_clinical,
+            n_groups=of.fold.n_head_groups,
+            clinical_c=of.settings.optimizer.clinical_c,
+        )
+
+    def scores() -> dict[str, SelectionScore]:
+        table = _validation_table(of, module.predictor, held_out)
+        return {task.name: validation_score(table[table["task"].isin(task.names)]) for task in of.tasks}
+
+    heads, start = module.predictor.heads, copy.deepcopy(module.predictor.heads.state_dict())
+    solved, said = [], []
+    for c in strengths:
+        heads.load_state_dict(start)
+        module.ridge = ridge(dict.fromkeys(labelled, c))
+        solve_heads(heads, lambda: module.total(module.penalised(module.losses(vectors, batch))))
+        solved.append({name: copy.deepcopy(head.state_dict()) for name, head in heads.items()})
+        said.append(scores())
+    chosen = {name: standing([of_tasks[name] for of_tasks in said]) for name in heads}
+    for name, head in heads.items():
+        head.load_state_dict(solved[chosen[name]][name])
+    strength = {name: strengths[place] for name, place in chosen.items()}
+    module.ridge = ridge(strength)
+    return strength
 
 
 def encode(of: Assembled, sample_ids: Sequence[str]) -> SampleOutputs:

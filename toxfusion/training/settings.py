@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -312,7 +312,8 @@ class OptimizerSettings:
     """Learning rates, penalties and the average of weights; see conf/optimizer.
 
     Attributes:
-        head_c: of the penalty on heads, which are solved before fine-tuning; None to begin them at random.
+        head_c: strengths of the penalty on heads, which are solved before fine-tuning, that each task chooses from
+            on validation, the first one standing; None to begin heads at random.
         clinical_c: the same of their weights on clinical columns.
     """
 
@@ -322,7 +323,7 @@ class OptimizerSettings:
     weight_decay: float
     warmup: float
     average: float
-    head_c: float | None
+    head_c: Sequence[float] | None
     clinical_c: float
 
 
