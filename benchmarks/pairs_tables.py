@@ -41,6 +41,15 @@ LEAK = (
 Measured = dict[str, dict[str, Estimate]]
 """Method -> cohort or task -> estimate."""
 REFERENCE, FIRST = "ridge", "full"
+TAUGHT = (
+    ("slide_after_both", "slide_alone"),
+    ("slide_after_both", "abmil"),
+    ("slide_after_both", "clam"),
+    ("full_finetuned", "nopretrain"),
+    ("full_finetuned", "mcat"),
+    ("full_finetuned", "survpath"),
+)
+"""Rows that are trained on labels after pretraining on both, and rows that read the same without it."""
 
 
 def read(cells: Sequence[PairsCell], reading: str) -> dict[str, pd.DataFrame]:
@@ -188,6 +197,7 @@ def _made_by(study: Study, arguments: argparse.Namespace) -> str:
         f"Written by `python -m benchmarks.pairs {arguments.folder.name} "
         f"--folds {' '.join(map(str, arguments.folds))} --seeds {' '.join(map(str, arguments.seeds))} "
         f"--rows {' '.join(arguments.methods)}"
+        + (f" --gene-sets {arguments.gene_sets.name}" if arguments.gene_sets else "")
         + ("`" if arguments.document == DOCUMENT else f" --document {arguments.document}`")
         + (f" with {' '.join(arguments.overrides)}" if arguments.overrides else "")
         + f". {len(study.obs)} patients ({counts}), "
@@ -237,6 +247,7 @@ def _label_blocks(done: Sequence[PairsCell], folds: Mapping[str, frozenset[int]]
         "### What the second modality adds\n\nMacro AUROC of the tables above, paired. Tasks are named that lie below "
         "by 0.001 or more, whatever their intervals.",
         gain_of_both(done, tasks),
+        *_taught_block(done, tasks, folds),
     ]
 
 
@@ -265,6 +276,36 @@ def gain_of_both(done: Sequence[PairsCell], tasks: Sequence[str]) -> str:
         "tasks with both below the better one",
     ]
     return markdown_table(columns, lines)
+
+
+def _taught_block(
+    done: Sequence[PairsCell], tasks: Sequence[str], folds: Mapping[str, frozenset[int]]
+) -> list[str]:
+    table = gain_of_pretraining(done, tasks, folds)
+    if not table:
+        return []
+    return [
+        "### What pretraining on both teaches\n\nRows that are trained on labels, less rows that read the same of a "
+        "patient without that pretraining: AUROC, paired.",
+        table,
+    ]
+
+
+def gain_of_pretraining(
+    done: Sequence[PairsCell], tasks: Sequence[str], folds: Mapping[str, frozenset[int]]
+) -> str:
+    """Differences of the rows of `TAUGHT` that have the same folds, by task and in the mean; "" where none has."""
+    lines = []
+    for taught, alone in TAUGHT:
+        if not folds[taught] or folds[taught] != folds[alone]:
+            continue
+        for budget, told in ((FEW, "ten"), (EVERY, "all")):
+            by_row = labels(done, budget, METHODS[taught].reads, tasks)
+            there = [t for t in tasks if t in by_row[taught] and t in by_row[alone]]
+            by_task = {t: by_row[taught][t].minus(by_row[alone][t]) for t in there}
+            values = [f"{by_task[t].value:+.3f}" if t in by_task else "" for t in tasks]
+            lines.append([f"`{taught}` less `{alone}`", told, *values, mean_of(by_task).told])
+    return markdown_table(["difference", "labels", *tasks, "macro"], lines) if lines else ""
 
 
 def _coverage(done: Sequence[PairsCell], asked: Sequence[PairsCell], failed: Sequence[str]) -> str:

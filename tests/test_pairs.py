@@ -22,7 +22,7 @@ from benchmarks.pairs_statistics import (
     recall,
     weights,
 )
-from benchmarks.pairs_tables import gain_of_both
+from benchmarks.pairs_tables import gain_of_both, gain_of_pretraining
 from toxfusion.config.entry import compose
 from toxfusion.study.files import replace_file
 from toxfusion.training.task_nodes import build_tasks
@@ -216,6 +216,34 @@ def test_a_second_modality_that_adds_nothing_is_told_as_nothing_and_one_that_cos
     assert "| full | ten | 0.000 [0.000, 0.000] | 0." in told
     assert told.endswith("| none |")
     assert gain_of_both([cell], ["a", "b"]).endswith("| b |")
+
+
+def test_what_pretraining_teaches_is_told_of_rows_of_the_same_folds(tmp_path) -> None:
+    label, noise = np.tile([0.0, 1.0], 20), np.random.default_rng(0).normal(size=40)
+    about = {
+        "sample_id": [f"p{i:02d}" for i in range(40)],
+        "label": label,
+        "draw": 0,
+        "input": "slide",
+        "task": "a",
+    }
+    cells = []
+    for name, score in (
+        ("slide_after_both", label),
+        ("slide_alone", -label),
+        ("abmil", label),
+        ("clam", noise),
+    ):
+        cells.append(PairsCell(METHODS[name], 0, tmp_path, 0))
+        parts = [pd.DataFrame({**about, "labels": budget, "score": score}) for budget in (FEW, EVERY)]
+        replace_file(cells[-1].readings, pd.concat(parts).to_parquet())
+    folds = {name: frozenset[int]() for name in METHODS} | {c.method.name: frozenset({0}) for c in cells}
+    told = gain_of_pretraining(cells, ["a"], folds | {"clam": frozenset({0, 1})})
+    assert "| `slide_after_both` less `slide_alone` | ten | +1.000 | 1.000 [1.000, 1.000] |" in told
+    assert "| `slide_after_both` less `abmil` | all | +0.000 | 0.000 [0.000, 0.000] |" in told
+    assert "clam" not in told
+    assert gain_of_pretraining(cells[:1], ["a"], {**folds, "slide_alone": frozenset(), "abmil": frozenset(),
+                                                  "clam": frozenset()}) == ""  # fmt: skip
 
 
 def test_a_plan_of_cells_goes_seed_by_seed_and_closed_forms_have_one(tmp_path) -> None:
