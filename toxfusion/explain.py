@@ -23,6 +23,7 @@ def main(config: dict[str, Any]) -> None:
     from toxfusion.explanation.explaining import ExplainSettings, explain_runs, finished_runs
     from toxfusion.explanation.pathways import GeneSetSettings
     from toxfusion.report.pages import write_report
+    from toxfusion.study.audit import Audit
 
     output = Path(config["paths"]["output"])
     options = {field.name: config[field.name] for field in fields(ExplainSettings)}
@@ -37,6 +38,8 @@ def main(config: dict[str, Any]) -> None:
     print(f"{n} run{'s' if n > 1 else ''} explained in {output}")
     if stability.is_file():
         print(pd.read_csv(stability).to_string(index=False, float_format="%.3f"))
+    if left_out := Audit.read(output / "audit.json").summary():
+        print(f"left out:\n{left_out}")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from toxfusion.explanation.faithfulness import randomised
 from toxfusion.explanation.likeness import RIDGE, TileLikeness, fit_likeness
 from toxfusion.explanation.pathways import GeneSetSettings
 from toxfusion.explanation.regions import tile_places
-from toxfusion.runs.loaded import LoadedRun, load_run
+from toxfusion.runs.loaded import LoadedRun, load_own_study, load_run
 from toxfusion.study.audit import Audit
 from toxfusion.study.bag_store import BagStore
 from toxfusion.study.nulls import permute_labels
-from toxfusion.study.store_spec import StoreSpec
+from toxfusion.study.store_spec import StoreError, StoreSpec
 from toxfusion.study.study import Study, write_study
-from toxfusion.training.folder import RunFolder
+from toxfusion.training.folder import RunError, RunFolder
 
 DIM, ACROSS, SIDE = 12, 6, 224
 TASK = "lesion:Necrosis"
@@ -131,13 +131,50 @@ def test_labels_beyond_the_budget_have_no_part_in_it(run: LoadedRun) -> None:
     assert not fit_likeness(few).weights[TASK].equals(fit_likeness(run).weights[TASK])
 
 
-@pytest.mark.parametrize("label", [0.0, np.nan])
-def test_nothing_is_learned_from_one_label(run: LoadedRun, label: float) -> None:
+@pytest.mark.parametrize("label", [0.0, 1.0, np.nan])
+def test_a_task_of_one_label_is_left_out_and_said(
+    run: LoadedRun, settings: ExplainSettings, tmp_path: Path, label: float
+) -> None:
     findings = run.fold.study.findings.copy()
     findings["Necrosis"] = label
-    weights = fit_likeness(on(run, replace(run.fold.study, findings=findings))).weights
-    np.testing.assert_allclose(weights[TASK], 0.0, atol=1e-12)
+    changed = on(run, replace(run.fold.study, findings=findings))
+    weights = fit_likeness(changed).weights
+    assert TASK not in weights
     assert weights["dili"].abs().max() > 1e-3
+    audit = Audit()
+    explain_regions(changed, tmp_path, [TASK], settings, audit)
+    assert f"likeness:{TASK}" not in pd.read_parquet(tmp_path / "tiles.parquet")
+    (dropped,) = [r for r in audit.records if r.kind == "likeness"]
+    assert dropped.id == TASK
+    assert dropped.reason.endswith("labels of one kind alone")
+
+
+def test_slides_that_a_run_does_not_read_are_not_missed(
+    full: RunFolder, settings: ExplainSettings, tmp_path: Path
+) -> None:
+    study, split = load_own_study(full)
+    made = trained(
+        study, tmp_path / "runs", "experiment=ablation_omics_only", "size.finetune_steps=2", "pretrain=none"
+    )
+    audit = Audit()
+    assert explain_regions(load_run(made, study, split), tmp_path / "regions", [TASK], settings, audit) == []
+    assert audit.records == []
+
+
+def test_a_run_with_a_cut_off_store_or_without_its_split_is_refused(run: LoadedRun, tmp_path: Path) -> None:
+    own = run.fold.study.root
+    (rows,) = (own / "features" / "test" / "segments").glob("*.rows")
+    whole = rows.read_bytes()
+    try:
+        rows.write_bytes(whole[:-1])
+        with pytest.raises(StoreError, match=r"features/test: damaged: slide \S+ rows beyond.*repair=true"):
+            load_run(run.folder, *load_own_study(run.folder))
+    finally:
+        rows.write_bytes(whole)
+    shutil.copytree(run.folder.root, tmp_path / "run")
+    (tmp_path / "run" / "split.json").unlink()
+    with pytest.raises(RunError, match=r"split\.json: not there"):
+        load_own_study(RunFolder(tmp_path / "run"))
 
 
 def test_scores_are_means_around_a_tile() -> None:

@@ -22,7 +22,7 @@ from toxfusion.explanation.attribution import samples_with
 from toxfusion.explanation.clinical import explain_clinical
 from toxfusion.explanation.faithfulness import area_between, deletion_insertion
 from toxfusion.explanation.folder import INDEX, REPORT, file_name, file_stem
-from toxfusion.explanation.likeness import TileLikeness, fit_likeness
+from toxfusion.explanation.likeness import FAMILIES, TileLikeness, fit_likeness
 from toxfusion.explanation.recording import Recording
 from toxfusion.explanation.targets import chosen_tasks
 from toxfusion.runs.loaded import LoadedRun, encode_slides, load_own_study, load_run
@@ -177,7 +177,7 @@ def explain_runs(folders: Sequence[RunFolder], output: Path, settings: ExplainSe
     )
     recording.write()
     manifest = {"layout": LAYOUT, "experiment": folders[0].read_config()["name"], "runs": about}
-    audit.write(output / "audit.json")
+    Audit.write_new(output / "audit.json", audit)
     replace_file(output / "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
@@ -211,7 +211,7 @@ def explain_regions(
 ) -> list[str]:
     """Tile tables of all test slides, pictures and curves of some; returns the slides with pictures."""
     having = samples_with(run, run.fold.split.test, "slide")
-    for sample in run.fold.split.test:
+    for sample in run.fold.split.test if run.config["modality"]["name"] != "omics" else ():
         if sample not in having:
             audit.drop(
                 "explain", "sample", sample, f"{run.folder.root.name}: no slide tiles that the run reads"
@@ -224,6 +224,15 @@ def explain_regions(
     if likeness is not None:
         alike = likeness.scores(run, having)
         scores = pd.concat([scores, alike.filter(items=[f"likeness:{task}" for task in tasks])], axis=1)
+        graded = [name for task in run.tasks if task.family in FAMILIES for name in task.names]
+        for task in graded:
+            if task in tasks and task not in likeness.weights:
+                audit.drop(
+                    "explain",
+                    "likeness",
+                    task,
+                    f"{run.folder.root.name}: its training slides have labels of one kind alone",
+                )
     scores.to_parquet(place / "tiles.parquet", index=False)
     if run.fold.store is not None and not run.fold.store.placed:
         audit.drop(

@@ -71,7 +71,7 @@ class TileLikeness:
 def fit_likeness(run: LoadedRun) -> TileLikeness:
     """Learn it from the training samples of the run's split, and from the labels that the run learned from.
 
-    Of a task without labels of two kinds among them every tile scores 0. Weights are (S + RIDGE tr(S) / D)^-1 c, with S
+    A task without labels of two kinds among them is left out. Weights are (S + RIDGE tr(S) / D)^-1 c, with S
     the covariance of the training tiles and c that of tiles and labels (Hoerl and Kennard, Technometrics 1970). The
     network has no part in it, wherever it lies.
 
@@ -108,6 +108,8 @@ def fit_likeness(run: LoadedRun) -> TileLikeness:
     covariance[np.diag_indices_from(covariance)] += RIDGE * np.trace(covariance) / len(covariance)
     shared = {}
     for task, values in run.labels_learned(samples, FAMILIES).items():
+        if len(np.unique(values[~np.isnan(values)])) < 2:
+            continue
         tiles = np.where(np.isnan(values), 0.0, lengths)
         known = max(tiles.sum(), 1.0)
         centred = np.where(tiles > 0, values - np.nansum(tiles * values) / known, 0.0)

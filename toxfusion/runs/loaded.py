@@ -156,7 +156,7 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
     """The study and split that a run was made on, with its nulls.
 
     Raises:
-        RunError: no run lies there, it is of a bundle, or its study is no longer where it was.
+        RunError: no run lies there, it is of a bundle, it lacks its split, or its study is no longer where it was.
     """
     if isinstance(folder, BundledRun):
         raise RunError(f"{folder.root}: a bundle holds no study; name the one to use it on")
@@ -165,6 +165,11 @@ def load_own_study(folder: RunFolder) -> tuple[Study, Split]:
         raise RunError(
             f"{folder.root}: its study is not at {settings.data.root} any more; move it back, or write its place into "
             f"{folder.root / 'config.yaml'}, data.root"
+        )
+    if not folder.split.is_file():
+        raise RunError(
+            f"{folder.split}: not there, so that its training and test samples are not known; copy it from where the "
+            "run was made, or train the run again"
         )
     study, split = Study.open(settings.data.root), read_manifest(folder.split)
     return with_nulls(settings, study, split), split
@@ -317,7 +322,7 @@ def _encoded(settings: RunSettings, contract: dict[str, Any], study: Study) -> B
             f"{study.root}: its slides are not encoded with {name}, the run's tile encoder; toxfusion.predict does "
             "that, and toxfusion.runs.loaded.encode_slides"
         )
-    store, grid = study.features(name), settings.data.grid
+    store, grid = study.features(name).whole(), settings.data.grid
     if own and (study.root / "tiles" / grid).is_dir():
         left = [slide_id for slide_id in study.tiles(grid).slide_ids if slide_id not in store]
         if left:

@@ -164,6 +164,21 @@ class BagStore:
         low, high = corners.min(axis=0), corners.max(axis=0) + side
         return bool((low < (x - 1, y - 1)).any() or (high > (x + width + 1, y + height + 1)).any())
 
+    def whole(self) -> BagStore:
+        """This store, where its index names no bag that cannot be read.
+
+        Raises:
+            StoreError: names the first such bag, and what makes it again.
+        """
+        damaged = [line for name in sorted(self._segments) for line in self._segments[name].problems]
+        if damaged:
+            more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise StoreError(
+                f"{self.root}: damaged: {damaged[0]}{more}; run `toxfusion doctor study={self.root.parents[1]} "
+                "repair=true`, then extract these slides again"
+            )
+        return self
+
     def writer(self) -> BagWriter:
         """A writer with files of its own; use it as a context manager."""
         return BagWriter(self)
