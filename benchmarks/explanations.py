@@ -71,7 +71,8 @@ def tile_localisations(
         task = truth.task_of_axis(axes[0], tasks)
         scores, _ = add_integrated(run, tile_scores(run, samples, [task]), [task], steps=steps)
         for name, fitted in likeness.items():
-            scores[name] = fitted.scores(run, samples)[f"likeness:{task}"]
+            # A task that all training slides have, or none, is not told: 0 everywhere.
+            scores[name] = fitted.scores(run, samples).get(f"likeness:{task}", 0.0)
         for slide, of_slide in scores.groupby("slide_id", sort=False):
             lesion = shares.loc[(shares["slide_id"] == slide).to_numpy(), phenotype].to_numpy()
             lesion = lesion >= truth.LEAST_SHARE

@@ -146,7 +146,11 @@ def find_lesion(run: LoadedRun, path: Path) -> FoundLesion:
             if not VISIBLE_FROM <= marked.mean() <= VISIBLE_TO or scores["slide_id"].nunique() > 1:
                 continue
             scores, _ = add_integrated(run, scores, [task], steps=STEPS)
-            scores = pd.concat([scores, likeness.scores(run, [sample])], axis=1)
+            # Of a finding that all training slides have, or none, likeness says nothing: 0 everywhere.
+            alike_scores = likeness.scores(run, [sample]).reindex(
+                columns=[f"likeness:{task}"], fill_value=0.0
+            )
+            scores = pd.concat([scores, alike_scores], axis=1)
             slide = str(scores["slide_id"].iloc[0])
             score = truth.localisation(scores[f"integrated:{task}"].to_numpy(), marked)
             alike = truth.localisation(scores[f"likeness:{task}"].to_numpy(), marked)
