@@ -1,23 +1,30 @@
 """What a tile encoder tells of findings in photographs of rat liver: prints a table, writes it to docs/photographs.md.
 
-    python -m benchmarks.photographs --photographs drugmatrix --encoder study/encoders/contrastive-<digest>.ckpt --write
+    python -m benchmarks.photographs --photographs drugmatrix --write
+    python -m benchmarks.photographs --photographs drugmatrix --studies studies/realistic studies/control --write
+    python -m benchmarks.photographs --photographs drugmatrix --encoder study/encoders/contrastive-<digest>.ckpt
 
-``drugmatrix`` holds the photographs and their captions.csv, ``--encoder`` is a file that tile_features=contrastive
-wrote. Photographs are cut to what lies above the printed scale, brought to the encoder's um per pixel and tiled; the
-features of a photograph are mean and standard deviation over its tiles. Each group of findings is told from all other
-photographs by L2 logistic regression on standardised features, its strength chosen within the training part of each
-fold. Beside the trained encoder: the same network with random weights, colour histograms of the same tiles, and the
-objective alone.
+``drugmatrix`` holds the photographs and their captions.csv. Photographs are cut to what lies above the printed scale,
+brought to the encoder's um per pixel and tiled. Two questions:
+
+within the photographs: the features of a photograph are mean and standard deviation over its tiles. Each group of
+    findings is told from all other photographs by L2 logistic regression on standardised features, its strength chosen
+    within the training part of each fold. Beside the encoder: the same network with random weights, colour histograms
+    of the same tiles, and the objective alone.
+from virtual slides (``--studies``): a probe of tiles learns the lesions of a virtual study by its masks, as in
+    benchmarks/visibility.py, and sees no photograph. Its mean over the tiles of a photograph is the score of the
+    photograph. Beside it the same probe with the labels of whole animals dealt anew. Which lesions stand for which
+    group (`VIRTUAL_LESIONS`), the probe and the mean were fixed before any score was seen.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,17 +33,22 @@ import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.histology import BAR_SAYS, UM_PER_PIXEL, Image, Photograph, PhotographError, read_photographs
 from benchmarks.markdown import markdown_of, write_between_marks
+from benchmarks.visibility import Probes, tile_probe
 from toxfusion.evaluation.bootstrap import Interval, Resampling, interval, paired_difference, resample
 from toxfusion.evaluation.statistics import Statistic, auroc_statistic, mean_of
-from toxfusion.models.tile import TileEncoder, TileEncoderError, load_tile_encoder
+from toxfusion.models.lite0 import WeightsNotInstalledError, packaged_weights
+from toxfusion.models.tile import LoadedTileEncoder, TileEncoder, TileEncoderError, load_tile_encoder
 from toxfusion.slides.grid import TileGrid
 from toxfusion.slides.tissue import MASK_MPP, TissueMask, tissue_mask
+from toxfusion.study.store_spec import StoreError
+from toxfusion.study.study import Study, StudyError
 
 GROUPS = {
     "inflammatory infiltrate": ("inflammatory cell infiltrate",),
@@ -47,13 +59,22 @@ GROUPS = {
     "bile duct, oval cells": ("bile duct hyperplasia", "oval cell"),
 }
 """Group of findings -> words, one of which its captions hold. What is in no group is in the rest."""
+VIRTUAL_LESIONS = {
+    "inflammatory infiltrate": ("infiltration",),
+    "necrosis, degeneration": ("necrosis",),
+    "hypertrophy, eosinophilia": ("hypertrophy", "eosinophilic_change"),
+    "lipid accumulation": ("vacuolization", "phospholipidosis"),
+}
+"""Group of findings -> lesions of a virtual study that show it."""
+LABEL_PERMUTATIONS = 200
 REST = "rest"
 FEWEST = 4
 """Photographs of a group that is told from the others; smaller ones are in the rest."""
 FOLDS, INNER_FOLDS = 4, 3
 PENALTIES = np.logspace(-4, 2, 7)
 HISTOGRAM_BINS = 32
-TRAINED, RANDOM = "trained tile encoder", "the same network, random weights"
+IMAGENET = "imagenet"
+ENCODED, RANDOM = "tile encoder", "the same network, random weights"
 COLOUR, OBJECTIVE = "colour histograms", "objective alone"
 MEAN = "mean of groups"
 
@@ -118,10 +139,22 @@ def histograms(tiles: Image) -> np.ndarray:
     return np.array([np.concatenate([np.histogram(c, edges)[0] / c.size for c in tile]) for tile in lab])
 
 
-def pooled(of_tiles: Callable[[Image], np.ndarray], tiles: Iterable[Image]) -> np.ndarray:
+def pooled(bags: Iterable[np.ndarray]) -> np.ndarray:
     """Mean and standard deviation over the tiles of each photograph, float64 [n, 2 d]."""
-    bags = [of_tiles(each) for each in tiles]
     return np.array([np.concatenate([bag.mean(axis=0), bag.std(axis=0)]) for bag in bags])
+
+
+def encoder_of(name: str) -> LoadedTileEncoder:
+    """The frozen encoder of tile_features=imagenet by its name, or what tile_features=contrastive wrote by its file.
+
+    Raises:
+        TileEncoderError: no such file, or another kind of file.
+        WeightsNotInstalledError: the package that ships the ImageNet weights is absent.
+    """
+    if name != IMAGENET:
+        return load_tile_encoder(Path(name))
+    weights = hashlib.sha256(packaged_weights().read_bytes()).hexdigest()
+    return LoadedTileEncoder(TileEncoder(pretrained=True).eval(), [], {}, weights)
 
 
 def random_encoder(like: TileEncoder, seed: int) -> TileEncoder:
@@ -242,58 +275,153 @@ def permuted_range(values: np.ndarray, protocol: Protocol, permutations: int) ->
     return {g: "{:.2f} to {:.2f}".format(*np.quantile(each, (0.05, 0.95))) for g, each in by_group.items()}
 
 
-def probe(
-    photographs: Mapping[str, Photograph],
+def within_photographs(
+    bags: Sequence[np.ndarray],
+    tiles: Sequence[Image],
+    objectives: Sequence[str],
     encoder: TileEncoder,
+    protocol: Protocol,
     *,
-    repeats: int,
     random_seeds: Sequence[int],
     permutations: int,
-) -> tuple[pd.DataFrame, Protocol, dict[str, str]]:
-    """The table of the command, what its rows share, and the photographs that have no tile with tissue.
+) -> pd.DataFrame:
+    """What is told of the groups by models that learn from other photographs.
 
     Args:
-        photographs: cropped, by name.
-        repeats: of the cross-validation, each with folds of its own.
+        bags: features of the tiles of each photograph, float64 [T, dim].
+        tiles: of each photograph, uint8 [T, P, P, 3].
+        objectives: of each photograph.
         random_seeds: of the random weights.
         permutations: that a row of what chance gives is made of; 0 = no such row.
     """
-    all_tiles = {name: tiles_of(each, encoder.mpp, encoder.tile_px) for name, each in photographs.items()}
-    empty = {n: "no tile has enough tissue" for n, tiles in all_tiles.items() if not len(tiles)}
-    photographs = {name: each for name, each in photographs.items() if name not in empty}
-    protocol = protocol_of(photographs, repeats)
-    tiles = [all_tiles[name] for name in protocol.names]
 
     def probed(values: np.ndarray) -> dict[str, Statistic]:
         return aurocs(values, protocol)
 
-    values = pooled(partial(encoded, encoder), tiles)
-    trained = probed(values)
+    values = pooled(bags)
+    by_encoder = probed(values)
     drawn = []
     for seed in random_seeds:
         network = random_encoder(encoder, seed)
-        drawn.append(probed(pooled(partial(encoded, network), tiles)))
-    random = {group: mean_of([each[group] for each in drawn]) for group in trained}
-    of_colour = pooled(histograms, tiles)
+        drawn.append(probed(pooled(encoded(network, each) for each in tiles)))
+    random = {group: mean_of([each[group] for each in drawn]) for group in by_encoder}
+    of_colour = pooled(histograms(each) for each in tiles)
     colour = probed(of_colour)
-    objectives = [photographs[name].objective for name in protocol.names]
     objective = probed(pd.get_dummies(pd.Series(objectives)).to_numpy(float))
 
     features = {
-        TRAINED: {"columns": values.shape[1], **_cells(trained, protocol)},
+        ENCODED: {"columns": values.shape[1], **_cells(by_encoder, protocol)},
         f"{RANDOM}: mean of {len(drawn)} seeds": {"columns": values.shape[1], **_cells(random, protocol)},
-        "lowest and highest seed": {g: _range([each[g] for each in drawn], protocol) for g in trained},
+        "lowest and highest seed": {g: _range([each[g] for each in drawn], protocol) for g in by_encoder},
         COLOUR: {"columns": of_colour.shape[1], **_cells(colour, protocol)},
         OBJECTIVE: {"columns": len(set(objectives)), **_cells(objective, protocol)},
-        "trained minus random weights": _differences(trained, random, protocol),
-        "trained minus colour": _differences(trained, colour, protocol),
+        "encoder minus random weights": _differences(by_encoder, random, protocol),
+        "encoder minus colour": _differences(by_encoder, colour, protocol),
     }
     if permutations:
-        name = f"trained, photographs permuted {permutations} times: 5 to 95 %"
+        name = f"encoder, photographs permuted {permutations} times: 5 to 95 %"
         features[name] = permuted_range(values, protocol, permutations)
+    return _table(features, "features", protocol)
+
+
+def from_virtual_slides(
+    probes: Probes,
+    bags: Sequence[np.ndarray],
+    objectives: Sequence[str],
+    protocol: Protocol,
+    permutations: int = LABEL_PERMUTATIONS,
+) -> dict[str, dict[str, str]]:
+    """What a probe that learned the lesions of a virtual study tells of the groups: rows of a table.
+
+    Features of virtual tiles are relative to the controls of their experiment, those of photographs are not: a
+    constant moves all scores of a linear probe alike.
+
+    Args:
+        probes: of the study, on features of the encoder that made ``bags``.
+        bags: features of the tiles of each photograph, float64 [T, dim].
+        objectives: of each photograph.
+        permutations: of labels; the labels of an animal's tiles stay together.
+
+    Raises:
+        TileEncoderError: the features are of other length than those of the study.
+    """
+    if bags[0].shape[1] != probes.tiles.shape[1]:
+        raise TileEncoderError(
+            f"features of photographs are of length {bags[0].shape[1]}, those of {probes.study.root} of "
+            f"{probes.tiles.shape[1]}: give --encoder and --features of one encoder"
+        )
+    rng = np.random.default_rng(0)
+    codes = protocol.resampling.codes(protocol.names)
+    n = len(protocol.names)
+    shown: dict[str, str] = {}
+    all_pairs: dict[str, Statistic] = {}
+    one_objective: dict[str, Statistic] = {}
+    chance: dict[str, np.ndarray] = {}
+    for group in protocol.told:
+        positive, used = probes.labels(VIRTUAL_LESIONS.get(group, ()))
+        if not probes.is_enough(positive):
+            continue
+        label = positive[used].astype(float)
+        animals = [
+            label[rows]
+            for rows in pd.Series(probes.sample[used]).groupby(probes.sample[used]).indices.values()
+        ]
+        dealt = [
+            np.concatenate([animals[k] for k in rng.permutation(len(animals))]) for _ in range(permutations)
+        ]
+        probe = tile_probe().fit(probes.tiles[used], np.stack([label, *dealt], axis=1))
+        scores = np.array([probe.predict(bag).mean(axis=0) for bag in bags])
+        is_group = (protocol.groups == group).astype(float)
+        shown[group] = f"{int(label.sum()):,}"
+        all_pairs[group] = auroc_statistic(is_group, scores[:, 0], codes, n)
+        one_objective[group] = auroc_statistic(is_group, scores[:, 0], codes, n, np.asarray(objectives))
+        chance[group] = np.array([roc_auc_score(is_group, column) for column in scores.T[1:]])
+    if not shown:
+        raise TileEncoderError(
+            f"{probes.study.root}: too few tiles show a lesion of any group; take more compounds"
+        )
+    chance[MEAN] = np.mean(list(chance.values()), axis=0)
+    for statistics in (all_pairs, one_objective):
+        statistics[MEAN] = mean_of(list(statistics.values()))
+    name = probes.study.name
+    return {
+        f"{name}: tiles that show it": shown,
+        f"{name}: probe": _cells(all_pairs, protocol),
+        f"{name}: probe, pairs at one objective": _cells(one_objective, protocol),
+        f"{name}: labels dealt anew {permutations} times, 5 to 95 %": {
+            group: "{:.2f} to {:.2f}".format(*np.quantile(drawn, (0.05, 0.95)))
+            for group, drawn in chance.items()
+        },
+    }
+
+
+def probes_of(root: Path, features: str, loaded: LoadedTileEncoder) -> Probes:
+    """The tiles of a virtual study by features of the encoder.
+
+    Raises:
+        TileEncoderError: the features are of other weights, or of tiles of another size or resolution.
+        StudyError, StoreError: no study, or no such features.
+    """
+    study = Study.open(root)
+    made = study.features(features).spec.provenance
+    wanted = {"weights": loaded.weights, "mpp": loaded.encoder.mpp, "tile_px": loaded.encoder.tile_px}
+    unlike = [
+        f"{key} {made.get(key)!r} in place of {value!r}"
+        for key, value in wanted.items()
+        if made.get(key) != value
+    ]
+    if unlike:
+        raise TileEncoderError(
+            f"features {features!r} of {root} are not of this encoder: {', '.join(unlike)}; extract them with it"
+        )
+    return Probes(study, features, "default")
+
+
+def _table(by_name: Mapping[str, Mapping[str, object]], index: str, protocol: Protocol) -> pd.DataFrame:
+    columns = [c for c in ("columns", *protocol.told, MEAN) if any(c in cells for cells in by_name.values())]
     counts = {group: f"{group} ({protocol.counts[group]})" for group in protocol.told}
-    table = pd.DataFrame(features).T.rename_axis("features").reset_index().rename(columns=counts)
-    return table, protocol, empty
+    table = pd.DataFrame(by_name).T.reindex(columns=columns)
+    return table.rename_axis(index).reset_index().rename(columns=counts)
 
 
 def _cells(by_group: Mapping[str, Statistic], protocol: Protocol) -> dict[str, str]:
@@ -343,38 +471,77 @@ def main() -> None:
     )
     parser.add_argument("--photographs", type=Path, required=True, help="folder of pictures and captions.csv")
     parser.add_argument(
-        "--encoder", type=Path, required=True, help="file that tile_features=contrastive wrote"
+        "--encoder", default=IMAGENET, help=f"{IMAGENET}, or a file that tile_features=contrastive wrote"
     )
+    parser.add_argument(
+        "--studies", type=Path, nargs="*", default=[], help="virtual studies to learn lesions of"
+    )
+    parser.add_argument("--features", default="imagenet-default", help="their feature store, of the encoder")
     parser.add_argument("--repeats", type=int, default=10, help="of the cross-validation")
     parser.add_argument("--random-seeds", type=int, default=5, help="random weights, so many times")
     parser.add_argument("--permutations", type=int, default=0, help="a row of what chance gives")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/photographs.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/photographs.md")
     arguments = parser.parse_args()
     try:
-        photographs, left_out = read_photographs(arguments.photographs)
-        loaded = load_tile_encoder(arguments.encoder)
-        table, protocol, empty = probe(
-            photographs,
-            loaded.encoder,
-            repeats=arguments.repeats,
-            random_seeds=range(arguments.random_seeds),
-            permutations=arguments.permutations,
-        )
-    except (PhotographError, TileEncoderError) as error:
+        run(arguments)
+    except (PhotographError, TileEncoderError, WeightsNotInstalledError, StudyError, StoreError) as error:
         raise SystemExit(f"error: {error}") from error
-    about = loaded.provenance
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the tables of the command line, and write them where it says so.
+
+    Raises:
+        PhotographError, TileEncoderError, WeightsNotInstalledError, StudyError, StoreError: see `main`.
+    """
+    photographs, left_out = read_photographs(arguments.photographs)
+    loaded = encoder_of(arguments.encoder)
+    encoder, about = loaded.encoder, loaded.provenance
+    tiles = {name: tiles_of(each, encoder.mpp, encoder.tile_px) for name, each in photographs.items()}
+    empty = {n: "no tile has enough tissue" for n, of_photograph in tiles.items() if not len(of_photograph)}
+    protocol = protocol_of({n: each for n, each in photographs.items() if n not in empty}, arguments.repeats)
+    bags = [encoded(encoder, tiles[name]) for name in protocol.names]
+    objectives = [photographs[name].objective for name in protocol.names]
+    table = within_photographs(
+        bags,
+        [tiles[name] for name in protocol.names],
+        objectives,
+        encoder,
+        protocol,
+        random_seeds=range(arguments.random_seeds),
+        permutations=arguments.permutations,
+    )
+    named = IMAGENET if arguments.encoder == IMAGENET else "<encoder>"
+    command = f"python -m benchmarks.photographs --photographs <drugmatrix> --encoder {named}"
     options = f"--repeats {arguments.repeats} --random-seeds {arguments.random_seeds}"
-    command = (
-        f"python -m benchmarks.photographs --photographs <drugmatrix> --encoder <encoder> {options} --write"
+    if arguments.permutations:
+        options += f" --permutations {arguments.permutations}"
+    who = (
+        f"the tile encoder of fold {about['fold']} of {about['study']} ({about['settings']['backbone']}, "
+        f"{about['settings']['steps']} steps)"
+        if about
+        else "the frozen encoder that comes with the install (ImageNet weights; it saw no tissue)"
     )
     text = (
-        f"`{command}`, the tile encoder of fold {about['fold']} of {about['study']} "
-        f"({about['settings']['backbone']}, {about['settings']['steps']} steps).\n\n{markdown_of(table)}\n\n"
-        f"{described(protocol, {**left_out, **empty}, loaded.encoder)}"
+        f"`{command} {options} --write`, {who}.\n\n{markdown_of(table)}\n\n"
+        f"{described(protocol, {**left_out, **empty}, encoder)}"
     )
     print(text)
     if arguments.write:
         write_between_marks("photographs.md", "photographs", text)
+    if not arguments.studies:
+        return
+    by_name: dict[str, dict[str, str]] = {}
+    for root in arguments.studies:
+        probes = probes_of(root, arguments.features, loaded)
+        by_name |= from_virtual_slides(probes, bags, objectives, protocol)
+    text = (
+        f"`{command} --studies {' '.join(f'<{Path(each).name}>' for each in arguments.studies)} "
+        f"--features {arguments.features} --write`\n\n{markdown_of(_table(by_name, 'learned from', protocol))}"
+    )
+    print(f"\n{text}")
+    if arguments.write:
+        write_between_marks("photographs.md", "virtual lesions", text)
 
 
 if __name__ == "__main__":

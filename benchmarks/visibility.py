@@ -9,8 +9,10 @@ experiment:
 tiles: with labels of the masks. A tile counts as positive with a tenth of its area in the lesion (a hundredth, where a
     lesion is single cells or foci), as negative with none. AUROC and average precision beside the prevalence.
 slides: with the planted severity of the animal. Mean of tiles, minus the other controls; AUROC for a severity above 1,
-    of the same test animals, by the number of compounds that the probe learns from.
-activities: of expression programmes, from slides; correlation on unseen compounds.
+    of the same test animals, by the number of compounds that the probe learns from. Beside it what limits: the extent
+    of the lesion that was planted in the tiles ("extent"), and the mean over tiles of the first probe ("masks").
+activities: of expression programmes, from slides; correlation on unseen compounds. Beside it the same from the planted
+    severities, from the planted extents, and from the first probe.
 DILI: how much of it compounds teach, were the planted lesions and programmes known exactly. Logistic regression on the
     parts of the liability, by the number of compounds that it learns from; mean AUROC on compounds of another seed.
 
@@ -20,6 +22,7 @@ Reads ``truth/``: a check of the study and never a result of a method.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -44,7 +47,11 @@ from toxfusion.synthetic.slide_spec import MASK_MPP, PHENOTYPES
 
 SCALES_PX = (0.7, 1.4, 2.8, 5.6)
 LEVELS = (1, 5, 25, 50, 75, 95, 99)
+SHARE, POINT_LIKE_SHARE = 0.1, 0.01
+"""Least share of a tile that a lesion fills, and one of single cells or foci, in a tile that counts as positive."""
 FEWEST, ENOUGH = 15, 100
+EXTENT, SEVERITY, BY_MASKS = "extent", "severity", "masks"
+"""What is read of a slide beside its features: see `Probes.of_slides`."""
 SINGLE_CELLS = ("single_cell_necrosis", "mitosis")
 POINT_LIKE = frozenset((*SINGLE_CELLS, "infiltration", "microgranuloma"))
 COHORTS = (20, 40, 80, 160)
@@ -92,12 +99,28 @@ def tile_shares(study: Study, store: BagStore, slide_id: str) -> Values:
     return np.array(shares)
 
 
-def out_of_fold(probe: Pipeline, values: Values, target: Values, groups: NDArray) -> Values:
-    """Predictions for groups that the probe has not seen."""
+def tile_probe() -> Pipeline:
+    """What learns lesions of tiles from masks."""
+    return make_pipeline(StandardScaler(), Ridge(TILE_PENALTY))
+
+
+def out_of_fold(
+    probe: Pipeline,
+    values: NDArray[np.floating],
+    target: Values,
+    groups: NDArray,
+    used: NDArray[np.bool_] | None = None,
+) -> Values:
+    """Predictions for groups that the probe has not seen.
+
+    Args:
+        used: of the units, which ones the probe may learn from; None = all.
+    """
     predicted = np.zeros(target.shape)
     for seen, unseen in GroupKFold(FOLDS).split(values, groups=groups):
+        taught = seen if used is None else seen[used[seen]]
         predicted[unseen] = (
-            probe.fit(values[seen], target[seen]).predict(values[unseen]).reshape(-1, *target.shape[1:])
+            probe.fit(values[taught], target[taught]).predict(values[unseen]).reshape(-1, *target.shape[1:])
         )
     return predicted
 
@@ -117,14 +140,16 @@ class Probes:
             (s, x) for s in study.sample_ids for x in study.slides_of(s) if x in store and store.n_rows(x)
         ]
         bags = [
-            store.rows(x).astype(np.float64)
+            store.rows(x).astype(np.float32)
             if features
-            else np.stack([colour_and_texture(tile) for tile in store.rows(x)]).astype(np.float64)
+            else np.stack([colour_and_texture(tile) for tile in store.rows(x)])
             for _, x in self.slides
         ]
         self.shares = np.concatenate([tile_shares(study, store, x) for _, x in self.slides])
         self.sample = np.repeat([s for s, _ in self.slides], [len(r) for r in bags])
-        self.means = pd.DataFrame([r.mean(0) for r in bags], index=[s for s, _ in self.slides])
+        self.means = pd.DataFrame(
+            [r.mean(0, dtype=np.float64) for r in bags], index=[s for s, _ in self.slides]
+        )
         self.means = self.means.groupby(level=0, sort=False).mean()
         self.is_control = obs.loc[self.means.index, "is_control"].to_numpy(bool)
         self.experiment = obs.loc[self.means.index, "control_group"].astype(str).to_numpy()
@@ -133,20 +158,36 @@ class Probes:
         at = obs.loc[self.sample, "control_group"].astype(str).to_numpy()
         known = np.isin(at, reference.index)
         self.tiles, self.shares, self.sample = self.tiles[known], self.shares[known], self.sample[known]
-        self.tiles -= reference.loc[at[known]].to_numpy()
+        self.tiles -= reference.loc[at[known]].to_numpy(np.float32)
         self.compound = obs.loc[self.sample, "compound"].astype(str).to_numpy()
 
-    def of_tiles(self) -> pd.DataFrame:
-        """One row a lesion that enough tiles of enough compounds show."""
+    def labels(self, phenotypes: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each tile shows any of the lesions, and whether it is labelled: shows one, or nothing of them."""
+        shares = self.shares[:, [PHENOTYPES.index(p) for p in phenotypes]]
+        least = [POINT_LIKE_SHARE if p in POINT_LIKE else SHARE for p in phenotypes]
+        positive = (shares >= least).any(axis=1)
+        return positive, positive | (shares == 0).all(axis=1)
+
+    def is_enough(self, positive: NDArray[np.bool_]) -> bool:
+        """Whether enough tiles of enough compounds are positive for a probe over folds of compounds."""
+        return bool(positive.sum() >= FEWEST and len(np.unique(self.compound[positive])) >= FOLDS)
+
+    def tile_scores(self) -> pd.DataFrame:
+        """Score of each tile by a probe taught by masks of other compounds: [T, lesions that enough tiles show]."""
+        scores = {}
+        for phenotype in PHENOTYPES:
+            positive, used = self.labels([phenotype])
+            if self.is_enough(positive):
+                label = positive.astype(float)
+                scores[phenotype] = out_of_fold(tile_probe(), self.tiles, label, self.compound, used)
+        return pd.DataFrame(scores)
+
+    def of_tiles(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """One row a lesion of `tile_scores`."""
         lesions = []
-        probe = make_pipeline(StandardScaler(), Ridge(TILE_PENALTY))
-        for k, phenotype in enumerate(PHENOTYPES):
-            positive = self.shares[:, k] >= (0.01 if phenotype in POINT_LIKE else 0.1)
-            used = positive | (self.shares[:, k] == 0)
-            if positive.sum() < FEWEST or len(np.unique(self.compound[positive])) < FOLDS:
-                continue
-            label = positive[used].astype(float)
-            score = out_of_fold(probe, self.tiles[used], label, self.compound[used])
+        for phenotype in scores:
+            positive, used = self.labels([str(phenotype)])
+            label, score = positive[used], scores.loc[used, phenotype]
             lesions.append(
                 {
                     "lesion": phenotype,
@@ -158,60 +199,100 @@ class Probes:
             )
         return pd.DataFrame(lesions)
 
-    def relative(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Of each animal: mean features minus those of the other controls of its experiment, and what was planted."""
+    def relative(self, of_animals: pd.DataFrame) -> pd.DataFrame:
+        """Values of each animal minus the mean of the other controls of its experiment; animals without are left out.
+
+        Args:
+            of_animals: a row an animal of ``means``, in its order.
+        """
         differences = {}
-        for place, sample in enumerate(self.means.index):
+        for place, sample in enumerate(of_animals.index):
             others = self.is_control & (self.experiment == self.experiment[place])
             others[place] = False
             if others.any():
-                differences[sample] = self.means.iloc[place] - self.means[others].mean()
-        values = pd.DataFrame(differences).T
-        truth = pd.read_parquet(self.study.root / "truth" / "animals.parquet").set_index("sample_id")
-        return values, truth.loc[values.index]
+                differences[sample] = of_animals.iloc[place] - of_animals[others].mean()
+        return pd.DataFrame(differences).T
 
-    def of_slides(self, components: int) -> pd.DataFrame:
-        """AUROC of each lesion (rows) by the number of compounds in training (columns)."""
-        values, truth = self.relative()
-        severity = truth[[f"slide:{p}" for p in PHENOTYPES]].to_numpy()
+    def of_animals(self, of_tiles: pd.DataFrame) -> pd.DataFrame:
+        """Mean over the tiles of each animal of ``means``."""
+        return of_tiles.groupby(self.sample).mean().reindex(self.means.index)
+
+    def planted(self, animals: pd.Index) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Severity of each lesion on the slide, and activity of each programme, of the animals."""
+        truth = (
+            pd.read_parquet(self.study.root / "truth" / "animals.parquet").set_index("sample_id").loc[animals]
+        )
+        severity = truth[[f"slide:{p}" for p in PHENOTYPES]].set_axis(list(PHENOTYPES), axis=1)
+        activity = truth.filter(regex="^activity:")
+        return severity, activity.rename(columns=lambda column: column.removeprefix("activity:"))
+
+    def of_slides(self, components: int, scores: pd.DataFrame) -> pd.DataFrame:
+        """AUROC of each lesion (rows) by what is read of a slide (columns).
+
+        Columns: the extent that was planted in its tiles; the mean over them of a probe that masks taught; features, by
+        the number of compounds whose severities taught the probe.
+        """
+        values = self.relative(self.means)
+        severity = self.planted(values.index)[0].to_numpy()
+        extents = self.of_animals(pd.DataFrame(self.shares, columns=list(PHENOTYPES))).loc[values.index]
+        by_masks = self.relative(self.of_animals(scores)).loc[values.index]
         compounds = self.study.obs.loc[values.index, "compound"].astype(str).to_numpy()
-        table: dict[str, dict[int, float]] = {}
         names = np.random.default_rng(0).permutation(np.unique(compounds))
         sizes = [n for n in COHORTS if n < 0.8 * len(names)] + [int(0.8 * len(names))]
+        by_severity = {}
         for size in sizes:
             score = np.zeros(severity.shape)
             for part in np.array_split(names, FOLDS):
                 unseen = np.isin(compounds, part)
                 seen = np.isin(compounds, [n for n in names if n not in part][:size])
                 depth = min(components, seen.sum() - 1)
-                probe = make_pipeline(
-                    StandardScaler(), PCA(depth, whiten=True, random_state=0), Ridge(alpha=depth)
-                )
+                probe = _slide_probe(depth)
                 score[unseen] = probe.fit(values[seen], severity[seen]).predict(values[unseen])
-            for k, phenotype in enumerate(PHENOTYPES):
-                there = severity[:, k] > 1
-                if there.sum() >= FEWEST and phenotype not in SINGLE_CELLS:
-                    table.setdefault(phenotype, {})[size] = roc_auc_score(there, score[:, k])
+            by_severity[size] = score
+        table: dict[str, dict[str | int, float]] = {}
+        for k, phenotype in enumerate(PHENOTYPES):
+            there = severity[:, k] > 1
+            if there.sum() < FEWEST or phenotype in SINGLE_CELLS:
+                continue
+            table[phenotype] = {
+                EXTENT: roc_auc_score(there, extents[phenotype]),
+                BY_MASKS: roc_auc_score(there, by_masks[phenotype]) if phenotype in by_masks else np.nan,
+                **{size: roc_auc_score(there, score[:, k]) for size, score in by_severity.items()},
+            }
         return pd.DataFrame(table).T
 
-    def of_activities(self, components: int) -> pd.Series:
-        """Correlation of predicted and planted activity of each programme, on unseen compounds."""
-        values, truth = self.relative()
-        activity = truth.filter(regex="^activity:")
+    def of_activities(self, components: int, scores: pd.DataFrame) -> pd.DataFrame:
+        """Correlation of predicted and planted activity of each programme (rows) on unseen compounds.
+
+        Columns: what the ridge reads, from the severities that were planted in the slide to its features.
+        """
+        values = self.relative(self.means)
+        severity, activity = self.planted(values.index)
+        extents = self.of_animals(pd.DataFrame(self.shares)).loc[values.index]
+        by_masks = self.relative(self.of_animals(scores)).loc[values.index]
         compounds = self.study.obs.loc[values.index, "compound"].astype(str).to_numpy()
-        probe = make_pipeline(
-            StandardScaler(), PCA(components, whiten=True, random_state=0), Ridge(alpha=components)
-        )
-        predicted = out_of_fold(probe, values.to_numpy(), activity.to_numpy(), compounds)
-        names = [str(column).removeprefix("activity:") for column in activity]
-        pairs = {name: (activity.iloc[:, k], predicted[:, k]) for k, name in enumerate(names)}
-        return pd.Series(
-            {
-                name: np.corrcoef(true, score)[0, 1]
-                for name, (true, score) in pairs.items()
-                if np.ptp(true) > 0
+        planted = make_pipeline(StandardScaler(), Ridge())
+        table = {}
+        for read, (probe, of_animals) in {
+            SEVERITY: (planted, severity),
+            EXTENT: (planted, extents),
+            BY_MASKS: (planted, by_masks),
+            "features": (_slide_probe(components), values),
+        }.items():
+            predicted = out_of_fold(probe, of_animals.to_numpy(), activity.to_numpy(), compounds)
+            table[read] = {
+                name: np.corrcoef(activity[name], predicted[:, k])[0, 1]
+                for k, name in enumerate(activity)
+                if np.ptp(activity[name]) > 0
             }
-        )
+        return pd.DataFrame(table)
+
+
+def _slide_probe(components: int) -> Pipeline:
+    """What learns severities and activities from the features of a slide."""
+    return make_pipeline(
+        StandardScaler(), PCA(components, whiten=True, random_state=0), Ridge(alpha=components)
+    )
 
 
 def dili_taught(setting: str) -> pd.DataFrame:
@@ -247,7 +328,8 @@ def main() -> None:
     made = study.provenance
     print(f"{study.name}: setting {made['setting']}, generator {made['generator_version']}")
     probes = Probes(study, arguments.features, arguments.tiles)
-    tiles = probes.of_tiles()
+    scores = probes.tile_scores()
+    tiles = probes.of_tiles(scores)
     print(f"\ntiles, labels of the masks ({len(probes.tiles)} tiles of {len(probes.slides)} slides)")
     print(tiles.to_string(index=False, float_format="%.2f"))
     counted = ~tiles["lesion"].isin(SINGLE_CELLS) & (tiles["tiles"] >= ENOUGH)
@@ -255,14 +337,17 @@ def main() -> None:
         f"mean of {counted.sum()} lesions of tissue with {ENOUGH} tiles: {tiles.loc[counted, 'AUROC'].mean():.3f}, "
         f"of all {len(tiles)}: {tiles['AUROC'].mean():.3f}"
     )
-    slides = probes.of_slides(arguments.components)
-    print(f"\nslides, planted severity above 1, by compounds in training ({len(probes.means)} animals)")
+    slides = probes.of_slides(arguments.components, scores)
+    print(
+        f"\nslides, planted severity above 1, from what was planted in the field, from the probe of tiles, and from "
+        f"features by compounds in training ({len(probes.means)} animals)"
+    )
     print(slides.to_string(float_format="%.2f"))
-    print("mean " + ", ".join(f"{n} compounds {value:.3f}" for n, value in slides.mean().items()))
-    activities = probes.of_activities(arguments.components)
-    print("\nactivities of programmes from slides, correlation on unseen compounds")
-    print(activities.round(2).to_string())
-    print(f"mean {activities.mean():.3f}")
+    print("mean " + ", ".join(f"{read} {value:.3f}" for read, value in slides.mean().items()))
+    activities = probes.of_activities(arguments.components, scores)
+    print("\nactivities of programmes from slides, correlation on unseen compounds, by what is read")
+    print(activities.to_string(float_format="%.2f"))
+    print("mean " + ", ".join(f"{read} {value:.3f}" for read, value in activities.mean().items()))
     print(f"\nDILI of {TAUGHT} compounds from planted parts of the liability, by compounds in training")
     print(dili_taught(made["setting"]).to_string(float_format="%.2f"))
 

@@ -77,7 +77,7 @@ def colour_auroc(photographs: dict[str, Photograph]) -> tuple[float, float, floa
     """AUROC of lipid accumulation by colour histograms, with its interval."""
     protocol = protocol_of(photographs, repeats=2)
     tiles = [tiles_of(photographs[name], MPP, TILE_PX) for name in protocol.names]
-    auroc = interval(aurocs(pooled(histograms, tiles), protocol)["lipid accumulation"], protocol.resampling)
+    auroc = interval(aurocs(pooled(map(histograms, tiles)), protocol)["lipid accumulation"], protocol.resampling)
     return auroc.value, auroc.low, auroc.high
 
 
@@ -214,13 +214,13 @@ def test_the_command_prints_a_table_and_what_was_left_out(
         if "|" in line
     }
     assert cells["features"] == ["features", "columns", "lipid accumulation (8)", MEAN]
-    assert cells["trained tile encoder"][1] == str(2 * encoder.dim)
+    assert cells["tile encoder"][1] == str(2 * encoder.dim)
     assert cells["colour histograms"][1:3] == ["192", "1.00 [1.00, 1.00]"]
     # All photographs have one objective: it says nothing, and every pair is a tie.
     assert cells["objective alone"][1:3] == ["1", "0.50 [0.50, 0.50]"]
-    low, high = map(float, cells["trained, photographs permuted 3 times: 5 to 95 %"][2].split(" to "))
+    low, high = map(float, cells["encoder, photographs permuted 3 times: 5 to 95 %"][2].split(" to "))
     assert 0 <= low <= high < 1
-    assert cells["trained minus colour"][-1].endswith("]")
+    assert cells["encoder minus colour"][-1].endswith("]")
     assert "the same network, random weights: mean of 2 seeds" in cells
     assert "- 16 photographs. 8 are in no group" in text
     left_out = next(line for line in text.splitlines() if line.startswith("- Left out"))
