@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import sys
 from pathlib import Path
 
@@ -18,17 +19,23 @@ from benchmarks.photographs import (
     MEAN,
     REST,
     aurocs,
+    encoder_of,
+    from_virtual_slides,
     group_of,
     histograms,
     out_of_fold,
     pooled,
+    probes_of,
     protocol_of,
     random_encoder,
     tiles_of,
 )
 from benchmarks.photographs import main as print_table
+from benchmarks.visibility import Probes
+from tests.masked_study import SHIFT, masked_study
 from toxfusion.evaluation.bootstrap import interval
-from toxfusion.models.tile import TileEncoder, save_tile_encoder
+from toxfusion.models.published import load_encoder
+from toxfusion.models.tile import TileEncoder, TileEncoderError, save_tile_encoder
 
 PINK, BLUER = (217, 155, 203), (200, 150, 215)
 LIPID, ATROPHY = "Hepatocyte, periportal, lipid accumulation", "Hepatocyte, centrilobular, atrophy"
@@ -77,7 +84,9 @@ def colour_auroc(photographs: dict[str, Photograph]) -> tuple[float, float, floa
     """AUROC of lipid accumulation by colour histograms, with its interval."""
     protocol = protocol_of(photographs, repeats=2)
     tiles = [tiles_of(photographs[name], MPP, TILE_PX) for name in protocol.names]
-    auroc = interval(aurocs(pooled(map(histograms, tiles)), protocol)["lipid accumulation"], protocol.resampling)
+    auroc = interval(
+        aurocs(pooled(map(histograms, tiles)), protocol)["lipid accumulation"], protocol.resampling
+    )
     return auroc.value, auroc.low, auroc.high
 
 
@@ -179,6 +188,72 @@ def test_random_weights_are_a_function_of_the_seed() -> None:
     assert torch.equal(first.std, encoder.std)
 
 
+def bags_of_two_kinds(shift: float) -> tuple[list[np.ndarray], list[str]]:
+    """Features [5, 6] of 24 photographs' tiles and their objectives; those of lipid, every other one, have the shift.
+
+    The objective moves feature 0 of all, and more.
+    """
+    rng = np.random.default_rng(3)
+    objectives = [("10", "20")[k // 2 % 2] for k in range(24)]
+    bags = []
+    for k, objective in enumerate(objectives):
+        bag = rng.normal(size=(5, 6))
+        bag[:, 0] += 3 * SHIFT * (objective == "10") + shift * (k % 2 == 0)
+        bags.append(bag)
+    return bags, objectives
+
+
+def test_a_probe_of_virtual_lesions_is_asked_of_photographs_it_never_saw(tmp_path: Path) -> None:
+    rgb = np.zeros((1, 1, 3), np.uint8)
+    findings = [LIPID if k % 2 == 0 else "Capsule, inflammatory cell infiltrate" for k in range(24)]
+    photographs = {
+        f"P{k:02d}": Photograph(f"P{k:02d}", rgb, 1.8, f, "1", "20") for k, f in enumerate(findings)
+    }
+    protocol = protocol_of(photographs, repeats=1)
+    probes = Probes(masked_study(tmp_path / "study"), "test", "default")
+
+    def asked(shift: float) -> dict[str, dict[str, str]]:
+        bags, objectives = bags_of_two_kinds(shift)
+        table = from_virtual_slides(probes, bags, objectives, protocol, permutations=20)
+        return {name.removeprefix("tiny: "): cells for name, cells in table.items()}
+
+    shifted = asked(SHIFT)
+    # The study has no infiltrate to learn from.
+    assert all(set(cells) <= {"lipid accumulation", MEAN} for cells in shifted.values())
+    assert shifted["tiles that show it"]["lipid accumulation"] == "88"
+    assert shifted["probe, pairs at one objective"]["lipid accumulation"] == "1.00 [1.00, 1.00]"
+    assert 0.5 < float(shifted["probe"]["lipid accumulation"].split()[0]) < 0.9
+    low, high = map(
+        float, shifted["labels dealt anew 20 times, 5 to 95 %"]["lipid accumulation"].split(" to ")
+    )
+    assert low < 0.5 < high
+    low, high = map(
+        float, asked(0.0)["probe, pairs at one objective"][MEAN].split("[")[1].strip("]").split(", ")
+    )
+    assert low < 0.5 < high
+    with pytest.raises(TileEncoderError, match=r"photographs are of length 7, those of .*study of 6"):
+        from_virtual_slides(probes, [np.zeros((2, 7))] * 24, ["20"] * 24, protocol)
+
+
+def test_the_frozen_encoder_reads_photographs_as_extraction_reads_slides() -> None:
+    loaded = encoder_of("imagenet")
+    stored, _ = load_encoder("imagenet", weights=None, mpp=1.0, tile_px=112)
+    assert loaded.weights == stored.weights
+    tiles = torch.randint(
+        0, 255, (2, 112, 112, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.encoder(tiles), stored.module(tiles), rtol=1e-3, atol=1e-3)
+
+
+def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    masked_study(tmp_path / "study", weights="other")
+    with pytest.raises(
+        TileEncoderError, match=r"'test' of .*study are not of this encoder: weights 'other' in"
+    ):
+        probes_of(tmp_path / "study", "test", encoder_of("imagenet"))
+
+
 def test_the_command_prints_a_table_and_what_was_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +303,14 @@ def test_the_command_prints_a_table_and_what_was_left_out(
     assert "Q2.png: objective '15' is none of 10, 20, 25, 32, 40" in left_out
     assert "Q3.png: no row in captions.csv" in left_out
     assert "Q4: no tile has enough tissue" in left_out
+    assert "learned from" not in text
+    weights = hashlib.sha256((tmp_path / "e.ckpt").read_bytes()).hexdigest()
+    masked_study(tmp_path / "study", encoder.dim, weights=weights, mpp=MPP, tile_px=TILE_PX)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--studies", str(tmp_path / "study"), "--features", "test"])
+    print_table()
+    text = capsys.readouterr().out
+    assert "--studies <study> --features test --write`" in text
+    assert "| tiny: tiles that show it | 88 |" in text
     (tmp_path / "e.ckpt").unlink()
     with pytest.raises(SystemExit, match=r"error: no tile encoder at .*e\.ckpt"):
         print_table()
