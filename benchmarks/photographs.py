@@ -474,13 +474,17 @@ def main() -> None:
         "--encoder", default=IMAGENET, help=f"{IMAGENET}, or a file that tile_features=contrastive wrote"
     )
     parser.add_argument(
-        "--studies", type=Path, nargs="*", default=[], help="virtual studies to learn lesions of"
+        "--studies",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="virtual studies to learn lesions of; their table alone",
     )
     parser.add_argument("--features", default="imagenet-default", help="their feature store, of the encoder")
     parser.add_argument("--repeats", type=int, default=10, help="of the cross-validation")
     parser.add_argument("--random-seeds", type=int, default=5, help="random weights, so many times")
     parser.add_argument("--permutations", type=int, default=0, help="a row of what chance gives")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/photographs.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/photographs.md")
     arguments = parser.parse_args()
     try:
         run(arguments)
@@ -489,7 +493,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the tables of the command line, and write them where it says so.
+    """Print the table of the command line, and write it where it says so.
 
     Raises:
         PhotographError, TileEncoderError, WeightsNotInstalledError, StudyError, StoreError: see `main`.
@@ -497,51 +501,54 @@ def run(arguments: argparse.Namespace) -> None:
     photographs, left_out = read_photographs(arguments.photographs)
     loaded = encoder_of(arguments.encoder)
     encoder, about = loaded.encoder, loaded.provenance
-    tiles = {name: tiles_of(each, encoder.mpp, encoder.tile_px) for name, each in photographs.items()}
-    empty = {n: "no tile has enough tissue" for n, of_photograph in tiles.items() if not len(of_photograph)}
+    all_tiles = {name: tiles_of(each, encoder.mpp, encoder.tile_px) for name, each in photographs.items()}
+    empty = {name: "no tile has enough tissue" for name, tiles in all_tiles.items() if not len(tiles)}
     protocol = protocol_of({n: each for n, each in photographs.items() if n not in empty}, arguments.repeats)
-    bags = [encoded(encoder, tiles[name]) for name in protocol.names]
+    tiles = [all_tiles[name] for name in protocol.names]
+    bags = [encoded(encoder, each) for each in tiles]
     objectives = [photographs[name].objective for name in protocol.names]
-    table = within_photographs(
-        bags,
-        [tiles[name] for name in protocol.names],
-        objectives,
-        encoder,
-        protocol,
-        random_seeds=range(arguments.random_seeds),
-        permutations=arguments.permutations,
-    )
     named = IMAGENET if arguments.encoder == IMAGENET else "<encoder>"
     command = f"python -m benchmarks.photographs --photographs <drugmatrix> --encoder {named}"
-    options = f"--repeats {arguments.repeats} --random-seeds {arguments.random_seeds}"
-    if arguments.permutations:
-        options += f" --permutations {arguments.permutations}"
-    who = (
-        f"the tile encoder of fold {about['fold']} of {about['study']} ({about['settings']['backbone']}, "
-        f"{about['settings']['steps']} steps)"
-        if about
-        else "the frozen encoder that comes with the install (ImageNet weights; it saw no tissue)"
-    )
-    text = (
-        f"`{command} {options} --write`, {who}.\n\n{markdown_of(table)}\n\n"
-        f"{described(protocol, {**left_out, **empty}, encoder)}"
-    )
+    if arguments.studies:
+        by_name: dict[str, dict[str, str]] = {}
+        for root in arguments.studies:
+            by_name |= from_virtual_slides(
+                probes_of(root, arguments.features, loaded), bags, objectives, protocol
+            )
+        block, table = "virtual lesions", _table(by_name, "learned from", protocol)
+        roots = " ".join(f"<{root.name}>" for root in arguments.studies)
+        text = (
+            f"`{command} --studies {roots} --features {arguments.features} --write`\n\n{markdown_of(table)}"
+        )
+    else:
+        block, table = (
+            "photographs",
+            within_photographs(
+                bags,
+                tiles,
+                objectives,
+                encoder,
+                protocol,
+                random_seeds=range(arguments.random_seeds),
+                permutations=arguments.permutations,
+            ),
+        )
+        options = f"--repeats {arguments.repeats} --random-seeds {arguments.random_seeds}"
+        if arguments.permutations:
+            options += f" --permutations {arguments.permutations}"
+        who = (
+            f"the tile encoder of fold {about['fold']} of {about['study']} ({about['settings']['backbone']}, "
+            f"{about['settings']['steps']} steps)"
+            if about
+            else "the frozen encoder that comes with the install (ImageNet weights; it saw no tissue)"
+        )
+        text = (
+            f"`{command} {options} --write`, {who}.\n\n{markdown_of(table)}\n\n"
+            f"{described(protocol, {**left_out, **empty}, encoder)}"
+        )
     print(text)
     if arguments.write:
-        write_between_marks("photographs.md", "photographs", text)
-    if not arguments.studies:
-        return
-    by_name: dict[str, dict[str, str]] = {}
-    for root in arguments.studies:
-        probes = probes_of(root, arguments.features, loaded)
-        by_name |= from_virtual_slides(probes, bags, objectives, protocol)
-    text = (
-        f"`{command} --studies {' '.join(f'<{Path(each).name}>' for each in arguments.studies)} "
-        f"--features {arguments.features} --write`\n\n{markdown_of(_table(by_name, 'learned from', protocol))}"
-    )
-    print(f"\n{text}")
-    if arguments.write:
-        write_between_marks("photographs.md", "virtual lesions", text)
+        write_between_marks("photographs.md", block, text)
 
 
 if __name__ == "__main__":

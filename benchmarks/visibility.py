@@ -2,6 +2,7 @@
 
     python benchmarks/visibility.py --study studies/control --features imagenet-default
     python benchmarks/visibility.py --study studies/control               # colour and texture of tiles, no learning
+    python benchmarks/visibility.py --study studies/control --planted     # what the truth alone says, in seconds
 
 Four questions, the first three over compound-disjoint folds, on features relative to the vehicle controls of the
 experiment:
@@ -10,7 +11,7 @@ tiles: with labels of the masks. A tile counts as positive with a tenth of its a
     lesion is single cells or foci), as negative with none. AUROC and average precision beside the prevalence.
 slides: with the planted severity of the animal. Mean of tiles, minus the other controls; AUROC for a severity above 1,
     of the same test animals, by the number of compounds that the probe learns from. Beside it what limits: the extent
-    of the lesion that was planted in the tiles ("extent"), and the mean over tiles of the first probe ("masks").
+    of the lesion that was planted in the field ("extent"), and the mean over tiles of the first probe ("masks").
 activities: of expression programmes, from slides; correlation on unseen compounds. Beside it the same from the planted
     severities, from the planted extents, and from the first probe.
 DILI: how much of it compounds teach, were the planted lesions and programmes known exactly. Logistic regression on the
@@ -125,6 +126,62 @@ def out_of_fold(
     return predicted
 
 
+class Planted:
+    """What a virtual study has planted, by animal with a slide.
+
+    Attributes:
+        severity: float64 [animals, phenotypes] of each lesion on the slide; below 0 is absent.
+        extents: float64 [animals, phenotypes], share of the tissue in the field that the mask marks.
+        activity: float64 [animals, axes] of each expression programme.
+        compound: str [animals].
+    """
+
+    def __init__(self, study: Study) -> None:
+        truth = study.root / "truth"
+        slides = pd.read_parquet(truth / "slides.parquet").set_index("slide_id")
+        lesions = pd.read_parquet(truth / "lesions.parquet")
+        shares = lesions.pivot(index="slide_id", columns="phenotype", values="area_fraction")
+        shares = shares.reindex(index=slides.index, columns=list(PHENOTYPES)).fillna(0.0)
+        self.extents = shares.groupby(slides["sample_id"]).mean()
+        animals = pd.read_parquet(truth / "animals.parquet").set_index("sample_id").loc[self.extents.index]
+        self.severity = animals[[f"slide:{p}" for p in PHENOTYPES]].set_axis(list(PHENOTYPES), axis=1)
+        self.activity = animals.filter(regex="^activity:").rename(
+            columns=lambda column: column.removeprefix("activity:")
+        )
+        self.compound = study.obs.loc[self.extents.index, "compound"].astype(str)
+
+    def told(self, score: pd.DataFrame) -> dict[str, float]:
+        """AUROC of each score, [animals, phenotypes], for a severity of its lesion above 1, where enough have it."""
+        severe = self.severity.loc[score.index] > 1
+        return {
+            p: float(roc_auc_score(severe[p], score[p]))
+            for p in PHENOTYPES
+            if p in score and p not in SINGLE_CELLS and severe[p].sum() >= FEWEST
+        }
+
+    def read(self, probe: Pipeline, values: pd.DataFrame) -> dict[str, float]:
+        """Correlation of each programme's activity with what a probe reads in values, [animals, d].
+
+        The probe has learned from other compounds.
+        """
+        activity = self.activity.loc[values.index]
+        compounds = self.compound.loc[values.index].to_numpy()
+        predicted = out_of_fold(probe, values.to_numpy(), activity.to_numpy(), compounds)
+        return {
+            str(name): float(np.corrcoef(activity[name], predicted[:, k])[0, 1])
+            for k, name in enumerate(activity)
+            if np.ptp(activity[name]) > 0
+        }
+
+    def ceilings(self, animals: pd.Index) -> dict[str, dict[str, float]]:
+        """`read` of what was planted in the slide itself."""
+        probe = make_pipeline(StandardScaler(), Ridge())
+        return {
+            SEVERITY: self.read(probe, self.severity.loc[animals]),
+            EXTENT: self.read(probe, self.extents.loc[animals]),
+        }
+
+
 class Probes:
     """The tiles of a study, their features and what was planted in them.
 
@@ -133,7 +190,7 @@ class Probes:
     """
 
     def __init__(self, study: Study, features: str | None, tiles: str) -> None:
-        self.study = study
+        self.study, self.planted = study, Planted(study)
         store = study.features(features) if features else study.tiles(tiles)
         obs = study.obs
         self.slides = [
@@ -217,75 +274,43 @@ class Probes:
         """Mean over the tiles of each animal of ``means``."""
         return of_tiles.groupby(self.sample).mean().reindex(self.means.index)
 
-    def planted(self, animals: pd.Index) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Severity of each lesion on the slide, and activity of each programme, of the animals."""
-        truth = (
-            pd.read_parquet(self.study.root / "truth" / "animals.parquet").set_index("sample_id").loc[animals]
-        )
-        severity = truth[[f"slide:{p}" for p in PHENOTYPES]].set_axis(list(PHENOTYPES), axis=1)
-        activity = truth.filter(regex="^activity:")
-        return severity, activity.rename(columns=lambda column: column.removeprefix("activity:"))
-
     def of_slides(self, components: int, scores: pd.DataFrame) -> pd.DataFrame:
         """AUROC of each lesion (rows) by what is read of a slide (columns).
 
-        Columns: the extent that was planted in its tiles; the mean over them of a probe that masks taught; features, by
+        Columns: the extent that was planted in the field; mean over tiles of a probe that masks taught; features, by
         the number of compounds whose severities taught the probe.
         """
         values = self.relative(self.means)
-        severity = self.planted(values.index)[0].to_numpy()
-        extents = self.of_animals(pd.DataFrame(self.shares, columns=list(PHENOTYPES))).loc[values.index]
-        by_masks = self.relative(self.of_animals(scores)).loc[values.index]
-        compounds = self.study.obs.loc[values.index, "compound"].astype(str).to_numpy()
+        severity = self.planted.severity.loc[values.index].to_numpy()
+        compounds = self.planted.compound.loc[values.index].to_numpy()
+        table = {
+            EXTENT: self.planted.told(self.planted.extents.loc[values.index]),
+            BY_MASKS: self.planted.told(self.relative(self.of_animals(scores)).loc[values.index]),
+        }
         names = np.random.default_rng(0).permutation(np.unique(compounds))
         sizes = [n for n in COHORTS if n < 0.8 * len(names)] + [int(0.8 * len(names))]
-        by_severity = {}
         for size in sizes:
             score = np.zeros(severity.shape)
             for part in np.array_split(names, FOLDS):
                 unseen = np.isin(compounds, part)
                 seen = np.isin(compounds, [n for n in names if n not in part][:size])
                 depth = min(components, seen.sum() - 1)
-                probe = _slide_probe(depth)
-                score[unseen] = probe.fit(values[seen], severity[seen]).predict(values[unseen])
-            by_severity[size] = score
-        table: dict[str, dict[str | int, float]] = {}
-        for k, phenotype in enumerate(PHENOTYPES):
-            there = severity[:, k] > 1
-            if there.sum() < FEWEST or phenotype in SINGLE_CELLS:
-                continue
-            table[phenotype] = {
-                EXTENT: roc_auc_score(there, extents[phenotype]),
-                BY_MASKS: roc_auc_score(there, by_masks[phenotype]) if phenotype in by_masks else np.nan,
-                **{size: roc_auc_score(there, score[:, k]) for size, score in by_severity.items()},
-            }
-        return pd.DataFrame(table).T
+                score[unseen] = _slide_probe(depth).fit(values[seen], severity[seen]).predict(values[unseen])
+            of_size = pd.DataFrame(score, index=values.index, columns=list(PHENOTYPES))
+            table[str(size)] = self.planted.told(of_size)
+        return pd.DataFrame(table)
 
     def of_activities(self, components: int, scores: pd.DataFrame) -> pd.DataFrame:
-        """Correlation of predicted and planted activity of each programme (rows) on unseen compounds.
-
-        Columns: what the ridge reads, from the severities that were planted in the slide to its features.
-        """
+        """Correlation of each programme's activity (rows) by what is read of a slide (columns)."""
         values = self.relative(self.means)
-        severity, activity = self.planted(values.index)
-        extents = self.of_animals(pd.DataFrame(self.shares)).loc[values.index]
         by_masks = self.relative(self.of_animals(scores)).loc[values.index]
-        compounds = self.study.obs.loc[values.index, "compound"].astype(str).to_numpy()
-        planted = make_pipeline(StandardScaler(), Ridge())
-        table = {}
-        for read, (probe, of_animals) in {
-            SEVERITY: (planted, severity),
-            EXTENT: (planted, extents),
-            BY_MASKS: (planted, by_masks),
-            "features": (_slide_probe(components), values),
-        }.items():
-            predicted = out_of_fold(probe, of_animals.to_numpy(), activity.to_numpy(), compounds)
-            table[read] = {
-                name: np.corrcoef(activity[name], predicted[:, k])[0, 1]
-                for k, name in enumerate(activity)
-                if np.ptp(activity[name]) > 0
+        return pd.DataFrame(
+            {
+                **self.planted.ceilings(values.index),
+                BY_MASKS: self.planted.read(make_pipeline(StandardScaler(), Ridge()), by_masks),
+                "features": self.planted.read(_slide_probe(components), values),
             }
-        return pd.DataFrame(table)
+        )
 
 
 def _slide_probe(components: int) -> Pipeline:
@@ -315,6 +340,12 @@ def dili_taught(setting: str) -> pd.DataFrame:
     return pd.DataFrame(table).T
 
 
+def print_means(table: pd.DataFrame) -> None:
+    """A table, and the mean of each column."""
+    print(table.to_string(float_format="%.2f"))
+    print("mean " + ", ".join(f"{column} {value:.3f}" for column, value in table.mean().items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -323,10 +354,21 @@ def main() -> None:
     parser.add_argument("--tiles", default="default", help="tile store that colour and texture are taken of")
     parser.add_argument("--features", help="a feature store of the study instead")
     parser.add_argument("--components", type=int, default=60)
+    parser.add_argument(
+        "--planted", action="store_true", help="only what is to be had of the truth: no tile is read"
+    )
     arguments = parser.parse_args()
     study = Study.open(arguments.study)
     made = study.provenance
     print(f"{study.name}: setting {made['setting']}, generator {made['generator_version']}")
+    if arguments.planted:
+        planted = Planted(study)
+        told = pd.DataFrame({EXTENT: planted.told(planted.extents)})
+        print(f"\nslides, planted severity above 1, from the planted extent ({len(planted.extents)} animals)")
+        print_means(told)
+        print("\nactivities of programmes, correlation on unseen compounds, by what is read")
+        print_means(pd.DataFrame(planted.ceilings(planted.extents.index)))
+        return
     probes = Probes(study, arguments.features, arguments.tiles)
     scores = probes.tile_scores()
     tiles = probes.of_tiles(scores)
@@ -342,12 +384,10 @@ def main() -> None:
         f"\nslides, planted severity above 1, from what was planted in the field, from the probe of tiles, and from "
         f"features by compounds in training ({len(probes.means)} animals)"
     )
-    print(slides.to_string(float_format="%.2f"))
-    print("mean " + ", ".join(f"{read} {value:.3f}" for read, value in slides.mean().items()))
+    print_means(slides)
     activities = probes.of_activities(arguments.components, scores)
     print("\nactivities of programmes from slides, correlation on unseen compounds, by what is read")
-    print(activities.to_string(float_format="%.2f"))
-    print("mean " + ", ".join(f"{read} {value:.3f}" for read, value in activities.mean().items()))
+    print_means(activities)
     print(f"\nDILI of {TAUGHT} compounds from planted parts of the liability, by compounds in training")
     print(dili_taught(made["setting"]).to_string(float_format="%.2f"))
 

@@ -26,12 +26,13 @@ def masked_study(root: Path, dim: int = 6, **provenance: object) -> Study:
 
     Feature 1 differs between animals by as much, whatever they have.
     """
-    study = write_study(root, **tiny_tables())
+    made = {"setting": "realistic", "generator_version": 3}
+    study = write_study(root, **{**tiny_tables(), "provenance": made})
     about = {"encoder": "test", "mpp": MPP, "tile_px": SIDE, "trained_on": [], **provenance}
     store = BagStore.create(study.root / "features" / "test", StoreSpec("features", "float16", (dim,), about))
     corners = SIDE * np.stack(np.meshgrid(np.arange(ACROSS), np.arange(ACROSS)), -1).reshape(-1, 2)
-    masks = study.root / "truth" / "masks"
-    masks.mkdir(parents=True)
+    truth = study.root / "truth"
+    (truth / "masks").mkdir(parents=True)
     step = round(SIDE * MPP / MASK_MPP)
     with store.writer() as writer:
         for i, slide in enumerate(study.slides.index):
@@ -44,12 +45,15 @@ def masked_study(root: Path, dim: int = 6, **provenance: object) -> Study:
                 row = i % ACROSS
                 tiles[row * ACROSS : (row + 1) * ACROSS, 0] += SHIFT
                 bits[row * step : (row + 1) * step] = 1 << PHENOTYPES.index(LESION)
-            assert cv2.imwrite(str(masks / f"{slide}.png"), bits)
+            assert cv2.imwrite(str(truth / "masks" / f"{slide}.png"), bits)
             writer.append(slide, tiles.astype(np.float16), corners.astype(np.int32), tile_size=SIDE, mpp0=MPP)
-    severity = study.obs["dose_level"].map(SEVERITY).to_numpy(float)
-    truth = {f"slide:{p}": severity * (p == LESION) for p in PHENOTYPES}
-    truth |= {f"activity:{PROGRAMME}": severity / 3, "activity:A1": np.zeros(len(severity))}
-    pd.DataFrame({"sample_id": study.obs.index, **truth}).to_parquet(
-        study.root / "truth" / "animals.parquet", index=False
-    )
+    severity = study.obs["dose_level"].map(SEVERITY)
+    animals = {f"slide:{p}": severity * (p == LESION) for p in PHENOTYPES}
+    animals |= {f"activity:{PROGRAMME}": severity / 3, "activity:A1": 0.0 * severity}
+    pd.DataFrame(animals).rename_axis("sample_id").reset_index().to_parquet(truth / "animals.parquet")
+    slides = study.slides[["sample_id"]].reset_index()
+    slides.to_parquet(truth / "slides.parquet")
+    extent = (slides["sample_id"].map(severity) > 1) / ACROSS
+    lesions = slides[["slide_id"]].assign(phenotype=LESION, area_fraction=extent)
+    lesions.to_parquet(truth / "lesions.parquet")
     return study

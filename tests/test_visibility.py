@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.visibility import BY_MASKS, EXTENT, SEVERITY, Probes
+from benchmarks.visibility import main as print_ceilings
 from tests.masked_study import ACROSS, LESION, PROGRAMME, masked_study
 from toxfusion.synthetic.slide_spec import PHENOTYPES
 
@@ -32,6 +35,19 @@ def test_what_was_planted_is_read_back_from_field_masks_and_features(probes: Pro
     assert list(activities.index) == [PROGRAMME]
     assert activities.at[PROGRAMME, SEVERITY] > activities.at[PROGRAMME, EXTENT] > 0.95
     assert activities.at[PROGRAMME, BY_MASKS] > activities.at[PROGRAMME, "features"]
+
+
+def test_the_truth_alone_says_what_is_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = masked_study(tmp_path / "study").root
+    shutil.rmtree(root / "features")
+    shutil.rmtree(root / "truth" / "masks")
+    monkeypatch.setattr(sys, "argv", ["visibility", "--study", str(root), "--planted"])
+    print_ceilings()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [LESION, "1.00"] in lines
+    assert [PROGRAMME, "1.00", "0.99"] in lines
 
 
 def test_a_tile_is_scored_by_masks_of_other_compounds(probes: Probes, tmp_path: Path) -> None:
