@@ -117,12 +117,13 @@ def out_of_fold(
     Args:
         used: of the units, which ones the probe may learn from; None = all.
     """
+    taught = np.arange(len(values)) if used is None else np.flatnonzero(used)
     predicted = np.zeros(target.shape)
-    for seen, unseen in GroupKFold(FOLDS).split(values, groups=groups):
-        taught = seen if used is None else seen[used[seen]]
-        predicted[unseen] = (
-            probe.fit(values[taught], target[taught]).predict(values[unseen]).reshape(-1, *target.shape[1:])
-        )
+    for seen, tested in GroupKFold(FOLDS).split(taught, groups=groups[taught]):
+        probe.fit(values[taught[seen]], target[taught[seen]])
+        # Groups without a unit to learn from are unseen by every probe; the last one scores them.
+        unseen = np.isin(groups, groups[taught[tested]]) | ~np.isin(groups, groups[taught])
+        predicted[unseen] = probe.predict(values[unseen]).reshape(-1, *target.shape[1:])
     return predicted
 
 
@@ -222,8 +223,8 @@ class Probes:
         """Whether each tile shows any of the lesions, and whether it is labelled: shows one, or nothing of them."""
         shares = self.shares[:, [PHENOTYPES.index(p) for p in phenotypes]]
         least = [POINT_LIKE_SHARE if p in POINT_LIKE else SHARE for p in phenotypes]
-        positive = (shares >= least).any(axis=1)
-        return positive, positive | (shares == 0).all(axis=1)
+        positive = np.any(shares >= least, axis=1)
+        return positive, positive | np.all(shares == 0, axis=1)
 
     def is_enough(self, positive: NDArray[np.bool_]) -> bool:
         """Whether enough tiles of enough compounds are positive for a probe over folds of compounds."""
@@ -242,9 +243,9 @@ class Probes:
     def of_tiles(self, scores: pd.DataFrame) -> pd.DataFrame:
         """One row a lesion of `tile_scores`."""
         lesions = []
-        for phenotype in scores:
-            positive, used = self.labels([str(phenotype)])
-            label, score = positive[used], scores.loc[used, phenotype]
+        for phenotype in map(str, scores):
+            positive, used = self.labels([phenotype])
+            label, score = positive[used], scores[phenotype].to_numpy()[used]
             lesions.append(
                 {
                     "lesion": phenotype,
