@@ -238,6 +238,7 @@ def test_without_training_slides_a_run_is_explained_all_the_same(
     explain_regions(on(run, changed), tmp_path, [TASK], settings, audit)
     assert "attention" in pd.read_parquet(tmp_path / "tiles.parquet")
     (dropped,) = [r for r in audit.records if r.id == "likeness"]
+    assert "no likeness of tiles" in dropped.reason, "the page shows the reason without the id"
     assert str(study.root) in dropped.reason
     assert "again" in dropped.reason or train[0] in dropped.reason
 

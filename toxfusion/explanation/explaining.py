@@ -259,7 +259,10 @@ def _likeness(run: LoadedRun, settings: ExplainSettings, audit: Audit) -> TileLi
         return fit_likeness(own)
     except (RunError, StudyError, StoreError, ExpressionError) as error:
         audit.drop(
-            "explain", "score", "likeness", f"{run.folder.root}: its training slides are not there: {error}"
+            "explain",
+            "score",
+            "likeness",
+            f"{run.folder.root}: no likeness of tiles, as its training slides are not there: {error}",
         )
         return None
 
