@@ -216,7 +216,7 @@ def test_a_sweep_of_two_ranks_killed_half_way_finishes_without_repeating(
         start_new_session=True,
     )
     deadline = time.monotonic() + 900
-    while len(begun := list(tmp_path.rglob("history.csv"))) < 2:
+    while len(begun := list(tmp_path.glob("*/*/fold*/history.csv"))) < 2:
         assert sweep.poll() is None, "the sweep ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.1)
