@@ -38,7 +38,7 @@ def main(config: dict[str, Any]) -> None:
     print(f"{n} run{'s' if n > 1 else ''} explained in {output}")
     if stability.is_file():
         print(pd.read_csv(stability).to_string(index=False, float_format="%.3f"))
-    if left_out := Audit.read(output / "audit.json").summary():
+    if left_out := Audit.read(output / "audit.json").dropped.summary():
         print(f"left out:\n{left_out}")
 
 

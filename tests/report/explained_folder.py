@@ -69,7 +69,14 @@ def write_folder(root: Path, slide_px: int = 700) -> Path:
                 "id": "x",
                 "reason": "no <u>tiles</u>",
                 "outcome": "dropped",
-            }
+            },
+            {
+                "stage": "explain",
+                "kind": "gene_set",
+                "id": "kept",
+                "reason": "fewer genes than in the file",
+                "outcome": "changed",
+            },
         ],
     )
     ranking = pd.DataFrame({"gene_id": genes, "symbol": [f"<b>{g}</b>" for g in genes]})

@@ -401,3 +401,9 @@ def test_tiles_of_the_viewer_are_not_loaded_by_other_pages(folder: Path, driver:
     loaded = requested(driver)
     assert any(name.endswith("report.css") for name in loaded)
     assert not [name for name in loaded if name.endswith("_0.jpg") or "openseadragon" in name]
+
+
+def test_what_was_left_out_is_named_and_what_was_kept_is_not(folder: Path) -> None:
+    text = (folder / "index.html").read_text()
+    assert '<th scope="row">sample: x</th><td>1</td><td class="text">no &lt;u&gt;tiles&lt;/u&gt;</td>' in text
+    assert "gene_set" not in text

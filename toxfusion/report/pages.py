@@ -36,7 +36,7 @@ from toxfusion.report.cells import (
 from toxfusion.report.compound_page import compound_page
 from toxfusion.report.explained import Explained, ExplainedRun, read_table
 from toxfusion.report.statements import areas, over_runs, statements, study_in_words, task_name
-from toxfusion.study.audit import Audit
+from toxfusion.study.audit import NAMED, Audit
 from toxfusion.study.files import replace_file
 from toxfusion.study.vocabulary import DOSE_ORDER
 
@@ -343,10 +343,15 @@ class Pages:
         return parts or None
 
     def _left_out(self) -> list[dict[str, Any]]:
-        """What the audit of the explanation says: how many of each kind, and why."""
+        """What the audit of the explanation says was dropped: how many of each kind, why, and the names of a few."""
         path = self.explanation.root / "audit.json"
-        counts = Audit.read(path).counts() if path.is_file() else {}
-        return [{"kind": kind, "reason": reason, "n": n} for (_, kind, reason), n in counts.items()]
+        names: dict[tuple[str, str], list[str]] = {}
+        for record in Audit.read(path).dropped.records if path.is_file() else ():
+            names.setdefault((record.kind, record.reason), []).append(record.id)
+        return [
+            {"kind": kind, "reason": reason, "n": len(of), "names": of if len(of) <= NAMED else []}
+            for (kind, reason), of in names.items()
+        ]
 
     # ------------------------------------------------------------------ compounds
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +51,11 @@ class Audit:
     def records(self) -> list[AuditRecord]:
         return list(self._records)
 
+    @property
+    def dropped(self) -> Audit:
+        """What was left out; not what was kept in another form."""
+        return Audit(record for record in self._records if record.outcome == "dropped")
+
     def drop(self, stage: str, kind: str, id: str, reason: str) -> None:
         """Record that ``id`` was left out."""
         self._records.setdefault(AuditRecord(stage, kind, str(id), reason))
@@ -59,10 +63,6 @@ class Audit:
     def change(self, stage: str, kind: str, id: str, reason: str) -> None:
         """Record that ``id`` was kept, but altered (a recovered gene symbol, a relabelled grade)."""
         self._records.setdefault(AuditRecord(stage, kind, str(id), reason, "changed"))
-
-    def counts(self) -> dict[tuple[str, str, str], int]:
-        """Number of records by (stage, kind, reason)."""
-        return dict(Counter((r.stage, r.kind, r.reason) for r in self._records))
 
     def summary(self) -> str:
         """One line for each stage, kind, outcome and reason, the most frequent first; up to three are named."""
