@@ -1,7 +1,7 @@
 """Cross-modal retrieval of finished runs, experiment by experiment, beside chance: do pairs matter?
 
     python -m toxfusion.train -m experiment=full,null_shuffled_pairs data=spatial data.root=studies/her2st task=none \\
-        split=section_kfold split.fold=0,1 seed=0,1 size=demo size.tile_steps=80
+        split=section_kfold split.fold=0,1 seed=0,1 size=demo
     python benchmarks/retrieval.py outputs/her2st
 
 Recall at 10 by instance among the test samples of a fold that have both modalities, after pretraining: mean, least and
