@@ -20,7 +20,6 @@ from virtual slides (``--studies``): a probe of tiles learns the lesions of a vi
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +46,7 @@ from toxfusion.models.lite0 import WeightsNotInstalledError, packaged_weights
 from toxfusion.models.tile import LoadedTileEncoder, TileEncoder, TileEncoderError, load_tile_encoder
 from toxfusion.slides.grid import TileGrid
 from toxfusion.slides.tissue import MASK_MPP, TissueMask, tissue_mask
+from toxfusion.study.files import sha256_of
 from toxfusion.study.store_spec import StoreError
 from toxfusion.study.study import Study, StudyError
 
@@ -153,8 +153,7 @@ def encoder_of(name: str) -> LoadedTileEncoder:
     """
     if name != IMAGENET:
         return load_tile_encoder(Path(name))
-    weights = hashlib.sha256(packaged_weights().read_bytes()).hexdigest()
-    return LoadedTileEncoder(TileEncoder(pretrained=True).eval(), [], {}, weights)
+    return LoadedTileEncoder(TileEncoder(pretrained=True).eval(), [], {}, sha256_of(packaged_weights()))
 
 
 def random_encoder(like: TileEncoder, seed: int) -> TileEncoder:
@@ -363,8 +362,8 @@ def from_virtual_slides(
             continue
         label = positive[used].astype(float)
         animals = [
-            label[rows]
-            for rows in pd.Series(probes.sample[used]).groupby(probes.sample[used]).indices.values()
+            label[of_animal]
+            for of_animal in pd.Series(probes.sample[used]).groupby(probes.sample[used]).indices.values()
         ]
         dealt = [
             np.concatenate([animals[k] for k in rng.permutation(len(animals))]) for _ in range(permutations)

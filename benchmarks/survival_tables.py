@@ -81,8 +81,8 @@ def blocks(results: Path, pictures: Path) -> list[str]:
         f"Results of `{command}`. Overall survival of {_patients(tables)} patients of "
         f"{len(cohorts)} cohorts on their five published folds (of patients; sites straddle them). A fifth of the "
         "training part is the validation part of a network, which stays as pretraining left it. Its head is solved on "
-        "both, under the penalty of the default. Where it has several seeds, their log risks are averaged. Baselines "
-        "choose penalties by folds inside the training part.",
+        "both, under the penalty of the default. Its log risks are averaged over its seeds, of which the first table "
+        "has the number (`--seeds`). Baselines choose penalties by folds inside the training part.",
         "\n".join(f"- `{name}`: {METHODS[name].what}." for name in METHODS if name in tables),
         _coverage(folds),
         "### Harrell's C, mean of the folds",

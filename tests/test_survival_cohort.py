@@ -17,6 +17,7 @@ from toxfusion.baselines.survival import SurvivalBaselineError
 from toxfusion.config.entry import compose
 from toxfusion.data.clinical import ClinicalError
 from toxfusion.evaluation.predictions import pool, read
+from toxfusion.evaluation.selection import standing, validation_score
 from toxfusion.evaluation.survival import harrell_c
 from toxfusion.explanation.clinical import contributions, summary
 from toxfusion.runs.exporting import export_runs
@@ -232,21 +233,24 @@ def test_solved_heads_read_age_and_deviate_from_half_to_half(patients: Study, tm
 
 
 def test_the_penalty_of_heads_is_chosen_on_validation_and_recorded(patients: Study, tmp_path: Path) -> None:
-    """A run with the chosen strength alone is the same run; one that hardly differs does not displace the first."""
+    """It is what the scores of runs with one strength each say, and the run is then that of this strength alone."""
     asked = ["experiment=survival", "modality=omics", "size=tiny", "size.n_genes=null", "size.pretrain_steps=2",
              "clinical=[age]", "paths_by=null", "heads_by=null", "task.survival.strata=null"]  # fmt: skip
 
-    def chosen(name: str, *strengths: float) -> tuple[float, np.ndarray]:
+    def trained(name: str, *strengths: float) -> tuple[float, pd.DataFrame]:
         listed = ",".join(map(str, strengths))
         folder = finished(patients, tmp_path / name, *asked, f"optimizer.head_c=[{listed}]")
         record = json.loads((folder.stage("finetune") / "finished.json").read_text())
-        return record["chosen"]["head_c"]["survival"], read(folder.predictions)["score"].to_numpy()
+        return record["chosen"]["head_c"]["survival"], read(folder.predictions)
 
-    strength, scores = chosen("several", 100.0, 0.03, 1e-8)
-    alone, same = chosen("alone", strength)
-    assert alone == strength
-    np.testing.assert_allclose(scores, same, atol=1e-5)
-    assert chosen("alike", 0.03, 0.0300001)[0] == 0.03
+    strengths = (100.0, 0.03, 1e-8)
+    alone = [trained(f"alone{i}", c)[1] for i, c in enumerate(strengths)]
+    place = standing([validation_score(table) for table in alone])
+    assert place > 0, "the first strength overfits here, so that a choice can be seen"
+    chosen, table = trained("several", *strengths)
+    assert chosen == strengths[place]
+    np.testing.assert_allclose(table["score"], alone[place]["score"], atol=1e-5)
+    assert trained("alike", 0.03, 0.0300001)[0] == 0.03
 
 
 def test_a_column_that_leaks_stops_the_run(patients: Study, tmp_path: Path) -> None:

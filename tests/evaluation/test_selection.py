@@ -145,7 +145,7 @@ def test_times_of_two_strata_make_no_pair_in_choice_or_score() -> None:
 
 
 def test_the_first_score_stands_unless_a_later_one_gains_beyond_the_error() -> None:
-    """Two of four pairs right; then all four, of one compound's making or of all; then no pair at all."""
+    """A gain of 0.1 whose error is 0.02, one whose error is 1, and a score of no pair at all."""
 
     def score(value: float, influence: list[float]) -> SelectionScore:
         return SelectionScore(value, ("a", "b"), np.array(influence), {"dili": 4.0})

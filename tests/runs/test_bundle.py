@@ -20,8 +20,9 @@ from tests.conftest import tiny_tables
 from tests.feature_store import tiled_study
 from tests.training.small_runs import trained
 from toxfusion import export, predict
-from toxfusion.runs.bundle import Bundle, BundledRun, BundleError, packed, sha256_of, unpacked
+from toxfusion.runs.bundle import Bundle, BundledRun, BundleError, packed, unpacked
 from toxfusion.runs.exporting import export_runs
+from toxfusion.study.files import sha256_of
 from toxfusion.study.study import Study
 from toxfusion.training.folder import RunError, RunFolder
 
@@ -172,7 +173,7 @@ def test_a_file_that_was_changed_or_lost_is_refused_by_name(own_bundle: Path, pa
 
 
 def test_what_is_no_class_of_a_trusted_package_is_never_called(own_bundle: Path) -> None:
-    for target in ("os.system", "toxfusion.runs.bundle.hashlib.sha256", "toxfusion.study.files.replace_file"):
+    for target in ("os.system", "toxfusion.study.files.hashlib.sha256", "toxfusion.study.files.replace_file"):
         changed_config(own_bundle, "fusion", target)
         with pytest.raises(BundleError, match=re.escape(f"fusion is of {target}")):
             tf.load(own_bundle)

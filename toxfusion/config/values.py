@@ -125,8 +125,7 @@ NULLABLE = (
     "optimizer.head_c",
 )
 
-#: keys of lists, where one value would be taken apart, or counted; those of seeds hold whole numbers, strengths of
-#: penalties numbers above 0
+#: keys of lists, where one value would be taken apart, or counted
 LISTS = ("experiments", "experiments_few", "seeds", "times_h", "leave_out", "optimizer.head_c")
 
 #: key -> the words that it takes, where what is called with it would say so only after work
@@ -146,6 +145,21 @@ WORDS: dict[str, tuple[object, ...]] = {
 }
 
 
+def _is_strength(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_seed(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_SEED
+
+
+#: key of `LISTS` that is not empty -> what each of its values has to be, as a test and in words
+ELEMENTS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "seeds": (_is_seed, f"whole numbers from 0 to {LARGEST_SEED}, {{key}}=[0,1]"),
+    "optimizer.head_c": (_is_strength, "numbers above 0, {key}=[0.1,0.01]"),
+}
+
+
 def check_numbers(config: dict[str, Any]) -> None:
     """Check the keys of `WHOLE`, of `NUMBERS`, of `WORDS` and of `LISTS` that the configuration has, and its
     name, which is that of a folder.
@@ -162,13 +176,10 @@ def check_numbers(config: dict[str, Any]) -> None:
             continue
         if not isinstance(value, list):
             raise ConfigError(f"{key}={_shown(value)}: give a list, {key}=[{_shown(value)}]")
-        if key == "optimizer.head_c" and not (value and all(map(_is_strength, value))):
-            raise ConfigError(f"{key}={_shown(value)}: give numbers above 0, {key}=[0.1,0.01], or null")
-        wrong = [each for each in value if key == "seeds" and not _is_seed(each)]
-        if wrong or (key == "seeds" and not value):
-            raise ConfigError(
-                f"{key}={_shown(value)}: give whole numbers from 0 to {LARGEST_SEED}, {key}=[0,1]"
-            )
+        fits_key, wanted = ELEMENTS.get(key, (None, ""))
+        if fits_key is not None and not (value and all(map(fits_key, value))):
+            null = ", or null" if key in NULLABLE else ""
+            raise ConfigError(f"{key}={_shown(value)}: give {wanted.format(key=key)}{null}")
     name = config.get("name")
     if name is not None and (str(name) in ("", ".", "..") or set("/\\").intersection(str(name))):
         raise ConfigError(f"name={name}: give the name of one folder, without / and \\")
@@ -192,14 +203,6 @@ def check_numbers(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{key}={_shown(value)}: give a whole number {limits}{' or null' if nullable else ''}"
             )
-
-
-def _is_strength(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _is_seed(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_SEED
 
 
 def _values(config: dict[str, Any], keys: Iterable[str]) -> Iterator[tuple[str, Any]]:

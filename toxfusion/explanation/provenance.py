@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from toxfusion import __version__
 from toxfusion.explanation.agreement import headline_scores
 from toxfusion.runs.loaded import LoadedRun
+from toxfusion.study.files import sha256_of
 from toxfusion.study.split import read_manifest
 from toxfusion.study.study import Study
 
@@ -29,12 +28,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def describe_study(study: Study, slides: Iterable[str]) -> dict[str, Any]:
     """Name, kind and hashes of a study: its tables, and the images of the slides that are drawn."""
     files = {name: study.root / name for name in ("expression.h5ad", "slides.parquet")}
@@ -45,7 +38,7 @@ def describe_study(study: Study, slides: Iterable[str]) -> dict[str, Any]:
         "virtual": study.virtual,
         "n_samples": len(study.obs),
         "provenance": study.provenance,
-        "sha256": {name: file_hash(path) for name, path in files.items()},
+        "sha256": {name: sha256_of(path) for name, path in files.items()},
     }
 
 
@@ -65,7 +58,7 @@ def describe_run(run: LoadedRun) -> dict[str, Any]:
         "digest": done["digest"],
         "config": run.config,
         "scores": headline_scores(scores),
-        "sha256": {name: file_hash(path) for name, path in files.items() if path.is_file()},
+        "sha256": {name: sha256_of(path) for name, path in files.items() if path.is_file()},
         "tile_encoder": run.contract["features"],
         "split": {k: manifest[k] for k in ("study", "scheme", "settings", "transductive") if k in manifest},
     }

@@ -5,7 +5,6 @@ Here: architecture, input and weights. Not here: batches and stores (toxfusion.d
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from toxfusion.models.lite0 import (
 )
 from toxfusion.models.published_parts import ConchVision, ConvStem, State, conch_layout, dinov2_layout
 from toxfusion.models.tile import TileEncoderError, load_tile_encoder
+from toxfusion.study.files import sha256_of
 
 OWN = "own"
 HUB = "hub"
@@ -255,7 +255,7 @@ def _load_own(weights: str | None, mpp: float) -> LoadedEncoder:
         raise EncoderError(
             f"{path} was trained on tiles of {encoder.mpp:g} um/px, these have {mpp:g}: use that grid.mpp"
         )
-    return LoadedEncoder(encoder, OWN, encoder.dim, _file_digest(path), tuple(loaded.trained_on))
+    return LoadedEncoder(encoder, OWN, encoder.dim, sha256_of(path), tuple(loaded.trained_on))
 
 
 def _load_published(spec: EncoderSpec, weights: str | None, random: bool, seed: int) -> LoadedEncoder:
@@ -279,7 +279,7 @@ def _load_published(spec: EncoderSpec, weights: str | None, random: bool, seed: 
         path = _from_hub(spec) if weights == HUB else Path(weights)
     encoder = PublishedEncoder(spec)
     load_weights(encoder.backbone, path, spec.layout)
-    return LoadedEncoder(encoder, spec.name, spec.dim, _file_digest(path))
+    return LoadedEncoder(encoder, spec.name, spec.dim, sha256_of(path))
 
 
 def _resolution_remarks(spec: EncoderSpec, mpp: float, tile_px: int) -> list[str]:
@@ -367,8 +367,3 @@ def _from_hub(spec: EncoderSpec) -> Path:
             f"{' '.join(str(error).split())[:200]}. "
             "Ask for access and log in with `hf auth login`, or give weights=FILE"
         ) from error
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

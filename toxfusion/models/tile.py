@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import pickle
@@ -18,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from toxfusion.models import lite0
-from toxfusion.study.files import replace_file
+from toxfusion.study.files import replace_file, sha256_of
 
 LITE0_STAGES = "lite0_stages"
 CHECKPOINT_SCHEMA = 1
@@ -157,7 +156,7 @@ def share_tile_encoder(checkpoint: Path, target: Path) -> None:
     """
     content = _read_checkpoint(checkpoint)
     about = {key: value for key, value in content.items() if key != "state"}
-    about["weights"] = _sha256(checkpoint)
+    about["weights"] = sha256_of(checkpoint)
     replace_file(target, save(content["state"], metadata={_ABOUT: json.dumps(about)}))
 
 
@@ -171,7 +170,7 @@ def load_tile_encoder(path: Path) -> LoadedTileEncoder:
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
     else:
-        content = {**_read_checkpoint(path), "weights": _sha256(path)}
+        content = {**_read_checkpoint(path), "weights": sha256_of(path)}
     encoder = TileEncoder(
         content["backbone"],
         mean=content["mean"],
@@ -209,7 +208,3 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     if about.get("schema") != CHECKPOINT_SCHEMA:
         raise TileEncoderError(f"{path} is no tile encoder of schema {CHECKPOINT_SCHEMA}")
     return {**about, "state": state}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,7 +6,6 @@ only if it is a class of a trusted package. The SHA-256 of every file but the ca
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from toxfusion.config.faults import PACKAGE, ConfigError
 from toxfusion.config.nodes import located, target_nodes
-from toxfusion.study.files import replace_file
+from toxfusion.study.files import replace_file, sha256_of
 from toxfusion.training.folder import RunError, RunFolder
 
 MANIFEST = "bundle.json"
@@ -156,12 +155,6 @@ def _read_manifest(root: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise BundleError(f"{file}: not of schema {SCHEMA}, which this version reads; export the runs again")
     return manifest
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def check_trusted(config: dict[str, Any], trusted: Sequence[str], where: str) -> None:

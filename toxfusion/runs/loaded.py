@@ -322,7 +322,7 @@ def _encoded(settings: RunSettings, contract: dict[str, Any], study: Study) -> B
             f"{study.root}: its slides are not encoded with {name}, the run's tile encoder; toxfusion.predict does "
             "that, and toxfusion.runs.loaded.encode_slides"
         )
-    store, grid = study.features(name).whole(), settings.data.grid
+    store, grid = study.features(name), settings.data.grid
     if own and (study.root / "tiles" / grid).is_dir():
         left = [slide_id for slide_id in study.tiles(grid).slide_ids if slide_id not in store]
         if left:

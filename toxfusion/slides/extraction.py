@@ -118,7 +118,7 @@ def _extract_features(config: dict[str, Any]) -> None:
 
 def _encode_tiles(config: dict[str, Any]) -> None:
     place = _place(config)
-    tiles = BagStore.open(place.root / "tiles" / config["tiles"])
+    tiles = BagStore.open(place.root / "tiles" / config["tiles"]).whole()
     about = tiles.spec.provenance
     device = _device(config["device"])
     loaded = _encoder(config, about["mpp"], tiles.spec.row_shape[0], device)
@@ -144,7 +144,7 @@ def _encode_tiles(config: dict[str, Any]) -> None:
 
 def _export_features(config: dict[str, Any]) -> None:
     place = _place(config)
-    store = BagStore.open(place.root / "features" / (config["name"] or config["encoder"]))
+    store = BagStore.open(place.root / "features" / (config["name"] or config["encoder"])).whole()
     folder = Path(config["paths"]["output"]) / "h5_files"
     wanted = [task.slide_id for task in place.tasks if task.slide_id in store]
     for slide_id in wanted:

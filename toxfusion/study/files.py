@@ -1,7 +1,9 @@
-"""The one atomic write: a file is written beside its place, flushed and renamed, so that no reader sees a part."""
+"""The one atomic write: a file is written beside its place, flushed and renamed, so that no reader sees a part; and
+the digest of a file."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -44,3 +46,13 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     """Put a table without its index at ``path`` as parquet, whole or not at all."""
     with replacing(path) as draft:
         table.to_parquet(draft, index=False)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hex digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

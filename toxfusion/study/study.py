@@ -146,7 +146,7 @@ class Study:
                 f"{self.root}: no {kind} {name!r}; there are {', '.join(present) or 'none'}. "
                 f"{other} `python -m toxfusion.extract output={kind}` on this study first."
             )
-        return BagStore.open(folder)
+        return BagStore.open(folder).whole()
 
 
 def write_study(

@@ -74,7 +74,7 @@ def tile_features(
     if made is None:
         return None
     if isinstance(made, StoredFeatures):
-        return study.features(made.name).whole()
+        return study.features(made.name)
     if isinstance(made, PublishedFeatures):
         return encode_by_published(made, study, grid=grid, trainer=trainer)
     encoder = fold_encoder(settings, study, split, loggers)
